@@ -1,0 +1,48 @@
+# Everything here needs Python 3.11 or newer and a package index; nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# The oldest supported transformers (newest: constraints.txt).
+OLDEST_TRANSFORMERS := 5.0.0
+
+.PHONY: help venv test test-slow test-matrix lint demo bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+venv: .venv/.installed  ## make .venv with the pinned dependencies
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+.venv/.lint: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lint]'
+	@touch $@
+
+test: .venv/.installed  ## the test suite (minutes)
+	$(PYTEST) -n $(WORKERS) -m 'not slow'
+
+test-slow: .venv/.installed  ## all tests, long ones included
+	$(PYTEST) -n $(WORKERS)
+
+test-matrix: .venv/.installed  ## the model tests on the oldest and the newest supported transformers
+	$(PYTEST) -n $(WORKERS) tests/models tests/core
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/oldest 'transformers==$(OLDEST_TRANSFORMERS)' --no-deps
+	PYTHONPATH=.venv/oldest $(PYTEST) -n $(WORKERS) tests/models tests/core
+
+lint: .venv/.lint  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+demo: .venv/.installed  ## compare methods with the embedded model on an embedded task
+	$(BIN)/foreword demo
+
+bench: .venv/.installed  ## every benchmark; each prints one JSON line last
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what the targets above made, runs excepted
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,303 @@
+"""An artefact: what was learnt, with all that is needed to use it, check it and make it again. No pickle anywhere."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+
+from foreword.core.format import Format
+from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Weights, WordCounts
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.shapes import Tensor
+from foreword.errors import ArtefactError
+
+SCHEMA = 1
+TENSORS, RECORD, CARD = "prompt.safetensors", "foreword.json", "README.md"
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A learnt value with its format and its record.
+
+    `model` names the model it was made for and `fingerprint` says which one exactly: tokenizer, shape, weights, dtype.
+    `hashes` are of the splits, `metrics` of the development rows, `recipe` is what remakes it.
+    """
+
+    value: Learnt
+    format: Format
+    method: str
+    config: dict[str, Any]
+    seed: int
+    model: dict[str, Any]
+    fingerprint: dict[str, str]
+    fields: tuple[str, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    numbers_trained: int = 0
+
+    @property
+    def form(self) -> str:
+        return FORM[type(self.value)]
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the tensor file; hard prompts live in the template and store none."""
+        return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
+
+    def with_metrics(self, **metrics: Any) -> "Artefact":
+        return replace(self, metrics={**self.metrics, **metrics})
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the folder through a temporary one and a rename, so that a half-written artefact never has its name.
+
+        Raises: ArtefactError where the folder holds something that is not an artefact, or cannot be written.
+        """
+        target = Path(folder)
+        if target.is_dir() and any(target.iterdir()) and not (target / RECORD).exists():
+            raise ArtefactError(
+                f"{target} exists and is not an artefact; nothing was written. Name a new folder, or empty this one."
+            )
+        tensors, extra = pack(self.value)
+        data = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": "pt"})
+        record = json.dumps(self._record(extra, data), indent=2, ensure_ascii=False) + "\n"
+        staging: Path | None = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            staging.chmod(0o755)
+            for name, content in ((TENSORS, data), (RECORD, record.encode()), (CARD, self._card().encode())):
+                with (staging / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _swap(staging, target)
+        except OSError as error:
+            raise ArtefactError(f"{target} could not be written ({error.strerror or error}); what was there is unchanged.") from error
+        finally:
+            if staging is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+        return target
+
+    def _record(self, extra: dict[str, Any], data: bytes) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "form": self.form,
+            "method": self.method,
+            "config": self.config,
+            "seed": self.seed,
+            "format": self.format.to_json(),
+            "fields": list(self.fields),
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "metrics": self.metrics,
+            "hashes": self.hashes,
+            "recipe": self.recipe,
+            "parent": self.parent,
+            "numbers_trained": self.numbers_trained,
+            "value": extra,
+            "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    @staticmethod
+    def load(folder: str | Path) -> "Artefact":
+        """Read and check an artefact: sizes, dtypes, finiteness and the tensor file's hash.
+
+        Raises: ArtefactError in one sentence that says what does not fit.
+        """
+        path = Path(folder)
+        if not (path / RECORD).is_file():
+            raise ArtefactError(f"{path} is not an artefact: it has no {RECORD}. Give the folder that `foreword train --out` wrote.")
+        try:
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            data = (path / TENSORS).read_bytes()
+        except (OSError, ValueError) as error:
+            raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            given = record.get("schema") if isinstance(record, dict) else type(record).__name__
+            raise ArtefactError(f"{path}/{RECORD} has schema {given!r}; this version of Foreword reads schema {SCHEMA}.")
+        if hashlib.sha256(data).hexdigest() != record.get("tensors_sha256"):
+            raise ArtefactError(f"{path}/{TENSORS} is truncated or was changed after it was written: its hash differs from the record's.")
+        try:
+            tensors = tensors_from_bytes(data)
+            value = unpack(record["form"], tensors, record["value"])
+            return Artefact(
+                value=value,
+                format=Format.from_json(record["format"]),
+                method=record["method"],
+                config=record["config"],
+                seed=record["seed"],
+                model=record["model"],
+                fingerprint=record["fingerprint"],
+                fields=tuple(record["fields"]),
+                metrics=record["metrics"],
+                hashes=record["hashes"],
+                recipe=record["recipe"],
+                parent=record["parent"],
+                numbers_trained=record["numbers_trained"],
+            )
+        except ArtefactError as error:
+            raise ArtefactError(f"{path}: {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+            raise ArtefactError(f"{path} does not hold what its record says ({error!r}); train it again.") from error
+
+    def _card(self) -> str:
+        """The README of the folder, for the person who is handed it."""
+        lines = [
+            f"# A {self.form} prompt made by {self.method}" if self.form in ("hard", "soft", "prefix") else f"# {self.method}",
+            "",
+            f"Made by Foreword for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
+            "",
+            f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
+            f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",
+            f"- Size: {self.bytes_stored:,} bytes; {self.numbers_trained:,} numbers were trained",
+            *[f"- {name}: {value}" for name, value in self.metrics.items()],
+            "",
+            "Use it with `foreword predict FOLDER \"a text\"`, measure it with `foreword evaluate FOLDER --data D`.",
+            "",
+            self._privacy(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _privacy(self) -> str:
+        if self.form == "word-counts":
+            return "It holds words of the training texts, in clear."
+        if self.numbers_trained:
+            return "It holds no training text in clear, but what was learnt from private data can leak it; treat it like the data."
+        return "It holds no training text: only the words of its template."
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Give the staged folder its name; an earlier artefact of that name steps aside first and goes last."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+        staging.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(aside / "old")
+    try:
+        staging.rename(target)
+    except OSError:
+        (aside / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A value as named tensors and what else its record needs."""
+    if isinstance(value, HardPrompt):
+        return ({"ids": value.ids_P} if value.length else {}), {"length": value.length}
+    if isinstance(value, SoftPrompt):
+        return {"embed": value.embed_PD}, {"shape": list(value.embed_PD.shape)}
+    if isinstance(value, PrefixPrompt):
+        tensors = {}
+        for site, (keys, values) in value.sites.items():
+            tensors |= {f"{site}.keys": keys, f"{site}.values": values}
+        return tensors, {"start": value.start, "sites": {site: list(kv[0].shape) for site, kv in value.sites.items()}}
+    if isinstance(value, Weights):
+        return value.tensors, {"names": sorted(value.tensors)}
+    if isinstance(value, LowRank):
+        tensors = {}
+        for name, (down, up) in value.factors.items():
+            tensors |= {f"{name}.down": down, f"{name}.up": up}
+        return tensors, {"scale": value.scale, "transposed": list(value.transposed), "names": sorted(value.factors)}
+    if isinstance(value, Probe):
+        return {"weight": value.weight_CD, "bias": value.bias_C}, {"pool": value.pool}
+    return (
+        {"idf": value.idf_V, "weight": value.weight_CV, "bias": value.bias_C},
+        {"words": list(value.words)},
+    )
+
+
+def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Learnt:
+    """The value back from its tensors; every size, dtype and number is checked."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ArtefactError(f"tensor {name!r} holds NaN or infinity.")
+        if not tensor.is_floating_point() and form != "hard":
+            raise ArtefactError(f"tensor {name!r} has dtype {tensor.dtype}; floating point was expected.")
+    if form == "hard":
+        ids = tensors.get("ids", torch.zeros(0, dtype=torch.long))
+        if ids.dtype != torch.long or ids.ndim != 1 or len(ids) != extra["length"]:
+            raise ArtefactError("tensor 'ids' is not a list of token ids of the recorded length.")
+        return HardPrompt(ids)
+    if form == "soft":
+        if list(tensors["embed"].shape) != extra["shape"]:
+            raise ArtefactError(f"tensor 'embed' has shape {list(tensors['embed'].shape)}, its record says {extra['shape']}.")
+        return SoftPrompt(tensors["embed"])
+    if form == "prefix":
+        return _unpack_prefix(tensors, extra)
+    if form == "weights":
+        if sorted(tensors) != extra["names"]:
+            raise ArtefactError("the names of the weights differ from the record's.")
+        return Weights(tensors)
+    if form == "low-rank":
+        factors = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in extra["names"]}
+        return LowRank(factors, float(extra["scale"]), tuple(extra["transposed"]))
+    if form == "probe":
+        return Probe(tensors["weight"], tensors["bias"], extra["pool"])
+    if form == "word-counts":
+        if len(extra["words"]) != len(tensors["idf"]):
+            raise ArtefactError(f"{len(extra['words'])} words are recorded for {len(tensors['idf'])} columns.")
+        return WordCounts(tuple(extra["words"]), tensors["idf"], tensors["weight"], tensors["bias"])
+    raise ArtefactError(f"form {form!r} is unknown; known are {', '.join(FORM.values())}.")
+
+
+def _unpack_prefix(tensors: dict[str, Tensor], extra: dict[str, Any]) -> PrefixPrompt:
+    sites = {}
+    for site, shape in extra["sites"].items():
+        pair = tensors[f"{site}.keys"], tensors[f"{site}.values"]
+        if any(list(t.shape) != shape for t in pair):
+            raise ArtefactError(f"the prefix of site {site!r} has shape {list(pair[0].shape)}, its record says {shape}.")
+        sites[site] = pair
+    if not isinstance(extra["start"], int) or extra["start"] < 0:
+        raise ArtefactError(f"start is {extra['start']!r}; it must be 0 or more.")
+    return PrefixPrompt(sites, extra["start"])
+
+
+def check_fits(
+    artefact: Artefact, fingerprint: Mapping[str, str], name: str, *, allow_other_weights: bool = False
+) -> str | None:
+    """Whether an artefact may be used with a model; returns one warning line, or None.
+
+    Hard prompts and word counts run on any model. Else tokenizer and shape must match; weights too unless allowed; a
+    differing dtype is worth a line.
+
+    Raises: ArtefactError that says which of the three differs.
+    """
+    if artefact.form in ("hard", "word-counts") and not (isinstance(artefact.value, HardPrompt) and artefact.value.length):
+        return None
+    made = artefact.fingerprint
+    for level, meaning in (("tokenizer", "another tokenizer"), ("shape", "a model of another shape")):
+        if made[level] != fingerprint[level]:
+            raise ArtefactError(
+                f"This {artefact.form} artefact was made for {artefact.model.get('name')!r} and cannot be used with "
+                f"{name!r}: that is {meaning}. Load the model it was made for, or train it again for this one."
+            )
+    if made["weights"] != fingerprint["weights"] and not allow_other_weights:
+        raise ArtefactError(
+            f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape but other "
+            "weights. Pass --allow-other-weights to use it all the same, or train it again."
+        )
+    if made["weights"] != fingerprint["weights"]:
+        return f"The artefact was made for other weights than those of {name!r}, as allowed; its scores may differ widely."
+    if made["dtype"] != fingerprint["dtype"]:
+        return f"The artefact was made with {made['dtype']} and is used with {fingerprint['dtype']}; scores may differ slightly."
+    return None
+
+

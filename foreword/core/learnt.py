@@ -1,0 +1,65 @@
+"""What the baselines learn: weights, low-rank updates, a linear probe, word counts. Values, like prompts."""
+
+from dataclasses import dataclass
+
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.shapes import Float, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The model's own weights after fine-tuning, by name, in the dtype they are stored in."""
+
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """Updates `scale * up @ down` of named weight matrices (LoRA, Hu et al. 2021).
+
+    `factors` maps a weight's name to `(down_RI, up_OR)`; `transposed` names the weights stored input-first (GPT-2).
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    scale: float
+    transposed: tuple[str, ...] = ()
+
+    def merged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights it touches, with the update added in the update's precision."""
+        out = {}
+        for name, (down, up) in self.factors.items():
+            update = self.scale * (up @ down)
+            old = weights[name]
+            out[name] = (old.to(update.dtype) + (update.T if name in self.transposed else update)).to(old.dtype)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A linear classifier over frozen features; standardisation is folded in. `pool` is "answer" or "mean"."""
+
+    weight_CD: Float[Tensor, "C D"]
+    bias_C: Float[Tensor, "C"]
+    pool: str
+
+
+@dataclass(frozen=True, eq=False)
+class WordCounts:
+    """TF-IDF with logistic regression: scores are `tfidf @ weight.T + bias` over the word list's columns."""
+
+    words: tuple[str, ...]
+    idf_V: Float[Tensor, "V"]
+    weight_CV: Float[Tensor, "C V"]
+    bias_C: Float[Tensor, "C"]
+
+
+Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts
+FORM = {
+    HardPrompt: "hard",
+    SoftPrompt: "soft",
+    PrefixPrompt: "prefix",
+    Weights: "weights",
+    LowRank: "low-rank",
+    Probe: "probe",
+    WordCounts: "word-counts",
+}

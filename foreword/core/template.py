@@ -1,0 +1,282 @@
+"""Template: fields of a row to segments with named slots. A parser, never eval; data stays literal.
+
+    {text}                 a field of the row            {text|shorten}   the field that is cut when a row is too long
+    {soft:20}              a slot of 20 positions        {soft:'It was'}  a slot as long as these words, and started from them
+    {mask} or {answer}     where the label word stands   {{ and }}        braces
+
+A template is one such string, or a list of {"role": ..., "content": ...} messages with such strings as content.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from foreword.errors import ConfigError, DataError
+
+FORMS = "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, and {{ or }} for a brace"
+LONGEST_SLOT = 10_000
+
+_NAME = re.compile(r"[^\s{}|:'\"](?:[^{}|:'\"\n]*[^\s{}|:'\"])?")
+_QUOTED = re.compile(r"soft\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
+_PLAIN = re.compile(r"[^{}]+")
+_RESERVED = ("mask", "answer", "soft")
+
+
+@final
+@dataclass(frozen=True)
+class Literal:
+    """Text of the template itself."""
+
+    text: str
+
+
+@final
+@dataclass(frozen=True)
+class Field:
+    """A field of the row; `shorten` marks the part that is cut when a row is too long."""
+
+    name: str
+    shorten: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Soft:
+    """A slot for a prompt: `length` positions, or as many as `words` have pieces."""
+
+    length: int | None = None
+    words: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """Where the label word stands; `name` is how it was written, "mask" or "answer"."""
+
+    name: str = "answer"
+
+
+@final
+@dataclass(frozen=True)
+class Filled:
+    """A field's text, from the row. Nothing in it is read as a template."""
+
+    name: str
+    text: str
+    shorten: bool
+
+
+Part = Literal | Field | Soft | Answer
+Segment = Literal | Filled | Soft | Answer
+
+
+@final
+@dataclass(frozen=True)
+class Turn:
+    """One message of a chat, or the whole of a plain template (role "")."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Template:
+    """A parsed template. Equal templates have equal sources."""
+
+    turns: tuple[Turn, ...]
+
+    @staticmethod
+    def parse(source: str | Sequence[Mapping[str, str]]) -> "Template":
+        """Raises: ConfigError that names the place and shows the allowed forms."""
+        if isinstance(source, str):
+            turns = (Turn("", _parse(source, "Template")),)
+        else:
+            turns = tuple(_parse_message(message, i) for i, message in enumerate(source, 1))
+            if not turns:
+                raise ConfigError("The template is an empty list; give at least one {role, content} message.")
+        answers = [p for turn in turns for p in turn.parts if isinstance(p, Answer)]
+        if len(answers) > 1:
+            raise ConfigError(f"The template {source!r} has {len(answers)} places for the answer; it may have one.")
+        if answers and turns[0].role:
+            raise ConfigError("A chat template has {" + answers[0].name + "}; leave it out: the model's turn is the answer.")
+        return Template(turns)
+
+    @property
+    def source(self) -> str | list[dict[str, str]]:
+        """What `parse` reads back as this template."""
+        if not self.chat:
+            return "".join(map(_write, self.turns[0].parts))
+        return [{"role": t.role, "content": "".join(map(_write, t.parts))} for t in self.turns]
+
+    @property
+    def chat(self) -> bool:
+        """Whether the template is a list of messages."""
+        return bool(self.turns[0].role)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of all turns in order."""
+        return tuple(part for turn in self.turns for part in turn.parts)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields, each once, in order."""
+        return tuple(dict.fromkeys(p.name for p in self.parts if isinstance(p, Field)))
+
+    @property
+    def slots(self) -> tuple[Soft, ...]:
+        return tuple(p for p in self.parts if isinstance(p, Soft))
+
+    @property
+    def answer(self) -> Answer | None:
+        return next((p for p in self.parts if isinstance(p, Answer)), None)
+
+    def fill(self, row: Mapping[str, str]) -> tuple[Segment, ...]:
+        """The template's segments with the row's texts in place of the fields.
+
+        Raises: DataError for a field that the row lacks or that is not text.
+        """
+        return tuple(
+            Filled(p.name, field_text(row, p.name), p.shorten) if isinstance(p, Field) else p for p in self.parts
+        )
+
+    def with_soft(self, slot: int | str, where: str = "front") -> "Template":
+        """This template if it has a slot, else with one of this length, or of these words, at the front or "answer"."""
+        if self.slots:
+            return self
+        soft = Soft(length=slot) if isinstance(slot, int) else Soft(words=slot)
+        _check_slot(soft, f"with_soft({slot!r})")
+        if where not in ("front", "answer"):
+            raise ConfigError(f'A slot cannot stand at {where!r}; choose "front" or "answer".')
+        first, last = self.turns[0], self.turns[-1]
+        if where == "front":
+            return Template((Turn(first.role, (soft, *first.parts)), *self.turns[1:]))
+        at = last.parts.index(self.answer) if self.answer else len(last.parts)
+        space = (Literal(" "),) if self.answer else ()
+        return Template((*self.turns[:-1], Turn(last.role, (*last.parts[:at], soft, *space, *last.parts[at:]))))
+
+    def without_soft(self) -> "Template":
+        """This template without its slots; the spaces around a slot become one."""
+        return Template(tuple(Turn(t.role, _without_slots(t.parts)) for t in self.turns))
+
+
+def field_text(row: Mapping[str, str], name: str) -> str:
+    """The row's text of this name. Raises: DataError where it is missing or not text."""
+    if name not in row:
+        raise DataError(f"The template asks for field {name!r}; the row has {', '.join(map(repr, row)) or 'no fields'}.")
+    text = row[name]
+    if not isinstance(text, str):
+        raise DataError(f"Field {name!r} holds {type(text).__name__} {text!r}; it must hold text.")
+    return text
+
+
+def _parse_message(message: Mapping[str, str], number: int) -> Turn:
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+        given = sorted(map(str, message)) if isinstance(message, Mapping) else repr(message)
+        raise ConfigError(f"Message {number} of the template has {given}; it needs exactly role and content.")
+    role, content = message["role"], message["content"]
+    if not isinstance(role, str) or not role or not isinstance(content, str):
+        raise ConfigError(f"Message {number} of the template has role {role!r}; role and content must be text.")
+    return Turn(role, _parse(content, f"Message {number} of the template"))
+
+
+def _parse(source: str, what: str) -> tuple[Part, ...]:
+    def fail(at: int, problem: str) -> ConfigError:
+        return ConfigError(f"{what} {source!r}, position {at}: {problem}. Allowed: {FORMS}.")
+
+    parts: list[Part] = []
+    text: list[str] = []
+
+    def flush() -> None:
+        if text:
+            parts.append(Literal("".join(text)))
+            text.clear()
+
+    at = 0
+    while at < len(source):
+        plain = _PLAIN.match(source, at)
+        if plain:
+            text.append(plain.group())
+            at = plain.end()
+        elif source[at : at + 2] in ("{{", "}}"):
+            text.append(source[at])
+            at += 2
+        elif source[at] == "}":
+            raise fail(at, "a '}' without its '{'; write }} for a brace")
+        else:
+            quoted = _QUOTED.match(source, at + 1)
+            end = quoted.end() if quoted else source.find("}", at) + 1
+            if not end:
+                raise fail(at, "a '{' that is never closed; write {{ for a brace")
+            flush()
+            if quoted:
+                words = quoted.group(1) if quoted.group(1) is not None else quoted.group(2)
+                part: Part = Soft(words=re.sub(r"\\(.)", r"\1", words, flags=re.DOTALL))
+            else:
+                part = _form(source[at + 1 : end - 1], at, fail)
+            if isinstance(part, Soft):
+                _check_slot(part, f"{what} {source!r}, position {at}")
+            parts.append(part)
+            at = end
+    flush()
+    return tuple(parts)
+
+
+def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part:
+    """One form between braces, quoted words aside."""
+    body = inside.strip()
+    name, colon, value = body.partition(":")
+    if name.strip() == "soft":
+        if not colon or not re.fullmatch(r"[0-9]{1,9}", value.strip()):
+            raise fail(at, f"{{{inside}}} needs a length or words in quotes")
+        return Soft(length=int(value))
+    if body in ("mask", "answer"):
+        return Answer(body)
+    name, bar, modifier = body.partition("|")
+    name, modifier = name.strip(), modifier.strip()
+    if name in _RESERVED or not _NAME.fullmatch(name):
+        raise fail(at, f"{{{inside}}} is not a field, a slot or the answer")
+    if bar and modifier != "shorten":
+        raise fail(at, f"{{{inside}}} has {modifier!r} after the bar")
+    return Field(name, bool(bar))
+
+
+def _check_slot(soft: Soft, where: str) -> None:
+    if soft.length is not None and not 1 <= soft.length <= LONGEST_SLOT:
+        raise ConfigError(f"{where}: a slot of {soft.length} positions; it may have 1 to {LONGEST_SLOT}.")
+    if soft.words is not None and not soft.words.strip():
+        raise ConfigError(f"{where}: a slot without words; give a length or at least one word.")
+
+
+def _write(part: Part) -> str:
+    match part:
+        case Literal(text):
+            return text.replace("{", "{{").replace("}", "}}")
+        case Field(name, shorten):
+            return "{" + name + ("|shorten" if shorten else "") + "}"
+        case Soft(length, None):
+            return f"{{soft:{length}}}"
+        case Soft(_, words):
+            return "{soft:'" + re.sub(r"(['\\])", r"\\\1", words or "") + "'}"
+        case Answer(name):
+            return "{" + name + "}"
+
+
+def _without_slots(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    kept: list[Part] = []
+    removed = False
+    for part in parts:
+        if isinstance(part, Soft):
+            removed = True
+            if kept and isinstance(kept[-1], Literal):
+                kept[-1] = Literal(kept[-1].text.rstrip(" "))
+            continue
+        if removed and not kept and isinstance(part, Literal):
+            part = Literal(part.text.lstrip(" "))
+        elif kept and isinstance(kept[-1], Literal) and isinstance(part, Literal):
+            part = Literal(kept.pop().text + part.text)  # type: ignore[union-attr]
+        if part != Literal(""):
+            kept.append(part)
+    return tuple(p for p in kept if p != Literal(""))

@@ -1,0 +1,15 @@
+"""Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
+
+from foreword.methods.bag_of_words import BagOfWords
+from foreword.methods.base import Method
+from foreword.methods.fine_tuning import FineTuning
+from foreword.methods.linear_probe import LinearProbe
+from foreword.methods.lora import Lora
+from foreword.methods.manual import Manual
+from foreword.methods.prefix_tuning import PrefixTuning
+from foreword.methods.prompt_tuning import PromptTuning
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (Manual(), BagOfWords(), LinearProbe(), PromptTuning(), PrefixTuning(), Lora(), FineTuning())
+}

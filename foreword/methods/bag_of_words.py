@@ -1,0 +1,65 @@
+"""Bag of words: TF-IDF over words and pairs of neighbours with logistic regression. No language model at all."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from foreword.core.format import Format
+from foreword.core.learnt import WordCounts
+from foreword.errors import ConfigError, DataError
+from foreword.methods.base import DirectMethod, Job
+from foreword.methods.predict import row_words
+from foreword.methods.regression import choose_regularisation, logistic
+from foreword.models.base import FrozenLM
+from foreword.tasks.rows import Row
+
+
+@dataclass(frozen=True)
+class BagOfWordsConfig:
+    """`regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given;
+    `min_rows` drops words of fewer rows."""
+
+    regularisation: float | None = None
+    min_rows: int = 1
+
+
+class BagOfWords(DirectMethod):
+    name = "bag-of-words"
+    summary = "TF-IDF with logistic regression; needs no model"
+    source = "Wang & Manning 2012 for how hard it is to beat"
+    Config = BagOfWordsConfig
+    form = "word-counts"
+    mixed_batch = False
+    freezes_lm = True
+    uses_lm = False
+
+    def learn(self, lm: FrozenLM, job: Job) -> tuple[WordCounts, Format, int]:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        if not job.format.labels:
+            raise ConfigError("bag-of-words needs one set of labels for all rows; this task brings options per row.")
+        fields = tuple(job.task.fields)
+
+        def words(row: Row) -> list[str]:
+            return row_words(fields, row)
+
+        seen = Counter(word for row in job.task.train for word in set(words(row)))
+        kept = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)
+        if not kept:
+            raise DataError(f"bag-of-words: no word of {job.task.name!r} stands in {job.config.min_rows} training rows.")
+        tfidf = TfidfVectorizer(analyzer=words, vocabulary=kept, sublinear_tf=True)
+        x = tfidf.fit_transform(job.task.train)
+        y = np.asarray([row.label for row in job.task.train])
+        held = tfidf.transform(job.task.validation) if job.task.validation else None
+        held_y = np.asarray([row.label for row in job.task.validation])
+        strength = job.config.regularisation or choose_regularisation(x, y, held, held_y, job.seed)
+        weight, bias = logistic(x, y, len(job.format.labels), strength, job.seed)
+        value = WordCounts(
+            words=tuple(kept),
+            idf_V=torch.from_numpy(tfidf.idf_).float(),
+            weight_CV=torch.from_numpy(weight).float(),
+            bias_C=torch.from_numpy(bias).float(),
+        )
+        return value, job.format, weight.size + bias.size

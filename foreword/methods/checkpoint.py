@@ -1,0 +1,106 @@
+"""Where training stands, on disk: one safetensors file, written to a temporary name and renamed. No pickle."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from foreword.core.shapes import Tensor
+from foreword.errors import ArtefactError
+from foreword.methods.loop import Run
+
+EVERY_STEPS = 25
+
+
+class Checkpoint:
+    """Writes and restores the state of all runs of one group; `key` says which jobs they are."""
+
+    def __init__(self, file: Path, key: str):
+        self.file = file
+        self.key = key
+
+    def every(self, runs: Sequence[Run]) -> Callable[[int], None]:
+        def after_step(step: int) -> None:
+            if step % EVERY_STEPS == 0:
+                self.write(runs)
+
+        return after_step
+
+    def write(self, runs: Sequence[Run]) -> None:
+        """Raises: ArtefactError when the disk refuses; the earlier checkpoint stays."""
+        tensors: dict[str, Tensor] = {}
+        record: list[Any] = []
+        for number, run in enumerate(runs):
+            state = run.state()
+            for part in ("leaves", "best_leaves"):
+                tensors |= {f"{number}/{part}/{k}": v.detach().cpu().contiguous() for k, v in state[part].items()}
+            scalars: dict[str, Any] = {}
+            for index, entries in state["optimizer"]["state"].items():
+                for name, value in entries.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"{number}/optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+                    else:
+                        scalars[f"{index}/{name}"] = value
+            groups = state["optimizer"]["param_groups"]
+            error = None if run.error is None else str(run.error)
+            record.append({"counters": state["counters"], "groups": groups, "scalars": scalars, "error": error})
+        data = save({k: v.clone() for k, v in tensors.items()}, {"key": self.key, "runs": json.dumps(record)})
+        waiting = self.file.with_name(f".{self.file.name}.writing")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with waiting.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            waiting.replace(self.file)
+        except OSError as error:
+            waiting.unlink(missing_ok=True)
+            raise ArtefactError(f"The checkpoint {self.file} could not be written ({error.strerror}); the one before it stays.") from error
+
+    def restore(self, runs: Sequence[Run]) -> None:
+        """Bring the runs to where the file says; without a file they start from the beginning.
+
+        Raises: ArtefactError for a damaged file or one of other jobs.
+        """
+        if not self.file.exists():
+            return
+        try:
+            with safe_open(str(self.file), "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ArtefactError(f"The checkpoint {self.file} is damaged ({error}); delete it to start again.") from error
+        if metadata.get("key") != self.key:
+            raise ArtefactError(
+                f"The checkpoint {self.file} is of another job (other data, options, seed or template); "
+                "use the options of the run that wrote it, or delete it to start again."
+            )
+        for number, (run, kept) in enumerate(zip(runs, json.loads(metadata["runs"]), strict=True)):
+            run.restore(_state_of(number, kept, tensors))
+            run.error = None if kept["error"] is None else ArtefactError(kept["error"])
+
+    def remove(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+
+def _state_of(number: int, kept: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    state: dict[str, Any] = {"leaves": {}, "best_leaves": {}, "counters": kept["counters"]}
+    optimizer: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        owner, part, rest = name.split("/", 2)
+        if int(owner) != number:
+            continue
+        if part == "optimizer":
+            index, key = rest.split("/", 1)
+            optimizer.setdefault(int(index), {})[key] = tensor
+        else:
+            state[part][rest] = tensor
+    for name, value in kept["scalars"].items():
+        index, key = name.split("/", 1)
+        optimizer.setdefault(int(index), {})[key] = value
+    state["optimizer"] = {"state": optimizer, "param_groups": kept["groups"]}
+    return state

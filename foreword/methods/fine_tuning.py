@@ -1,0 +1,41 @@
+"""Fine-tuning: every weight of the model moves; the prompt is the hand-written one. A baseline, and the ceiling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from foreword.core.learnt import Weights
+from foreword.core.shapes import Tensor
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.models.base import FrozenLM
+
+
+@dataclass(frozen=True)
+class FineTuningConfig(GradientConfig):
+    """`dropout` is the model's own while training. Leaves are fp32 whatever the model's dtype."""
+
+    dropout: bool = True
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: int = 20
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+class FineTuning(GradientMethod):
+    name = "fine-tuning"
+    summary = "all weights of the model, through the same template and label words"
+    source = "Devlin et al. 2019; through a template: Schick & Schuetze 2021"
+    Config = FineTuningConfig
+    form = "weights"
+    mixed_batch = False
+    freezes_lm = False
+
+    def start(self, lm: FrozenLM, job: Job) -> Learner:
+        stored = {name: w.dtype for name, w in lm.named_weights().items()}
+        leaves = {n: w.detach().float().clone().requires_grad_() for n, w in lm.named_weights().items()}
+
+        def build(leaves: Mapping[str, Tensor]) -> Weights:
+            return Weights({name: leaf.to(stored[name]) for name, leaf in leaves.items()})
+
+        return Learner(leaves, build, job.format, job.config, dropout=job.config.dropout)

@@ -1,0 +1,53 @@
+"""A linear probe: logistic regression over the frozen model's hidden states."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from foreword.core.format import Format
+from foreword.core.learnt import Probe
+from foreword.errors import ConfigError
+from foreword.methods.base import DirectMethod, Job
+from foreword.methods.predict import row_features
+from foreword.methods.regression import choose_regularisation, logistic
+from foreword.models.base import FrozenLM
+
+
+@dataclass(frozen=True)
+class LinearProbeConfig:
+    """`pool`: the hidden state at the "answer" position, or the "mean" over the row's tokens.
+
+    `regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given.
+    """
+
+    pool: Literal["answer", "mean"] = "mean"
+    regularisation: float | None = None
+
+
+class LinearProbe(DirectMethod):
+    name = "linear-probe"
+    summary = "logistic regression over the frozen model's hidden states"
+    source = "Alain & Bengio 2017"
+    Config = LinearProbeConfig
+    form = "probe"
+    mixed_batch = False
+    freezes_lm = True
+
+    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+        config: LinearProbeConfig = job.config
+        if not job.format.labels:
+            raise ConfigError("linear-probe needs one set of labels for all rows; this task brings options per row.")
+        parts = [job.task.train, job.task.validation]
+        x = [row_features(lm, job.format, rows, config.pool).double().numpy() if rows else None for rows in parts]
+        y = [np.asarray([row.label for row in rows]) for rows in parts]
+        assert x[0] is not None
+        mean, scale = x[0].mean(0), x[0].std(0) + 1e-6
+        z = [None if part is None else (part - mean) / scale for part in x]
+        strength = config.regularisation or choose_regularisation(z[0], y[0], z[1], y[1], job.seed)
+        weight, bias = logistic(z[0], y[0], len(job.format.labels), strength, job.seed)
+        weight = weight / scale
+        bias = bias - weight @ mean
+        probe = Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), config.pool)
+        return probe, job.format, weight.size + bias.size

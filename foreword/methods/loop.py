@@ -1,0 +1,189 @@
+"""The one gradient loop. It takes a list of learners, steps them together and stops each on its own."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreword.core.learnt import Learnt
+from foreword.core.shapes import Tensor
+from foreword.errors import ForewordError, ModelError
+from foreword.methods.base import Learner, Progress, Step
+from foreword.methods.optim import learning_rate, make_optimizer
+from foreword.methods.stack import Example, stacked_scores, step_gradients
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoded
+from foreword.tasks.metrics import accuracy, nll
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Encoded rows with their labels."""
+
+    encoded: Sequence[Encoded]
+    label_N: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+
+@dataclass(eq=False)
+class Run:
+    """A learner on its way: where it is, what it scored, and the best leaves so far."""
+
+    name: str
+    learner: Learner
+    train: Rows
+    dev: Rows
+    seed: int
+    step: int = 0
+    loss: float = float("nan")
+    best: tuple[float, float] | None = None
+    best_step: int = 0
+    best_leaves: dict[str, Tensor] = field(default_factory=dict)
+    misses: int = 0
+    seconds: float = 0.0
+    examples: int = 0
+    error: ForewordError | None = None
+    stopped: bool = False
+    last_metric: float = float("nan")
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(list(self.learner.leaves.values()), self.learner.config)
+
+    @property
+    def done(self) -> bool:
+        return self.stopped or self.error is not None or self.step >= self.learner.config.steps
+
+    def final_leaves(self) -> dict[str, Tensor]:
+        if self.learner.config.keep == "best" and self.best_leaves:
+            return self.best_leaves
+        return self.learner.leaves
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs; the order of rows follows from the seed and the step."""
+        return {
+            "leaves": {k: v.detach() for k, v in self.learner.leaves.items()},
+            "best_leaves": self.best_leaves,
+            "optimizer": self.optimizer.state_dict(),
+            "counters": {
+                k: getattr(self, k)
+                for k in ("step", "loss", "best", "best_step", "misses", "seconds", "examples", "stopped")
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, tensor in state["leaves"].items():
+                self.learner.leaves[name].copy_(tensor)
+        self.best_leaves = dict(state["best_leaves"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, value in state["counters"].items():
+            setattr(self, name, tuple(value) if name == "best" and value is not None else value)
+
+
+def batch_rows(run: Run, step: int) -> list[int]:
+    """The rows of a step: every epoch is a permutation drawn from the seed and the epoch's number alone."""
+    n, size = len(run.train), run.learner.config.batch_size
+    size = min(size, n)
+    first = step * size
+    rows: list[int] = []
+    for epoch in range(first // n, (first + size - 1) // n + 1):
+        order = np.random.default_rng([run.seed, epoch]).permutation(n)
+        rows += [int(order[i - epoch * n]) for i in range(max(first, epoch * n), min(first + size, (epoch + 1) * n))]
+    return rows
+
+
+def fit(
+    lm: FrozenLM,
+    runs: Sequence[Run],
+    *,
+    progress: Progress | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train every run to its own end, all active ones in mixed batches. A run that fails is left with its error.
+
+    `after_step` is called with the number of joint steps done; checkpoints are written from there.
+    """
+    budget = min(run.learner.config.tokens_per_batch for run in runs)
+    for run in runs:
+        if run.step == 0 and not run.done:
+            run.best_leaves = {}
+    joint = 0
+    while active := [run for run in runs if not run.done]:
+        began = time.perf_counter()
+        budget = _joint_step(lm, active, budget)
+        due = [r for r in active if r.error is None and (r.step % r.learner.config.eval_every == 0 or r.done)]
+        evaluate(lm, [r for r in due if len(r.dev)], budget)
+        took = (time.perf_counter() - began) / len(active)
+        for run in active:
+            run.seconds += took
+            if progress:
+                _tell(progress, runs.index(run), run, measured=run in due)
+        joint += 1
+        if after_step:
+            after_step(joint)
+
+
+def _joint_step(lm: FrozenLM, active: Sequence[Run], budget: int) -> int:
+    examples = []
+    for owner, run in enumerate(active):
+        rows = batch_rows(run, run.step)
+        examples += [Example(owner, run.train.encoded[i], run.train.label_N[i], 1.0 / len(rows)) for i in rows]
+        run.examples += len(rows)
+    for run in active:
+        run.optimizer.zero_grad(set_to_none=True)
+    read = active[0].learner.lm or lm
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(active[0].seed * 1_000_003 + active[0].step)
+        losses, budget = step_gradients(read, [run.learner for run in active], examples, budget)
+    for run, loss in zip(active, losses, strict=True):
+        leaves = list(run.learner.leaves.values())
+        run.loss = loss
+        if not np.isfinite(loss) or any(p.grad is not None and not torch.isfinite(p.grad).all() for p in leaves):
+            run.error = ModelError(
+                f"{run.name}: the loss or its gradient is not a number at step {run.step + 1} (loss {loss:.3g}). "
+                f"Lower learning_rate (now {run.learner.config.learning_rate:g}), or use --dtype float32."
+            )
+            continue
+        if run.learner.config.clip:
+            torch.nn.utils.clip_grad_norm_(leaves, run.learner.config.clip)
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(run.learner.config, run.step)
+        run.optimizer.step()
+        run.step += 1
+    return budget
+
+
+@torch.no_grad()
+def evaluate(lm: FrozenLM, runs: Sequence[Run], budget: int) -> None:
+    """Score the development rows, remember the best leaves (accuracy first, then likelihood), stop the patient ones."""
+    if not runs:
+        return
+    values: list[Learnt] = [run.learner.build(run.learner.leaves) for run in runs]
+    read = runs[0].learner.lm or lm
+    scores = stacked_scores(read, values, [run.dev.encoded for run in runs], budget)
+    for run, score_NC in zip(runs, scores, strict=True):
+        score = score_NC.double().cpu().numpy()
+        label = np.asarray(run.dev.label_N)
+        now = (float(accuracy(score, label)), -float(nll(score, label)))
+        config = run.learner.config
+        if run.best is None or now > run.best:
+            run.best, run.best_step, run.misses = now, run.step, 0
+            if config.keep == "best":
+                run.best_leaves = {k: v.detach().clone() for k, v in run.learner.leaves.items()}
+        else:
+            run.misses += 1
+            run.stopped = bool(config.patience) and run.misses >= config.patience
+        run.last_metric = now[0]
+
+
+def _tell(progress: Progress, job: int, run: Run, measured: bool) -> None:
+    rate = run.examples / run.seconds if run.seconds else 0.0
+    left = run.seconds / max(1, run.step) * (run.learner.config.steps - run.step)
+    metric = run.last_metric if measured and run.best is not None else None
+    progress(Step(job, run.name, run.step, run.learner.config.steps, run.loss, metric, rate, left))
+

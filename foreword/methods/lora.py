@@ -1,0 +1,92 @@
+"""LoRA through PEFT: low-rank updates of attention weights (Hu et al. 2021). The baseline people ask for."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from foreword.core.learnt import LowRank, Weights
+from foreword.core.shapes import Tensor
+from foreword.errors import ConfigError
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.models.base import FrozenLM
+
+
+@dataclass(frozen=True)
+class LoraConfig(GradientConfig):
+    """`rank` of the update, scaled by `alpha / rank`. `targets` names modules as PEFT does; empty means PEFT's own choice
+    for the family (query and value projections), or all linear layers where it has none."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: str = ""
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: int = 20
+    clip: float = 1.0
+
+
+class Lora(GradientMethod):
+    name = "lora"
+    summary = "low-rank updates of the attention weights, through PEFT (pip install 'foreword[peft]')"
+    source = "Hu et al. 2021"
+    Config = LoraConfig
+    form = "low-rank"
+    mixed_batch = False
+    freezes_lm = True
+
+    def start(self, lm: FrozenLM, job: Job) -> Learner:
+        config: LoraConfig = job.config
+        injected = inject(lm, config, job.seed)
+        names = [name for name in injected.named_weights() if ".lora_A." in name or ".lora_B." in name]
+        leaves = {n: injected.named_weights()[n].detach().float().clone().requires_grad_() for n in names}
+        dtype = lm.dtype
+        plain = lm.named_weights()
+
+        def build(leaves: Mapping[str, Tensor]) -> Weights:
+            return Weights({name: leaf.to(dtype) for name, leaf in leaves.items()})
+
+        def fold(leaves: Mapping[str, Tensor]) -> LowRank:
+            return folded(leaves, {name: tuple(w.shape) for name, w in plain.items()}, config.alpha / config.rank)
+
+        return Learner(leaves, build, job.format, config, fold=fold, lm=injected)
+
+
+def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
+    """A copy of the model with PEFT's low-rank layers in it; the model itself stays as it is.
+
+    Raises: ConfigError where PEFT is missing or knows no such modules.
+    """
+    try:
+        import peft
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+    except ImportError as error:
+        raise ConfigError("lora needs PEFT; install it with: pip install 'foreword[peft]'.") from error
+    targets: Any = [t.strip() for t in config.targets.split(",") if t.strip()]
+    if not targets:
+        targets = known.get(lm.model.config.model_type, "all-linear")
+    recipe = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)
+    model = copy.deepcopy(lm.model)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = peft.inject_adapter_in_model(recipe, model)
+    except ValueError as error:
+        raise ConfigError(f"lora: targets={config.targets!r} names no module of {lm.name!r} ({error}).") from error
+    return lm.around(model.eval())
+
+
+def folded(leaves: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], scale: float) -> LowRank:
+    """PEFT's leaves as factors of the plain model's weights, under the plain model's names."""
+    factors, transposed = {}, []
+    for name, down in leaves.items():
+        if ".lora_A." not in name:
+            continue
+        plain = name.split(".lora_A.")[0] + ".weight"
+        up = leaves[name.replace(".lora_A.", ".lora_B.")]
+        factors[plain] = (down, up)
+        if shapes[plain] != (up.shape[0], down.shape[1]):
+            transposed.append(plain)
+    return LowRank(factors, scale, tuple(transposed))

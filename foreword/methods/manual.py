@@ -1,0 +1,26 @@
+"""The hand-written prompt, zero-shot: the template and the label words as a person wrote them."""
+
+import torch
+
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
+from foreword.errors import ConfigError
+from foreword.methods.base import DirectMethod, Job, NoConfig
+from foreword.models.base import FrozenLM
+
+
+class Manual(DirectMethod):
+    name = "manual"
+    summary = "the template and label words as written; nothing is trained"
+    source = "Brown et al. 2020; Schick & Schuetze 2021"
+    Config = NoConfig
+    form = "hard"
+    mixed_batch = True
+    freezes_lm = True
+
+    def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
+        if job.format.template.slots:
+            raise ConfigError(
+                "manual uses words only, and this template has {soft:...} slots; remove them, or use prompt-tuning."
+            )
+        return HardPrompt(torch.zeros(0, dtype=torch.long)), job.format, 0

@@ -1,0 +1,118 @@
+"""Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from foreword.core.artefact import Artefact, check_fits
+from foreword.core.format import Format
+from foreword.core.learnt import Probe, WordCounts
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ArtefactError, ModelError
+from foreword.methods.stack import batches_of, stacked_scores
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoded, Encoder
+from foreword.models.score import features_of
+from foreword.tasks.rows import Row
+
+TOKENS_PER_BATCH = 16384
+
+
+def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
+    """Rows as token ids and slots; `extra` positions are left to a prefix."""
+    encoder = Encoder.build(lm, form, extra)
+    return encoder.encode_rows([row.fields for row in rows], [row.options or None for row in rows], [row.where for row in rows])
+
+
+def score_rows(
+    lm: FrozenLM | None, pairs: Sequence[tuple[Artefact, Sequence[Row]]], tokens_per_batch: int = TOKENS_PER_BATCH
+) -> list[Float[Tensor, "N C"]]:
+    """Each artefact's scores of its own rows, in order: log-scores whose softmax over labels is the probability.
+
+    Raises: ArtefactError where an artefact does not fit the model (`check` tells why before any work).
+    """
+    scores: list[Tensor | None] = [None] * len(pairs)
+    prompts: list[int] = []
+    for index, (artefact, rows) in enumerate(pairs):
+        value = artefact.value
+        if isinstance(value, WordCounts):
+            scores[index] = count_scores(value, artefact.fields, rows)
+        elif lm is None:
+            raise ModelError(f"An artefact of {artefact.method} needs its model {artefact.model.get('name')!r}; none was loaded.")
+        elif isinstance(value, Probe):
+            scores[index] = probe_scores(lm, value, artefact.format, rows)
+        elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt):
+            prompts.append(index)
+        else:
+            encoded = encode_rows(lm, artefact.format, rows)
+            scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
+    if prompts and lm is not None:
+        values = [pairs[i][0].value for i in prompts]
+        encoded = [encode_rows(lm, pairs[i][0].format, pairs[i][1], _extra(pairs[i][0])) for i in prompts]
+        for index, score in zip(prompts, stacked_scores(lm, values, encoded, tokens_per_batch), strict=True):
+            scores[index] = score
+    return [score for score in scores if score is not None]
+
+
+def _extra(artefact: Artefact) -> int:
+    return artefact.value.start if isinstance(artefact.value, PrefixPrompt) else 0
+
+
+@torch.no_grad()
+def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> Float[Tensor, "N D"]:
+    """Frozen hidden states of each row, at the answer position or averaged over its tokens."""
+    encoded = encode_rows(lm, form, rows)
+    out: list[Tensor | None] = [None] * len(encoded)
+    for batch in batches_of(encoded, TOKENS_PER_BATCH):
+        features = features_of(lm, [encoded[i] for i in batch], "mean" if pool == "mean" else "answer").float().cpu()
+        for index, feature in zip(batch, features, strict=True):
+            out[index] = feature
+    return torch.stack([f for f in out if f is not None])
+
+
+def probe_scores(lm: FrozenLM, probe: Probe, form: Format, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
+    return row_features(lm, form, rows, probe.pool) @ probe.weight_CD.T + probe.bias_C
+
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def row_words(fields: Sequence[str], row: Row) -> list[str]:
+    """Lower-case words and pairs of neighbours; where a row has several texts each word is marked with its field."""
+    words = []
+    for name in fields:
+        mark = f"{name}:" if len(fields) > 1 else ""
+        found = WORD.findall(row.fields[name].lower())
+        words += [mark + w for w in found] + [f"{mark}{a} {b}" for a, b in zip(found, found[1:], strict=False)]
+    return words
+
+
+def count_scores(value: WordCounts, fields: Sequence[str], rows: Sequence[Row]) -> Float[Tensor, "N C"]:
+    """TF-IDF (sublinear counts, rows of length 1) times the classifier's weights."""
+    column = {word: i for i, word in enumerate(value.words)}
+    out = value.bias_C.repeat(len(rows), 1)
+    for number, row in enumerate(rows):
+        counts = Counter(column[w] for w in row_words(fields, row) if w in column)
+        if counts:
+            index = torch.tensor(list(counts))
+            weight = (1.0 + torch.tensor([float(c) for c in counts.values()]).log()) * value.idf_V[index]
+            out[number] += value.weight_CV[:, index] @ (weight / weight.norm())
+    return out
+
+
+def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False) -> str | None:
+    """Whether this artefact may be used with this model; a warning line or None.
+
+    Raises: ArtefactError that says what does not fit.
+    """
+    if artefact.form in ("hard", "word-counts") and not (isinstance(artefact.value, HardPrompt) and artefact.value.length):
+        return None
+    made = artefact.model.get("kind")
+    if made != lm.kind:
+        raise ArtefactError(f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with --kind {made}.")
+    given: dict[str, Any] = vars(lm.fingerprint())
+    return check_fits(artefact, given, lm.name, allow_other_weights=allow_other_weights)

@@ -1,0 +1,118 @@
+"""Prefix tuning: keys and values of every layer, learnt by gradient (Li & Liang 2021)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from foreword.core.prompts import PrefixPrompt
+from foreword.core.shapes import Float, Int, Tensor
+from foreword.errors import ConfigError
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.prompt_tuning import sampled_ids
+from foreword.models.base import FrozenLM
+from foreword.models.encode import plain_ids, word_ids
+
+
+@dataclass(frozen=True)
+class PrefixTuningConfig(GradientConfig):
+    """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`) or "random".
+
+    With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
+    step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
+    needed. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only).
+    """
+
+    length: int = 20
+    init: Literal["labels", "text", "random"] = "labels"
+    init_text: str = ""
+    reparametrise: bool = False
+    hidden: int = 512
+    start: Literal["after", "zero"] = "after"
+    learning_rate: float = 5e-3
+    clip: float = 1.0
+
+
+class PrefixTuning(GradientMethod):
+    name = "prefix-tuning"
+    summary = "learnt keys and values of every layer"
+    source = "Li & Liang 2021; Liu et al. 2022 for classification"
+    Config = PrefixTuningConfig
+    form = "prefix"
+    mixed_batch = True
+    freezes_lm = True
+
+    def start(self, lm: FrozenLM, job: Job) -> Learner:
+        config: PrefixTuningConfig = job.config
+        lm.require_prefix()
+        if config.start == "zero" and lm.kind != "masked":
+            raise ConfigError("prefix-tuning: start=zero is for encoders; a causal model's text comes after its prefix.")
+        if job.format.template.slots:
+            raise ConfigError("prefix-tuning needs no {soft:...} slots in the template; remove them, or use prompt-tuning.")
+        form = replace(job.format)
+        generator = torch.Generator().manual_seed(job.seed)
+        initial = initial_prefix(lm, job, generator)
+        shape = initial.shape
+        start = shape[2] if config.start == "after" else 0
+
+        def prefix(pair: Float[Tensor, "2 N P H K"]) -> PrefixPrompt:
+            return PrefixPrompt({"self": (pair[0], pair[1])}, start)
+
+        if not config.reparametrise:
+            return Learner({"pair": initial.requires_grad_()}, lambda leaves: prefix(leaves["pair"]), form, config)
+        leaves = mlp_leaves(lm, shape, config.hidden, generator)
+
+        def build(leaves: Mapping[str, Tensor]) -> PrefixPrompt:
+            hidden = torch.tanh(leaves["table"] @ leaves["down.weight"].T + leaves["down.bias"])
+            flat_PX = hidden @ leaves["up.weight"].T + leaves["up.bias"]
+            two, layers, length, heads, size = shape
+            pair = flat_PX.view(length, two, layers, heads, size).permute(1, 2, 0, 3, 4)
+            return prefix(initial + pair)
+
+        return Learner(leaves, build, form, config)
+
+
+def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A table of P rows of width D and a two-layer network to all keys and values; the last layer starts at zero."""
+    two, layers, length, heads, size = shape
+    width, out = lm.dims.width, two * layers * heads * size
+
+    def uniform(*sizes: int, fan_in: int) -> Tensor:
+        return (torch.rand(*sizes, generator=generator) * 2 - 1) / fan_in**0.5
+
+    leaves = {
+        "table": torch.randn(length, width, generator=generator),
+        "down.weight": uniform(hidden, width, fan_in=width),
+        "down.bias": uniform(hidden, fan_in=width),
+        "up.weight": torch.zeros(out, hidden),
+        "up.bias": torch.zeros(out),
+    }
+    return {name: leaf.to(lm.device).requires_grad_() for name, leaf in leaves.items()}
+
+
+def initial_prefix(lm: FrozenLM, job: Job, generator: torch.Generator) -> Float[Tensor, "2 N P H K"]:
+    """Keys and values a seed starts from, fp32. "random" draws them at the scale that words have there."""
+    config: PrefixTuningConfig = job.config
+    if config.init == "text":
+        ids = plain_ids(lm, config.init_text)
+        if not len(ids):
+            raise ConfigError("prefix-tuning: init=text needs a text; give one with -o init_text='...'.")
+        ids = ids.repeat(-(-config.length // len(ids)))[: config.length]
+    else:
+        ids = start_words(lm, job, config.length, generator)
+    with torch.no_grad():
+        keys, values = lm.prefix_from_words(ids.to(lm.device)).sites["self"]
+    pair = torch.stack([keys, values]).detach().float().clone()
+    if config.init == "random":
+        scale = pair.std(dim=(2, 3, 4), keepdim=True).cpu()
+        pair = (torch.randn(pair.shape, generator=generator) * scale).to(pair.device)
+    return pair
+
+
+def start_words(lm: FrozenLM, job: Job, length: int, generator: torch.Generator) -> Int[Tensor, "P"]:
+    """The label words' pieces in order, then frequent pieces drawn by the seed."""
+    pieces = [word_ids(lm, word) for words in job.format.words for word in words]
+    ids = torch.cat(pieces)[:length] if pieces else torch.zeros(0, dtype=torch.long)
+    missing = length - len(ids)
+    return torch.cat([ids, sampled_ids(lm, missing, generator)]) if missing else ids

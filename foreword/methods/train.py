@@ -1,0 +1,283 @@
+"""Jobs to artefacts: direct methods one by one, learners through the loop, all that can be mixed in one stack."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Format
+from foreword.core.learnt import Learnt
+from foreword.core.prompts import PrefixPrompt
+from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.methods import METHODS
+from foreword.methods.base import DirectMethod, GradientMethod, Job, Learner, Method, Progress, configure
+from foreword.methods.checkpoint import Checkpoint
+from foreword.methods.loop import Rows, Run, fit
+from foreword.methods.predict import encode_rows, score_rows
+from foreword.methods.stack import tensors_of
+from foreword.models.base import FrozenLM
+from foreword.tasks.metrics import accuracy, macro_f1, nll
+from foreword.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """An artefact and what it took; times stay outside of the artefact, whose bytes must not depend on a clock."""
+
+    artefact: Artefact
+    seconds: float
+    examples_per_second: float
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C while training: `trained` holds what there was (None where a job had no step yet)."""
+
+    def __init__(self, trained: list["Trained | None"]):
+        super().__init__("training was interrupted")
+        self.trained = trained
+
+
+Outcome = Trained | ForewordError
+OnDone = Callable[[int, Outcome], None]
+
+
+def find_method(name: str) -> Method:
+    if name not in METHODS:
+        raise ConfigError(f"{name!r} is not a method; choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def make_job(
+    lm: FrozenLM,
+    task: Task,
+    method: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    form: Format | None = None,
+) -> Job:
+    """A job with its options parsed and checked; `form` is the task's own format for this kind of model by default.
+
+    Raises: ConfigError for an unknown method or option.
+    """
+    config = configure(find_method(method), options or {})
+    return Job(task, form or task.format(lm.kind), method, config, seed, f"{task.name}/{method}/seed {seed}")
+
+
+def train_many(
+    lm: FrozenLM,
+    jobs: Sequence[Job],
+    *,
+    progress: Progress | None = None,
+    on_done: OnDone | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> list[Outcome]:
+    """Train every job over one frozen model; a job that fails leaves its error in its place and stops no other.
+
+    Learners of methods whose `mixed_batch` is true train as one stack. `checkpoint` names a file written every so often
+    through a temporary one; with `resume`, training goes on from it and ends in the same numbers as without a stop.
+    `on_done` hears of every job as soon as it has ended.
+
+    Raises: TrainingInterrupted on Ctrl-C, with what there is.
+    """
+    outcomes: list[Outcome | None] = [None] * len(jobs)
+
+    def done(index: int, outcome: Outcome) -> None:
+        outcomes[index] = outcome
+        if on_done:
+            on_done(index, outcome)
+
+    stacked: list[int] = []
+    single: list[int] = []
+    for index, job in enumerate(jobs):
+        method = find_method(job.method)
+        if isinstance(method, DirectMethod):
+            try:
+                done(index, _learn_directly(lm, job, method))
+            except ForewordError as error:
+                done(index, error)
+        else:
+            (stacked if method.mixed_batch else single).append(index)
+    groups = ([stacked] if stacked else []) + [[index] for index in single]
+    for number, group in enumerate(groups):
+        file = checkpoint.with_name(f"{checkpoint.name}.{number}") if checkpoint and len(groups) > 1 else checkpoint
+        try:
+            _train_group(lm, [jobs[i] for i in group], [*group], done, progress, file, resume)
+        except TrainingInterrupted as stop:
+            partial = dict(zip(group, stop.trained, strict=True))
+            kept = [o if isinstance(o, Trained) else partial.get(i) for i, o in enumerate(outcomes)]
+            raise TrainingInterrupted(kept) from None
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def train(
+    lm: FrozenLM,
+    task: Task,
+    method: str,
+    *,
+    seed: int = 0,
+    form: Format | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> Trained:
+    """Train one artefact; the options are the method's own (`foreword methods` lists them).
+
+    Raises: ConfigError, DataError, ModelError as the part that failed says.
+    """
+    job = make_job(lm, task, method, options=options, seed=seed, form=form)
+    outcome = train_many(lm, [job], progress=progress, checkpoint=checkpoint, resume=resume)[0]
+    if isinstance(outcome, ForewordError):
+        raise outcome
+    return outcome
+
+
+def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
+    began = time.perf_counter()
+    value, form, numbers = method.learn(lm, job)
+    seconds = time.perf_counter() - began
+    artefact = make_artefact(lm, job, value, form, numbers)
+    if job.task.validation:
+        score = score_rows(lm, [(artefact, job.task.validation)])[0]
+        artefact = artefact.with_metrics(validation=_measure(score, [_label(r) for r in job.task.validation]))
+    return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
+
+
+def _start(lm: FrozenLM, job: Job) -> Run:
+    method = find_method(job.method)
+    assert isinstance(method, GradientMethod), "direct methods never reach the loop"
+    if not job.task.train:
+        raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
+    learner = method.start(lm, job)
+    extra = prefix_columns(learner)
+    rows = [
+        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [_label(row) for row in part])
+        for part in (job.task.train, job.task.validation)
+    ]
+    return Run(job.name, learner, rows[0], rows[1], job.seed)
+
+
+def prefix_columns(learner: Learner) -> int:
+    """How many positions of the context a learner's prefix takes from the text."""
+    value = learner.saved(learner.leaves)
+    return value.start if isinstance(value, PrefixPrompt) else 0
+
+
+def _train_group(
+    lm: FrozenLM,
+    jobs: Sequence[Job],
+    indices: Sequence[int],
+    done: OnDone,
+    progress: Progress | None,
+    file: Path | None,
+    resume: bool,
+) -> None:
+    runs: list[Run] = []
+    started: list[int] = []
+    for position, job in enumerate(jobs):
+        try:
+            runs.append(_start(lm, job))
+            started.append(position)
+        except ForewordError as error:
+            done(indices[position], error)
+    if not runs:
+        return
+    saver = Checkpoint(file, recipe_hash([jobs[p] for p in started])) if file else None
+    if saver and resume:
+        saver.restore(runs)
+    relayed = (lambda s: progress(dataclasses.replace(s, job=indices[started[s.job]]))) if progress else None
+    try:
+        fit(lm, runs, progress=relayed, after_step=saver.every(runs) if saver else None)
+    except KeyboardInterrupt:
+        if saver:
+            saver.write(runs)
+        partial: list[Trained | None] = [None] * len(jobs)
+        for position, run in zip(started, runs, strict=True):
+            if run.step:
+                partial[position] = _finish(lm, jobs[position], run)
+        raise TrainingInterrupted(partial) from None
+    for position, run in zip(started, runs, strict=True):
+        done(indices[position], run.error or _finish(lm, jobs[position], run))
+    if saver:
+        saver.remove()
+
+
+def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
+    value = run.learner.saved({k: v.detach() for k, v in run.final_leaves().items()})
+    value = _detached(value)
+    numbers = sum(leaf.numel() for leaf in run.learner.leaves.values())
+    artefact = make_artefact(lm, job, value, run.learner.format, numbers)
+    kept = run.best_step if run.learner.config.keep == "best" and run.best else run.step
+    artefact = artefact.with_metrics(steps=run.step, kept_step=kept)
+    if run.dev.label_N:
+        score = score_rows(lm, [(artefact, job.task.validation)])[0]
+        artefact = artefact.with_metrics(validation=_measure(score, run.dev.label_N))
+    return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
+
+
+def _detached(value: Learnt) -> Learnt:
+    from foreword.methods.stack import rebuilt
+
+    return rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
+
+
+def _label(row: Any) -> int:
+    if row.label is None:
+        raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
+    return row.label
+
+
+def _measure(score_NC: Any, label_N: Sequence[int]) -> dict[str, Any]:
+    score, label = score_NC.double().cpu().numpy(), np.asarray(label_N)
+    return {
+        "rows": len(label_N),
+        "accuracy": round(float(accuracy(score, label)), 6),
+        "macro_f1": round(float(macro_f1(score, label)), 6),
+        "nll": round(float(nll(score, label)), 6),
+    }
+
+
+def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
+    """The artefact of a job, with everything needed to check it and to make it again."""
+    method = find_method(job.method)
+    config = dataclasses.asdict(job.config)
+    return Artefact(
+        value=value,
+        format=form,
+        method=job.method,
+        config=config,
+        seed=job.seed,
+        model={"name": lm.name, "kind": lm.kind},
+        fingerprint=dataclasses.asdict(lm.fingerprint()) if method.uses_lm else {},
+        fields=tuple(job.task.fields),
+        hashes=job.task.hashes(),
+        recipe={
+            "method": job.method,
+            "options": config,
+            "seed": job.seed,
+            "task": job.task.name,
+            "format": job.format.to_json(),
+        },
+        numbers_trained=numbers,
+    )
+
+
+def recipe_hash(jobs: Sequence[Job]) -> str:
+    """A hash of what the jobs are: resuming something else is refused."""
+    text = json.dumps(
+        [
+            [j.name, j.method, dataclasses.asdict(j.config), j.seed, j.format.to_json(), j.task.hashes()]
+            for j in jobs
+        ],
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""An artefact with its model at hand: predict, measure, save. What a notebook holds after training."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Format
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ConfigError, DataError
+from foreword.methods.base import Progress
+from foreword.methods.predict import check, score_rows
+from foreword.methods.train import train as train_artefact
+from foreword.models.base import FrozenLM
+from foreword.models.load import load
+from foreword.tasks.metrics import all_metrics
+from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
+
+Given = str | Sequence[str] | Mapping[str, Any]
+
+
+@final
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label of a text and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A model with an artefact in front of it. `lm` is None for an artefact that needs no model."""
+
+    lm: FrozenLM | None
+    artefact: Artefact
+
+    def predict(self, texts: Iterable[Given]) -> list[Prediction]:
+        """Labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
+
+        Raises: DataError for a text that is empty or lacks a field.
+        """
+        if isinstance(texts, str):
+            raise ConfigError("predict takes a list of texts; a single one goes in brackets: predict(['fine film']).")
+        rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(texts, 1)]
+        return self.predict_rows(rows)
+
+    def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Labels of rows, in order."""
+        found = []
+        for row, score_C in zip(rows, self.scores(rows), strict=True):
+            names = row.options or self.artefact.format.labels
+            probability_C = score_C[: len(names)].double().softmax(-1).tolist()
+            best = max(range(len(names)), key=probability_C.__getitem__)
+            found.append(Prediction(names[best], dict(zip(names, probability_C, strict=True))))
+        return found
+
+    def scores(self, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
+        """Log-scores whose softmax over labels is the probability; -inf where a row has no such option."""
+        return score_rows(self.lm, [(self.artefact, rows)])[0]
+
+    def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
+        """All metrics on a split of a task with the same labels.
+
+        Raises: DataError where the split is empty, has no labels, or other labels than the artefact.
+        """
+        if self.artefact.format.labels and task.labels != self.artefact.format.labels:
+            raise DataError(
+                f"The artefact's labels are {', '.join(self.artefact.format.labels)}, those of {task.name} are "
+                f"{', '.join(task.labels)}; evaluate on a task with the same labels."
+            )
+        rows = task.rows(split)
+        unlabelled = next((row for row in rows if row.label is None), None)
+        if not rows or unlabelled is not None:
+            where = f"{unlabelled.where} has no label" if unlabelled else f"{task.name} has no {split} rows"
+            raise DataError(f"{where}; nothing can be measured on it.")
+        return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the artefact's folder."""
+        return self.artefact.save(folder)
+
+
+def row_of(artefact: Artefact, given: Given, where: str) -> Row:
+    """A row without a label from what a person gave.
+
+    Raises: DataError that says what is missing.
+    """
+    fields, closed = artefact.fields, bool(artefact.format.labels)
+    names = [*fields, *([] if closed else ["options"])]
+    if isinstance(given, str):
+        given = {fields[0]: given} if len(names) == 1 else {}
+    elif not isinstance(given, Mapping):
+        given = dict(zip(fields, given, strict=False))
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; give all of {', '.join(names)} by name.")
+    empty = [name for name in fields if not str(given[name]).strip()]
+    if len(empty) == len(fields):
+        raise DataError(f"{where} is empty; give a text.")
+    options = () if closed else tuple(map(str, given["options"]))
+    return Row({name: str(given[name]) for name in fields}, None, options, where)
+
+
+def open_artefact(
+    folder: str | Path, lm: FrozenLM | str | None = None, *, allow_other_weights: bool = False
+) -> Prompted:
+    """Load an artefact with its model: the one it was made for, by its recorded name, unless another is given.
+
+    Raises: ArtefactError, ModelError as `Artefact.load`, `load` and `check` say.
+    """
+    artefact = Artefact.load(folder)
+    if artefact.form == "word-counts":
+        return Prompted(None, artefact)
+    if lm is None or isinstance(lm, str):
+        lm = load(lm or artefact.model["name"], kind=artefact.model["kind"])
+    check(lm, artefact, allow_other_weights=allow_other_weights)
+    return Prompted(lm, artefact)
+
+
+def train(
+    lm: FrozenLM,
+    task: Task,
+    method: str = "prompt-tuning",
+    *,
+    seed: int = 0,
+    form: Format | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Prompted:
+    """Learn a prompt (or a baseline) and give it with its model; the options are the method's own.
+
+    `form` is the task's own template and label words unless given: `task.format(lm.kind, template=..., ...)`.
+
+    Raises: ConfigError, DataError, ModelError as the part that failed says.
+    """
+    return Prompted(lm, train_artefact(lm, task, method, seed=seed, form=form, progress=progress, **options).artefact)

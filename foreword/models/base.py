@@ -1,0 +1,110 @@
+"""The frozen model as the rest of Foreword sees it: embed, read hidden states, score pieces, generate."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from foreword.core.inject import PrefixBatch
+from foreword.core.prompts import PrefixPrompt
+from foreword.core.shapes import Bool, Float, Int, Tensor
+
+Kind = Literal["masked", "causal"]
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes of a model: `width` D, `layers` N, `heads` H (key-value heads), `head_size` K, `vocab` V, `context` positions."""
+
+    width: int
+    layers: int
+    heads: int
+    head_size: int
+    vocab: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an artefact was made for. `tokenizer` and `shape` must match, `weights` should, `dtype` is told in one line."""
+
+    tokenizer: str
+    shape: str
+    weights: str
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One forward pass over embedded rows.
+
+    `position_BS` counts real tokens from 0 (the prefix's `start` is added by the model); padding may hold any number.
+    `read_BR` names the positions whose hidden state is wanted. `tree_BSS`, where given, further limits which columns a
+    row's position sees (label words appended as a trie); only where `trie_fits` says so.
+    """
+
+    embed_BSD: Float[Tensor, "B S D"]
+    attend_BS: Bool[Tensor, "B S"]
+    position_BS: Int[Tensor, "B S"]
+    read_BR: Int[Tensor, "B R"]
+    tree_BSS: Bool[Tensor, "B S S"] | None = None
+
+
+class FrozenLM(ABC):
+    """A language model that is read, never changed. The only owner of dtype and device."""
+
+    name: str
+    kind: Kind
+    dims: Dims
+    tokenizer: Any  # a Hugging Face fast tokenizer, or models.tiny.ByteTokenizer: the calls that encode.py makes of it
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """The embedding module's own output (Gemma scales inside it)."""
+
+    @abstractmethod
+    def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
+        """Hidden states at the positions read, after the output head's transform: times the output rows, plus bias, they are logits."""
+
+    @abstractmethod
+    def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
+        """fp32 (fp64 for an fp64 model) logits of these vocabulary rows only, biases and soft caps included."""
+
+    @abstractmethod
+    def log_normaliser(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X"]:
+        """Log-sum-exp over the whole vocabulary, computed in chunks that never hold (rows, V) of a large batch."""
+
+    @abstractmethod
+    def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
+        """Last hidden states before the output head: at the first position read, or the mean over real tokens."""
+
+    @abstractmethod
+    def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
+        """Keys and values that these words have at positions 0..P-1, captured in the attention function."""
+
+    @abstractmethod
+    def require_prefix(self) -> None:
+        """Raise a ModelError that names the family where prefixes cannot be given to this model."""
+
+    @abstractmethod
+    def trie_fits(self, length: int) -> bool:
+        """Whether a row of this many columns may carry a trie: no layer's window is shorter."""
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint: ...
+
+    @abstractmethod
+    def named_weights(self) -> dict[str, Tensor]:
+        """Every parameter by name (tied ones once), as stored; for baselines that train the model, and for hashes."""
+
+    @abstractmethod
+    def with_weights(self, weights: Mapping[str, Tensor], dropout: bool = False) -> "FrozenLM":
+        """The same model read through other weights (a subset by name), without touching the model; differentiable."""
+
+    @abstractmethod
+    def checkpointing(self, on: bool) -> "FrozenLM":
+        """A view that recomputes each layer in the backward pass; dropout stays off."""

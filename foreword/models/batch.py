@@ -1,0 +1,110 @@
+"""Encoded rows to the tensors of one forward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+import torch
+
+from foreword.core.inject import PrefixBatch, inject_prefix, inject_soft
+from foreword.core.prompts import Bank
+from foreword.core.shapes import Bool, Int, Tensor
+from foreword.errors import ConfigError
+from foreword.models.base import FrozenLM, Inputs
+from foreword.models.labels import Plan
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A row as pieces. `slot_S` is -1 where the row has text, else the position of the prompt that goes there.
+
+    `answer` is the column read: the mask, or a causal row's last. `plan` is None where there are no label words. `cut`
+    counts pieces that truncation took, and `lead` the columns at the front that are the same in every row.
+    """
+
+    ids_S: Int[np.ndarray, "S"]
+    slot_S: Int[np.ndarray, "S"]
+    answer: int
+    plan: Plan | None
+    cut: int = 0
+    lead: int = 0
+
+    def __len__(self) -> int:
+        """Columns of the row in the model, those of its label words included."""
+        return len(self.ids_S) + (self.plan.layout().grow if self.plan else 0)
+
+    @property
+    def cost(self) -> int:
+        """Columns of all model rows that scoring the row takes."""
+        return len(self) * (self.plan.layout().passes if self.plan else 1)
+
+    def without_lead(self) -> "Encoded":
+        """The row after its constant columns, for a model that has them as a prefix."""
+        k = self.lead
+        return Encoded(self.ids_S[k:], self.slot_S[k:], self.answer - k, self.plan, self.cut)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Encoded rows, padded. Positions count real tokens from 0."""
+
+    ids_BS: Int[Tensor, "B S"]
+    slot_BS: Int[Tensor, "B S"]
+    attend_BS: Bool[Tensor, "B S"]
+    position_BS: Int[Tensor, "B S"]
+    read_BR: Int[Tensor, "B R"]
+
+
+def collate(encoded: Sequence[Encoded], pad: Literal["right", "left"] = "right") -> Batch:
+    """Pad rows to the longest, on the CPU; `read_BR` is the answer's column."""
+    length_B = np.array([len(e.ids_S) for e in encoded])
+    longest = int(length_B.max())
+    real_BS = np.arange(longest) < length_B[:, None]
+    if pad == "left":
+        real_BS = real_BS[:, ::-1]
+    ids_BS = np.zeros(real_BS.shape, np.int64)
+    slot_BS = np.full(real_BS.shape, -1, np.int64)
+    ids_BS[real_BS] = np.concatenate([e.ids_S for e in encoded])
+    slot_BS[real_BS] = np.concatenate([e.slot_S for e in encoded])
+    shift_B = longest - length_B if pad == "left" else 0
+    read_BR = (np.array([e.answer for e in encoded]) + shift_B)[:, None]
+    position_BS = np.maximum(real_BS.cumsum(1) - 1, 0)
+    arrays = (ids_BS, slot_BS, np.ascontiguousarray(real_BS), position_BS, read_BR)
+    return Batch(*map(torch.from_numpy, arrays))
+
+
+def prepare(
+    lm: FrozenLM,
+    batch: Batch,
+    bank: Bank | None,
+    task_B: Int[Tensor, "B"],
+    tree_BSS: Bool[Tensor, "B S S"] | None = None,
+) -> tuple[Inputs, PrefixBatch | None]:
+    """Embed a batch on the model's device and give every row its own prompt; differentiable in the bank.
+
+    Raises: ConfigError where rows have more slots than the bank's prompts have positions.
+    """
+    slots = int(batch.slot_BS.max()) + 1
+    given = 0 if bank is None or bank.soft_TPD is None else bank.soft_TPD.shape[1]
+    if slots > given:
+        raise ConfigError(
+            f"The template has slots for {slots} positions, and the prompt given fills {given}; give a prompt of "
+            f"length {slots}, or a template without slots."
+        )
+    text_BSD = lm.embed(batch.ids_BS.to(lm.device))
+    task_B = task_B.to(lm.device)
+    prefix = None
+    if bank is not None:
+        text_BSD = inject_soft(bank, task_B, batch.slot_BS.to(lm.device), text_BSD)
+        prefix = inject_prefix(bank, task_B, lm.dtype)
+    inputs = Inputs(
+        embed_BSD=text_BSD,
+        attend_BS=batch.attend_BS.to(lm.device),
+        position_BS=batch.position_BS.to(lm.device),
+        read_BR=batch.read_BR.to(lm.device),
+        tree_BSS=None if tree_BSS is None else tree_BSS.to(lm.device),
+    )
+    return inputs, prefix

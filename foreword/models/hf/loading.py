@@ -1,0 +1,134 @@
+"""From a name, a folder or a loaded model to an `HFLM`; every failure becomes one sentence."""
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+
+from foreword.errors import ConfigError, ModelError
+from foreword.models.base import Kind
+from foreword.models.hf import families, view
+from foreword.models.hf.lm import HFLM
+
+EMBEDDED = Path(__file__).parents[2] / "data" / "foreword-mini"
+
+
+def load(
+    source: str | Path,
+    name: str,
+    kind: Kind | None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> HFLM:
+    """Read a checkpoint with transformers and wrap it; see `foreword.models.load.load`."""
+    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _told(name):
+        config = AutoConfig.from_pretrained(source, **origin)
+    kind = kind_of(config, name) if kind is None else kind
+    families.family_of(config.model_type, kind, name)
+    if kind == "causal" and config.model_type in families.FAMILIES["masked"]:
+        config.is_decoder = True
+    auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    with _told(name), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, **origin)
+        model, report = auto.from_pretrained(
+            source,
+            config=config,
+            dtype=_dtype(dtype),
+            device_map=device_map,
+            output_loading_info=True,
+            **origin,
+        )
+    if report["missing_keys"]:
+        raise ModelError(
+            f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was saved "
+            f"without that output head; choose a checkpoint made as a {kind} language model."
+        )
+    if device is not None and device_map is None:
+        model = model.to(torch.device(device))
+    return _build(model.requires_grad_(False).eval(), tokenizer, kind, name)
+
+
+def wrap(model: PreTrainedModel, tokenizer: Any, kind: Kind | None) -> HFLM:
+    """Read a loaded model through a view that shares its tensors; the model itself is left as it is."""
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given."
+        )
+    name = model.config.name_or_path or type(model).__name__
+    return _build(view.view_of(model), tokenizer, kind_of(model.config, name, type(model).__name__) if kind is None else kind, name)
+
+
+def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFLM:
+    if not tokenizer.is_fast:
+        raise ModelError(f"The tokenizer of {name} has no fast version, which Foreword reads offsets from.")
+    if tokenizer.pad_token_id is None:
+        # Padded positions are masked in every layer, so any token will do.
+        stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = stand_in
+    return HFLM(model, tokenizer, kind, name)
+
+
+def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
+    """Masked or causal, by the class that the checkpoint names, else by the family."""
+    classes = [model_class] if model_class else (config.architectures or [])
+    for named in classes:
+        if named.endswith("ForMaskedLM") or named == "ElectraForPreTraining":
+            return "masked"
+        if named.endswith(("ForCausalLM", "LMHeadModel")):
+            return "causal"
+    if config.model_type in families.FAMILIES["masked"]:
+        return "causal" if config.is_decoder else "masked"
+    if config.model_type in families.FAMILIES["causal"]:
+        return "causal"
+    families.family_of(config.model_type, "causal", name)
+    raise AssertionError
+
+
+def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
+    """What transformers understands; "auto" keeps the dtype that the checkpoint stores."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return "auto" if dtype is None else dtype
+    short = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
+    known = {"auto", "float64", "float32", "bfloat16", "float16"}
+    if short not in known:
+        raise ConfigError(f"The dtype {dtype!r} is not known; use one of {', '.join(sorted(known))}.")
+    return "auto" if short == "auto" else getattr(torch, short)
+
+
+@contextmanager
+def _told(name: str) -> Any:
+    """Turn what transformers and the hub raise for a model they cannot read into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        first = str(error).strip().split("\n")[0].rstrip(".")
+        raise ModelError(
+            f"The model {name} cannot be read: {first}. Give a folder that holds it, a name that is in the local cache or "
+            "reachable on the hub, or one of foreword-mini, foreword-mini-causal."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Transformers draws a bar and prints a report while it loads; both belong to the command line, which has its own."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    level = logging.getLogger("transformers").level
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level or logging.WARNING)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,237 @@
+"""The seam: one attention function, registered with transformers, that puts each row's prefix in front of a layer's keys.
+
+A forward pass hands its `Seam` to the model as a keyword; transformers carries it untouched to every attention layer.
+Nothing is patched, no cache object is made, and nothing is left behind after an exception.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from foreword.core.inject import PrefixBatch
+from foreword.core.shapes import Bool, Float, Int, Tensor
+
+NAME = "foreword"
+Backend = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which text columns each row's positions may see, before any layer's causality and window.
+
+    `attend_BS` is None where nothing is padded. `position_BS` counts real tokens, the prefix's start included.
+    """
+
+    attend_BS: Bool[Tensor, "B S"] | None
+    position_BS: Int[Tensor, "B S"]
+    tree_BSS: Bool[Tensor, "B S S"] | None
+    longest: int  # no position, start included, reaches this number: a window at least as long masks nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Seam:
+    """What one forward pass tells every attention layer.
+
+    `layer_of` maps the id of an attention module to its layer. `rows` is None while generating: the library's own mask
+    then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted.
+    """
+
+    layer_of: Mapping[int, int]
+    prefix: PrefixBatch | None = None
+    rows: Rows | None = None
+    backend: Backend | None = None
+    seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
+    masks: dict[tuple[bool, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+
+
+def pick_backend(query: Tensor, wanted: Backend | None, softcap: float | None) -> Backend:
+    """The only place that chooses; eager alone can be differentiated twice and knows soft caps."""
+    if softcap is not None or wanted == "eager":
+        return "eager"
+    if wanted == "sdpa" or query.is_cuda:
+        return "sdpa"
+    return "eager"
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "B _ S K"],
+    key: Float[Tensor, "B H _ K"],
+    value: Float[Tensor, "B H _ K"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    seam: Seam | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do."""
+    causal = bool(module.is_causal) if is_causal is None else is_causal
+    plain = False
+    if seam is None:
+        mask = None if attention_mask is None else additive(attention_mask, query.dtype)
+        plain = attention_mask is None and causal and query.shape[2] > 1
+    else:
+        if seam.seen is not None:
+            seam.seen.append((module, key, value))
+        if seam.prefix is not None:
+            layer = seam.layer_of[id(module)]
+            key = torch.cat([seam.prefix.keys_NBHPK[layer], key], dim=2)
+            value = torch.cat([seam.prefix.values_NBHPK[layer], value], dim=2)
+        if seam.rows is None:
+            mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
+        else:
+            mask = layer_mask(seam, seam.rows, causal, sliding_window, query.dtype)
+            plain = mask is None and causal and query.shape[2] > 1
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    wanted = None if seam is None else seam.backend
+    if pick_backend(query, wanted, softcap) == "eager":
+        if plain:
+            mask = additive(_below(query.shape[2], query.device)[None, None], query.dtype)
+        return eager(query, key, value, mask, scaling, dropout, softcap), None
+    groups = query.shape[1] // key.shape[1]
+    out = F.scaled_dot_product_attention(
+        query, _repeat(key, groups), _repeat(value, groups), mask, dropout_p=dropout, scale=scaling, is_causal=plain
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def eager(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float,
+    softcap: float | None,
+) -> Tensor:
+    """Plain matrix products; grouped heads are folded into the query axis, so keys are never repeated."""
+    rows, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    folded = (query * scaling).reshape(rows, kv_heads, heads // kv_heads * length, size)
+    scores = (folded @ key.transpose(2, 3)).view(rows, heads, length, key.shape[2])
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    half = scores.dtype in (torch.float16, torch.bfloat16)
+    weights = scores.softmax(dim=-1, dtype=torch.float32 if half else None).to(query.dtype)
+    if dropout:
+        weights = F.dropout(weights, p=dropout)
+    out = weights.view(rows, kv_heads, -1, key.shape[2]) @ value
+    return out.view(rows, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def layer_mask(seam: Seam, rows: Rows, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    """The additive mask over prefix and text columns for layers of this kind; built once a pass for each kind."""
+    if window is not None and window >= rows.longest:
+        window = None
+    at = (causal, window, dtype)
+    if at not in seam.masks:
+        seen = visible(rows, seam.prefix, causal, window)
+        seam.masks[at] = None if seen is None else additive(seen, dtype)
+    return seam.masks[at]
+
+
+def visible(rows: Rows, prefix: PrefixBatch | None, causal: bool, window: int | None) -> Tensor | None:
+    """What each position sees, broadcastable to (B, 1, S, P+S); None where plain (causal) attention says it all."""
+    text = _visible_text(rows, causal, window)
+    ahead = None if prefix is None else _visible_prefix(rows, prefix, causal, window)
+    if prefix is None or (ahead is None and text is None and not causal):
+        return text
+    length, columns = rows.position_BS.shape[1], prefix.real_BP.shape[1]
+    device = rows.position_BS.device
+    if text is None:
+        text = _below(length, device)[None, None] if causal else torch.ones(1, 1, 1, length, dtype=torch.bool, device=device)
+    if ahead is None:
+        ahead = torch.ones(1, 1, 1, columns, dtype=torch.bool, device=device)
+    shape = torch.broadcast_shapes(text.shape[:3], ahead.shape[:3])
+    return torch.cat([ahead.expand(*shape, columns), text.expand(*shape, length)], dim=-1)
+
+
+def _visible_text(rows: Rows, causal: bool, window: int | None) -> Tensor | None:
+    parts = []
+    length, device = rows.position_BS.shape[1], rows.position_BS.device
+    if rows.attend_BS is not None:
+        parts.append(rows.attend_BS[:, None, None, :])
+    if rows.tree_BSS is not None:
+        parts.append(rows.tree_BSS[:, None])
+    if window is not None:
+        apart_BSS = rows.position_BS[:, :, None] - rows.position_BS[:, None, :]
+        parts.append((apart_BSS.abs() < window)[:, None])
+    if not parts:
+        return None
+    if causal:
+        parts.append(_below(length, device)[None, None])
+    seen = parts[0]
+    for part in parts[1:]:
+        seen = seen & part
+    if seen.shape[2] == 1:
+        return seen
+    # A padded position would see nothing, and a row of nothing is NaN in some kernels: let it see itself.
+    return seen | torch.eye(length, dtype=torch.bool, device=device)
+
+
+def _visible_prefix(rows: Rows, prefix: PrefixBatch, causal: bool, window: int | None) -> Tensor | None:
+    if prefix.whole and window is None:
+        return None
+    seen = prefix.real_BP[:, None, None, :]
+    if window is None:
+        return seen
+    column_P = torch.arange(prefix.real_BP.shape[1], device=prefix.real_BP.device)
+    apart_BSP = rows.position_BS[:, :, None] - column_P
+    return seen & ((apart_BSP if causal else apart_BSP.abs()) < window)[:, None]
+
+
+def library_mask(
+    mask: Tensor | None, prefix: PrefixBatch | None, window: int | None, dtype: torch.dtype
+) -> Tensor | None:
+    """The library's own boolean mask with the prefix's columns in front, for generation with a cache.
+
+    A query's position is read off its row: it sees every earlier real token, or a whole window of them, in which case
+    no prefix column is near enough (the text starts after the prefix).
+    """
+    assert mask is not None
+    if prefix is None:
+        return additive(mask, dtype)
+    rows, length = mask.shape[0], mask.shape[2]
+    ahead = prefix.real_BP[:, None, None, :].expand(rows, 1, length, -1)
+    if window is not None:
+        column_P = torch.arange(prefix.real_BP.shape[1], device=mask.device)
+        position_B1S = prefix.start_B[:, None, None] + mask.sum(-1) - 1
+        ahead = ahead & (position_B1S[..., None] - column_P < window)
+    return additive(torch.cat([ahead, mask], dim=-1), dtype)
+
+
+def additive(seen: Bool[Tensor, "..."], dtype: torch.dtype) -> Tensor:
+    """0 where seen, and half the lowest number elsewhere: its sum with a score stays finite, its exponential is 0."""
+    lowest = torch.tensor(torch.finfo(dtype).min / 2, dtype=dtype, device=seen.device)
+    return torch.where(seen, lowest.new_zeros(()), lowest)
+
+
+def _below(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def _repeat(heads_BHSK: Tensor, groups: int) -> Tensor:
+    return heads_BHSK if groups == 1 else heads_BHSK.repeat_interleave(groups, dim=1)
+
+
+def boolean_mask(*args: Any, **kwargs: Any) -> Tensor:
+    """The library's boolean mask, never skipped: prefix columns must be joined to it."""
+    kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+    mask = sdpa_mask(*args, **kwargs)
+    assert mask is not None
+    return mask
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, boolean_mask)

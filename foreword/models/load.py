@@ -1,0 +1,58 @@
+"""`load` a model by name or folder, `wrap` one that is already in memory. Transformers is imported only when called."""
+
+from pathlib import Path
+from typing import Any
+
+from foreword.errors import ConfigError
+from foreword.models.base import FrozenLM, Kind
+
+EMBEDDED: dict[str, Kind] = {"foreword-mini": "masked", "foreword-mini-causal": "causal"}
+TINY: dict[str, Kind] = {"foreword-tiny": "masked", "foreword-tiny-causal": "causal"}
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    kind: Kind | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> FrozenLM:
+    """A frozen model by hub name, folder or embedded name.
+
+    `kind` is read from the checkpoint where it is None. `dtype` None keeps the stored one, except for the embedded
+    model, which is read as fp32. The other options go to transformers as they are; code from the hub runs only when
+    `trust_remote_code` is set.
+    """
+    name = str(name_or_path)
+    if kind not in (None, "masked", "causal"):
+        raise ConfigError(f"The kind {kind!r} is not known; use masked or causal, or leave it out.")
+    if name in TINY:
+        from foreword.models.tiny import tiny
+
+        return tiny(TINY[name] if kind is None else kind)
+    from foreword.models.hf import loading
+
+    source: str | Path = name_or_path
+    if name in EMBEDDED:
+        source, kind = loading.EMBEDDED, EMBEDDED[name] if kind is None else kind
+        dtype = "float32" if dtype is None else dtype
+    return loading.load(
+        source,
+        name,
+        kind,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def wrap(model: Any, tokenizer: Any, kind: Kind | None = None) -> FrozenLM:
+    """A frozen model from a loaded transformers model and its fast tokenizer; the model itself is left unchanged."""
+    from foreword.models.hf import loading
+
+    return loading.wrap(model, tokenizer, kind)

@@ -1,0 +1,8 @@
+"""Embedded tasks, written for Foreword by generators with a fixed seed. Their text is synthetic."""
+
+from collections.abc import Callable
+
+from foreword.tasks.builtin import sentiment
+from foreword.tasks.task import Task
+
+BUILTIN: dict[str, Callable[[], Task]] = {"sentiment": sentiment.load}

@@ -1,0 +1,75 @@
+"""A small text generator: shapes with named slots, and pools of words kept apart between the splits."""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from foreword.tasks.rows import Table
+from foreword.tasks.task import Task
+
+SPLITS = ("train", "validation", "test")
+SLOT = re.compile(r"\{(\w+)\}")
+
+
+def pools(source: str, separator: str = ",") -> dict[str, tuple[str, ...]]:
+    """`"a, b | c | d, e"` as the words of train, validation and test."""
+    parts = [tuple(" ".join(w.split()) for w in part.split(separator) if w.strip()) for part in source.split("|")]
+    assert len(parts) == len(SPLITS), source
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def lines(source: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in source.strip().splitlines() if line.strip())
+
+
+def fill(shape: str, choose: Mapping[str, Callable[[], str]]) -> str:
+    """The shape with every slot filled, the same name by a new choice each time."""
+    return SLOT.sub(lambda match: choose[match.group(1)](), shape)
+
+
+def sentence(text: str) -> str:
+    """Article before a vowel, first letter of each sentence large, the pronoun I large."""
+    text = re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni|se))", r"\1n ", text)
+    text = re.sub(r"\bi\b", "I", text)
+    return re.sub(r"(^|[.!?] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
+
+
+class Deck:
+    """Draws without replacement and reshuffles when empty, so that rare items are seen as often as others."""
+
+    def __init__(self, rng: random.Random, items: Sequence[str]) -> None:
+        self._rng, self._items, self._left = rng, tuple(items), []  # type: ignore[var-annotated]
+
+    def __call__(self) -> str:
+        if not self._left:
+            self._left = list(self._items)
+            self._rng.shuffle(self._left)
+        return self._left.pop()
+
+
+def build(
+    name: str,
+    labels: Sequence[str],
+    sizes: Mapping[str, int],
+    make: Callable[[str, int], Iterator[str]],
+    **default: Any,
+) -> Task:
+    """A synthetic task: labels in turn, no text twice in the whole of it (ignoring case and punctuation)."""
+    seen: set[str] = set()
+    tables = {}
+    for split, size in sizes.items():
+        texts = [make(split, label) for label in range(len(labels))]
+        records = []
+        for number in range(size):
+            label = number % len(labels)
+            text = next(t for t in texts[label] if key(t) not in seen)
+            seen.add(key(text))
+            records.append({"text": text, "label": labels[label]})
+        tables[split] = Table(tuple(records), f"builtin:{name} {split}")
+    task = Task(tables, name=name, labels=labels, **default)
+    return task.with_(synthetic=True, notes=("text generated for Foreword, not written by users",))
+
+
+def key(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()

@@ -1,0 +1,190 @@
+"""Tables of records: from Python objects, from files, from folders and from the `datasets` library."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from foreword.errors import ConfigError, DataError
+from foreword.tasks.rows import Table
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "dev", "valid", "val", "development"),
+    "test": ("test",),
+}
+
+
+def table_of(source: Any, where: str, label: str) -> Table:
+    """A list of dicts, a datasets.Dataset or a DataFrame as a table. Neither library is imported for it."""
+    pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return Table(tuple(source.to_dict("records")), where)
+    if datasets is not None and isinstance(source, datasets.Dataset):
+        feature = source.features.get(label)
+        names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+        return Table(tuple(source), where, names)
+    if isinstance(source, Iterable) and not isinstance(source, (str, bytes, Mapping)):
+        records = tuple(source)
+        for i, record in enumerate(records):
+            if not isinstance(record, Mapping):
+                raise DataError(f"{where}, row {i + 1} is {type(record).__name__}; give a dict of columns")
+        return Table(records, where)
+    raise DataError(f"{where} is {type(source).__name__}; give a list of dicts, a datasets.Dataset or a DataFrame")
+
+
+def split_mapping(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A DatasetDict, or a dict of splits, with the usual names of splits mapped to train, validation and test."""
+    found = {split: source[name] for split, names in SPLIT_NAMES.items() for name in reversed(names) if name in source}
+    if not found:
+        raise DataError(f"the splits are {', '.join(map(str, source))}; give one of train, validation, test")
+    return found
+
+
+def read_file(path: Path) -> Table:
+    """Records of a .jsonl, .json, .csv, .tsv or .parquet file."""
+    if path.suffix not in SUFFIXES:
+        raise DataError(
+            f"{path} ends in {path.suffix or 'no suffix'!r}; give a file that ends in {', '.join(SUFFIXES)}"
+        )
+    if path.suffix == ".parquet":
+        return Table(_read_parquet(path), path.name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    if path.suffix == ".jsonl":
+        return _parse_lines(text, path)
+    if path.suffix == ".json":
+        return Table(_parse_list(text, path), path.name)
+    return Table(_parse_csv(text, path), path.name)
+
+
+def read_folder(folder: Path) -> dict[str, Table]:
+    """train, validation and test of a folder; {"all": table} where the folder leaves the split of rows to us.
+
+    `splits.json` next to `all.jsonl` either lists the row numbers of each split, or keeps whole classes apart for
+    few-shot episodes; the latter is no split of rows.
+    """
+    tables = {}
+    for split, names in SPLIT_NAMES.items():
+        found = [folder / f"{n}{s}" for n in names for s in SUFFIXES if (folder / f"{n}{s}").is_file()]
+        if len(found) > 1:
+            raise DataError(f"{folder} has {found[0].name} and {found[1].name}, both the {split} split; keep one")
+        if found:
+            tables[split] = read_file(found[0])
+    if tables:
+        return tables
+    whole = next((folder / f"all{s}" for s in SUFFIXES if (folder / f"all{s}").is_file()), None)
+    if whole is None:
+        raise DataError(f"{folder} has neither train.jsonl (or .json, .csv, .tsv, .parquet) nor all.jsonl; add one")
+    table, rule = read_file(whole), folder / "splits.json"
+    if not rule.is_file():
+        return {"all": table}
+    splits = _parse_splits(rule)
+    if splits.get("kind") != "rows":
+        return {"all": table}
+    return {split: _pick(table, splits.get(split, []), rule, split) for split in SPLIT_NAMES if splits.get(split)}
+
+
+def read_hub(name: str) -> dict[str, Table]:
+    """Splits of a data set of the hub, through the `datasets` library and its cache. `name` is owner/name[:config]."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"hf:{name} needs the datasets library; pip install 'foreword[data]'") from error
+    path, _, config = name.partition(":")
+    try:
+        loaded = datasets.load_dataset(path, config or None)
+    except Exception as error:  # the library raises its own, the hub's and the network's errors alike
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"hf:{name} cannot be loaded ({reason}); check owner/name[:config] and the network") from error
+    label = {split: _class_label(loaded[split], datasets) for split in loaded}
+    return {
+        split: Table(tuple(rows), f"hf:{name} {split}", label.get(split))
+        for split, rows in split_mapping(loaded).items()
+    }
+
+
+def _class_label(rows: Any, datasets: Any) -> tuple[str, ...] | None:
+    names = [tuple(f.names) for f in rows.features.values() if isinstance(f, datasets.ClassLabel)]
+    return names[0] if len(names) == 1 else None
+
+
+def _parse_lines(text: str, path: Path) -> Table:
+    records, numbers = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number} is not JSON ({error.msg}); give one object a line") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number} is a JSON {type(record).__name__}; give one object a line")
+        records.append(record)
+        numbers.append(number)
+    return Table(tuple(records), path.name, numbers=tuple(numbers))
+
+
+def _parse_list(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno} is not JSON ({error.msg}); give a list of objects") from error
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise DataError(f"{path} is not a JSON list of objects; give a list, or one object a line in a .jsonl file")
+    return tuple(records)
+
+
+def _parse_csv(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
+    separator = "\t" if path.suffix == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    records = []
+    try:
+        for record in reader:
+            if None in record or None in record.values():
+                raise DataError(
+                    f"{path}, line {reader.line_num} has not as many columns as the first line "
+                    f"({len(reader.fieldnames or ())}); quote texts that hold the separator"
+                )
+            records.append(record)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV ({error}); check the quotes") from error
+    return tuple(records)
+
+
+def _read_parquet(path: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ConfigError(f"{path} needs pyarrow; pip install 'foreword[data]'") from error
+    try:
+        return tuple(parquet.read_table(path).to_pylist())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); check the path and its permissions") from error
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file ({error}); write it again") from error
+
+
+def _parse_splits(path: Path) -> dict[str, Any]:
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); give JSON with kind, train, validation and test") from error
+    if not isinstance(splits, dict) or splits.get("kind") not in ("rows", "classes"):
+        raise DataError(f'{path} has no "kind": "rows" or "classes"; add it')
+    return splits
+
+
+def _pick(table: Table, numbers: list[int], rule: Path, split: str) -> Table:
+    if not all(isinstance(n, int) and 0 <= n < len(table.records) for n in numbers):
+        raise DataError(f"{rule}: {split} names rows outside of 0 to {len(table.records) - 1}; correct it")
+    return table.pick(numbers)

@@ -1,0 +1,33 @@
+"""Tasks whose rule is drawn when the test runs, so that nothing can have been fitted to it beforehand."""
+
+import random
+
+from foreword.tasks.task import Task
+
+FILLER = "the a some this that one it we they people here there today again often maybe just also still".split()
+NOUNS = (
+    "river garden window teacher winter bread horse letter music island doctor bridge candle summer orange village "
+    "kitchen pocket yellow thunder basket mirror ladder pepper engine blanket castle pencil desert ribbon"
+).split()
+
+
+def planted_task(seed: int, *, train: int = 160, validation: int = 64, test: int = 128, words: int = 4) -> Task:
+    """Two labels; which nouns mean which label is drawn from the seed, and every row has one of them among filler."""
+    rng = random.Random(seed)
+    nouns = rng.sample(NOUNS, 2 * words)
+    pools = {"yes": nouns[:words], "no": nouns[words:]}
+
+    def rows(count: int) -> list[dict[str, str]]:
+        out = []
+        for number in range(count):
+            label = ("yes", "no")[number % 2]
+            text = rng.choices(FILLER, k=5)
+            text.insert(rng.randrange(6), rng.choice(pools[label]))
+            out.append({"text": " ".join(text), "label": label})
+        rng.shuffle(out)
+        return out
+
+    return Task(
+        train=rows(train), validation=rows(validation), test=rows(test), name=f"planted-{seed}",
+        template={"masked": "{text|shorten} : {mask} .", "causal": "{text|shorten} : {answer}"},
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""python -m pytest tests/test_contract.py
+
+One table of tests over all methods. A new method joins by its line in METHODS and, if slow to learn, one in QUICK.
+"""
+
+import hashlib
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foreword.core.artefact import TENSORS, Artefact
+from foreword.errors import ConfigError
+from foreword.methods import METHODS
+from foreword.methods.base import Step
+from foreword.methods.predict import score_rows
+from foreword.methods.train import TrainingInterrupted, Trained, make_job, train, train_many
+from foreword.models.load import load
+from foreword.tasks.metrics import accuracy
+from tests.planted import planted_task
+
+GRADIENT = [name for name, method in METHODS.items() if method.gradient]
+LEARNERS = [name for name in METHODS if name != "manual"]
+KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
+SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "learning_rate": 1e-2}
+QUICK = {
+    "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},
+    "prefix-tuning": {"steps": 60, "learning_rate": 1e-2},
+    "lora": {"steps": 40, "learning_rate": 5e-3},
+    "fine-tuning": {"steps": 40, "learning_rate": 3e-4},
+}
+
+
+def short(name: str, **more) -> dict:
+    options = dict(SHORT) if METHODS[name].gradient else {}
+    if name in ("prompt-tuning", "prefix-tuning"):
+        options["length"] = 3
+    return {**options, **more}
+
+
+def digest(lm) -> str:
+    total = hashlib.sha256()
+    for name, weight in sorted(lm.named_weights().items()):
+        total.update(name.encode() + weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def scores(lm, artefact, rows) -> torch.Tensor:
+    return score_rows(lm, [(artefact, rows)])[0]
+
+
+@pytest.fixture(params=KINDS)
+def lm(request):
+    return load(KINDS[request.param])
+
+
+@pytest.fixture
+def task():
+    return planted_task(random.SystemRandom().randrange(10**6), train=24, validation=8, test=16)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_gives_the_same_artefact_and_the_model_stays(name, lm, task, tmp_path):
+    before = digest(lm)
+    files = [train(lm, task, name, seed=5, **short(name)).artefact.save(tmp_path / str(i)) / TENSORS for i in (1, 2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert digest(lm) == before
+    if METHODS[name].gradient:
+        other = train(lm, task, name, seed=6, **short(name)).artefact.save(tmp_path / "3") / TENSORS
+        assert other.read_bytes() != files[0].read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_and_loaded_it_scores_the_same(name, lm, task, tmp_path):
+    artefact = train(lm, task, name, **short(name)).artefact
+    again = Artefact.load(artefact.save(tmp_path / "x"))
+    assert torch.equal(scores(lm, artefact, task.test), scores(lm, again, task.test))
+    assert artefact.form == METHODS[name].form
+    assert artefact.hashes == task.hashes()
+    assert artefact.metrics["validation"]["rows"] == len(task.validation)
+
+
+@pytest.mark.parametrize("name", [n for n in GRADIENT if METHODS[n].mixed_batch])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_alone_equals_in_a_mixed_batch(name, lm, clip):
+    """Seeds, rates, lengths, decays and two tasks in one stack; each member equals its own run alone."""
+    tasks = [planted_task(n, train=20 + n, validation=8, test=8) for n in (1, 2)]
+    wide = {"masked": torch.float64, "causal": torch.float64}[lm.kind]
+    lm = load(KINDS[lm.kind], dtype=wide)
+    jobs = [
+        make_job(lm, task, name, seed=seed, options=short(name, clip=clip, **more))
+        for task in tasks
+        for seed, more in enumerate([{}, {"length": 5}, {"weight_decay": 0.1}, {"steps": 3, "learning_rate": 0.1}])
+    ]
+    together = train_many(lm, jobs)
+    for job, mixed in zip(jobs, together, strict=True):
+        alone = train_many(lm, [job])[0]
+        assert isinstance(mixed, Trained) and isinstance(alone, Trained)
+        assert mixed.artefact.metrics["kept_step"] == alone.artefact.metrics["kept_step"]
+        one, other = (scores(lm, t.artefact, job.task.test) for t in (mixed, alone))
+        assert torch.allclose(one, other, rtol=0, atol=2e-5), job.name
+    first, second = (scores(lm, t.artefact, jobs[0].task.test) for t in together[:2])
+    assert not torch.allclose(first, second, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_rule_drawn_now_is_learnt_and_shuffled_labels_are_not(name):
+    lm = load("foreword-mini")
+    seed = random.SystemRandom().randrange(10**6)
+    task = planted_task(seed)
+    reached = {}
+    for kind, part in (("true", task), ("shuffled", task.relabel_shuffled(seed))):
+        artefact = train(lm, part, name, seed=seed, eval_every=20, **QUICK[name]).artefact if name in QUICK else (
+            train(lm, part, name, seed=seed).artefact
+        )  # fmt: skip
+        score = scores(lm, artefact, task.test).double().numpy()
+        reached[kind] = accuracy(score, np.array([row.label for row in task.test]))
+    assert reached["true"] >= 0.8, (seed, reached)
+    assert reached["shuffled"] <= 0.7, (seed, reached)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_interrupted_and_resumed_it_ends_in_the_same_bytes(name, lm, task, tmp_path):
+    options = short(name, steps=7)
+    whole = train(lm, task, name, **options).artefact.save(tmp_path / "whole") / TENSORS
+
+    def stop(step: Step) -> None:
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(TrainingInterrupted) as caught:
+        train(lm, task, name, progress=stop, checkpoint=file, **options)
+    assert caught.value.trained[0] is not None
+    assert file.exists()
+    resumed = train(lm, task, name, checkpoint=file, resume=True, **options).artefact.save(tmp_path / "resumed")
+    assert (resumed / TENSORS).read_bytes() == whole.read_bytes()
+    assert (resumed / "foreword.json").read_bytes() == (whole.parent / "foreword.json").read_bytes()
+    assert [p.name for p in Path(tmp_path).iterdir() if p.name.startswith(("checkpoint", "."))] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unknown_option_is_refused_with_the_valid_ones(name, lm, task):
+    with pytest.raises(ConfigError, match="has no option 'num_virtual_tokens'") as caught:
+        make_job(lm, task, name, options={"num_virtual_tokens": 3})
+    if "length" in METHODS[name].Config.__dataclass_fields__:
+        assert "Did you mean length?" in str(caught.value)
+    with pytest.raises(ConfigError, match="choose one of"):
+        make_job(lm, task, name + "x")
+
+
+def test_one_bad_job_does_not_stop_the_others(lm, task):
+    good = make_job(lm, task, "prompt-tuning", options=short("prompt-tuning"))
+    bad = make_job(lm, task, "prompt-tuning", options=short("prompt-tuning", learning_rate=1e30, optimizer="adamw", clip=0))
+    empty = make_job(lm, task.with_(train=()), "prompt-tuning", options=short("prompt-tuning"))
+    outcomes = train_many(lm, [bad, good, empty])
+    assert isinstance(outcomes[1], Trained)
+    alone = train_many(lm, [good])[0]
+    assert isinstance(alone, Trained)
+    assert torch.allclose(scores(lm, outcomes[1].artefact, task.test), scores(lm, alone.artefact, task.test), atol=1e-5)
+    assert "no training rows" in str(outcomes[2])
+    assert "learning_rate" in str(outcomes[0])

@@ -1,0 +1,106 @@
+"""Imports go one way, and `import foreword` stays light. Run: python -m pytest tests/test_layers.py"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "foreword"
+ORDER = ["core", "models", "tasks", "methods", "evaluation", "serving", "cli"]
+FORBIDDEN = {("serving", "methods"), ("serving", "evaluation")}
+# A library and the only places (path prefixes) that may import it.
+HOMES = {
+    "transformers": ("models/hf/",),
+    "peft": ("methods/lora",),
+    "matplotlib": ("evaluation/plots",),
+    "click": ("cli/",),
+    "rich": ("cli/",),
+    "sklearn": ("methods/",),
+    "datasets": ("tasks/",),
+    "pandas": ("tasks/",),
+    "pyarrow": ("tasks/",),
+}
+CORE = {"torch", "jaxtyping", "safetensors", "foreword"}
+HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "sklearn", "datasets", "pandas", "torch"]
+
+
+def imports(source: str) -> list[str]:
+    """Every module that the code imports, inside functions and `if TYPE_CHECKING` too."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide their layer"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def faults(path: str, source: str) -> list[str]:
+    """The imports of one file (path within the package) that break a rule."""
+    layer = path.split("/")[0]
+    wrong = []
+    for name in imports(source):
+        top, *rest = name.split(".")
+        if top == "foreword" and layer in ORDER and rest:
+            other = rest[0]
+            later = other in ORDER and ORDER.index(other) > ORDER.index(layer)
+            if later or (layer, other) in FORBIDDEN or other not in [*ORDER, "errors"]:
+                wrong.append(f"{path} imports {name}")
+        elif top in HOMES and not path.startswith(HOMES[top]):
+            wrong.append(f"{path} imports {name}")
+        elif layer == "core" and top not in CORE and top not in sys.stdlib_module_names:
+            wrong.append(f"{path} imports {name}")
+    return wrong
+
+
+def test_imports_go_one_way():
+    wrong = [f for p in sorted(PACKAGE.rglob("*.py")) for f in faults(str(p.relative_to(PACKAGE)), p.read_text())]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/x.py", "from foreword.models import base"),
+        ("tasks/x.py", "def f():\n    import foreword.methods.base"),
+        ("serving/x.py", "from foreword.methods.base import Method"),
+        ("methods/x.py", "import transformers"),
+        ("methods/x.py", "def f():\n    from transformers import pipeline"),
+        ("core/x.py", "import numpy"),
+        ("evaluation/x.py", "import rich.table"),
+    ],
+)
+def test_planted_faults_are_found(path, source):
+    assert faults(path, source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("methods/x.py", "from foreword.core.prompts import Bank\nfrom foreword.errors import ConfigError"),
+        ("models/hf/x.py", "import transformers"),
+        ("cli/x.py", "import click\nfrom foreword.serving import app"),
+    ],
+)
+def test_allowed_imports_pass(path, source):
+    assert not faults(path, source)
+
+
+def test_every_folder_is_a_known_layer():
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and list(p.glob("*.py"))}
+    assert folders <= set(ORDER)
+
+
+def test_import_is_light():
+    code = f"import sys, foreword; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names_resolve():
+    code = "import foreword; print(all(callable(getattr(foreword, n)) for n in foreword.__all__ if n[0] != '_'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True", result.stderr
