@@ -153,7 +153,9 @@ def test_an_unknown_option_is_refused_with_the_valid_ones(name, lm, task):
 
 def test_one_bad_job_does_not_stop_the_others(lm, task):
     good = make_job(lm, task, "prompt-tuning", options=short("prompt-tuning"))
-    bad = make_job(lm, task, "prompt-tuning", options=short("prompt-tuning", learning_rate=1e30, optimizer="adamw", clip=0))
+    bad = make_job(
+        lm, task, "prompt-tuning", options=short("prompt-tuning", learning_rate=1e30, optimizer="adamw", clip=0)
+    )
     empty = make_job(lm, task.with_(train=()), "prompt-tuning", options=short("prompt-tuning"))
     outcomes = train_many(lm, [bad, good, empty])
     assert isinstance(outcomes[1], Trained)

@@ -1,8 +1,8 @@
 """Template: fields of a row to segments with named slots. A parser, never eval; data stays literal.
 
-    {text}                 a field of the row            {text|shorten}   the field that is cut when a row is too long
-    {soft:20}              a slot of 20 positions        {soft:'It was'}  a slot as long as these words, and started from them
-    {mask} or {answer}     where the label word stands   {{ and }}        braces
+    {text}              a field of the row           {text|shorten}   the field that is cut when a row is too long
+    {soft:20}           a slot of 20 positions       {soft:'It was'}  a slot as long as these words, started from them
+    {mask} or {answer}  where the label word stands  {{ and }}        braces
 
 A template is one such string, or a list of {"role": ..., "content": ...} messages with such strings as content.
 """
@@ -10,7 +10,7 @@ A template is one such string, or a list of {"role": ..., "content": ...} messag
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from foreword.errors import ConfigError, DataError
 
@@ -88,7 +88,7 @@ class Template:
     turns: tuple[Turn, ...]
 
     @staticmethod
-    def parse(source: str | Sequence[Mapping[str, str]]) -> "Template":
+    def parse(source: str | Sequence[Any]) -> "Template":
         """Raises: ConfigError that names the place and shows the allowed forms."""
         if isinstance(source, str):
             turns = (Turn("", _parse(source, "Template")),)
@@ -100,7 +100,7 @@ class Template:
         if len(answers) > 1:
             raise ConfigError(f"The template {source!r} has {len(answers)} places for the answer; it may have one.")
         if answers and turns[0].role:
-            raise ConfigError("A chat template has {" + answers[0].name + "}; leave it out: the model's turn is the answer.")
+            raise ConfigError(f"Messages with {_write(answers[0])}: leave it out; the model's own turn is the answer.")
         return Template(turns)
 
     @property
@@ -165,14 +165,15 @@ class Template:
 def field_text(row: Mapping[str, str], name: str) -> str:
     """The row's text of this name. Raises: DataError where it is missing or not text."""
     if name not in row:
-        raise DataError(f"The template asks for field {name!r}; the row has {', '.join(map(repr, row)) or 'no fields'}.")
+        given = ", ".join(map(repr, row)) or "no fields"
+        raise DataError(f"The template asks for field {name!r}; the row has {given}.")
     text = row[name]
     if not isinstance(text, str):
         raise DataError(f"Field {name!r} holds {type(text).__name__} {text!r}; it must hold text.")
     return text
 
 
-def _parse_message(message: Mapping[str, str], number: int) -> Turn:
+def _parse_message(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
         given = sorted(map(str, message)) if isinstance(message, Mapping) else repr(message)
         raise ConfigError(f"Message {number} of the template has {given}; it needs exactly role and content.")
@@ -268,15 +269,20 @@ def _without_slots(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     kept: list[Part] = []
     removed = False
     for part in parts:
+        last = kept[-1] if kept else None
         if isinstance(part, Soft):
             removed = True
-            if kept and isinstance(kept[-1], Literal):
-                kept[-1] = Literal(kept[-1].text.rstrip(" "))
-            continue
-        if removed and not kept and isinstance(part, Literal):
-            part = Literal(part.text.lstrip(" "))
-        elif kept and isinstance(kept[-1], Literal) and isinstance(part, Literal):
-            part = Literal(kept.pop().text + part.text)  # type: ignore[union-attr]
-        if part != Literal(""):
+            if isinstance(last, Literal):
+                kept[-1] = Literal(last.text.rstrip(" "))
+        elif isinstance(part, Literal):
+            begins = last is None or (isinstance(last, Literal) and last.text[-1:].isspace())
+            text = part.text.lstrip(" ") if removed and begins else part.text
+            if isinstance(last, Literal):
+                text = last.text + text
+                kept.pop()
+            kept.append(Literal(text))
+            removed = False
+        else:
             kept.append(part)
+            removed = False
     return tuple(p for p in kept if p != Literal(""))

@@ -192,7 +192,7 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         low = LOWEST.get(name)
         if bad or (low is not None and value is not None and value < low):
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
-        if name in ABOVE_ZERO and not value > 0:
+        if name in ABOVE_ZERO and value is not None and not value > 0:
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; it must be above 0.")
         values[name] = value
     return method.Config(**values)

@@ -1,6 +1,5 @@
 """LoRA through PEFT: low-rank updates of attention weights (Hu et al. 2021). The baseline people ask for."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,16 +65,14 @@ def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
         raise ConfigError("lora needs PEFT; install it with: pip install 'foreword[peft]'.") from error
     targets: Any = [t.strip() for t in config.targets.split(",") if t.strip()]
     if not targets:
-        targets = known.get(lm.model.config.model_type, "all-linear")
+        targets = known.get(lm.family, "all-linear")
     recipe = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)
-    model = copy.deepcopy(lm.model)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = peft.inject_adapter_in_model(recipe, model)
+            return lm.adapted(lambda model: peft.inject_adapter_in_model(recipe, model))
     except ValueError as error:
         raise ConfigError(f"lora: targets={config.targets!r} names no module of {lm.name!r} ({error}).") from error
-    return lm.around(model.eval())
 
 
 def folded(leaves: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], scale: float) -> LowRank:

@@ -15,8 +15,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.errors import ArtefactError, ModelError
 from foreword.methods.stack import batches_of, stacked_scores
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder
-from foreword.models.score import features_of
+from foreword.models.encode import Encoded, Encoder, collate, prepare
 from foreword.tasks.rows import Row
 
 TOKENS_PER_BATCH = 16384
@@ -24,8 +23,7 @@ TOKENS_PER_BATCH = 16384
 
 def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
     """Rows as token ids and slots; `extra` positions are left to a prefix."""
-    encoder = Encoder.build(lm, form, extra)
-    return encoder.encode_rows([row.fields for row in rows], [row.options or None for row in rows], [row.where for row in rows])
+    return Encoder.build(lm, form, extra).encode_rows(rows)
 
 
 def score_rows(
@@ -68,7 +66,8 @@ def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> 
     encoded = encode_rows(lm, form, rows)
     out: list[Tensor | None] = [None] * len(encoded)
     for batch in batches_of(encoded, TOKENS_PER_BATCH):
-        features = features_of(lm, [encoded[i] for i in batch], "mean" if pool == "mean" else "answer").float().cpu()
+        inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
+        features = lm.features(inputs, "mean" if pool == "mean" else "answer").float().cpu()
         for index, feature in zip(batch, features, strict=True):
             out[index] = feature
     return torch.stack([f for f in out if f is not None])

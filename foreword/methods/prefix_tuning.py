@@ -1,18 +1,18 @@
 """Prefix tuning: keys and values of every layer, learnt by gradient (Li & Liang 2021)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from foreword.core.prompts import PrefixPrompt
-from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.prompt_tuning import sampled_ids
+from foreword.methods.prompt_tuning import label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
-from foreword.models.encode import plain_ids, word_ids
+from foreword.models.encode import Encoder
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class PrefixTuning(GradientMethod):
             raise ConfigError("prefix-tuning: start=zero is for encoders; a causal model's text comes after its prefix.")
         if job.format.template.slots:
             raise ConfigError("prefix-tuning needs no {soft:...} slots in the template; remove them, or use prompt-tuning.")
-        form = replace(job.format)
+        form = job.format
         generator = torch.Generator().manual_seed(job.seed)
-        initial = initial_prefix(lm, job, generator)
+        initial = initial_prefix(lm, Encoder.build(lm, form), config, generator)
         shape = initial.shape
         start = shape[2] if config.start == "after" else 0
 
@@ -91,28 +91,20 @@ def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Ge
     return {name: leaf.to(lm.device).requires_grad_() for name, leaf in leaves.items()}
 
 
-def initial_prefix(lm: FrozenLM, job: Job, generator: torch.Generator) -> Float[Tensor, "2 N P H K"]:
-    """Keys and values a seed starts from, fp32. "random" draws them at the scale that words have there."""
-    config: PrefixTuningConfig = job.config
+def initial_prefix(
+    lm: FrozenLM, encoder: Encoder, config: PrefixTuningConfig, generator: torch.Generator
+) -> Float[Tensor, "2 N P H K"]:
+    """Keys and values a seed starts from, fp32. "random" draws them at the scale that words have there.
+
+    Raises: ConfigError for "text" without a text.
+    """
     if config.init == "text":
-        ids = plain_ids(lm, config.init_text)
-        if not len(ids):
-            raise ConfigError("prefix-tuning: init=text needs a text; give one with -o init_text='...'.")
-        ids = ids.repeat(-(-config.length // len(ids)))[: config.length]
+        ids = text_ids(encoder, config.init_text, "prefix-tuning", config.length)
     else:
-        ids = start_words(lm, job, config.length, generator)
-    with torch.no_grad():
-        keys, values = lm.prefix_from_words(ids.to(lm.device)).sites["self"]
+        ids = torch.cat([*label_ids(encoder), sampled_ids(lm, config.length, generator)])[: config.length]
+    keys, values = lm.prefix_from_words(ids.to(lm.device)).sites["self"]
     pair = torch.stack([keys, values]).detach().float().clone()
     if config.init == "random":
-        scale = pair.std(dim=(2, 3, 4), keepdim=True).cpu()
-        pair = (torch.randn(pair.shape, generator=generator) * scale).to(pair.device)
+        scale = pair.std(dim=(2, 3, 4), keepdim=True)
+        pair = torch.randn(pair.shape, generator=generator).to(pair.device) * scale
     return pair
-
-
-def start_words(lm: FrozenLM, job: Job, length: int, generator: torch.Generator) -> Int[Tensor, "P"]:
-    """The label words' pieces in order, then frequent pieces drawn by the seed."""
-    pieces = [word_ids(lm, word) for words in job.format.words for word in words]
-    ids = torch.cat(pieces)[:length] if pieces else torch.zeros(0, dtype=torch.long)
-    missing = length - len(ids)
-    return torch.cat([ids, sampled_ids(lm, missing, generator)]) if missing else ids

@@ -10,7 +10,7 @@ from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder, plain_ids, word_ids
+from foreword.models.encode import Encoder
 
 VOCABULARY_HEAD = 5000
 UNIFORM_SCALE = 0.5
@@ -47,36 +47,53 @@ class PromptTuning(GradientMethod):
         template = job.format.template
         form = job.format if template.slots else replace(job.format, template=template.with_soft(config.length))
         encoder = Encoder.build(lm, form)
-        if encoder.init_ids_P is not None:
-            initial = lm.embed(encoder.init_ids_P[None].to(lm.device))[0]
-        else:
-            initial = initial_prompt(lm, job, encoder.prompt_length, config)
+        with torch.no_grad():
+            initial = initial_prompt(lm, encoder, config, job.seed)
         leaf = initial.detach().float().clone().requires_grad_()
         return Learner({"embed": leaf}, lambda leaves: SoftPrompt(leaves["embed"]), form, config)
 
 
-def initial_prompt(lm: FrozenLM, job: Job, length: int, config: PromptTuningConfig) -> Float[Tensor, "P D"]:
-    """The prompt a seed starts from (Lester et al. 2021, section 3.2).
+def initial_prompt(lm: FrozenLM, encoder: Encoder, config: PromptTuningConfig, seed: int) -> Float[Tensor, "P D"]:
+    """The prompt a seed starts from (Lester et al. 2021, section 3.2); slots written as words start from those.
 
     Raises: ConfigError for "text" without a text.
     """
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = torch.Generator().manual_seed(seed)
+    length = encoder.prompt_length
     if config.init == "uniform":
-        return (torch.rand(length, lm.dims.width, generator=generator) - 0.5) * (2 * UNIFORM_SCALE)
-    if config.init == "text":
-        ids = plain_ids(lm, config.init_text)
-        if not len(ids):
-            raise ConfigError("prompt-tuning: init=text needs a text; give one with -o init_text='...'.")
-        return lm.embed(ids.repeat(-(-length // len(ids)))[None, :length].to(lm.device))[0]
-    rows = []
-    if config.init == "labels":
-        for words in job.format.words:
-            pieces = torch.cat([word_ids(lm, word) for word in words])
-            rows.append(lm.embed(pieces[None].to(lm.device))[0].mean(0))
-    missing = length - len(rows)
-    if missing > 0:
-        rows += list(lm.embed(sampled_ids(lm, missing, generator)[None].to(lm.device))[0])
-    return torch.stack(rows[:length])
+        initial = ((torch.rand(length, lm.dims.width, generator=generator) - 0.5) * (2 * UNIFORM_SCALE)).to(lm.device)
+    elif config.init == "text":
+        ids = text_ids(encoder, config.init_text, "prompt-tuning", length)
+        initial = embedded(lm, ids)
+    else:
+        labels = label_ids(encoder) if config.init == "labels" else []
+        rows = [embedded(lm, ids).mean(0) for ids in labels]
+        missing = max(0, length - len(rows))
+        initial = torch.stack([*rows, *embedded(lm, sampled_ids(lm, missing, generator))][:length])
+    written = encoder.init_ids_P
+    if written is None:
+        return initial
+    words = embedded(lm, written.clamp(min=0))
+    return torch.where((written >= 0)[:, None].to(lm.device), words, initial.to(words.dtype))
+
+
+def embedded(lm: FrozenLM, ids_P: Int[Tensor, "P"]) -> Float[Tensor, "P D"]:
+    return lm.embed(ids_P[None].to(lm.device))[0]
+
+
+def label_ids(encoder: Encoder) -> list[Int[Tensor, "P"]]:
+    """For each label the pieces of all its words, in order; empty where rows bring their own options."""
+    if encoder.plan is None:
+        return []
+    return [torch.tensor([piece for word in words for piece in word]) for words in encoder.plan.words]
+
+
+def text_ids(encoder: Encoder, text: str, method: str, length: int) -> Int[Tensor, "P"]:
+    """Pieces of a text, cut or repeated to the length."""
+    [ids] = encoder.pieces.following([text.strip()])
+    if not ids:
+        raise ConfigError(f"{method}: init=text needs a text; give one with -o init_text='...'.")
+    return torch.tensor(ids).repeat(-(-length // len(ids)))[:length]
 
 
 def sampled_ids(lm: FrozenLM, count: int, generator: torch.Generator) -> Int[Tensor, "P"]:
@@ -88,5 +105,7 @@ def sampled_ids(lm: FrozenLM, count: int, generator: torch.Generator) -> Int[Ten
     pieces = lm.tokenizer.convert_ids_to_tokens(list(range(min(len(lm.tokenizer), lm.dims.vocab))))
     ordinary = [i for i, p in enumerate(pieces) if i not in special and p and not p.startswith(("[unused", "<unused"))]
     head = torch.tensor(ordinary[:VOCABULARY_HEAD])
+    if not count:
+        return head[:0]
     order = torch.randperm(len(head), generator=generator)
     return head[order.repeat(-(-count // len(head)))[:count]]

@@ -15,7 +15,7 @@ from foreword.errors import ModelError
 from foreword.methods.base import Learner
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
-from foreword.models.score import score, score_all
+from foreword.models.score import is_out_of_memory, score, score_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +68,13 @@ def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple
 def batches_of(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:
     """Row numbers in batches of similar length whose padded size stays within the budget (one row may exceed it)."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(encoded)), key=lambda i: -len(encoded[i])):
+    for index in sorted(range(len(encoded)), key=lambda i: -encoded[i].cost):
         last = batches[-1] if batches else None
-        if last is None or (len(last) + 1) * len(encoded[last[0]]) > tokens_per_batch:
+        if last is None or (len(last) + 1) * encoded[last[0]].cost > tokens_per_batch:
             batches.append([index])
         else:
             last.append(index)
     return batches
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text.lower()
 
 
 def step_gradients(
@@ -102,7 +97,7 @@ def step_gradients(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            longest = max(len(e.encoded) for e in examples)
+            longest = max(e.encoded.cost for e in examples)
             if budget <= longest:
                 raise ModelError(
                     f"Out of memory with a single row of {longest} tokens. Use a smaller model, a lower max_length, "

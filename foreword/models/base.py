@@ -1,7 +1,7 @@
 """The frozen model as the rest of Foreword sees it: embed, read hidden states, score pieces, generate."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ Kind = Literal["masked", "causal"]
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes of a model: `width` D, `layers` N, `heads` H (key-value heads), `head_size` K, `vocab` V, `context` positions."""
+    """Sizes: `width` D, `layers` N, `heads` H (key-value heads), `head_size` K, `vocab` V, `context` positions."""
 
     width: int
     layers: int
@@ -28,7 +28,7 @@ class Dims:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an artefact was made for. `tokenizer` and `shape` must match, `weights` should, `dtype` is told in one line."""
+    """What an artefact was made for: `tokenizer` and `shape` must match, `weights` should, `dtype` is told."""
 
     tokenizer: str
     shape: str
@@ -68,7 +68,10 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
-        """Hidden states at the positions read, after the output head's transform: times the output rows, plus bias, they are logits."""
+        """Hidden states at the positions read, after the output head's transform.
+
+        Times the output rows, plus bias, they are logits (`piece_logits`).
+        """
 
     @abstractmethod
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
@@ -85,6 +88,10 @@ class FrozenLM(ABC):
     @abstractmethod
     def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
         """Keys and values that these words have at positions 0..P-1, captured in the attention function."""
+
+    @abstractmethod
+    def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
+        """The same for input embeddings; no gradient flows."""
 
     @abstractmethod
     def require_prefix(self) -> None:
@@ -106,5 +113,20 @@ class FrozenLM(ABC):
         """The same model read through other weights (a subset by name), without touching the model; differentiable."""
 
     @abstractmethod
+    def adapted(self, change: Callable[[Any], Any]) -> "FrozenLM":
+        """A model read through a changed deep copy (another library's layers put in); this one stays as it is."""
+
+    @abstractmethod
     def checkpointing(self, on: bool) -> "FrozenLM":
         """A view that recomputes each layer in the backward pass; dropout stays off."""
+
+    @abstractmethod
+    def second_order(self) -> "FrozenLM":
+        """A view whose attention can be differentiated twice, for second-order meta-gradients."""
+
+    @abstractmethod
+    def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
+        """New token ids after each row, padded on the right; `options` are those of transformers' `generate`.
+
+        Causal models only. `X` is `B`, times `num_return_sequences` where that is asked for.
+        """

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 
 from foreword.core.shapes import Bool, Int
+from foreword.models.base import Kind
 
 Words = tuple[tuple[tuple[int, ...], ...], ...]  # the pieces of each word of each label
 
@@ -15,12 +16,11 @@ Words = tuple[tuple[tuple[int, ...], ...], ...]  # the pieces of each word of ea
 @final
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Which piece is read where. A row becomes `passes` model rows; piece n of word w of label c is `piece_CWn`, read in
-    model row `pass_CWn` at `read_CWn` columns after the answer.
+    """Which piece is read where. A row becomes `passes` model rows; piece n of word w of label c is `piece_CWn`, read
+    in model row `pass_CWn` at `read_CWn` columns after the answer.
 
     A masked model's pass e has `masks_E[e]` masks in place of the answer. A causal model's pass e has the pieces
     `tail_EK` (-1 where none) after the text, at depth `depth_EK` below it; `sees_EKK` says which of them see which.
-    `reads` is the number of positions read, `grow` the number of columns added, at most.
     """
 
     piece_CWn: Int[np.ndarray, "C W n"]
@@ -36,12 +36,9 @@ class Layout:
     def passes(self) -> int:
         return self.masks_E.shape[0]
 
-    @property
-    def reads(self) -> int:
-        return int(self.read_CWn.max()) + 1
-
-    @property
+    @cached_property
     def grow(self) -> int:
+        """Columns added to the row, at most."""
         return int(self.masks_E.max()) - 1 + self.tail_EK.shape[1]
 
 
@@ -54,7 +51,7 @@ class Plan:
     sum over the vocabulary is needed.
     """
 
-    kind: Literal["masked", "causal"]
+    kind: Kind
     words: Words
     mean: bool = True
 

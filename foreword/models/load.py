@@ -13,7 +13,7 @@ TINY: dict[str, Kind] = {"foreword-tiny": "masked", "foreword-tiny-causal": "cau
 def load(
     name_or_path: str | Path,
     *,
-    kind: Kind | None = None,
+    kind: str | None = None,
     dtype: Any = None,
     device: Any = None,
     device_map: Any = None,
@@ -27,22 +27,21 @@ def load(
     `trust_remote_code` is set.
     """
     name = str(name_or_path)
-    if kind not in (None, "masked", "causal"):
-        raise ConfigError(f"The kind {kind!r} is not known; use masked or causal, or leave it out.")
+    chosen = _kind(kind)
     if name in TINY:
         from foreword.models.tiny import tiny
 
-        return tiny(TINY[name] if kind is None else kind)
+        return tiny(chosen or TINY[name], dtype=dtype, device=device)
     from foreword.models.hf import loading
 
     source: str | Path = name_or_path
     if name in EMBEDDED:
-        source, kind = loading.EMBEDDED, EMBEDDED[name] if kind is None else kind
+        source, chosen = loading.EMBEDDED, chosen or EMBEDDED[name]
         dtype = "float32" if dtype is None else dtype
     return loading.load(
         source,
         name,
-        kind,
+        chosen,
         dtype=dtype,
         device=device,
         device_map=device_map,
@@ -51,8 +50,15 @@ def load(
     )
 
 
-def wrap(model: Any, tokenizer: Any, kind: Kind | None = None) -> FrozenLM:
+def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
     """A frozen model from a loaded transformers model and its fast tokenizer; the model itself is left unchanged."""
     from foreword.models.hf import loading
 
-    return loading.wrap(model, tokenizer, kind)
+    return loading.wrap(model, tokenizer, _kind(kind))
+
+
+def _kind(kind: str | None) -> Kind | None:
+    match kind:
+        case None | "masked" | "causal":
+            return kind
+    raise ConfigError(f"The kind {kind!r} is not known; use masked or causal, or leave it out.")

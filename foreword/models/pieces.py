@@ -21,7 +21,8 @@ class Pieces:
 
     `before` and `after_row` are the special pieces it puts around a text (no end of sequence for causal models).
     `restarts` says whether it tokenises text after a special token as it does the start of a text (some put a space
-    in front of a text's first word only). `special` maps the text of special tokens to (id, strips left, strips right).
+    in front of a text's first word only). `special` maps the text of special tokens to (id, strips left, strips right);
+    `never` are their ids, which no text of the data may give.
     """
 
     tokenizer: Any
@@ -29,6 +30,7 @@ class Pieces:
     after_row: tuple[int, ...]
     restarts: bool
     special: dict[str, tuple[int, bool, bool]]
+    never: frozenset[int]
 
     @staticmethod
     def of(tokenizer: Any, kind: str) -> "Pieces":
@@ -53,11 +55,16 @@ class Pieces:
             [behind] = _ids(tokenizer, [token + "ab"], split=False)
             restarts = behind[1:] == alone
         end = () if kind == "causal" else tuple(whole[at + len(plain) :])
-        return Pieces(tokenizer, tuple(whole[:at]), end, restarts, special)
+        never = frozenset(index for index, _, _ in special.values() if index != tokenizer.unk_token_id)
+        return Pieces(tokenizer, tuple(whole[:at]), end, restarts, special, never)
 
     def start(self, texts: Sequence[str]) -> list[list[int]]:
         """Pieces of texts that begin a row."""
-        return _ids(self.tokenizer, texts, split=True)
+        found = _ids(self.tokenizer, texts, split=True)
+        return [
+            ids if self.never.isdisjoint(ids) else [i for i, _, _ in self._broken(text)]
+            for text, ids in zip(texts, found, strict=True)
+        ]
 
     def following(self, texts: Sequence[str]) -> list[list[int]]:
         """Pieces of texts that stand after a slot or a special token."""
@@ -83,45 +90,49 @@ class Pieces:
     def offsets(self, text: str, first: bool) -> list[tuple[int, int]]:
         """Where in the text each of its pieces stands; the same pieces as `start` (first) or `following` give."""
         if first or self.restarts:
-            return self._offsets(text)
+            return [(a, b) for _, a, b in self._broken(text)]
         [wanted] = self.following([text])
-        for context in CONTEXTS:
-            spans = self._offsets(context + text)[len(self.start([context])[0]) :]
-            if len(spans) == len(wanted):
-                return [(max(0, a - len(context)), max(0, b - len(context))) for a, b in spans]
-        return self._offsets(text)
+        for context in ("", *CONTEXTS):
+            own = len(self.start([context])[0])
+            found = self._broken(context + text)[own:]
+            if [i for i, _, _ in found] == wanted:
+                return [(max(0, a - len(context)), max(0, b - len(context))) for _, a, b in found]
+        raise ModelError(f"The tokenizer of {self.tokenizer.name_or_path!r} cannot tell where its pieces stand.")
 
     def split_special(self, text: str) -> list[str | int]:
         """A template's own text, cut at the special tokens that are written in it, which become ids."""
         if not self.special:
             return [text] if text else []
         longest_first = sorted(self.special, key=len, reverse=True)
-        parts: list[str | int] = []
-        for part in re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text):
-            if part in self.special:
-                index, strips_left, _ = self.special[part]
-                if strips_left and parts and isinstance(parts[-1], str):
-                    parts[-1] = parts[-1].rstrip()
-                parts.append(index)
-            elif part:
-                strips = parts and isinstance(parts[-1], int) and self._strips_right(parts[-1])
-                parts.append(part.lstrip() if strips else part)
-        return [part for part in parts if part != ""]
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        return [self.special[part][0] if part in self.special else part for part in parts if part]
 
-    def strips_left(self, token: str) -> bool:
-        """Whether the tokenizer takes the whitespace before this special token as part of it."""
-        return token in self.special and self.special[token][1]
+    def strips(self, index: int) -> tuple[bool, bool]:
+        """Whether the tokenizer takes the whitespace before and after this special token as part of it."""
+        return next(((left, right) for i, left, right in self.special.values() if i == index), (False, False))
 
-    def _strips_right(self, index: int) -> bool:
-        return any(right for number, _, right in self.special.values() if number == index)
+    def _broken(self, text: str) -> list[tuple[int, int, int]]:
+        """Pieces as (id, start, end), the text broken up wherever the tokenizer's model knows a special token's text
+        as a piece (Unigram models do); the parts are tokenised one after the other."""
+        found = self._spans(text)
+        cuts = [a + 1 + len(text[a:b]) - len(text[a:b].lstrip()) for i, a, b in found if i in self.never]
+        if not cuts:
+            return found
+        whole = self._spans(text[: cuts[0]])
+        for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
+            context = CONTEXTS[0]
+            skip = len(self._spans(context))
+            later = self._spans(context + text[start:end])[skip:]
+            whole += [(i, start + a - len(context), start + b - len(context)) for i, a, b in later]
+        return whole
 
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
         if not text:
             return []
         found = self.tokenizer(
             [text], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
-        return [(int(a), int(b)) for a, b in found["offset_mapping"][0]]
+        return [(i, *span) for i, span in zip(found["input_ids"][0], found["offset_mapping"][0], strict=True)]
 
 
 def _ids(tokenizer: Any, texts: Sequence[str], split: bool) -> list[list[int]]:

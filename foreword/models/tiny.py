@@ -1,12 +1,28 @@
 """A random two-layer model and a byte tokenizer, for tests and docs: same seed, same weights, no file."""
 
+from typing import Any
+
 from foreword.models.base import FrozenLM, Kind
 
 
-def tiny(kind: Kind = "masked", *, seed: int = 0, width: int = 32, layers: int = 2, context: int = 512) -> FrozenLM:
+def tiny(
+    kind: Kind = "masked",
+    *,
+    seed: int = 0,
+    width: int = 32,
+    layers: int = 2,
+    context: int = 512,
+    dtype: Any = None,
+    device: Any = None,
+) -> FrozenLM:
     """A BERT (masked) or Llama (causal) of random weights over bytes; sentences in, chance out."""
     from foreword.models.hf import tiny as parts
-    from foreword.models.hf.loading import wrap
+    from foreword.models.hf.loading import as_dtype, wrap
 
     tokenizer = parts.byte_tokenizer(kind)
-    return wrap(parts.random_model(kind, tokenizer, seed, width, layers, context), tokenizer, kind)
+    model = parts.random_model(kind, tokenizer, seed, width, layers, context)
+    if dtype not in (None, "auto"):
+        model = model.to(as_dtype(dtype))
+    if device is not None:
+        model = model.to(device)
+    return wrap(model, tokenizer, kind, "foreword-tiny" if kind == "masked" else "foreword-tiny-causal")

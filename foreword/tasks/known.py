@@ -21,7 +21,7 @@ class Known:
 _SENTIMENT = Known(
     masked="{text|shorten} It was {mask}.",
     causal="{text|shorten} It was {answer}",
-    words={"negative": ("terrible",), "positive": ("great",)},
+    words={"negative": ("terrible",), "positive": ("wonderful",)},
 )
 
 KNOWN: dict[str, Known] = {
@@ -40,14 +40,14 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "ag_news": Known(
-        masked="{mask} news: {text|shorten}",
-        causal="{text|shorten} Topic: {answer}",
-        words={"Business": ("business",), "Sci/Tech": ("technology",), "Sports": ("sports",), "World": ("world",)},
+        masked="{mask}: {text|shorten}",
+        causal="{text|shorten} News about {answer}",
+        words={"Business": ("business",), "Sci/Tech": ("technology",), "Sports": ("sports",), "World": ("politics",)},
     ),
     "sick": Known(
-        masked="{text_a|shorten}? {mask}, {text_b}",
+        masked="{text_a|shorten}. {text_b}? {mask}.",
         causal="{text_a|shorten}. Is it true that {text_b}? {answer}",
-        words={"contradiction": ("no",), "entailment": ("yes",), "neutral": ("maybe",)},
+        words={"contradiction": ("false",), "entailment": ("true",), "neutral": ("maybe",)},
     ),
     "rte": Known(
         masked="{text_a|shorten}? {mask}, {text_b}",
@@ -55,6 +55,6 @@ KNOWN: dict[str, Known] = {
         words={"entailment": ("yes",), "not_entailment": ("no",)},
     ),
     "hwu64": Known(masked="{text|shorten} It is about {mask}.", causal="{text|shorten} It is about {answer}", words={}),
-    "huffpost": Known(masked="{mask} news: {text|shorten}", causal="{text|shorten} Topic: {answer}", words={}),
-    "reuters": Known(masked="{mask} news: {text|shorten}", causal="{text|shorten} Topic: {answer}", words={}),
+    "huffpost": Known(masked="{mask}: {text|shorten}", causal="{text|shorten} News about {answer}", words={}),
+    "reuters": Known(masked="{mask}: {text|shorten}", causal="{text|shorten} News about {answer}", words={}),
 }

@@ -48,9 +48,7 @@ def split_mapping(source: Mapping[str, Any]) -> dict[str, Any]:
 def read_file(path: Path) -> Table:
     """Records of a .jsonl, .json, .csv, .tsv or .parquet file."""
     if path.suffix not in SUFFIXES:
-        raise DataError(
-            f"{path} ends in {path.suffix or 'no suffix'!r}; give a file that ends in {', '.join(SUFFIXES)}"
-        )
+        raise DataError(f"{path} is of no known kind; give a file that ends in {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         return Table(_read_parquet(path), path.name)
     try:
@@ -156,7 +154,7 @@ def _parse_csv(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
                 )
             records.append(record)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV ({error}); check the quotes") from error
+        raise DataError(f"{path}, line {reader.line_num + 1} is not CSV ({error}); check the quotes") from error
     return tuple(records)
 
 

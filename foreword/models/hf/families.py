@@ -83,8 +83,8 @@ def family_of(model_type: str, kind: str, name: str) -> Family:
     table = FAMILIES[kind]
     if model_type not in table:
         raise ModelError(
-            f"{name} is of the family {model_type}, which Foreword does not read as a {kind} model; the {kind} families "
-            f"are {', '.join(sorted(table))}: choose a model of one of them."
+            f"{name} is of the family {model_type}, which Foreword does not read as a {kind} model; the "
+            f"{kind} families are {', '.join(sorted(table))}: choose a model of one of them."
         )
     return table[model_type]
 

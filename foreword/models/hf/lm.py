@@ -1,8 +1,9 @@
 """`HFLM`: a Hugging Face masked or causal language model behind the `FrozenLM` contract."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal, final
 
@@ -13,10 +14,10 @@ from transformers import PreTrainedModel
 
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
-from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.hf import families, seam, view
+from foreword.models.hf import families, generation, seam, view
 
 CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
 SAMPLE = 2**16  # values of a tensor that its fingerprint reads
@@ -42,13 +43,14 @@ class HFLM(FrozenLM):
         """
         self.name, self.kind, self.tokenizer = name, kind, tokenizer
         self._backend: seam.Backend | None = backend
+        self.family = model.config.model_type
         self._family = families.family_of(model.config.model_type, kind, name)
         if self._family.prefix:
             model.set_attn_implementation(seam.NAME)
         self._model = model
         self._base = families.base_of(model)
         self._embedding = model.get_input_embeddings()
-        self.device = self._embedding.weight.device
+        self.device = view.embedding_weight(model).device
         self.dtype = model.dtype
         if layers is None:
             layers = view.attention_names(model, self._base) if self._family.prefix else ()
@@ -62,7 +64,7 @@ class HFLM(FrozenLM):
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         return Dims(
-            width=self._embedding.weight.shape[1],
+            width=view.embedding_weight(self._model).shape[1],
             layers=int(config.num_hidden_layers),
             heads=heads,
             head_size=size,
@@ -149,24 +151,29 @@ class HFLM(FrozenLM):
         real_BS1 = inputs.attend_BS[..., None].to(hidden_BSD.dtype)
         return (hidden_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
 
+    @torch.no_grad()
     def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
+        return self.prefix_from_embeddings(self.embed(ids_P[None])[0])
+
+    @torch.no_grad()
+    def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
         self.require_prefix()
-        ids_BS = ids_P[None].to(self.device)
-        position_BS = torch.arange(ids_BS.shape[1], device=self.device)[None]
+        length = embed_PD.shape[0]
+        position_BS = torch.arange(length, device=self.device)[None]
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-        with torch.no_grad():
-            attend_BS = torch.ones_like(ids_BS, dtype=torch.bool)
-            self._hidden(Inputs(self.embed(ids_BS), attend_BS, position_BS, position_BS[:, :1]), None, seen)
+        attend_BS = torch.ones_like(position_BS, dtype=torch.bool)
+        embed_BSD = embed_PD[None].to(self.device, self.dtype)
+        self._hidden(Inputs(embed_BSD, attend_BS, position_BS, position_BS[:, :1]), None, seen)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
         keys = torch.stack([key[0].transpose(0, 1) for _, key, _ in ordered])
         values = torch.stack([value[0].transpose(0, 1) for _, _, value in ordered])
-        return PrefixPrompt({"self": (keys, values)}, start=ids_P.shape[0])
+        return PrefixPrompt({"self": (keys, values)}, start=length)
 
     def require_prefix(self) -> None:
         if not self._layer_of:
             raise ModelError(
-                f"{self.name} is of the family {self._model.config.model_type}, whose attention cannot be given a prefix; "
-                "use prompt-tuning (a soft prompt) with it, or a model of another family."
+                f"{self.name} is of the family {self._model.config.model_type}, whose attention cannot be given a "
+                "prefix; use prompt-tuning (a soft prompt) with it, or a model of another family."
             )
 
     def trie_fits(self, length: int) -> bool:
@@ -209,10 +216,31 @@ class HFLM(FrozenLM):
         replaced = view.view_of(self._model, weights)
         if dropout:
             replaced.train()
-        return self._like(replaced)
+        return self._like(replaced, self._backend)
+
+    def adapted(self, change: Callable[[Any], Any]) -> "HFLM":
+        return self._like(change(copy.deepcopy(self._model)).eval(), self._backend)
 
     def checkpointing(self, on: bool) -> "HFLM":
-        return self._like(view.recomputing(view.view_of(self._model, {}), on))
+        return self._like(view.recomputing(view.view_of(self._model, {}), on, self.name), self._backend)
 
-    def _like(self, model: PreTrainedModel) -> "HFLM":
-        return HFLM(model, self.tokenizer, self.kind, self.name, backend=self._backend, layers=self._layers)
+    def second_order(self) -> "HFLM":
+        return self.with_kernel("eager")
+
+    def with_kernel(self, backend: seam.Backend | None) -> "HFLM":
+        """A view that always attends this way; None lets the seam choose."""
+        return self._like(self._model, backend)
+
+    def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
+        if self.kind != "causal":
+            raise ModelError(
+                f"{self.name} is a masked model, which cannot generate; load it with kind causal or choose another."
+            )
+        if prefix is not None:
+            self.require_prefix()
+        options = {"pad_token_id": self.tokenizer.pad_token_id, **options}
+        told = seam.Seam(self._layer_of, prefix, None, self._backend)
+        return generation.generate(self._model, told, inputs, self._offset, options)
+
+    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":
+        return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

@@ -1,5 +1,6 @@
 """From a name, a folder or a loaded model to an `HFLM`; every failure becomes one sentence."""
 
+import copy
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,41 +38,39 @@ def load(
     if kind == "causal" and config.model_type in families.FAMILIES["masked"]:
         config.is_decoder = True
     auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    stored = as_dtype(dtype)
     with _told(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **origin)
-        model, report = auto.from_pretrained(
-            source,
-            config=config,
-            dtype=_dtype(dtype),
-            device_map=device_map,
-            output_loading_info=True,
-            **origin,
-        )
+        options = {"config": config, "dtype": stored, "device_map": device_map, "output_loading_info": True, **origin}
+        loaded: Any = auto.from_pretrained(source, **options)
+        model, report = loaded
     if report["missing_keys"]:
         raise ModelError(
-            f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was saved "
-            f"without that output head; choose a checkpoint made as a {kind} language model."
+            f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was "
+            f"saved without that output head; choose a checkpoint made as a {kind} language model."
         )
     if device is not None and device_map is None:
         model = model.to(torch.device(device))
     return _build(model.requires_grad_(False).eval(), tokenizer, kind, name)
 
 
-def wrap(model: PreTrainedModel, tokenizer: Any, kind: Kind | None) -> HFLM:
+def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None) -> HFLM:
     """Read a loaded model through a view that shares its tensors; the model itself is left as it is."""
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given."
         )
-    name = model.config.name_or_path or type(model).__name__
-    return _build(view.view_of(model), tokenizer, kind_of(model.config, name, type(model).__name__) if kind is None else kind, name)
+    name = name or model.config.name_or_path or type(model).__name__
+    kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
+    return _build(view.view_of(model), tokenizer, kind, name)
 
 
 def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFLM:
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer of {name} has no fast version, which Foreword reads offsets from.")
     if tokenizer.pad_token_id is None:
-        # Padded positions are masked in every layer, so any token will do.
+        # Padded positions are masked in every layer, so any token will do. The tokenizer may be the caller's: copy it.
+        tokenizer = copy.deepcopy(tokenizer)
         stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
         tokenizer.pad_token = stand_in
     return HFLM(model, tokenizer, kind, name)
@@ -93,7 +92,7 @@ def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
     raise AssertionError
 
 
-def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
+def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     """What transformers understands; "auto" keeps the dtype that the checkpoint stores."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return "auto" if dtype is None else dtype
@@ -109,19 +108,24 @@ def _told(name: str) -> Any:
     """Turn what transformers and the hub raise for a model they cannot read into one sentence."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        first = str(error).strip().split("\n")[0].rstrip(".")
+    except Exception as error:  # whatever stands in a broken folder, transformers has its own exception for it
         raise ModelError(
-            f"The model {name} cannot be read: {first}. Give a folder that holds it, a name that is in the local cache or "
-            "reachable on the hub, or one of foreword-mini, foreword-mini-causal."
+            f"The model {name} cannot be read: {_reason(name, error)}. Give a folder that holds it, a name that is in "
+            "the local cache or reachable on the hub, or one of foreword-mini, foreword-mini-causal."
         ) from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    if name.startswith(("/", ".", "~")) and not Path(name).exists():
+        return "there is no such folder"
+    if "couldn't connect to" in str(error).lower():
+        return "it is not in the local cache and the hub cannot be reached"
+    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 @contextmanager
 def _quiet() -> Any:
-    """Transformers draws a bar and prints a report while it loads; both belong to the command line, which has its own."""
+    """Transformers draws a bar and prints a report while it loads; the command line has its own."""
     bars = transformers.utils.logging.is_progress_bar_enabled()
     level = logging.getLogger("transformers").level
     transformers.utils.logging.disable_progress_bar()

@@ -60,12 +60,6 @@ def random_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "masked":
-            return BertForMaskedLM(BertConfig(**sizes, name_or_path="foreword-tiny"))
-        config = LlamaConfig(
-            **sizes,
-            num_key_value_heads=2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            name_or_path="foreword-tiny-causal",
-        )
-        return LlamaForCausalLM(config)
+            return BertForMaskedLM(BertConfig(**sizes))
+        ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        return LlamaForCausalLM(LlamaConfig(**sizes, **ends, num_key_value_heads=2))

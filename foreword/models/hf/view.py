@@ -1,15 +1,19 @@
-"""Views of a model: its modules and config copied, its tensors shared. What is set on a view never reaches the model."""
+"""Views of a model: modules and config copied, tensors shared. What is set on a view never reaches the model."""
 
 import copy
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from foreword.core.shapes import Tensor
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ModelError
 from foreword.models.hf import seam
 
 
@@ -35,24 +39,29 @@ def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None)
     return copied
 
 
-def recomputing(model: PreTrainedModel, on: bool) -> PreTrainedModel:
-    """Turn gradient checkpointing on or off on a view.
+def recomputing(model: PreTrainedModel, on: bool, name: str) -> PreTrainedModel:
+    """Recompute each layer in the backward pass, or no longer; on a view only.
 
-    Transformers recomputes a layer only while the layer itself is in training mode, so that flag alone is set, on the
-    layer containers, and the dropout some of them (OPT) apply themselves is set to zero.
+    Transformers recomputes a layer while the layer itself is in training mode, and silently not otherwise. So that flag
+    alone is set, on the layer containers, and the dropout that some of them (OPT) apply themselves becomes zero.
+
+    Raises: ModelError where the family has no such layers.
     """
-    if not on:
-        model.gradient_checkpointing_disable()
-        return model.eval()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if model.training:
-        return model
-    for module in model.modules():
-        if vars(module).get("gradient_checkpointing"):
-            module.training = True
-            for name, value in list(vars(module).items()):
-                if "drop" in name and isinstance(value, float):
-                    setattr(module, name, 0.0)
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if on and not layers:
+        raise ModelError(
+            f"{name} is of the family {model.config.model_type}, whose layers cannot be recomputed; train it without "
+            "checkpointing, in smaller batches."
+        )
+    for layer in layers:
+        layer.gradient_checkpointing = on
+        vars(layer)["_gradient_checkpointing_func"] = partial(checkpoint, use_reentrant=False)
+        if model.training:
+            continue
+        layer.training = on
+        for setting, value in list(vars(layer).items()):
+            if "drop" in setting and isinstance(value, float):
+                setattr(layer, setting, 0.0)
     return model
 
 
@@ -63,8 +72,9 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
     """
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=embedding.weight.device)
-    position_ids = torch.tensor([[2, 3]], device=ids.device)
+    device = embedding_weight(model).device
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    position_ids = torch.tensor([[2, 3]], device=device)
     with torch.no_grad():
         base(inputs_embeds=embedding(ids), position_ids=position_ids, seam=seam.Seam({}, seen=seen))
     called = [module for module, _, _ in seen]
@@ -72,6 +82,10 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
         return ()
     names = {module: name for name, module in model.named_modules()}
     return tuple(names[module] for module in called)
+
+
+def embedding_weight(model: PreTrainedModel) -> Float[Tensor, "V D"]:
+    return cast(Tensor, model.get_input_embeddings().weight)
 
 
 def digest(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from foreword.tasks.builtin import sentiment
+from foreword.tasks.builtin import intents, sentiment
 from foreword.tasks.task import Task
 
-BUILTIN: dict[str, Callable[[], Task]] = {"sentiment": sentiment.load}
+BUILTIN: dict[str, Callable[[], Task]] = {"sentiment": sentiment.load, "intents": intents.load}

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from foreword.tasks.rows import Table
@@ -28,10 +29,14 @@ def fill(shape: str, choose: Mapping[str, Callable[[], str]]) -> str:
     return SLOT.sub(lambda match: choose[match.group(1)](), shape)
 
 
+def articles(text: str) -> str:
+    """`a` as `an` before a vowel."""
+    return re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni|se))", r"\1n ", text)
+
+
 def sentence(text: str) -> str:
-    """Article before a vowel, first letter of each sentence large, the pronoun I large."""
-    text = re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni|se))", r"\1n ", text)
-    text = re.sub(r"\bi\b", "I", text)
+    """Articles, and a capital for the first letter of each sentence and for the pronoun I."""
+    text = re.sub(r"\bi\b", "I", articles(text))
     return re.sub(r"(^|[.!?] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
 
 
@@ -63,7 +68,8 @@ def build(
         records = []
         for number in range(size):
             label = number % len(labels)
-            text = next(t for t in texts[label] if key(t) not in seen)
+            text = next((t for t in islice(texts[label], 1000) if key(t) not in seen), None)
+            assert text is not None, f"{name} {split} runs out of different texts for {labels[label]}"
             seen.add(key(text))
             records.append({"text": text, "label": labels[label]})
         tables[split] = Table(tuple(records), f"builtin:{name} {split}")

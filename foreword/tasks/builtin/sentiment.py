@@ -1,6 +1,6 @@
 """builtin:sentiment: synthetic reviews, positive or negative.
 
-In about half of the rows the words of one side stand under a negation, a contrast or a report that turns them round, so
+In a third of the rows the words of one side stand under a negation, a contrast or a report that turns them round, so
 counting words is not enough. Test rows take every loaded word, and most of their shapes, from outside of training.
 """
 
@@ -63,11 +63,12 @@ TURNED = {
 }
 
 
+TURN = 1 / 3  # share of rows in which the loaded word is turned round
 FAMILIAR = 0.35  # share of test rows that take loaded words from the training pools, always in an unseen shape
 
 
 def make(split: str, label: int) -> Iterator[str]:
-    """Endless reviews of one label, half plain and half turned round."""
+    """Endless reviews of one label, some plain, some turned round."""
     rng = random.Random(f"sentiment {split} {label}")
     new = [Deck(rng, PLAIN[split]), Deck(rng, TURNED[split])]
     known = [Deck(rng, PLAIN["train"]), Deck(rng, TURNED["train"])]
@@ -75,7 +76,7 @@ def make(split: str, label: int) -> Iterator[str]:
     while True:
         words = "train" if split == "test" and rng.random() < FAMILIAR else split
         seen_shape = words == split and rng.random() < 0.4
-        shape = (known if seen_shape else new)[rng.random() < 0.5]()
+        shape = (known if seen_shape else new)[rng.random() < TURN]()
         yield _review(rng, shape, split, words, label, verdicts[words][1 - label])
 
 
@@ -114,5 +115,5 @@ def load() -> Task:
         SIZES,
         make,
         template={"masked": "{text|shorten} It was {mask}.", "causal": "{text|shorten} It was {answer}"},
-        label_words={"negative": "terrible", "positive": "great"},
+        label_words={"negative": "terrible", "positive": "wonderful"},
     )

@@ -1,13 +1,20 @@
 """Tiny random models of every supported family: windows shorter than the texts, grouped heads, every bias alive."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 import torch
 import transformers
+from torch import Tensor
 
-VOCAB = 61
+from foreword.core.inject import PrefixBatch, inject_soft
+from foreword.core.prompts import Bank
+from foreword.models.base import FrozenLM, Inputs
+from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.load import wrap
+
+VOCAB = 263  # the byte tokenizer's
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -30,7 +37,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "roberta": lambda: transformers.RobertaConfig(**SIZES),
     "xlm-roberta": lambda: transformers.XLMRobertaConfig(**SIZES),
     "distilbert": lambda: transformers.DistilBertConfig(
-        vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=3, n_heads=4, max_position_embeddings=64, pad_token_id=1
+        vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=3, n_heads=4, max_position_embeddings=64, pad_token_id=1,
+        initializer_range=0.3,
     ),
     "electra": lambda: transformers.ElectraConfig(**SIZES, embedding_size=24),
     "modernbert": lambda: transformers.ModernBertConfig(
@@ -66,6 +74,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
 }  # fmt: skip
 MASKED = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "albert", "deberta-v3")
+CAUSAL = tuple(family for family in CONFIGS if family not in MASKED)
+WITHOUT_PREFIX = ("albert", "deberta-v3")
+ENCODERS = tuple(family for family in MASKED if family not in WITHOUT_PREFIX)
 
 
 def build(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> transformers.PreTrainedModel:
@@ -80,6 +91,62 @@ def build(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tra
     return model.to(dtype).eval()
 
 
-@pytest.fixture
-def make_model() -> Callable[..., transformers.PreTrainedModel]:
-    return build
+def logits(model: transformers.PreTrainedModel, ids: Sequence[int], mask: Any = None) -> Tensor:
+    """(S, V): the library's own forward over one unpadded row."""
+    ids_BS = torch.tensor([ids])
+    with torch.no_grad():
+        out = model(input_ids=ids_BS, attention_mask=torch.ones_like(ids_BS) if mask is None else mask)
+    return out.logits[0]
+
+
+def sentences(count: int, seed: int = 1, shortest: int = 3, longest: int = 14) -> list[list[int]]:
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(shortest, longest + 1, (count,), generator=draw).tolist()
+    return [torch.randint(4, VOCAB, (length,), generator=draw).tolist() for length in lengths]
+
+
+def batch(
+    lm: FrozenLM,
+    rows: Sequence[Sequence[int]],
+    side: str = "right",
+    extra: int = 0,
+    bank: Bank | None = None,
+    slots: Sequence[Sequence[int]] | None = None,
+) -> tuple[Inputs, list[slice]]:
+    """Rows padded on one side, by `extra` more columns than needed, slots filled; every position is read."""
+    total = max(len(row) for row in rows) + extra
+    ids_BS, slot_BS = torch.full((len(rows), total), 7), torch.full((len(rows), total), -1)
+    position_BS = torch.full((len(rows), total), 5)
+    attend_BS = torch.zeros(len(rows), total, dtype=torch.bool)
+    at = []
+    for b, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(total - len(row), total)
+        ids_BS[b, where], attend_BS[b, where] = torch.tensor(row), True
+        position_BS[b, where] = torch.arange(len(row))
+        if slots is not None:
+            slot_BS[b, where] = torch.tensor(slots[b])
+        at.append(where)
+    embed_BSD = lm.embed(ids_BS)
+    if bank is not None:
+        embed_BSD = inject_soft(bank, torch.arange(len(rows)) % bank.size, slot_BS, embed_BSD)
+    read_BR = torch.arange(total).expand(len(rows), -1)
+    return Inputs(embed_BSD, attend_BS, position_BS, read_BR), at
+
+
+def read(lm: FrozenLM, inputs: Inputs, at: list[slice], prefix: PrefixBatch | None = None) -> list[Tensor]:
+    """The logits at every real position of each row, through Foreword."""
+    hidden_BRD = lm.hidden_at(inputs, prefix)
+    flat = lm.piece_logits(hidden_BRD.flatten(0, 1), torch.arange(VOCAB))
+    return [row[where] for row, where in zip(flat.unflatten(0, hidden_BRD.shape[:2]), at, strict=True)]
+
+
+def gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference, in units of the fp32 tolerance's scale max(1, max |logit|)."""
+    scale = max(1.0, *(float(t.detach().abs().max()) for t in theirs))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True)) / scale
+
+
+@functools.cache
+def frozen(family: str, dtype: torch.dtype = torch.float32) -> FrozenLM:
+    """A model of this family, wrapped; shared by the tests, since it is never changed."""
+    return wrap(build(family, dtype), byte_tokenizer("causal"))

@@ -1,0 +1,63 @@
+"""Foreword learns what to put in front of a frozen language model: words, vectors, or keys and values."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foreword.core.artefact import Artefact
+    from foreword.core.template import Template
+    from foreword.errors import ArtefactError, ConfigError, DataError, ForewordError, ModelError
+    from foreword.evaluation.compare import compare
+    from foreword.methods import METHODS
+    from foreword.methods.use import open_artefact, train
+    from foreword.models.load import load, wrap
+    from foreword.tasks.task import Task
+
+__version__ = "0.1.0"
+
+# Loaded at first use, so that `import foreword` costs milliseconds.
+_HOMES = {
+    "Artefact": "foreword.core.artefact",
+    "ArtefactError": "foreword.errors",
+    "ConfigError": "foreword.errors",
+    "DataError": "foreword.errors",
+    "ForewordError": "foreword.errors",
+    "METHODS": "foreword.methods",
+    "ModelError": "foreword.errors",
+    "Task": "foreword.tasks.task",
+    "Template": "foreword.core.template",
+    "compare": "foreword.evaluation.compare",
+    "load": "foreword.models.load",
+    "open_artefact": "foreword.methods.use",
+    "train": "foreword.methods.use",
+    "wrap": "foreword.models.load",
+}
+
+__all__ = [
+    "METHODS",
+    "Artefact",
+    "ArtefactError",
+    "ConfigError",
+    "DataError",
+    "ForewordError",
+    "ModelError",
+    "Task",
+    "Template",
+    "compare",
+    "load",
+    "open_artefact",
+    "train",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'foreword' has no attribute {name!r}; it offers {', '.join(__all__)}.")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,200 @@
+"""The options that commands share: which model, data and format. Each bundle reaches a command as one value."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foreword.cli.console import note
+from foreword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreword.core.format import Format, Truncate
+    from foreword.models.base import FrozenLM
+    from foreword.tasks.task import Task
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """How a model is loaded; all of it passes through to transformers."""
+
+    kind: str | None
+    dtype: str | None
+    device: str | None
+    device_map: str | None
+    revision: str | None
+    trust_remote_code: bool
+
+    def with_kind(self, kind: str | None) -> "ModelChoice":
+        """The same with this kind, unless one was chosen."""
+        return self if self.kind else dataclasses.replace(self, kind=kind)
+
+    def load(self, name: str) -> "FrozenLM":
+        from foreword.models.load import load
+
+        return load(name, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which columns are read, and how many rows are used; shots are drawn later, with the run's seed."""
+
+    text: tuple[str, ...]
+    label: str
+    options: tuple[str, ...]
+    limit_train: int | None
+    limit_test: int | None
+    data_seed: int
+
+    def read(self, source: str, **more: Any) -> "Task":
+        """The task with its rows limited; what was done to the splits is told on stderr."""
+        from foreword.tasks.read import read_task
+
+        task = read_task(
+            source,
+            text=list(self.text) or None,
+            label=self.label,
+            options=list(self.options) or None,
+            seed=self.data_seed,
+            **more,
+        )
+        task = task.limit(train=self.limit_train, test=self.limit_test, seed=self.data_seed)
+        note(task.describe())
+        for line in task.notes:
+            note(f"  {line}")
+        return task
+
+
+@dataclass(frozen=True)
+class FormatChoice:
+    """How rows are put to the model; what is not given is the task's own, else generic."""
+
+    template: str | None
+    label_words: tuple[str, ...]
+    truncate: "Truncate"
+    max_length: int | None
+    soft_first: bool
+
+    def template_source(self) -> Any:
+        """The template: a string, or chat messages where it is a JSON list."""
+        if self.template is None or not self.template.lstrip().startswith("[{"):
+            return self.template
+        try:
+            return json.loads(self.template)
+        except ValueError as error:
+            raise ConfigError(
+                f"--template starts like a list of messages but is not JSON ({error}); "
+                'write [{"role": "user", "content": "{text}"}].'
+            ) from error
+
+    def words(self) -> dict[str, list[str]] | None:
+        found: dict[str, list[str]] = {}
+        for given in self.label_words:
+            label, equals, words = given.partition("=")
+            if not equals or not label or not words:
+                raise ConfigError(f"--label-words {given!r} is not LABEL=WORD[,WORD...]; write positive=great,good.")
+            if label in found:
+                raise ConfigError(f"--label-words names {label!r} twice; give all its words at once, with commas.")
+            found[label] = [word.strip() for word in words.split(",")]
+        return found or None
+
+    def build(self, task: "Task", lm: "FrozenLM") -> "Format":
+        return task.format(
+            lm.kind,
+            self.template_source(),
+            self.words(),
+            chat=lm.kind == "causal" and bool(lm.tokenizer.chat_template),  # instruct models are asked in messages
+            truncate=self.truncate,
+            max_length=self.max_length,
+            soft_first=self.soft_first,
+        )
+
+
+def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:
+    names = [f.name for f in dataclasses.fields(kind)]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def inner(**given: Any) -> Any:
+            mine = {n: given.pop(n) for n in names}
+            return function(**{name: kind(**mine)}, **given)
+
+        wrapped: Callable[..., Any] = inner
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+model_options = _bundle(
+    "how",
+    ModelChoice,
+    [
+        click.option(
+            "--kind", type=click.Choice(["masked", "causal"]), help="Which head to use; default: the model's own."
+        ),
+        click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16 or float64; default: as stored."),
+        click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: cuda where there is one."),
+        click.option("--device-map", metavar="MAP", help="Spread a large model over devices, as in transformers."),
+        click.option("--revision", metavar="REVISION", help="A branch, tag or commit of the model's repository."),
+        click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
+    ],
+)
+
+data_options = _bundle(
+    "which",
+    DataChoice,
+    [
+        click.option("--text", multiple=True, metavar="COLUMN", help="A column of text; repeat for several."),
+        click.option("--label", default="label", show_default=True, metavar="COLUMN", help="The column of labels."),
+        click.option("--options", multiple=True, metavar="COLUMN", help="A column of each row's own choices."),
+        click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Use N training rows at most."),
+        click.option("--limit-test", type=click.IntRange(min=1), metavar="N", help="Use N test rows at most."),
+        click.option("--data-seed", default=0, show_default=True, metavar="SEED", help="Seed of splits and limits."),
+    ],
+)
+
+format_options = _bundle(
+    "how_put",
+    FormatChoice,
+    [
+        click.option(
+            "--template",
+            metavar="TEMPLATE",
+            help="As '{text} It was {mask}.', with {soft:20} for learnt vectors; or a JSON list of chat messages.",
+        ),
+        click.option(
+            "--label-words", multiple=True, metavar="LABEL=WORDS", help="As positive=great,good; repeat for each label."
+        ),
+        click.option(
+            "--truncate",
+            type=click.Choice(["tail", "head", "middle", "error"]),
+            default="tail",
+            show_default=True,
+            help="Which end of an over-long text is cut.",
+        ),
+        click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
+        click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS."),
+    ],
+)
+
+shots_option = click.option("--shots", type=click.IntRange(min=1), metavar="K", help="Train on K rows a label.")
+
+option_pairs = click.option(
+    "-o", "--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the method (`foreword methods`)."
+)
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """KEY=VALUE as its two halves."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"-o {text!r} is not KEY=VALUE; write -o length=20.")
+    return key.strip(), value.strip()

@@ -1,0 +1,127 @@
+"""`foreword compare`: several methods on the same rows and seeds, and one table."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import (
+    DataChoice,
+    FormatChoice,
+    ModelChoice,
+    data_options,
+    format_options,
+    model_options,
+    option_pairs,
+    shots_option,
+)
+from foreword.cli.console import note, print_json
+from foreword.cli.lists import json_flag
+from foreword.cli.progress import Bars
+from foreword.cli.results import as_json as comparison_as_json
+from foreword.cli.results import print_lines
+from foreword.cli.train import this_command
+from foreword.errors import ConfigError, ForewordError
+
+if TYPE_CHECKING:
+    from foreword.evaluation.compare import Comparison, How
+    from foreword.tasks.task import Task
+
+
+@click.command(short_help="Train methods on the same rows and seeds; one table.")
+@click.option("--model", "models", required=True, multiple=True, help="As for train; repeat to compare models too.")
+@click.option("--data", required=True, metavar="SOURCE", help="DIR, FILE, hf:owner/name[:config] or builtin:name.")
+@click.option("--methods", required=True, metavar="NAMES", help="Methods, with commas between them.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The folder of results; goes on if stopped."
+)
+@click.option("--seeds", default="5", show_default=True, metavar="N", help="How many seeds, or the seeds: 0,3,7.")
+@click.option(
+    "--allowed", type=click.IntRange(min=1), metavar="N", help="Grid points a method; default: the largest grid."
+)
+@click.option("--stack", type=click.IntRange(min=1), metavar="N", help="Runs trained as one batch; default: all.")
+@click.option("--no-test", is_flag=True, help="Stop at the development rows, for tuning.")
+@shots_option
+@option_pairs
+@json_flag
+@data_options
+@format_options
+@model_options
+def compare(
+    models: tuple[str, ...],
+    data: str,
+    methods: str,
+    out: Path,
+    seeds: str,
+    allowed: int | None,
+    stack: int | None,
+    no_test: bool,
+    shots: int | None,
+    given: tuple[str, ...],
+    as_json: bool,
+    which: DataChoice,
+    how_put: FormatChoice,
+    how: ModelChoice,
+) -> None:
+    """Train methods on the same rows and seeds, and print one table with 95% intervals.
+
+    `-o method.key=v1,v2` is a grid for that method, chosen on development rows. Finished runs are kept in --out: the
+    same command goes on where it was stopped.
+
+    \b
+    foreword compare --model gpt2 --data data/sst2 --methods manual,prompt-tuning,fine-tuning --seeds 5 --out runs/x
+    """
+    from foreword.evaluation.compare import How
+    from foreword.evaluation.grid import parse_options
+    from foreword.methods.train import find_method
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    options = parse_options(given, [find_method(name) for name in names])
+    numbers = parse_seeds(seeds)
+    task = which.read(data)
+    loaders = [functools.partial(how.load, model) for model in models]
+    chosen = How(allowed=allowed, test=not no_test, stack=stack, form=lambda lm, t: how_put.build(t, lm))
+    found = run(loaders, task, names, out=out, seeds=numbers, shots=shots, options=options, how=chosen)
+    report(found, out, as_json)
+
+
+def run(loaders: list, task: "Task", names: list[str], *, out: Path, how: "How", **more) -> "Comparison":
+    """`evaluation.compare` with bars; after Ctrl-C it says how to go on."""
+    from foreword.evaluation.compare import compare as compare_methods
+
+    try:
+        with Bars() as bars:
+            return compare_methods(loaders, task, names, out=out, how=how, progress=bars, on_stage=bars.stage, **more)
+    except KeyboardInterrupt:
+        note(f"the runs that ended are in {out}")
+        note(f"go on with: {this_command()}")
+        raise
+
+
+def report(found: "Comparison", out: Path, as_json: bool, *, brief: bool = False) -> None:
+    """Print the table; runs that failed are told one by one, and make the exit code 2."""
+    if as_json:
+        print_json(comparison_as_json(found))
+    elif found.lines:
+        print_lines(found.lines, brief=brief)
+        note(f"Runs, predictions and artefacts: {out}")
+    for failure in found.failures:
+        note(f"failed: {failure.model}, {failure.method}, seed {failure.seed}: {failure.reason}")
+    if found.failures:
+        raise ForewordError(f"{len(found.failures)} runs failed, as said above; the same command tries them again.")
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """A count, or the seeds themselves with commas."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--seeds {text!r} is not a number; write --seeds 5, or the seeds themselves: 0,3,7."
+        ) from None
+    if "," in text:
+        return numbers
+    if numbers[0] < 1:
+        raise ConfigError(f"--seeds {text} is too few; give 1 or more.")
+    return numbers[0]

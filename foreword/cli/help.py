@@ -1,0 +1,31 @@
+"""Every help page as one Markdown file: python -m foreword.cli.help > docs/help.md"""
+
+from collections.abc import Iterator
+
+import click
+
+from foreword.cli.main import cli
+
+WIDTH = 100
+
+
+def pages(command: click.Command, parents: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """The path and the help text of a command and of all below it."""
+    path = (*parents, command.name if parents else "foreword")
+    context = click.Context(command, info_name=" ".join(map(str, path)), terminal_width=WIDTH, max_content_width=WIDTH)
+    yield " ".join(map(str, path)), command.get_help(context)
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            yield from pages(child, tuple(map(str, path)))
+
+
+def markdown() -> str:
+    parts = ["# Commands", "", "Made by `python -m foreword.cli.help > docs/help.md`; a test compares the two.", ""]
+    for path, text in pages(cli):
+        body = "\n".join(line.rstrip() for line in text.splitlines())
+        parts += [f"## {path}", "", "```", body, "```", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    click.echo(markdown(), nl=False)

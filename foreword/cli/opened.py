@@ -1,0 +1,53 @@
+"""An artefact together with the model it is used with."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import ModelChoice
+from foreword.cli.console import note
+
+if TYPE_CHECKING:
+    from foreword.methods.use import Prompted
+    from foreword.tasks.rows import Row
+
+model_override = click.option("--model", help="Use this model instead of the one the artefact names.")
+other_weights = click.option(
+    "--allow-other-weights", is_flag=True, help="Accept a model of the same shape with other weights."
+)
+
+
+def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_weights: bool) -> "Prompted":
+    """Load and check an artefact, then the model it names (or `model`), then whether the two fit.
+
+    Raises: ArtefactError, ModelError.
+    """
+    from foreword.core.artefact import Artefact
+    from foreword.methods.predict import check
+    from foreword.methods.train import find_method
+    from foreword.methods.use import Prompted
+
+    artefact = Artefact.load(folder)
+    if not find_method(artefact.method).uses_lm:
+        return Prompted(None, artefact)
+    lm = how.with_kind(artefact.model["kind"]).load(model or artefact.model["name"])
+    warning = check(lm, artefact, allow_other_weights=allow_other_weights)
+    if warning:
+        note(warning)
+    return Prompted(lm, artefact)
+
+
+def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
+    """One line on stderr where texts were too long and were cut."""
+    from foreword.core.prompts import PrefixPrompt
+    from foreword.methods.predict import encode_rows
+    from foreword.models.encode import count_cut
+
+    artefact = opened.artefact
+    if opened.lm is None:
+        return
+    extra = artefact.value.start if isinstance(artefact.value, PrefixPrompt) else 0
+    cut, tokens = count_cut(encode_rows(opened.lm, artefact.format, rows, extra))
+    if cut:
+        note(f"{cut} of {len(rows)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")

@@ -1,0 +1,76 @@
+"""`foreword predict`: labels of texts, from the command line or from stdin."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import ModelChoice, model_options
+from foreword.cli.console import print_json
+from foreword.cli.lists import json_flag
+from foreword.cli.opened import model_override, open_artefact, other_weights
+
+if TYPE_CHECKING:
+    from foreword.methods.use import Prompted
+    from foreword.tasks.rows import Row
+
+CHUNK = 256
+
+
+@click.command(short_help="Label texts, from arguments or stdin.")
+@click.argument("artefact", metavar="ARTEFACT")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@model_override
+@other_weights
+@json_flag
+@model_options
+def predict(
+    artefact: str,
+    texts: tuple[str, ...],
+    model: str | None,
+    allow_other_weights: bool,
+    as_json: bool,
+    how: ModelChoice,
+) -> None:
+    """Print the label of each TEXT, or of each line of stdin.
+
+    Where the artefact reads several fields, or each row brings its own options, a text is a JSON object of them:
+    {"text_a": "...", "text_b": "..."} or {"question": "...", "options": ["yes", "no"]}.
+
+    \b
+    foreword predict artefacts/x "a fine film"
+    foreword predict artefacts/x --json < texts.txt
+    """
+    opened = open_artefact(artefact, model, how, allow_other_weights)
+    where = "TEXT" if texts else "stdin, line"
+    lines = enumerate(texts or (line.rstrip("\r\n") for line in sys.stdin), start=1)
+    rows = (_row(opened, text, f"{where} {number}") for number, text in lines if texts or text.strip())
+    for chunk in _chunks(rows):
+        for row, found in zip(chunk, opened.predict_rows(chunk), strict=True):
+            if as_json:
+                shown = {label: round(p, 6) for label, p in found.probabilities.items()}
+                print_json({**row.fields, "label": found.label, "probabilities": shown})
+            else:
+                click.echo(found.label)
+
+
+def _row(opened: "Prompted", text: str, where: str) -> "Row":
+    from foreword.methods.use import row_of
+
+    artefact = opened.artefact
+    if len(artefact.fields) == 1 and artefact.format.labels:
+        return row_of(artefact, text, where)
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    return row_of(artefact, given if isinstance(given, dict) else {}, where)
+
+
+def _chunks(rows: "Iterable[Row]") -> "Iterator[list[Row]]":
+    waiting = iter(rows)
+    while chunk := list(islice(waiting, CHUNK)):
+        yield chunk

@@ -1,0 +1,67 @@
+"""A comparison on the screen: one table where it fits, else several of the same lines below each other."""
+
+import dataclasses
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foreword.cli.console import out, table
+
+if TYPE_CHECKING:
+    from foreword.evaluation.compare import Comparison
+    from foreword.evaluation.summary import Line
+
+LABELS = ("model", "parameters", "task", "training rows", "method")
+FIRST = ("accuracy", "vs manual", "vs fine-tuning", "seconds", "numbers", "bytes")
+GAP = 2
+
+
+def print_lines(lines: "Sequence[Line]", *, brief: bool = False) -> None:
+    """Caption, table and notes on stdout; `brief` keeps what fits into one table."""
+    from foreword.evaluation import report
+
+    headers, rows = report.table(lines)
+    console = out()
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    click.echo()
+    for columns in blocks(headers, rows, width)[: 1 if brief else None]:
+        words = [i for i, column in enumerate(columns) if headers[column] in (*LABELS, "chosen")]
+        table(
+            [headers[c] for c in columns],
+            [[row[c] for c in columns] for row in rows],
+            numbers=set(range(len(columns))) - set(words),
+        )
+        click.echo()
+    for line in [report.caption(lines), *[f"- {n}" for n in report.notes(lines)]]:
+        click.echo(textwrap.fill(line, width, subsequent_indent="  " if line[0] == "-" else "") if width else line)
+
+
+def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[list[int]]:
+    """Columns in groups that fit the width, the labels of a line repeated in each; most important columns first."""
+    labels = [i for i, name in enumerate(headers) if name in LABELS]
+    rest = [i for i, name in enumerate(headers) if name not in LABELS]
+    rest.sort(key=lambda i: FIRST.index(headers[i]) if headers[i] in FIRST else len(FIRST))
+
+    def wide(columns: Sequence[int]) -> int:
+        each = [max(len(headers[i]), *(len(row[i]) for row in rows)) for i in columns]
+        return sum(each) + GAP * (len(each) - 1)
+
+    found: list[list[int]] = []
+    for column in rest:
+        if found and (width is None or wide([*found[-1], column]) <= width):
+            found[-1].append(column)
+        else:
+            found.append([*labels, column])
+    return found
+
+
+def as_json(found: "Comparison") -> dict[str, Any]:
+    """The lines of the table and what failed; single runs are in the folder's results.jsonl."""
+    return {
+        "lines": [dataclasses.asdict(line) for line in found.lines],
+        "failures": [dataclasses.asdict(failure) for failure in found.failures],
+        "folder": str(found.folder),
+    }

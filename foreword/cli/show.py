@@ -1,0 +1,80 @@
+"""`foreword show`: what an artefact is."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foreword.cli.console import pairs, print_json, size
+from foreword.cli.lists import json_flag
+
+if TYPE_CHECKING:
+    from foreword.core.artefact import Artefact
+
+
+@click.command(short_help="Show what an artefact is.")
+@click.argument("artefact", metavar="ARTEFACT")
+@json_flag
+def show(artefact: str, as_json: bool) -> None:
+    """Show what an artefact is, was made for and measured; it is checked on the way."""
+    from foreword.core.artefact import Artefact
+
+    found = Artefact.load(artefact)
+    record = summary(found)
+    if as_json:
+        print_json(record)
+        return
+    pairs(_lines(record))
+
+
+def summary(artefact: "Artefact") -> dict[str, Any]:
+    form = artefact.format.to_json()
+    return {
+        "form": artefact.form,
+        "method": artefact.method,
+        "config": artefact.config,
+        "seed": artefact.seed,
+        "model": artefact.model,
+        "template": form["template"],
+        "label_words": dict(zip(form["labels"], form["words"], strict=True)),
+        "metrics": artefact.metrics,
+        "numbers_trained": artefact.numbers_trained,
+        "bytes_stored": artefact.bytes_stored,
+        "fingerprint": artefact.fingerprint,
+        "hashes": artefact.hashes,
+        "parent": artefact.parent,
+    }
+
+
+def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values for a person; groups of values take a line each."""
+    for name, value in record.items():
+        if value in ({}, None):
+            continue
+        if name == "model":
+            yield name, f"{value['name']} ({value['kind']})"
+        elif name in ("fingerprint", "hashes"):
+            yield name, ", ".join(f"{key} {text[:12]}" for key, text in value.items())
+        elif name in ("config", "label_words"):
+            yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
+        elif name == "metrics":
+            yield from ((key.replace("_", " "), _measured(v)) for key, v in value.items())
+        elif name == "bytes_stored":
+            yield "bytes stored", size(value)
+        else:
+            yield name.replace("_", " "), _plain(value)
+
+
+def _measured(value: Any) -> str:
+    if not isinstance(value, dict):
+        return _plain(value)
+    return ", ".join(f"{key.replace('_', ' ')} {_plain(v)}" for key, v in value.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False) if value and isinstance(value[0], dict) else "/".join(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

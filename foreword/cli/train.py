@@ -1,0 +1,141 @@
+"""`foreword train`: one method on one task, to an artefact."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import (
+    DataChoice,
+    FormatChoice,
+    ModelChoice,
+    data_options,
+    format_options,
+    model_options,
+    option_pairs,
+    shots_option,
+    split_pair,
+)
+from foreword.cli.console import note, pairs, print_json, seconds, size
+from foreword.cli.lists import json_flag
+from foreword.cli.opened import tell_cuts
+from foreword.cli.progress import Bars
+from foreword.cli.show import summary
+from foreword.errors import ConfigError, ForewordError
+
+if TYPE_CHECKING:
+    from foreword.methods.train import Trained
+
+
+@click.command(short_help="Train one method and write what was learnt.")
+@click.argument("method")
+@click.option("--model", required=True, help="A folder, a hub name or an embedded model.")
+@click.option("--data", required=True, metavar="SOURCE", help="DIR, FILE, hf:owner/name[:config] or builtin:name.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write the artefact to.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
+@click.option("--overwrite", is_flag=True, help="Replace the artefact that --out holds.")
+@click.option("--resume", is_flag=True, help="Go on where a stopped run of this command was.")
+@shots_option
+@option_pairs
+@json_flag
+@data_options
+@format_options
+@model_options
+def train(
+    method: str,
+    model: str,
+    data: str,
+    out: Path,
+    seed: int,
+    overwrite: bool,
+    resume: bool,
+    shots: int | None,
+    given: tuple[str, ...],
+    as_json: bool,
+    which: DataChoice,
+    how_put: FormatChoice,
+    how: ModelChoice,
+) -> None:
+    """Train METHOD on a task and write what was learnt.
+
+    \b
+    foreword train prefix-tuning --model gpt2 --data data/sst2 --out artefacts/x -o length=20 -o learning_rate=5e-3
+    """
+    from foreword.methods.base import configure
+    from foreword.methods.train import TrainingInterrupted, find_method, make_job, train_many
+    from foreword.methods.use import Prompted
+
+    options = method_options(method, given)
+    configure(find_method(method), options)  # a mistake in an option is told before a model is loaded
+    refuse_to_replace(out, overwrite)
+    task = which.read(data)
+    if shots:
+        task = task.few_shot(shots, seed)
+    lm = how.load(model)
+    job = make_job(lm, task, method, options=options, seed=seed, form=how_put.build(task, lm))
+    checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
+    try:
+        with Bars() as bars:
+            (outcome,) = train_many(lm, [job], progress=bars, checkpoint=checkpoint, resume=resume)
+    except TrainingInterrupted as stop:
+        _keep(stop.trained[0], stopped)
+        raise
+    if isinstance(outcome, ForewordError):
+        raise outcome
+    outcome.artefact.save(out)
+    tell_cuts(Prompted(lm, outcome.artefact), task.train)
+    shutil.rmtree(stopped, ignore_errors=True)
+    if as_json:
+        print_json({"artefact": str(out), "seconds": round(outcome.seconds, 3), **summary(outcome.artefact)})
+        return
+    validation = outcome.artefact.metrics.get("validation", {})
+    pairs(
+        [
+            ("artefact", str(out)),
+            *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
+            ("numbers trained", f"{outcome.artefact.numbers_trained:,}"),
+            ("bytes stored", size(outcome.artefact.bytes_stored)),
+            ("trained in", seconds(outcome.seconds)),
+        ]
+    )
+
+
+def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
+    """`-o key=value` and `-o method.key=value` of one method."""
+    options = {}
+    for text in given:
+        key, value = split_pair(text)
+        owner, dot, name = key.rpartition(".")
+        if dot and owner != method:
+            raise ConfigError(f"-o {text!r} is for {owner!r}, but the method is {method!r}; write -o {name}={value}.")
+        options[name] = value
+    return options
+
+
+def refuse_to_replace(out: Path, overwrite: bool) -> None:
+    """Before any work: whether the artefact can be written where it was asked for."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder that is not there yet.")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise ConfigError(f"--out {out} exists already; name another folder, or pass --overwrite to replace it.")
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name}.{what}")
+
+
+def _keep(trained: "Trained | None", stopped: Path) -> None:
+    """Say how to go on after Ctrl-C, and keep the best of what there is as an artefact of its own."""
+    if trained is not None:
+        trained.artefact.save(stopped)
+        note(f"stopped at step {trained.artefact.metrics['steps']}; the best so far is in {stopped}")
+    note(f"go on with: {this_command('--resume')}")
+
+
+def this_command(*more: str) -> str:
+    """The command line as it was given, with more options."""
+    given = [a for a in sys.argv[1:] if a not in more]
+    return shlex.join(["foreword", *given, *more])

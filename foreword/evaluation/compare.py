@@ -1,0 +1,193 @@
+"""Compare methods on the same rows and seeds. What a folder already holds is not run again.
+
+A seed is one whole repetition: it draws the shots, trains every point of a method's grid, chooses one on that draw's
+development rows, and only then reads the test rows. So the spread between seeds includes the choice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from foreword.core.format import Format
+from foreword.errors import ConfigError, DataError
+from foreword.evaluation.grid import Options, points
+from foreword.evaluation.records import Record, Store
+from foreword.evaluation.run import Desk, Score, ScoreCache, environment, make_cells
+from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.summary import Line, summarise
+from foreword.methods.base import Job, Method, Progress
+from foreword.methods.train import Outcome
+from foreword.models.base import FrozenLM
+from foreword.tasks.task import Task
+
+Model = FrozenLM | str | Callable[[], FrozenLM]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a comparison stands: `done` of `total` runs, those found finished included."""
+
+    model: str
+    task: str
+    method: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class How:
+    """What most comparisons leave as it is.
+
+    `allowed` grid points a method (None: as many as the largest grid has). `test=False` stops at the development rows.
+    Artefacts above `keep_bytes` are not kept (None: all are). At most `stack` runs train as one (None: no limit).
+    `form` puts a task to a model; by default it is the task's own format for the model's kind.
+    """
+
+    allowed: int | None = None
+    test: bool = True
+    keep_bytes: int | None = 32 << 20
+    stack: int | None = None
+    form: Callable[[FrozenLM, Task], Format] | None = None
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The methods, what trains them and what reads artefacts."""
+
+    methods: Mapping[str, Method]
+    train_many: Callable[..., list[Outcome]]
+    score: Score
+
+    @staticmethod
+    def own() -> "Tools":
+        from foreword.methods import METHODS
+        from foreword.methods.predict import score_rows
+        from foreword.methods.train import train_many
+
+        return Tools(METHODS, train_many, score_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The lines of the table, the runs behind them, what failed, and the folder that holds it all."""
+
+    lines: tuple[Line, ...]
+    records: tuple[Record, ...]
+    failures: tuple[Failure, ...]
+    folder: Path
+
+
+def compare(
+    models: Model | Sequence[Model],
+    task: Task,
+    methods: Sequence[str],
+    *,
+    out: str | Path,
+    seeds: int | Sequence[int] = 5,
+    shots: int | None = None,
+    options: Options | None = None,
+    how: How | None = None,
+    progress: Progress | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
+    tools: Tools | None = None,
+) -> Comparison:
+    """Train and test every method with every seed on every model; results go to `out` run by run.
+
+    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (None: all rows), drawn
+    with each seed. Errors of single runs are kept as failures and stop no other run.
+
+    Raises: ConfigError or DataError for a request that cannot be met, before anything is trained.
+    """
+    how, tools, options = how or How(), tools or Tools.own(), options or {}
+    chosen = _methods(methods, tools, options)
+    grids = {m.name: points(m, options.get(m.name, {}), how.allowed) for m in chosen}
+    tasks = {seed: task if shots is None else task.few_shot(shots, seed) for seed in _seeds(seeds)}
+    _check_rows(task, tasks, grids, how)
+    store = Store.open(out)
+    givens = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    if not givens:
+        raise ConfigError("There is no model to compare on; give one or more.")
+    total = len(givens) * len(tasks) * sum(len(grid) for grid in grids.values())
+    allowed = how.allowed or max(len(grid) for grid in grids.values())
+    done, records, failures = 0, [], []
+    for given in givens:
+        lm = _loaded(given)
+        desk = _desk(lm, store, how, tools, allowed)
+        forms = {seed: how.form(lm, t) if how.form else t.format(lm.kind) for seed, t in tasks.items()}
+        found = {(r.role, r.id): r for r in store.records()}
+        for method in chosen:
+
+            def tell(runs: int, name: str = method.name, model: str = lm.name) -> None:
+                nonlocal done
+                done += runs
+                if on_stage:
+                    on_stage(Stage(model, task.name, name, done, total))
+
+            plan = Schedule(desk, method, tools.train_many, how.stack, progress, tell, found, failures)
+            cells = {
+                seed: make_cells(desk, [_job(t, forms[seed], method, c, seed) for c in grids[method.name]], shots)
+                for seed, t in tasks.items()
+            }
+            records += run_method(plan, cells)
+    return Comparison(tuple(summarise(records, store.predictions)), tuple(records), tuple(failures), store.folder)
+
+
+def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:
+    return Job(task, form, method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
+
+
+def _desk(lm: FrozenLM, store: Store, how: How, tools: Tools, allowed: int) -> Desk:
+    return Desk(
+        lm=lm,
+        store=store,
+        cache=ScoreCache(tools.score),
+        fingerprint=asdict(lm.fingerprint()),
+        model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
+        environment=environment(lm),
+        allowed=allowed,
+        test=how.test,
+        keep_bytes=how.keep_bytes,
+    )
+
+
+def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in tools.methods:
+            raise ConfigError(f"{name!r} is not a method; choose one of {', '.join(tools.methods)}.")
+    if not names:
+        raise ConfigError(f"There is nothing to compare; name one or more of {', '.join(tools.methods)}.")
+    for name in options:
+        if name not in names:
+            raise ConfigError(
+                f"Options were given for {name!r}, which is not compared; compared are {', '.join(names)}."
+            )
+    return [tools.methods[name] for name in names]
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+    if not found:
+        raise ConfigError(f"seeds={seeds!r} names no seed; give a number above 0, or the seeds themselves.")
+    return found
+
+
+def _check_rows(task: Task, tasks: Mapping[int, Task], grids: Mapping[str, Sequence[Any]], how: How) -> None:
+    if how.test and not task.test:
+        raise DataError(
+            f"Task {task.name!r} has no test rows to compare on; give some, or stop at the development rows."
+        )
+    chooses = not how.test or any(len(grid) > 1 for grid in grids.values())
+    if chooses and not all(t.validation for t in tasks.values()):
+        raise DataError(f"Task {task.name!r} has no development rows to choose on; give validation rows, or no grid.")
+
+
+def _loaded(given: Model) -> FrozenLM:
+    if isinstance(given, FrozenLM):
+        return given
+    if isinstance(given, str):
+        from foreword.models.load import load
+
+        return load(given)
+    return given()

@@ -1,0 +1,68 @@
+"""Options of a comparison: fixed values and grids by method, and the points that each method may try."""
+
+import itertools
+import random
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from foreword.errors import ConfigError
+from foreword.methods.base import Method, configure
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def parse_options(texts: Sequence[str], methods: Sequence[Method]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """`method.key=v1,v2` sets one method's option, `key=v` that of every method that has it; commas make a grid.
+
+    Options whose value is free text take one value, commas included.
+
+    Raises: ConfigError for a text of another shape, a method that is not compared, or an option that none has.
+    """
+    found: dict[str, dict[str, tuple[str, ...]]] = {m.name: {} for m in methods}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        owner, dot, key = name.strip().rpartition(".")
+        if not equals or not key:
+            raise ConfigError(f"option {text!r} is not of the form key=value or method.key=value1,value2.")
+        if dot and owner not in found:
+            raise ConfigError(
+                f"option {text!r} names the method {owner!r}, which is not compared; compared are {', '.join(found)}."
+            )
+        takers = [m for m in methods if (m.name == owner if dot else key in typing.get_type_hints(m.Config))]
+        if not takers:
+            known = sorted({k for m in methods for k in typing.get_type_hints(m.Config)})
+            raise ConfigError(f"none of {', '.join(found)} has the option {key!r}; their options: {', '.join(known)}.")
+        for method in takers:
+            free = _is_free_text(typing.get_type_hints(method.Config).get(key))
+            found[method.name][key] = (value,) if free else tuple(part.strip() for part in value.split(","))
+    return found
+
+
+def points(method: Method, options: Mapping[str, Any], allowed: int | None = None) -> list[Any]:
+    """The configs of a method's grid, in order; a list or tuple as value makes a dimension of it.
+
+    Of a grid with more points than `allowed`, as many are drawn with a fixed seed.
+
+    Raises: ConfigError for an unknown option or value.
+    """
+    values = {key: tuple(v) if isinstance(v, list | tuple) else (v,) for key, v in options.items()}
+    for key, given in values.items():
+        if not given:
+            raise ConfigError(f"{method.name}: the grid of option {key!r} is empty; give one value or more.")
+    found: list[Any] = []
+    for point in itertools.product(*values.values()):
+        config = configure(method, dict(zip(values, point, strict=True)))
+        if config not in found:
+            found.append(config)
+    if allowed is None or len(found) <= allowed:
+        return found
+    kept = set(random.Random(0).sample(range(len(found)), allowed))
+    return [config for i, config in enumerate(found) if i in kept]
+
+
+def _is_free_text(kind: Any) -> bool:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_is_free_text(arg) for arg in typing.get_args(kind))
+    return kind is str and typing.get_origin(kind) is not Literal

@@ -1,0 +1,237 @@
+"""What a comparison leaves on disk: one JSON line a run, added when the run is whole, and its predictions beside it.
+
+`results.jsonl` holds what was found, so a run made again gives the same line; `timings.jsonl` what the clock said.
+A run's id is the hash of all that decides it; a run whose id is there is not run again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from foreword.errors import ArtefactError
+
+RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of training (its share, where `stack` runs trained together) and test rows scored a second."""
+
+    train_seconds: float
+    stack: int
+    examples_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run. A "trial" is a grid point with its development score; a "result" is a run with its test metrics.
+
+    `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
+    label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
+    the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
+    comparison's folder.
+    """
+
+    id: str
+    role: Literal["trial", "result"]
+    model: str
+    kind: str
+    model_numbers: int
+    fingerprint: dict[str, str]
+    task: str
+    synthetic: bool
+    labels: int
+    k: int | None
+    rows: dict[str, int]
+    hashes: dict[str, str]
+    format: dict[str, Any]
+    method: str
+    config: dict[str, Any]
+    seed: int
+    point: dict[str, Any]
+    tried: int
+    allowed: int
+    development: dict[str, float]
+    metrics: dict[str, float]
+    numbers_trained: int
+    bytes_stored: int
+    predictions: str | None
+    artefact: str | None
+    environment: dict[str, Any]
+    timing: Timing | None = None
+
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """What is compared on equal terms: the same model and test rows, and as many training rows."""
+        return (
+            self.model,
+            self.kind,
+            self.fingerprint["weights"],
+            self.task,
+            self.k,
+            self.rows["train"],
+            self.hashes["test"],
+        )
+
+
+FIELDS = tuple(f.name for f in fields(Record) if f.name != "timing")
+
+
+def run_id(decides: Mapping[str, Any]) -> str:
+    """The hash of everything that decides a run: model, rows, format, method, config and seed."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A comparison's folder. Lines are added whole or not at all; several processes may add to one folder."""
+
+    folder: Path
+
+    @staticmethod
+    def open(folder: str | Path) -> "Store":
+        """Raises: ArtefactError where the folder cannot be made, or its results were written by something else."""
+        store = Store(Path(folder))
+        with _writing(store.folder):
+            store.folder.mkdir(parents=True, exist_ok=True)
+        store.records()
+        return store
+
+    def records(self) -> list[Record]:
+        """All runs in the order they were added, the last line of a run standing for it."""
+        timings = {
+            t["id"]: Timing(t["train_seconds"], t["stack"], t["examples_per_second"]) for t in self._lines(TIMINGS)
+        }
+        found: dict[tuple[str, str], Record] = {}
+        for number, line in enumerate(self._lines(RESULTS), 1):
+            try:
+                record = Record(**{name: line[name] for name in FIELDS}, timing=timings.get(line["id"]))
+            except KeyError as error:
+                raise ArtefactError(
+                    f"{self.folder / RESULTS}, line {number} has no {error}; another version of Foreword wrote it. "
+                    "Name a new folder, or move this one away."
+                ) from error
+            found.pop((record.role, record.id), None)
+            found[record.role, record.id] = record
+        return list(found.values())
+
+    def add(
+        self, record: Record, logprob_RC: NDArray[Any] | None = None, label_R: NDArray[Any] | None = None
+    ) -> Record:
+        """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
+        if logprob_RC is not None and label_R is not None:
+            record = replace(record, predictions=f"{PREDICTIONS}/{record.id}.safetensors")
+            arrays = {"logprob": logprob_RC.astype(np.float32), "label": label_R.astype(np.int32)}
+            _write_whole(self.folder / PREDICTIONS / f"{record.id}.safetensors", save_arrays(arrays))
+        if record.timing is not None:
+            self._append(TIMINGS, {"id": record.id, **asdict(record.timing)})
+        self._append(RESULTS, {name: getattr(record, name) for name in FIELDS})
+        return record
+
+    def predictions(self, record: Record) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+        """Log-probabilities of each test row's labels, and the right label; None where the file is lost or damaged."""
+        if record.predictions is None:
+            return None
+        try:
+            arrays = load_arrays((self.folder / record.predictions).read_bytes())
+            return arrays["logprob"].astype(np.float64), arrays["label"].astype(np.int64)
+        except (OSError, KeyError, SafetensorError):
+            return None
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        data = json.dumps(line).encode() + b"\n"  # ASCII: some readers take U+2028 for the end of a line
+        path = self.folder / name
+        with _writing(path), path.open("a+b") as file, _locked(file):
+            end = _whole_lines(file)
+            file.truncate(end)  # what a killed process wrote of its last line
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), end)
+                raise
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        if not path.exists():
+            return []
+        with _writing(path):
+            *whole, _torn = path.read_bytes().split(b"\n")
+        parsed = []
+        for number, line in enumerate(whole, 1):
+            try:
+                parsed.append(json.loads(line))
+            except ValueError as error:
+                raise ArtefactError(
+                    f"{path}, line {number} is not JSON, and only the last line of a killed run may be torn. "
+                    "Delete that line and run the same command again; the other runs are kept."
+                ) from error
+        return parsed
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """The offset after the last newline."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write through a temporary file and a rename."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """Keep other processes from adding at the same time; a plain pass where the system has no such lock."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtefactError(
+            f"{path} cannot be read or written ({error.strerror or error}); the runs finished before are kept. "
+            "Make room or name another folder, then run the same command again."
+        ) from error

@@ -1,0 +1,176 @@
+"""Lines to text: the cells of a table, Markdown, and the sentences that go under it. Pure."""
+
+from collections.abc import Sequence
+
+from foreword.evaluation.statistics import Interval
+from foreword.evaluation.summary import BASELINES, Line
+
+
+def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of cells; columns that say the same in every line are left out (the caption says it)."""
+    columns: dict[str, list[str]] = {}
+    if len({(line.model, line.kind) for line in lines}) > 1:
+        columns["model"] = [f"{line.model}, {line.kind}" for line in lines]
+        columns["parameters"] = [count(line.model_numbers) for line in lines]
+    if len({line.task for line in lines}) > 1:
+        columns["task"] = [line.task for line in lines]
+    if len({(line.k, line.train_rows) for line in lines}) > 1:
+        columns["training rows"] = [training(line) for line in lines]
+    columns["method"] = [line.method for line in lines]
+    if any(line.metrics for line in lines):
+        columns["accuracy"] = [percent(line.metrics.get("accuracy")) for line in lines]
+        columns["macro-F1"] = [percent(line.metrics.get("macro_f1")) for line in lines]
+        columns["NLL"] = [number(line.metrics.get("nll")) for line in lines]
+        columns["calibration error"] = [percent(line.metrics.get("ece")) for line in lines]
+        for base in BASELINES:
+            if any(base in line.versus for line in lines):
+                columns[f"vs {base}"] = [versus(line, base) for line in lines]
+    else:
+        columns["development accuracy"] = [
+            f"{100 * line.development.get('accuracy', float('nan')):.1f}" for line in lines
+        ]
+        columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+    columns["numbers"] = [f"{line.numbers_trained:,}" for line in lines]
+    columns["bytes"] = [f"{line.bytes_stored:,}" for line in lines]
+    columns["seconds"] = ["" if line.train_seconds is None else f"{line.train_seconds:.1f}" for line in lines]
+    if any(line.metrics for line in lines):
+        columns["rows/s"] = [
+            "" if line.examples_per_second is None else f"{line.examples_per_second:,.0f}" for line in lines
+        ]
+    if any(line.allowed > 1 for line in lines):
+        columns["tried"] = [f"{line.tried} of {line.allowed}" for line in lines]
+        columns["chosen"] = ["; ".join(f"{point} ({times})" for point, times in line.chosen) for line in lines]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """Caption, table and notes."""
+    if not lines:
+        return "No run has finished.\n"
+    headers, rows = table(lines)
+    body = [headers, ["---"] * len(headers), *rows]
+    grid = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body)
+    under = "\n".join(f"- {note}" for note in notes(lines))
+    return "\n\n".join(part for part in (caption(lines), grid, under) if part) + "\n"
+
+
+def caption(lines: Sequence[Line]) -> str:
+    """What was compared on what, with how many seeds, and what the columns hold."""
+    models = ", ".join(
+        dict.fromkeys(f"{line.model} ({line.kind}, {count(line.model_numbers)} parameters)" for line in lines)
+    )
+    tasks = ", ".join(
+        dict.fromkeys(
+            f"{line.task}{' (synthetic text)' if line.synthetic else ''}: {line.test_rows:,} test rows"
+            for line in lines
+        )
+    )
+    rows = ", ".join(dict.fromkeys(training(line) for line in lines))
+    seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
+    told = f"{models}. {tasks}; {rows}; {seeds} {'seed' if seeds == '1' else 'seeds'}."
+    if not any(line.metrics for line in lines):
+        return f"{told} Development rows only; no test row was read."
+    covers = (
+        "test rows alone, since one seed shows no spread" if seeds == "1" else "the choice of test rows and of seeds"
+    )
+    return (
+        f"{told} Accuracy, macro-F1 and calibration error in percent, NLL in nats; in brackets 95% intervals over "
+        f"{covers}. Differences are paired, on the same rows and seeds; = marks one that is not shown (its interval "
+        "holds 0)."
+    )
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
+    """Sentences: what is below the hand-written prompt, which differences are not shown, how points were chosen."""
+    told = []
+    many = len({line.question for line in lines}) > 1
+    for line in lines:
+        place = f" on {where(line)}" if many else ""
+        against = line.versus.get("manual")
+        if against is not None and against.high < 0:
+            told.append(f"{line.method} is below the hand-written prompt{place}: {points(against)} points of accuracy.")
+        for base, gap in line.versus.items():
+            if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
+                told.append(f"Not shown{place}: a difference between {line.method} and {base} ({points(gap)} points).")
+    if any(line.allowed > 1 for line in lines):
+        told.append(
+            f"Every method might try {max(line.allowed for line in lines)} grid points; each seed chose on its "
+            "development rows, and test rows were read once, for the choice."
+        )
+    compared = sum(len(line.versus) for line in lines)
+    if compared > 1:
+        told.append(f"{compared} differences, each at 95%, without correction for their number.")
+    return told
+
+
+def percent(value: Interval | None) -> str:
+    return "" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def number(value: Interval | None) -> str:
+    return "" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def points(gap: Interval) -> str:
+    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+
+
+def versus(line: Line, base: str) -> str:
+    gap = line.versus.get(base)
+    return "" if gap is None else points(gap) if gap.shown else f"{points(gap)} ="
+
+
+def training(line: Line) -> str:
+    return f"{line.train_rows:,} training rows" if line.k is None else f"{line.k} shots a label"
+
+
+def where(line: Line) -> str:
+    return f"{line.task}, {line.model} ({line.kind}), {training(line)}"
+
+
+def count(n: int) -> str:
+    """1,234 as 1.2K, 22,700,000 as 22.7M."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if n >= size:
+            return f"{n / size:.1f}{letter}"
+    return str(n)
+
+
+def matrix(lines: Sequence[Line]) -> str:
+    """Accuracy alone: one table a model and number of shots, methods down and tasks across. `markdown` has the rest."""
+    groups: dict[tuple[str, str, int | None], list[Line]] = {}
+    for line in lines:
+        if "accuracy" in line.metrics:
+            groups.setdefault((line.model, line.kind, line.k), []).append(line)
+    parts = []
+    for (model, kind, shots), some in groups.items():
+        tasks = list(dict.fromkeys(line.task for line in some))
+        cells = {(line.method, line.task): line for line in some}
+        seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in some}))
+        rows = "all training rows" if shots is None else f"{shots} shots a label"
+        body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
+        for method in dict.fromkeys(line.method for line in some):
+            found = [cells.get((method, task)) for task in tasks]
+            means = [100 * line.metrics["accuracy"].mean for line in found if line is not None]
+            mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
+            body.append([method, *("" if line is None else _marked(line) for line in found), mean])
+        grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
+        parts.append(f"**{model} ({kind}), {rows}, {seeds} seeds**\n\n{grid}")
+    if not parts:
+        return "No run has finished.\n"
+    key = (
+        "Test accuracy in percent, with 95% intervals over the choice of test rows and of seeds. Against the "
+        "hand-written prompt on the same rows: = no difference is shown, < below it."
+    )
+    return "\n\n".join([*parts, key]) + "\n"
+
+
+def _head(task: str, lines: Sequence[Line]) -> str:
+    line = next(line for line in lines if line.task == task)
+    return f"{task} ({line.train_rows:,} train, {line.test_rows:,} test)"
+
+
+def _marked(line: Line) -> str:
+    gap = line.versus.get(BASELINES[0])
+    mark = "" if gap is None or gap.low > 0 else " <" if gap.high < 0 else " ="
+    return percent(line.metrics["accuracy"]) + mark

@@ -1,0 +1,129 @@
+"""Records of runs to lines of a table: means over seeds with intervals, and paired differences from two baselines."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.evaluation.records import Record
+from foreword.evaluation.statistics import MEASURES, Interval, Resampled, difference, interval, resample_all
+
+BASELINES = ("manual", "fine-tuning")
+Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
+ReadPredictions = Callable[[Record], Predictions | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method on one model, task and number of training rows: a mean over its seeds.
+
+    `versus` maps a baseline to the accuracy's difference from it, on the same rows and seeds. `chosen` are grid points
+    with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
+    are of training, a share where runs trained together; examples per second are test rows scored.
+    """
+
+    model: str
+    kind: str
+    model_numbers: int
+    task: str
+    synthetic: bool
+    k: int | None
+    train_rows: int
+    test_rows: int
+    method: str
+    seeds: tuple[int, ...]
+    tried: int
+    allowed: int
+    chosen: tuple[tuple[str, int], ...]
+    development: Mapping[str, float]
+    metrics: Mapping[str, Interval]
+    versus: Mapping[str, Interval]
+    numbers_trained: int
+    bytes_stored: int
+    train_seconds: float | None
+    examples_per_second: float | None
+
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """Lines with an equal question are compared with each other."""
+        return (self.model, self.kind, self.task, self.k, self.train_rows)
+
+
+def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[Line]:
+    """One line a method, in the order in which questions and methods first appear.
+
+    Of several results of one method and seed the last one stands. Runs are compared only on equal test rows.
+    """
+    questions: dict[tuple[Any, ...], dict[str, dict[int, Record]]] = {}
+    for record in records:
+        if record.role == "result":
+            questions.setdefault(record.question, {}).setdefault(record.method, {})[record.seed] = record
+    lines = []
+    for methods in questions.values():
+        draws = {name: _draws(seeds.values(), read) for name, seeds in methods.items()}
+        for name, seeds in methods.items():
+            versus = {b: _difference(draws[name], draws[b]) for b in baselines if b in methods and b != name}
+            lines.append(_line([*seeds.values()], draws[name], {b: d for b, d in versus.items() if d is not None}))
+    return lines
+
+
+def _draws(records: Iterable[Record], read: ReadPredictions) -> dict[int, dict[str, Resampled]]:
+    """Resampled metrics by seed."""
+    found = {}
+    for record in records:
+        predictions = read(record)
+        if predictions is not None and record.metrics:
+            names = [name for name in MEASURES if name in record.metrics]
+            found[record.seed] = resample_all(names, *predictions)
+    return found
+
+
+def _difference(mine: Mapping[int, Any], base: Mapping[int, Any]) -> Interval | None:
+    shared = sorted(mine.keys() & base.keys())
+    if not shared:
+        return None
+    return difference([mine[s]["accuracy"] for s in shared], [base[s]["accuracy"] for s in shared])
+
+
+def _line(
+    records: Sequence[Record], draws: Mapping[int, Mapping[str, Resampled]], versus: Mapping[str, Interval]
+) -> Line:
+    first = records[0]
+    names = [n for n in MEASURES if draws and all(n in d for d in draws.values())]
+    return Line(
+        model=first.model,
+        kind=first.kind,
+        model_numbers=first.model_numbers,
+        task=first.task,
+        synthetic=first.synthetic,
+        k=first.k,
+        train_rows=first.rows["train"],
+        test_rows=first.rows["test"],
+        method=first.method,
+        seeds=tuple(r.seed for r in records),
+        tried=max(r.tried for r in records),
+        allowed=max(r.allowed for r in records),
+        chosen=_chosen(records),
+        development={n: _mean([r.development.get(n) for r in records]) or math.nan for n in first.development},
+        metrics={n: interval([d[n] for d in draws.values()]) for n in names},
+        versus=versus,
+        numbers_trained=max(r.numbers_trained for r in records),
+        bytes_stored=max(r.bytes_stored for r in records),
+        train_seconds=_mean([r.timing.train_seconds for r in records if r.timing]),
+        examples_per_second=_mean([r.timing.examples_per_second for r in records if r.timing]),
+    )
+
+
+def _chosen(records: Sequence[Record]) -> tuple[tuple[str, int], ...]:
+    """The grid points that the seeds chose, the most frequent first."""
+    told = Counter(", ".join(f"{key}={value}" for key, value in r.point.items()) for r in records if r.point)
+    return tuple(told.most_common())
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return float(np.mean(present)) if present else None

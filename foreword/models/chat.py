@@ -1,0 +1,136 @@
+"""Chat templates: the tokenizer's own rendering, read back as parts.
+
+The messages are rendered once with a sentinel for every field and slot; what stands between the sentinels is the chat
+template's own text. Every row is rendered again with its data and must come out as those parts say.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from jinja2 import TemplateError
+
+from foreword.core.template import Answer, Field, Literal, Soft, Template
+from foreword.errors import ConfigError, DataError, ModelError
+from foreword.models.row import Hole, Part
+
+OPEN, CLOSE, PAD = "\ue000", "\ue001", "\u2003"  # private use; and a space that chat templates do not write
+_SENTINEL = re.compile(f"({PAD}?){OPEN}([0-9]+){CLOSE}({PAD}?)")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """A chat as parts of text, holes and slots. `tail` is the text before the answer, `lead` the spaces between."""
+
+    tokenizer: Any
+    template: Template
+    parts: tuple[Part, ...]
+    order: tuple[int, ...]
+    tail: str
+    lead: str
+
+    @staticmethod
+    def of(tokenizer: Any, template: Template) -> "Chat":
+        """Raises: ModelError where the tokenizer has no chat template; ConfigError for messages that it refuses."""
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, so it cannot take messages; "
+                "give the template as one string."
+            )
+        padded = _render(tokenizer, [_messages(template, lambda i, p: _sentinel(i, isinstance(p, Field)))])[0]
+        plain = list(template.parts)
+        parts: list[Part] = []
+        order: list[int] = []
+        at = 0
+        for found in _SENTINEL.finditer(padded):
+            part = plain[int(found.group(2))]
+            parts += [Literal(padded[at : found.start()])] if found.start() > at else []
+            if isinstance(part, Field):
+                parts.append(Hole(part.name, part.shorten, not found.group(1), not found.group(3)))
+            else:
+                assert isinstance(part, Soft), "chats have no answer"
+                parts.append(part)
+            order.append(int(found.group(2)))
+            at = found.end()
+        parts += [Literal(padded[at:])] if at < len(padded) else []
+        wanted = [i for i, part in enumerate(plain) if isinstance(part, Field | Soft)]
+        if sorted(order) != wanted:
+            raise ModelError(
+                f"The chat template of {tokenizer.name_or_path!r} leaves out or repeats a message's text; "
+                "use other roles or a template of one string."
+            )
+        tail = parts[-1].text if parts and isinstance(parts[-1], Literal) else ""
+        return Chat(tokenizer, template, tuple(parts), tuple(order), tail, _lead(tokenizer, template))
+
+    def check(self, places: Sequence[str], filled: Sequence[Mapping[int, Sequence[str]]]) -> None:
+        """Render every row with its data. Raises: DataError where the chat template changes the text of the data."""
+        texts = [[text for item in sorted(row) for text in row[item]] for row in filled]
+        numbers = [i for i in self.order if isinstance(self.template.parts[i], Field)]
+        conversations = []
+        for given in texts:
+            text_of = dict(zip(numbers, given, strict=True))
+            conversations.append(_messages(self.template, lambda i, p, t=text_of: t.get(i, _sentinel(i, False))))
+        for where, given, rendered in zip(places, texts, _render(self.tokenizer, conversations), strict=True):
+            if self._joined(given) != rendered:
+                raise DataError(
+                    f"{where}: the chat template of {self.tokenizer.name_or_path!r} changes the text of this row; "
+                    "leave the row out, or use a template of one string."
+                )
+
+    def _joined(self, given: Sequence[str]) -> str:
+        texts, slots = iter(given), iter(i for i in self.order if isinstance(self.template.parts[i], Soft))
+        joined = []
+        for part in self.parts:
+            if isinstance(part, Literal):
+                joined.append(part.text)
+            else:
+                joined.append(next(texts) if isinstance(part, Hole) else _sentinel(next(slots), False))
+        return "".join(joined)
+
+
+def _sentinel(number: int, pad: bool) -> str:
+    edge = PAD if pad else ""
+    return f"{edge}{OPEN}{number}{CLOSE}{edge}"
+
+
+def _messages(template: Template, text_of: Callable[[int, Field | Soft], str]) -> list[dict[str, str]]:
+    """The messages with `text_of(number, part)` for every part that is not the template's own text."""
+    messages, number = [], 0
+    for turn in template.turns:
+        content = []
+        for part in turn.parts:
+            assert not isinstance(part, Answer), "messages have no answer"
+            content.append(part.text if isinstance(part, Literal) else text_of(number, part))
+            number += 1
+        messages.append({"role": turn.role, "content": "".join(content)})
+    return messages
+
+
+def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], prompt: bool = True) -> list[str]:
+    try:
+        return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in conversations[0])
+        raise ConfigError(
+            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}"
+        ) from None
+
+
+def _lead(tokenizer: Any, template: Template) -> str:
+    """The spaces that the chat template puts between the generation prompt and the model's own message."""
+    messages = _messages(template, _sentinel_of)
+    answer = {"role": "assistant", "content": f"{OPEN}{CLOSE}"}
+    try:
+        [prompt], [whole] = _render(tokenizer, [messages]), _render(tokenizer, [[*messages, answer]], prompt=False)
+    except ConfigError:
+        return ""
+    if not whole.startswith(prompt):
+        return ""
+    lead = whole[len(prompt) :].partition(OPEN)[0]
+    return lead if not lead.strip() else ""
+
+
+def _sentinel_of(number: int, part: object) -> str:
+    return _sentinel(number, False)

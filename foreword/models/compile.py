@@ -1,0 +1,73 @@
+"""Lower the constant beginning of a format, slots included, to a prefix that is computed once and equals it.
+
+Exact for causal models: what leads a row never sees what follows, so its keys and values are the same in every row.
+"""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+
+from foreword.core.format import Format
+from foreword.core.prompts import Bank, PrefixPrompt, Prompt, SoftPrompt, lower, stack
+from foreword.errors import ConfigError, ModelError
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
+from foreword.models.row import Gap
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A prefix in place of the first `lead` columns of every row: encode with the same format, then `without_lead()`.
+
+    `rest` is the soft prompt where slots remain after the lead (they keep their numbers), else None.
+    """
+
+    prefix: PrefixPrompt
+    rest: SoftPrompt | None
+    lead: int
+
+    def bank(self, lm: FrozenLM) -> Bank:
+        """A bank of this one prompt."""
+        bank = stack([self.prefix], lm.embed, lm.device)
+        return bank if self.rest is None else replace(bank, soft_TPD=self.rest.embed_PD[None].to(lm.device))
+
+
+@torch.no_grad()
+def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
+    """Raises: ModelError for a masked model, where no such prefix exists; ConfigError where nothing constant leads."""
+    if lm.kind != "causal":
+        raise ModelError(
+            f"{lm.name!r} is a masked model: what leads a row sees the text after it, so no prefix equals it; keep the "
+            "soft prompt, or load the model as causal."
+        )
+    lm.require_prefix()
+    if isinstance(prompt, PrefixPrompt):
+        raise ConfigError("The prompt to compile is a prefix already; use it as it is.")
+    encoder = Encoder.build(lm, format)
+    if prompt.length != encoder.prompt_length:
+        raise ConfigError(
+            f"The template has slots for {encoder.prompt_length} positions and the prompt given has {prompt.length}; "
+            "compile it with the template it was learnt for."
+        )
+    lead = encoder.row.lead
+    if not lead or not format.template.fields:
+        raise ConfigError(
+            f"In the template {format.template.source!r} nothing constant leads a field of the row, so there is "
+            "nothing to compile; put the slot or the instruction before the first field."
+        )
+    soft = lower(prompt, lm.embed)
+    columns: list[torch.Tensor] = []
+    filled = 0
+    for item in encoder.row.items:
+        if sum(map(len, columns)) == lead:
+            break
+        assert item.ids is not None, "the lead ends before the first field"
+        if isinstance(item, Gap):
+            filled = item.start + len(item.ids)
+            columns.append(soft.embed_PD[item.start : filled].to(lm.device, lm.dtype))
+        elif item.ids:
+            columns.append(lm.embed(torch.tensor([item.ids], device=lm.device))[0])
+    prefix = lm.prefix_from_embeddings(torch.cat(columns))
+    return Compiled(prefix, soft if filled < soft.length else None, lead)

@@ -1,0 +1,239 @@
+"""Rows to pieces: fill the template, tokenise in batches, and cut over-long rows at their shortenable part only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, final, runtime_checkable
+
+import numpy as np
+import torch
+
+from foreword.core.format import Format
+from foreword.core.shapes import Int, Tensor
+from foreword.core.template import Answer, Soft, field_text
+from foreword.errors import ConfigError, DataError, ModelError
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Batch, Encoded, collate, prepare
+from foreword.models.chat import Chat
+from foreword.models.labels import Plan
+from foreword.models.pieces import Pieces
+from foreword.models.row import Gap, Hole, Mark, Row, Text, layout_row, with_answer, with_holes
+from foreword.models.shorten import Part, share_out, which
+from foreword.models.words import Place, Planner
+
+__all__ = ["Batch", "Encoded", "Encoder", "Line", "TextRow", "collate", "count_cut", "prepare"]
+
+
+@runtime_checkable
+class TextRow(Protocol):
+    """What is encoded: named texts, the row's own options where it has them, and where it came from."""
+
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+    @property
+    def options(self) -> Sequence[str]: ...
+    @property
+    def where(self) -> str: ...
+
+
+@final
+@dataclass(frozen=True)
+class Line:
+    """A row that comes from nowhere in particular."""
+
+    fields: Mapping[str, str]
+    options: Sequence[str] = ()
+    where: str = "the text given"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Puts rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
+
+    A row may have `room` columns, of which the template's own text and slots take `own`.
+    """
+
+    format: Format
+    pieces: Pieces
+    row: Row
+    chat: Chat | None
+    planner: Planner
+    room: int
+    own: int
+    plan: Plan | None
+    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)  # of rows that bring their own options
+
+    @staticmethod
+    def build(lm: FrozenLM, format: Format, extra: int = 0) -> "Encoder":
+        """`extra` columns of the context go to a prefix.
+
+        Raises: ConfigError for a template or label words that do not suit the model; ModelError for its tokenizer.
+        """
+        template = format.template
+        _check_answer(lm, format)
+        pieces = Pieces.of(lm.tokenizer, lm.kind)
+        chat = Chat.of(lm.tokenizer, template) if template.chat else None
+        mask_id = lm.tokenizer.mask_token_id if lm.kind == "masked" else None
+        if lm.kind == "masked" and mask_id is None:
+            raise ModelError(f"The tokenizer of {lm.name!r} has no mask token; load the model as causal.")
+        filler = lm.tokenizer.pad_token_id
+        parts = chat.parts if chat else with_answer(with_holes(template.parts))
+        row = layout_row(parts, pieces, mask_id, filler or 0, chat is not None, format.soft_first)
+        limit = min(format.max_length or lm.dims.context, lm.dims.context)
+        planner = Planner(
+            pieces, Place(chat.tail, chat.lead) if chat else Place.of(parts), lm.kind, format.pieces == "mean", lm.name
+        )
+        plan = planner.plans([(format.labels, format.words)], "label")[0] if format.words else None
+        own = row.constant + sum(len(pieces.start([item.own])[0]) for item in row.items if isinstance(item, Text))
+        grows = plan.longest - 1 if plan else 0
+        if own + grows > limit - extra:
+            raise ConfigError(
+                f"The template alone takes {own} tokens, {len(row.init_P)} of them slots, its label words {grows} more "
+                f"and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or template, or a "
+                "higher max_length."
+            )
+        return Encoder(format, pieces, row, chat, planner, limit - extra, own, plan)
+
+    @property
+    def prompt_length(self) -> int:
+        """Positions of all slots together."""
+        return len(self.row.init_P)
+
+    @property
+    def init_ids_P(self) -> Int[Tensor, "P"] | None:
+        """Ids of the words that slots were written as, -1 at slots given as a length; None where no slot has words."""
+        if all(i < 0 for i in self.row.init_P):
+            return None
+        return torch.tensor(self.row.init_P)
+
+    def encode(self, fields: Mapping[str, str], options: Sequence[str] | None = None) -> Encoded:
+        return self.encode_rows([Line(fields, tuple(options or ()))])[0]
+
+    def encode_rows(self, rows: Sequence[TextRow]) -> list[Encoded]:
+        """Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
+        plans = self._plans_of(rows)
+        filled = self._fill(rows)
+        if self.chat:
+            self.chat.check([row.where for row in rows], filled)
+        columns = []
+        for index, item in enumerate(self.row.items):
+            if isinstance(item, Text) and item.ids is None:
+                texts = [item.filled(row[index]) for row in filled]
+                columns.append((self.pieces.start if item.first else self.pieces.following)(texts))
+            else:
+                columns.append([item.ids] * len(rows))
+        encoded = []
+        for i, (ids, plan) in enumerate(zip(zip(*columns, strict=True), plans, strict=True)):
+            room = self.room - (plan.longest - 1 if plan else 0)
+            cut = max(0, sum(map(len, ids)) - room)
+            if cut:
+                ids = self._shorten(ids, filled[i], cut, room, rows[i].where)
+            encoded.append(self._join(ids, plan, cut, rows[i].where))
+        return encoded
+
+    def _fill(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
+        """The texts of the holes of each item with holes, by the item's number."""
+        holes = {
+            index: [p for p in item.parts if isinstance(p, Hole)]
+            for index, item in enumerate(self.row.items)
+            if isinstance(item, Text) and item.ids is None
+        }
+        filled = []
+        for row in rows:
+            try:
+                filled.append(
+                    {index: tuple(h.trim(field_text(row.fields, h.name)) for h in hs) for index, hs in holes.items()}
+                )
+            except DataError as error:
+                raise DataError(f"{row.where}: {error}") from None
+        return filled
+
+    def _join(self, ids: Sequence[Sequence[int]], plan: Plan | None, cut: int, where: str) -> Encoded:
+        flat = [i for part in ids for i in part]
+        if not flat:
+            raise DataError(f"{where}: the row has no tokens, so there is nothing to read; give it text.")
+        slot_S = np.full(len(flat), -1, np.int64)
+        answer, at = len(flat) - 1, 0
+        for item, part in zip(self.row.items, ids, strict=True):
+            if isinstance(item, Gap):
+                slot_S[at : at + len(part)] = np.arange(item.start, item.start + len(part))
+            elif isinstance(item, Mark):
+                answer = at
+            at += len(part)
+        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, self.row.lead)
+
+    def _shorten(
+        self, ids: Sequence[Sequence[int]], filled: Mapping[int, Sequence[str]], cut: int, room: int, where: str
+    ) -> list[Sequence[int]]:
+        """Take `cut` pieces out of the shortenable fields, the longest first."""
+        holes = [p for item in self.row.items if isinstance(item, Text) for p in item.parts if isinstance(p, Hole)]
+        marked = any(hole.shorten for hole in holes)
+        parts: list[Part] = []
+        for index, texts in filled.items():
+            item = self.row.items[index]
+            assert isinstance(item, Text), "only text has holes"
+            whole = item.filled(texts)
+            spans = self.pieces.offsets(whole, item.first)
+            for hole, start, end in item.holes_at(texts):
+                if hole.shorten or not marked:
+                    parts.append(Part(index, hole.name, which(whole, spans, start, end)))
+        have = sum(len(part.pieces) for part in parts)
+        if self.format.truncate == "error" or have < cut:
+            names = ", ".join(f"{p.name!r} ({len(p.pieces)})" for p in parts) or "none"
+            why = "and truncate is 'error'" if self.format.truncate == "error" else "and that much cannot be cut"
+            raise DataError(
+                f"{where}: the row takes {room + cut} tokens and there is room for {room}, {why}: the template takes "
+                f"{self.own}, and of the fields can be cut: {names}. Shorten the text, the template or the prompt, "
+                "mark the field to cut with |shorten, or choose truncate tail, head or middle."
+            )
+        kept = list(ids)
+        drop: dict[int, set[int]] = {}
+        for part, count in zip(parts, share_out([len(p.pieces) for p in parts], cut), strict=True):
+            drop.setdefault(part.item, set()).update(part.taken(count, self.format.truncate))
+        for index, gone in drop.items():
+            kept[index] = [i for n, i in enumerate(ids[index]) if n not in gone]
+        return kept
+
+    def _plans_of(self, rows: Sequence[TextRow]) -> list[Plan | None]:
+        fresh = list(dict.fromkeys(o for row in rows if row.options and (o := tuple(row.options)) not in self.plans))
+        if fresh:
+            try:
+                made = self.planner.plans([(options, [(o,) for o in options]) for options in fresh], "option")
+            except ConfigError:
+                self._blame(rows)
+                raise
+            self.plans.update(zip(fresh, made, strict=True))
+        return [self.plans[tuple(row.options)] if row.options else self.plan for row in rows]
+
+    def _blame(self, rows: Sequence[TextRow]) -> None:
+        """Raise a DataError that names the first row whose options cannot be used."""
+        for row in rows:
+            try:
+                self.planner.plans([(row.options, [(o,) for o in row.options])], "option")
+            except ConfigError as error:
+                raise DataError(f"{row.where}: {error}") from None
+
+
+def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:
+    """How many rows were cut, and how many tokens were taken from them."""
+    return sum(e.cut > 0 for e in encoded), sum(e.cut for e in encoded)
+
+
+def _check_answer(lm: FrozenLM, format: Format) -> None:
+    template = format.template
+    if lm.kind == "masked":
+        if template.chat:
+            raise ConfigError(
+                f"{lm.name!r} is a masked model, and messages need a causal one; give a template with {{mask}}."
+            )
+        if template.answer is None:
+            raise ConfigError(f"The template {template.source!r} has no {{mask}}; {lm.name!r} reads its answer there.")
+    elif template.answer and not isinstance(template.parts[-1], Answer):
+        raise ConfigError(
+            f"The template {template.source!r} goes on after {{{template.answer.name}}}; {lm.name!r} is causal and "
+            "reads its answer at the end: move it there."
+        )
+    if format.soft_first and template.chat:
+        raise ConfigError("soft_first cannot be used with messages: slots stand inside them; leave soft_first out.")
+    if format.soft_first and not (template.parts and isinstance(template.parts[0], Soft)):
+        raise ConfigError(f"soft_first needs a template that begins with a slot; this one is {template.source!r}.")

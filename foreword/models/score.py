@@ -1,0 +1,291 @@
+"""Scores of label words: chain-rule log-probabilities, several words a label by log-sum-exp.
+
+Where every label word of a row is one piece, its labels' scores are logits, which softmax alike; else they are
+log-probabilities over the vocabulary. Rows that share a plan of labels cost no Python loop.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from foreword.core.prompts import Bank
+from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.errors import ConfigError, ModelError
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Batch, Encoded, collate, prepare
+from foreword.models.labels import Layout
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """Which piece of which label is read where, for each distinct plan Q, padded; and the plan of each row.
+
+    `pass_QCWn`, `read_QCWn` and `unique_QCWn` say in which model row of the row's own, at which column after the answer
+    and as which of the distinct pieces `ids_U`. `mean_Q` plans score a word by the mean over its pieces.
+    """
+
+    layouts: tuple[Layout, ...]
+    plan_B: Int[Tensor, "B"]
+    ids_U: Int[Tensor, "U"]
+    unique_QCWn: Int[Tensor, "Q C W n"]
+    real_QCWn: Bool[Tensor, "Q C W n"]
+    pass_QCWn: Int[Tensor, "Q C W n"]
+    read_QCWn: Int[Tensor, "Q C W n"]
+    single_Q: Bool[Tensor, "Q"]
+    mean_Q: Bool[Tensor, "Q"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The model rows `M` of a batch: whose row each is, which pass of its layout, and each row's first."""
+
+    row_M: Int[Tensor, "M"]
+    plan_M: Int[Tensor, "M"]
+    pass_M: Int[Tensor, "M"]
+    first_B: Int[Tensor, "B"]
+
+
+def score(
+    lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]
+) -> Float[Tensor, "B C"]:
+    """Log-score of each label of each row, differentiable in the bank; -inf where a row has fewer labels than others.
+
+    Raises: ConfigError for rows without label words, or with more slots than their prompts fill.
+    """
+    if not encoded:
+        raise ConfigError("There are no rows to score; give at least one.")
+    longest = max(map(len, encoded)) + (0 if bank is None or bank.keys_TNQHK is None else bank.keys_TNQHK.shape[2])
+    reads = _reads(encoded, trie=lm.kind == "masked" or lm.trie_fits(longest))
+    passes = _passes(reads)
+    base = collate(encoded)
+    batch, tree_MSS = _expand_masks(base, reads, passes) if lm.kind == "masked" else _append(base, reads, passes)
+    inputs, prefix = prepare(lm, batch, bank, task_B[passes.row_M.to(task_B.device)], tree_MSS)
+    hidden_MRD = lm.hidden_at(inputs, prefix)
+    shape = hidden_MRD.shape[:2]
+    logit_MRU = lm.piece_logits(hidden_MRD.flatten(0, 1), reads.ids_U.to(lm.device)).unflatten(0, shape)
+    normaliser_MR = _normalisers(lm, hidden_MRD, reads, passes, logit_MRU.dtype)
+    plan_B = reads.plan_B
+    row_BCWn = (passes.first_B[:, None, None, None] + reads.pass_QCWn[plan_B]).to(lm.device)
+    read_BCWn = reads.read_QCWn[plan_B].to(lm.device)
+    value_BCWn = logit_MRU[row_BCWn, read_BCWn, reads.unique_QCWn[plan_B].to(lm.device)]
+    if normaliser_MR is not None:
+        value_BCWn = value_BCWn - normaliser_MR[row_BCWn, read_BCWn]
+    return _labels(value_BCWn, reads.real_QCWn[plan_B].to(lm.device), reads.mean_Q[plan_B].to(lm.device))
+
+
+@torch.no_grad()
+def score_all(
+    lm: FrozenLM,
+    encoded: Sequence[Encoded],
+    bank: Bank | None,
+    task_B: Int[Tensor, "B"],
+    *,
+    tokens_per_batch: int = 8192,
+) -> Float[Tensor, "B C"]:
+    """`score` of any number of rows without gradients: batches of rows of similar length within a budget of tokens.
+
+    When memory runs out the batch halves, with one line on stderr. Raises: ModelError where not even one row fits.
+    """
+    if not encoded:
+        return torch.zeros(0, 0)
+    cost_B = np.array([e.cost for e in encoded])
+    order_B = np.argsort(-cost_B, kind="stable")
+    labels = max(e.plan.labels if e.plan else 0 for e in encoded)
+    result_BC: Tensor | None = None
+    done, budget = 0, tokens_per_batch
+    task_B = task_B.cpu()
+    while done < len(encoded):
+        widest = int(cost_B[order_B[done]])
+        taken = order_B[done : done + max(1, budget // widest)]
+        try:
+            part_BC = score(lm, [encoded[i] for i in taken], bank, task_B[torch.from_numpy(taken)])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(taken) == 1:
+                raise ModelError(
+                    f"Out of memory with a single row of {widest} tokens. Use a smaller model, a lower max_length or "
+                    "--dtype bfloat16."
+                ) from error
+            budget = widest * (len(taken) // 2)
+            print(f"out of memory: going on with {budget} tokens a batch", file=sys.stderr)
+            continue
+        if result_BC is None:
+            result_BC = part_BC.new_full((len(encoded), labels), -torch.inf)
+        result_BC[torch.from_numpy(taken).to(part_BC.device), : part_BC.shape[1]] = part_BC
+        done += len(taken)
+    assert result_BC is not None, "at least one batch was scored"
+    return result_BC
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is an allocation that failed, on any device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "can't allocate memory" in text or "out of memory" in text
+
+
+def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
+    plans = list({id(e.plan): e.plan for e in encoded}.values())
+    number = {id(plan): q for q, plan in enumerate(plans)}
+    kept = [plan for plan in plans if plan is not None]
+    if len(kept) < len(plans):
+        raise ConfigError("A row has no label words to score; give the format label words, or the rows options.")
+    layouts = tuple(plan.layout(trie) for plan in kept)
+    shape = tuple(max(size) for size in zip(*(layout.piece_CWn.shape for layout in layouts), strict=True))
+
+    def padded(arrays: Sequence[np.ndarray]) -> Tensor:
+        whole = np.zeros((len(arrays), *shape), arrays[0].dtype)
+        for q, array in enumerate(arrays):
+            c, w, n = array.shape
+            whole[q, :c, :w, :n] = array
+        return torch.from_numpy(whole)
+
+    real_QCWn = padded([layout.real_CWn for layout in layouts])
+    piece_QCWn = padded([layout.piece_CWn for layout in layouts])
+    ids_U, unique_X = torch.unique(piece_QCWn[real_QCWn], return_inverse=True)
+    unique_QCWn = torch.zeros_like(piece_QCWn)
+    unique_QCWn[real_QCWn] = unique_X
+    return Reads(
+        layouts=layouts,
+        plan_B=torch.tensor([number[id(e.plan)] for e in encoded]),
+        ids_U=ids_U,
+        unique_QCWn=unique_QCWn,
+        real_QCWn=real_QCWn,
+        pass_QCWn=padded([layout.pass_CWn for layout in layouts]),
+        read_QCWn=padded([layout.read_CWn for layout in layouts]),
+        single_Q=torch.tensor([plan.single for plan in kept]),
+        mean_Q=torch.tensor([plan.mean and plan.kind == "masked" for plan in kept]),
+    )
+
+
+def _passes(reads: Reads) -> Passes:
+    passes_Q = torch.tensor([layout.passes for layout in reads.layouts])
+    passes_B = passes_Q[reads.plan_B]
+    first_B = passes_B.cumsum(0) - passes_B
+    row_M = torch.repeat_interleave(torch.arange(len(passes_B)), passes_B)
+    return Passes(row_M, reads.plan_B[row_M], torch.arange(len(row_M)) - first_B[row_M], first_B)
+
+
+def _stacked(arrays: Sequence[np.ndarray], fill: int | bool) -> Tensor:
+    """Stack arrays of different sizes, padded with `fill`."""
+    shape = tuple(max(size) for size in zip(*(array.shape for array in arrays), strict=True))
+    whole = np.full((len(arrays), *shape), fill, arrays[0].dtype)
+    for q, array in enumerate(arrays):
+        whole[(q, *map(slice, array.shape))] = array
+    return torch.from_numpy(whole)
+
+
+def _expand_masks(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, None]:
+    """Model rows of a masked model: the answer's mask repeated as often as the pass asks."""
+    masks_QE = _stacked([layout.masks_E for layout in reads.layouts], 1)
+    masks_M1 = masks_QE[passes.plan_M, passes.pass_M][:, None]
+    most = int(masks_M1.max())
+    answer_M1 = base.read_BR[passes.row_M]
+    read_MR = answer_M1 + torch.minimum(torch.arange(most)[None], masks_M1 - 1)
+    if most == 1:
+        return _taken(base, passes.row_M, read_MR), None
+    longest = base.ids_BS.shape[1]
+    column_1S = torch.arange(longest + most - 1)[None]
+    before = column_1S < answer_M1
+    source_MS = torch.where(before, column_1S, torch.maximum(answer_M1, column_1S - masks_M1 + 1))
+    inside_MS = source_MS < longest
+    source_MS = source_MS.clamp(max=longest - 1)
+    attend_MS = base.attend_BS[passes.row_M].gather(1, source_MS) & inside_MS
+    batch = Batch(
+        ids_BS=base.ids_BS[passes.row_M].gather(1, source_MS),
+        slot_BS=base.slot_BS[passes.row_M].gather(1, source_MS),
+        attend_BS=attend_MS,
+        position_BS=(attend_MS.cumsum(1) - 1).clamp(min=0),
+        read_BR=read_MR,
+    )
+    return batch, None
+
+
+def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tensor, "M S S"] | None]:
+    """Model rows of a causal model: the pass's pieces of label words after the text, and which of them see which."""
+    tail_MK = _stacked([layout.tail_EK for layout in reads.layouts], -1)[passes.plan_M, passes.pass_M]
+    most = tail_MK.shape[1]
+    answer_M1 = base.read_BR[passes.row_M]
+    count_M1 = (tail_MK >= 0).sum(1, keepdim=True)
+    read_MR = answer_M1 + torch.minimum(torch.arange(most + 1)[None], count_M1)
+    rows = _taken(base, passes.row_M, read_MR)
+    if most == 0:
+        return rows, None
+    depth_MK = _stacked([layout.depth_EK for layout in reads.layouts], 0)[passes.plan_M, passes.pass_M]
+    place_MK = answer_M1 + 1 + torch.arange(most)[None]
+
+    def longer(row_MS: Tensor, tail_MK: Tensor, fill: int) -> Tensor:
+        return torch.nn.functional.pad(row_MS, (0, most), value=fill).scatter(1, place_MK, tail_MK)
+
+    batch = Batch(
+        ids_BS=longer(rows.ids_BS, tail_MK.clamp(min=0), 0),
+        slot_BS=longer(rows.slot_BS, torch.full_like(tail_MK, -1), -1),
+        attend_BS=longer(rows.attend_BS, tail_MK >= 0, 0),
+        position_BS=longer(rows.position_BS, answer_M1 + depth_MK, 0),
+        read_BR=read_MR,
+    )
+    chain = all(map(_is_chain, reads.layouts))
+    tree_MSS = None
+    if not chain:
+        sees_MKK = _stacked([layout.sees_EKK for layout in reads.layouts], False)[passes.plan_M, passes.pass_M]
+        tree_MSS = _tree(sees_MKK, place_MK, batch.ids_BS.shape[1])
+    return batch, tree_MSS
+
+
+def _taken(base: Batch, row_M: Int[Tensor, "M"], read_MR: Int[Tensor, "M R"]) -> Batch:
+    return Batch(base.ids_BS[row_M], base.slot_BS[row_M], base.attend_BS[row_M], base.position_BS[row_M], read_MR)
+
+
+def _is_chain(layout: Layout) -> bool:
+    """Whether every piece sees all those before it, so that causal attention alone is right."""
+    columns = layout.tail_EK.shape[1]
+    real_EKK = (layout.tail_EK >= 0)[:, :, None] & np.tri(columns, dtype=bool)
+    return bool((layout.sees_EKK == real_EKK).all())
+
+
+def _tree(sees_MKK: Bool[Tensor, "M K K"], place_MK: Int[Tensor, "M K"], columns: int) -> Bool[Tensor, "M S S"]:
+    """All ones but between the pieces appended to a row, where a piece sees itself and those it goes on from."""
+    tree_MSS = torch.ones(len(place_MK), columns, columns, dtype=torch.bool)
+    row_M = torch.arange(len(place_MK))[:, None, None]
+    tree_MSS[row_M, place_MK[:, :, None], place_MK[:, None, :]] = sees_MKK
+    return tree_MSS
+
+
+def _normalisers(
+    lm: FrozenLM, hidden_MRD: Float[Tensor, "M R D"], reads: Reads, passes: Passes, dtype: torch.dtype
+) -> Float[Tensor, "M R"] | None:
+    """Log-sum-exp over the vocabulary where it is needed: at the columns read of rows with a word of several pieces."""
+    if bool(reads.single_Q.all()):
+        return None
+    most = hidden_MRD.shape[1]
+    reads_QE = torch.zeros(len(reads.layouts), max(layout.passes for layout in reads.layouts), dtype=torch.long)
+    for q, layout in enumerate(reads.layouts):
+        counts = layout.masks_E + (layout.tail_EK >= 0).sum(1)  # one mask, or the text's last column, and the tail
+        reads_QE[q, : layout.passes] = torch.from_numpy(counts)
+    wanted_M1 = reads_QE[passes.plan_M, passes.pass_M][:, None] * ~reads.single_Q[passes.plan_M][:, None]
+    wanted_MR = (torch.arange(most)[None] < wanted_M1).to(hidden_MRD.device)
+    found_X = lm.log_normaliser(hidden_MRD[wanted_MR])
+    zeros_MR = torch.zeros(wanted_MR.shape, dtype=dtype, device=hidden_MRD.device)
+    return zeros_MR.masked_scatter(wanted_MR, found_X.to(dtype))
+
+
+def _labels(
+    value_BCWn: Float[Tensor, "B C W n"], real_BCWn: Bool[Tensor, "B C W n"], mean_B: Bool[Tensor, "B"]
+) -> Float[Tensor, "B C"]:
+    """Pieces to words by sum or mean, words to labels by log-sum-exp; -inf for labels that a row does not have."""
+    word_BCW = torch.where(real_BCWn, value_BCWn, 0).sum(-1)
+    count_BCW = real_BCWn.sum(-1).clamp(min=1)
+    word_BCW = word_BCW / torch.where(mean_B[:, None, None], count_BCW, 1)
+    exists_BCW = real_BCWn[..., 0]
+    label_BC = exists_BCW.any(-1)
+    # a label that does not exist keeps finite words until the end: the gradient of a log-sum-exp of -inf is NaN
+    word_BCW = word_BCW.masked_fill(~exists_BCW & label_BC[..., None], -torch.inf)
+    return torch.logsumexp(word_BCW, -1).masked_fill(~label_BC, -torch.inf)

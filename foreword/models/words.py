@@ -1,0 +1,97 @@
+"""Label words to plans: how a word is written in the answer's place, and what is refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+from foreword.core.template import Answer
+from foreword.core.template import Literal as Text
+from foreword.errors import ConfigError
+from foreword.models.base import Kind
+from foreword.models.labels import Plan
+from foreword.models.pieces import CONTEXTS, Pieces
+from foreword.models.row import Part
+
+LabelSet = tuple[Sequence[str], Sequence[Sequence[str]]]  # label names, and the words of each
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where label words stand: the template's own text before them (None where they begin the row), and the spaces
+    between. After a field or a slot a word has one space."""
+
+    tail: str | None
+    spaces: str
+
+    @staticmethod
+    def of(parts: Sequence[Part]) -> "Place":
+        """The place of the answer among a template's parts."""
+        at = next(i for i, p in enumerate(parts) if isinstance(p, Answer))
+        if at == 0:
+            return Place(None, "")
+        last = parts[at - 1]
+        if not isinstance(last, Text):
+            return Place("", " ")
+        text = last.text.rstrip(" ")
+        return Place(text, last.text[len(text) :])
+
+    def ids(self, pieces: Pieces, words: Sequence[str]) -> list[list[int]]:
+        """Pieces of words as they are in this place."""
+        spaced = [self.spaces + word for word in words]
+        if self.tail is None:
+            return pieces.start(spaced)
+        ends = pieces.split_special(self.tail)
+        if ends and isinstance(ends[-1], int):
+            return pieces.following(spaced)
+        return pieces.after([str(ends[-1]), *CONTEXTS] if ends else CONTEXTS, spaced)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Makes plans of label words for one tokenizer and place; `model` is its name in messages."""
+
+    pieces: Pieces
+    place: Place
+    kind: Kind
+    mean: bool
+    model: str
+
+    def plans(self, sets: Sequence[LabelSet], what: Literal["label", "option"]) -> list[Plan]:
+        """A plan for each set of labels; their words are tokenised in one call.
+
+        Raises: ConfigError for words that the tokenizer has no pieces for, or cannot tell apart.
+        """
+        distinct = list(dict.fromkeys(w.strip() for _, words in sets for label in words for w in label))
+        ids = dict(zip(distinct, map(tuple, self.place.ids(self.pieces, distinct)), strict=True))
+        unknown = self.pieces.tokenizer.unk_token_id
+        for word, found in ids.items():
+            if not word or not found or unknown in found:
+                raise ConfigError(
+                    f"The {what} word {word!r} has no pieces in the tokenizer of {self.model!r}; choose another word."
+                )
+        plans = []
+        for names, words in sets:
+            self._check(names, words, ids, what)
+            pieces = tuple(tuple(ids[w.strip()] for w in label) for label in words)
+            plans.append(Plan(self.kind, pieces, self.mean))
+        return plans
+
+    def _check(
+        self, names: Sequence[str], words: Sequence[Sequence[str]], ids: dict[str, tuple[int, ...]], what: str
+    ) -> None:
+        if len(names) != len(words):
+            raise ConfigError(f"There are {len(names)} labels and label words for {len(words)}; give each its own.")
+        owner: dict[tuple[int, ...], str] = {}
+        for name, label in zip(names, words, strict=True):
+            if not label:
+                raise ConfigError(f"The {what} {name!r} has no word; give it one or more label words.")
+            for word in label:
+                found = ids[word.strip()]
+                if found in owner:
+                    raise ConfigError(
+                        f"The {what} words {word!r} of {name!r} and {owner[found]} are the same pieces to the "
+                        f"tokenizer of {self.model!r}; every word may stand once."
+                    )
+                owner[found] = f"{word!r} of {name!r}"

@@ -1,0 +1,246 @@
+"""The README's table on real data: seven methods, the embedded model both ways, four tasks, few shots and many rows.
+
+Expect prefix-tuning >= prompt-tuning >= manual on many rows, and prefix-tuning near fine-tuning (docs/results.md).
+
+    python recipes/real_data.py --data ../shared/data        every cell that is missing, then the tables
+    python recipes/real_data.py --list                       the cells: kind/task/setting/method
+    python recipes/real_data.py --only 'masked/sst2/*' --only '*/16/lora'
+    python recipes/real_data.py --tune --only '*/16/prompt-tuning' -o learning_rate=0.1,0.3 --seeds 2
+
+Stop it at any time; the same command goes on. `--full` takes whole data sets instead of 2,000 and 1,000 rows.
+"""
+
+import argparse
+import fnmatch
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.cli.progress import Bars
+from foreword.errors import ForewordError
+from foreword.evaluation.compare import Failure, How, compare
+from foreword.evaluation.grid import parse_options
+from foreword.evaluation.records import Record, Store
+from foreword.evaluation.report import markdown, matrix
+from foreword.evaluation.summary import summarise
+from foreword.methods import METHODS
+from foreword.methods.base import configure
+from foreword.models.load import load
+from foreword.tasks.read import read_task
+from foreword.tasks.task import Task
+
+# Options by cell (kind/task/setting/method): every pattern that matches is applied, the later over the earlier.
+# Chosen on development rows with --tune.
+SCHEDULE: dict[str, dict[str, Any]] = {
+    "*/16/prompt-tuning": {"length": 20, "learning_rate": 0.3, "steps": 300, "batch_size": 16, "eval_every": 20},
+    "*/16/prefix-tuning": {"length": 20, "learning_rate": 5e-3, "steps": 300, "batch_size": 16, "eval_every": 20},
+    "*/16/lora": {"learning_rate": 1e-3, "steps": 200, "batch_size": 16, "eval_every": 20},
+    "*/16/fine-tuning": {"learning_rate": 1e-4, "steps": 150, "batch_size": 16, "eval_every": 15},
+    "*/full/prompt-tuning": {"length": 20, "learning_rate": 0.3, "steps": 1000, "batch_size": 32, "eval_every": 100},
+    "*/full/prefix-tuning": {"length": 20, "learning_rate": 5e-3, "steps": 1000, "batch_size": 32, "eval_every": 100},
+    "*/full/lora": {"learning_rate": 1e-3, "steps": 600, "batch_size": 32, "eval_every": 60},
+    "*/full/fine-tuning": {"learning_rate": 1e-4, "steps": 400, "batch_size": 32, "eval_every": 40},
+}
+
+MODELS = {"masked": "foreword-mini", "causal": "foreword-mini-causal"}
+TASKS = ("sst2", "trec", "ag_news", "sick")
+SETTINGS = {"16": 5, "full": 3}  # with how many seeds
+ORDER = ("manual", "bag-of-words", "linear-probe", "prompt-tuning", "prefix-tuning", "lora", "fine-tuning")
+ROWS = {"train": 2000, "validation": 400, "test": 1000}
+START, END = "<!-- real-data: filled by recipes/real_data.py -->", "<!-- end of real-data -->"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compare() of one method; its runs share a folder with all the others'."""
+
+    kind: str
+    task: str
+    setting: str
+    method: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.kind}/{self.task}/{self.setting}/{self.method}"
+
+    @property
+    def shots(self) -> int | None:
+        return None if self.setting == "full" else int(self.setting)
+
+    def options(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for pattern, options in SCHEDULE.items():
+            if fnmatch.fnmatch(self.path, pattern):
+                found |= options
+        return found
+
+
+def cells(patterns: list[str]) -> list[Cell]:
+    """The cells whose path fits one of the patterns, few-shot and frozen methods first within a task."""
+    every = [Cell(k, t, s, m) for k in MODELS for s in SETTINGS for t in TASKS for m in ORDER]
+    return [c for c in every if not patterns or any(fnmatch.fnmatch(c.path, p) for p in patterns)]
+
+
+def load_task(folder: Path, name: str, full: bool) -> Task:
+    """Test rows are the same in every cell of a task: shots are drawn from all training rows, tested on this test."""
+    task = read_task(folder / name)
+    return task if full else task.limit(train=None, validation=None, test=ROWS["test"])
+
+
+def rows_of(task: Task, cell: Cell, full: bool) -> Task:
+    if full or cell.shots is not None:
+        return task
+    return task.limit(train=ROWS["train"], validation=ROWS["validation"], test=None)
+
+
+def run_cells(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+    """Run what is missing, cell by cell. Tuning stops at the development rows."""
+    failures: list[Failure] = []
+    models: dict[str, Any] = {}
+    tasks = {name: load_task(given.data, name, given.full) for name in dict.fromkeys(c.task for c in chosen)}
+    for number, cell in enumerate(chosen, 1):
+        print(f"{number} of {len(chosen)}: {cell.path}", file=sys.stderr)
+        lm = models.setdefault(cell.kind, None) or load(MODELS[cell.kind])
+        models[cell.kind] = lm
+        grid = parse_options(given.option, [METHODS[cell.method]])[cell.method] if given.tune else {}
+        with Bars() as bars:
+            found = compare(
+                lm,
+                rows_of(tasks[cell.task], cell, given.full),
+                [cell.method],
+                out=given.out,
+                seeds=given.seeds or SETTINGS[cell.setting],
+                shots=cell.shots,
+                options={cell.method: {**cell.options(), **grid}},
+                how=How(test=not given.tune, keep_bytes=0),
+                progress=bars,
+                on_stage=bars.stage,
+            )
+        failures += found.failures
+        if given.tune:
+            print(tuning_table(cell, Store.open(given.out).records(), found.records))
+    return failures
+
+
+def tuning_table(cell: Cell, records: list[Record], results: tuple[Record, ...]) -> str:
+    """Development accuracy and likelihood of every grid point, the mean over seeds."""
+    hashes = {r.hashes["validation"] for r in results}
+    points: dict[str, list[Record]] = {}
+    for record in records:
+        same = (record.kind, record.task, record.method) == (cell.kind, cell.task, cell.method)
+        if same and record.hashes["validation"] in hashes and (record.role == "trial" or record.tried == 1):
+            told = {
+                k: v
+                for k, v in record.config.items()
+                if any(r.config[k] != v for r in records if r.method == record.method)
+            }
+            points.setdefault(str(told), []).append(record)
+    lines = []
+    for point, some in points.items():
+        accuracy = sum(r.development["accuracy"] for r in some) / len(some)
+        nll = sum(r.development["nll"] for r in some) / len(some)
+        lines.append(
+            (accuracy, -nll, f"{cell.path}  dev {100 * accuracy:5.1f}  nll {nll:6.3f}  ({len(some)} seeds)  {point}")
+        )
+    return "\n".join(text for _, _, text in sorted(lines, reverse=True))
+
+
+def current(records: list[Record], given: argparse.Namespace) -> list[Record]:
+    """The results of the schedule as it stands, in the order of the table; those of other options are left out."""
+    found = []
+    for cell in cells([]):
+        config = asdict(configure(METHODS[cell.method], cell.options()))
+        seeds = range(given.seeds or SETTINGS[cell.setting])
+        found += [
+            r
+            for r in records
+            if (r.role, r.kind, r.task, r.k, r.method) == ("result", cell.kind, cell.task, cell.shots, cell.method)
+            and r.config == config
+            and r.seed in seeds
+        ]
+    return found
+
+
+def write_table(file: Path, text: str) -> None:
+    """Put the text between the markers; a file without them gets them at its end."""
+    old = file.read_text(encoding="utf-8") if file.exists() else "# Results\n\n"
+    if START not in old or END not in old:
+        old = f"{old.rstrip()}\n\n{START}\n{END}\n"
+    before, _, rest = old.partition(START)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{before}{START}\n{text.strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def page(given: argparse.Namespace) -> str:
+    """The accuracy tables, the schedule, then every cell with all its metrics."""
+    store = Store.open(given.out)
+    lines = summarise(current(store.records(), given), store.predictions)
+    whole = "whole data sets" if given.full else f"{ROWS['train']:,} training and {ROWS['test']:,} test rows at most"
+    machines = sorted({f"{r.environment['machine']}, {r.environment['threads']} threads" for r in store.records()})
+    schedule = [f"- `{pattern}`: " + ", ".join(f"{k}={v}" for k, v in o.items()) for pattern, o in SCHEDULE.items()]
+    parts = [
+        f"Made by `python recipes/real_data.py`: {whole}; options chosen on development rows. {'; '.join(machines)}.",
+        matrix(lines),
+        "Options by cell (kind/task/setting/method):\n\n" + "\n".join(schedule),
+        "## All metrics",
+    ]
+    for question in dict.fromkeys(line.question for line in lines):
+        parts.append(markdown([line for line in lines if line.question == question]))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder with sst2, trec, ...")
+    parser.add_argument("--out", type=Path, help="the folder of results [runs/real-data]")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN", help="cells, as kind/task/setting/method"
+    )
+    parser.add_argument("--list", action="store_true", help="print the cells and stop")
+    parser.add_argument("--table", action="store_true", help="run nothing; make the tables of what is there")
+    parser.add_argument("--full", action="store_true", help="whole data sets")
+    parser.add_argument("--tune", action="store_true", help="development rows only; prints every grid point")
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="KEY=V1,V2", help="with --tune: a grid")
+    parser.add_argument("--seeds", type=int, help="instead of 5 (16 shots) and 3 (full)")
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--write", type=Path, default=Path("docs/results.md"), help="the page with the tables")
+    given = parser.parse_args(arguments)
+    if given.option and not given.tune:
+        parser.error("-o is for --tune; what the table uses stands in SCHEDULE.")
+    kind = "tuning" if given.tune else "real-data"
+    given.out = given.out or Path("runs") / (f"{kind}-full" if given.full else kind)
+    return given
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parse(arguments)
+    chosen = cells(given.only)
+    if given.list or not chosen:
+        print("\n".join(c.path for c in chosen or cells([])))
+        return 0 if chosen else 2
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    failures: list[Failure] = []
+    try:
+        if not given.table:
+            failures = run_cells(given, chosen)
+        if not given.tune:
+            text = page(given)
+            write_table(given.write, text)
+            print(text)
+    except ForewordError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; finished runs are in {given.out}, and the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"failed: {failure.method}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

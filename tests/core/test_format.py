@@ -1,0 +1,46 @@
+"""Formats survive JSON, so that an artefact puts rows to the model as training did.
+
+Run: python -m pytest tests/core/test_format.py
+"""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from foreword.core.format import Format
+from foreword.core.template import Template
+from foreword.errors import ConfigError
+
+PLAIN = Format(Template.parse("{text|shorten} {soft:'It\\'s'} {mask}"), ("0", "é"), (("bad", "not good"), ("good",)))
+CHAT = Format(Template.parse([{"role": "user", "content": "{a}{{}} {soft:3}"}]))
+
+
+@pytest.mark.parametrize("given", [PLAIN, CHAT], ids=["plain", "chat"])
+def test_json_round_trip(given):
+    assert Format.from_json(json.loads(json.dumps(given.to_json()))) == given
+
+
+OTHER = {
+    "template": Template.parse("{text} {mask}"),
+    "labels": ("1", "é"),
+    "words": (("bad",), ("good",)),
+    "truncate": "middle",
+    "soft_first": True,
+    "max_length": 99,
+    "pieces": "sum",
+}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Format)])
+def test_every_field_is_kept(name):
+    changed = replace(PLAIN, **{name: OTHER[name]})
+    back = Format.from_json(json.loads(json.dumps(changed.to_json())))
+    assert back == changed
+    assert back != PLAIN
+
+
+def test_a_broken_template_is_refused():
+    data = PLAIN.to_json() | {"template": "{text"}
+    with pytest.raises(ConfigError, match="never closed"):
+        Format.from_json(data)

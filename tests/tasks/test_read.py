@@ -1,0 +1,125 @@
+"""Tasks from files, folders and names. Run: python -m pytest tests/tasks/test_read.py"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foreword.errors import ConfigError, DataError
+from foreword.tasks.read import read_task
+
+ROWS = [{"text": f'line {i}, "quoted"\nand more {{x}}', "label": "no yes".split()[i % 2]} for i in range(100)]
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_every_format_gives_the_same_task(tmp_path: Path) -> None:
+    import pandas
+
+    frame = pandas.DataFrame(ROWS)
+    write_lines(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
+    frame.to_parquet(tmp_path / "a.parquet")
+    hashes = [read_task(tmp_path / f"a.{s}").hashes() for s in ("jsonl", "json", "csv", "tsv", "parquet")]
+    assert all(h == hashes[0] for h in hashes)
+    assert len({*hashes[0].values()}) == 3
+
+
+def test_a_folder_with_named_splits(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", ROWS[:60])
+    write_lines(tmp_path / "dev.jsonl", ROWS[60:80])
+    write_lines(tmp_path / "test.jsonl", ROWS[80:])
+    task = read_task(tmp_path)
+    assert [len(task.train), len(task.validation), len(task.test)] == [60, 20, 20]
+    assert task.test[0].where == "test.jsonl, row 1"
+    write_lines(tmp_path / "validation.jsonl", ROWS[60:80])
+    with pytest.raises(DataError, match=r"validation\.jsonl and dev\.jsonl, both the validation split; keep one"):
+        read_task(tmp_path)
+
+
+def test_splits_by_row_numbers_and_by_classes(tmp_path: Path) -> None:
+    write_lines(tmp_path / "all.jsonl", ROWS)
+    splits = {"kind": "rows", "train": [*range(10, 90)], "validation": [*range(10)], "test": [99, 91, 92]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    task = read_task(tmp_path)
+    assert [len(task.train), len(task.validation), len(task.test)] == [80, 10, 3]
+    assert task.test[0].where == "all.jsonl, row 100"
+    assert task.test[0].fields["text"] == ROWS[99]["text"]
+    (tmp_path / "splits.json").write_text(json.dumps({"kind": "classes", "train": ["no"], "test": ["yes"]}))
+    task = read_task(tmp_path)
+    assert task.labels == ("no", "yes"), "all classes make one closed set"
+    assert {row.label for row in task.test} == {0, 1}
+    (tmp_path / "splits.json").write_text(json.dumps(splits | {"test": [100]}))
+    with pytest.raises(DataError, match=r"test names rows outside of 0 to 99"):
+        read_task(tmp_path)
+
+
+def test_a_file_can_be_one_split_whole_with_fixed_labels(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", ROWS[1::2])
+    task = read_task(path, split="test", labels=("yes", "maybe", "no"))
+    assert (len(task.train), len(task.test)) == (0, 50)
+    assert {task.labels[row.label] for row in task.test} == {"yes"}
+
+
+def test_known_folder_names_bring_templates_and_words(tmp_path: Path) -> None:
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    write_lines(folder / "all.jsonl", [dict(r, label=["negative", "positive"][i % 2]) for i, r in enumerate(ROWS)])
+    found = read_task(folder).format("masked")
+    assert found.words == (("terrible",), ("wonderful",))
+    own = read_task(folder, template="{text} {mask}", label_words={"negative": "bad"}).format("masked")
+    assert (own.template.source, own.words) == ("{text} {mask}", (("bad",), ("positive",)))
+
+
+BAD = {
+    "broken.jsonl": ('{"text": "a", "label": "x"}\n\n{"text": \n', r"broken\.jsonl, line 3 is not JSON .*one object"),
+    "list.jsonl": ("[1]\n", r"line 1 is a JSON list"),
+    "broken.json": ('[{"text": 1},\n', r"line \d is not JSON"),
+    "object.json": ('{"text": 1}', r"not a JSON list of objects"),
+    "short.csv": ("text,label\na,x\nb\n", r"short\.csv, line 3 has not as many columns as the first line \(2\)"),
+    "long.csv": ("text,label\na,x\nb,y,z\n", r"line 3 has not as many columns"),
+    "quote.csv": ('text,label\n"a"b,x\n', r"line 2 is not CSV"),
+    "bad.parquet": ("not parquet", r"not a Parquet file"),
+    "notes.txt": ("a", r"notes\.txt is of no known kind; give a file that ends in \.jsonl"),
+    "empty.jsonl": ("", r"empty\.jsonl holds no rows"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_named_with_the_line(tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_task(tmp_path / name)
+
+
+def test_blank_lines_do_not_shift_row_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "gap.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n\n{"text": "", "label": "y"}\n')
+    with pytest.raises(DataError, match=r"gap\.jsonl, row 3: field 'text' is empty"):
+        read_task(path)
+
+
+def test_bad_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere does not exist; give a folder, a file, hf:owner/name .*builtin:"):
+        read_task(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"neither train\.jsonl"):
+        read_task(tmp_path)
+    with pytest.raises(ConfigError, match=r"no embedded task 'x'; there are sentiment, intents"):
+        read_task("builtin:x")
+    with pytest.raises(ConfigError, match="names no data set"):
+        read_task("hf:")
+    with pytest.raises(DataError, match=r"hf:nobody/nothing cannot be loaded .* check owner/name"):
+        read_task("hf:nobody/nothing")
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("text,label\ncafé,x\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        read_task(latin)
+    secret = write_lines(tmp_path / "secret.jsonl", ROWS)
+    with pytest.raises(ConfigError, match="no split 'dev'"):
+        read_task(secret, split="dev")
