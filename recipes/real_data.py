@@ -35,21 +35,23 @@ from foreword.tasks.task import Task
 # Options by cell (kind/task/setting/method): every pattern that matches is applied, the later over the earlier.
 # Chosen on development rows with --tune.
 SCHEDULE: dict[str, dict[str, Any]] = {
-    "*/16/prompt-tuning": {"length": 20, "learning_rate": 0.3, "steps": 300, "batch_size": 16, "eval_every": 20},
-    "*/16/prefix-tuning": {"length": 20, "learning_rate": 5e-3, "steps": 300, "batch_size": 16, "eval_every": 20},
-    "*/16/lora": {"learning_rate": 1e-3, "steps": 200, "batch_size": 16, "eval_every": 20},
-    "*/16/fine-tuning": {"learning_rate": 1e-4, "steps": 150, "batch_size": 16, "eval_every": 15},
-    "*/full/prompt-tuning": {"length": 20, "learning_rate": 0.3, "steps": 1000, "batch_size": 32, "eval_every": 100},
-    "*/full/prefix-tuning": {"length": 20, "learning_rate": 5e-3, "steps": 1000, "batch_size": 32, "eval_every": 100},
-    "*/full/lora": {"learning_rate": 1e-3, "steps": 600, "batch_size": 32, "eval_every": 60},
-    "*/full/fine-tuning": {"learning_rate": 1e-4, "steps": 400, "batch_size": 32, "eval_every": 40},
+    "*/prompt-tuning": {"length": 10, "learning_rate": 0.01, "batch_size": 16},
+    "*/prefix-tuning": {"length": 10, "learning_rate": 0.02, "batch_size": 16},
+    "*/lora": {"learning_rate": 3e-3, "batch_size": 16, "warmup": 10},
+    "*/fine-tuning": {"learning_rate": 1e-4, "batch_size": 16, "warmup": 10},
+    "*/16/*-tuning": {"steps": 60, "eval_every": 20},
+    "*/16/lora": {"steps": 60, "eval_every": 20},
+    "*/16/fine-tuning": {"steps": 40, "eval_every": 20},
+    "*/full/*-tuning": {"steps": 200, "eval_every": 50},
+    "*/full/lora": {"steps": 150, "eval_every": 50},
+    "*/full/fine-tuning": {"steps": 120, "eval_every": 40},
 }
 
 MODELS = {"masked": "foreword-mini", "causal": "foreword-mini-causal"}
 TASKS = ("sst2", "trec", "ag_news", "sick")
 SETTINGS = {"16": 5, "full": 3}  # with how many seeds
 ORDER = ("manual", "bag-of-words", "linear-probe", "prompt-tuning", "prefix-tuning", "lora", "fine-tuning")
-ROWS = {"train": 2000, "validation": 400, "test": 1000}
+ROWS = {"train": 2000, "validation": 200, "test": 1000}
 START, END = "<!-- real-data: filled by recipes/real_data.py -->", "<!-- end of real-data -->"
 
 
@@ -103,7 +105,7 @@ def run_cells(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
     tasks = {name: load_task(given.data, name, given.full) for name in dict.fromkeys(c.task for c in chosen)}
     for number, cell in enumerate(chosen, 1):
         print(f"{number} of {len(chosen)}: {cell.path}", file=sys.stderr)
-        lm = models.setdefault(cell.kind, None) or load(MODELS[cell.kind])
+        lm = models.setdefault(cell.kind, None) or load(MODELS[cell.kind], dtype=given.dtype)
         models[cell.kind] = lm
         grid = parse_options(given.option, [METHODS[cell.method]])[cell.method] if given.tune else {}
         with Bars() as bars:
@@ -179,7 +181,7 @@ def page(given: argparse.Namespace) -> str:
     store = Store.open(given.out)
     lines = summarise(current(store.records(), given), store.predictions)
     whole = "whole data sets" if given.full else f"{ROWS['train']:,} training and {ROWS['test']:,} test rows at most"
-    machines = sorted({f"{r.environment['machine']}, {r.environment['threads']} threads" for r in store.records()})
+    machines = sorted({f"{r.environment['machine']}, {r.environment['dtype']}" for r in store.records()})
     schedule = [f"- `{pattern}`: " + ", ".join(f"{k}={v}" for k, v in o.items()) for pattern, o in SCHEDULE.items()]
     parts = [
         f"Made by `python recipes/real_data.py`: {whole}; options chosen on development rows. {'; '.join(machines)}.",
@@ -205,6 +207,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="development rows only; prints every grid point")
     parser.add_argument("-o", "--option", action="append", default=[], metavar="KEY=V1,V2", help="with --tune: a grid")
     parser.add_argument("--seeds", type=int, help="instead of 5 (16 shots) and 3 (full)")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model; learnt numbers are fp32 [bfloat16]")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--write", type=Path, default=Path("docs/results.md"), help="the page with the tables")
     given = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.prompt_tuning import label_ids, sampled_ids, text_ids
+from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 
@@ -21,7 +21,7 @@ class PrefixTuningConfig(GradientConfig):
 
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
     step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
-    needed. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only).
+    needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not given. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only).
     """
 
     length: int = 20
@@ -30,8 +30,11 @@ class PrefixTuningConfig(GradientConfig):
     reparametrise: bool = False
     hidden: int = 512
     start: Literal["after", "zero"] = "after"
-    learning_rate: float = 5e-3
-    clip: float = 1.0
+    learning_rate: float = OWN
+
+    def __post_init__(self) -> None:
+        if self.learning_rate == OWN:
+            object.__setattr__(self, "learning_rate", 3e-4 if self.reparametrise else 0.02)
 
 
 class PrefixTuning(GradientMethod):

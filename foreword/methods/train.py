@@ -21,8 +21,9 @@ from foreword.methods.base import DirectMethod, GradientMethod, Job, Learner, Me
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.predict import encode_rows, score_rows
-from foreword.methods.stack import tensors_of
+from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
+from foreword.models.encode import count_cut
 from foreword.tasks.metrics import accuracy, macro_f1, nll
 from foreword.tasks.task import Task
 
@@ -213,21 +214,18 @@ def _train_group(
 
 def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     value = run.learner.saved({k: v.detach() for k, v in run.final_leaves().items()})
-    value = _detached(value)
+    value = rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
     numbers = sum(leaf.numel() for leaf in run.learner.leaves.values())
     artefact = make_artefact(lm, job, value, run.learner.format, numbers)
     kept = run.best_step if run.learner.config.keep == "best" and run.best else run.step
     artefact = artefact.with_metrics(steps=run.step, kept_step=kept)
+    cut_rows, cut_tokens = count_cut([*run.train.encoded, *run.dev.encoded])
+    if cut_rows:
+        artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
     if run.dev.label_N:
         score = score_rows(lm, [(artefact, job.task.validation)])[0]
         artefact = artefact.with_metrics(validation=_measure(score, run.dev.label_N))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
-
-
-def _detached(value: Learnt) -> Learnt:
-    from foreword.methods.stack import rebuilt
-
-    return rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
 
 
 def _label(row: Any) -> int:

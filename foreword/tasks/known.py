@@ -28,15 +28,12 @@ KNOWN: dict[str, Known] = {
     "sst2": _SENTIMENT,
     "mr": _SENTIMENT,
     "trec": Known(
-        masked="{mask}: {text|shorten}",
-        causal="Question: {text|shorten} Type: {answer}",
+        masked="Category: {mask}. {text|shorten}",
+        causal="{text|shorten} Category: {answer}",
         words={
-            "abbreviation": ("expression",),
-            "description": ("description",),
-            "entity": ("entity",),
-            "human": ("human",),
-            "location": ("location",),
-            "number": ("number",),
+            "entity": ("animal",),
+            "human": ("who",),
+            "location": ("place",),
         },
     ),
     "ag_news": Known(
@@ -51,7 +48,7 @@ KNOWN: dict[str, Known] = {
     ),
     "rte": Known(
         masked="{text_a|shorten}? {mask}, {text_b}",
-        causal="{text_a|shorten} Question: {text_b} True or false? {answer}",
+        causal="{text_a|shorten} Question: {text_b} Yes or no? {answer}",
         words={"entailment": ("yes",), "not_entailment": ("no",)},
     ),
     "hwu64": Known(masked="{text|shorten} It is about {mask}.", causal="{text|shorten} It is about {answer}", words={}),

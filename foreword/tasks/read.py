@@ -33,7 +33,7 @@ def read_task(
     place = str(source)
     if place.startswith("builtin:"):
         return _embedded(place.removeprefix("builtin:"))
-    tables, found = _tables(place)
+    tables, found = _tables(place, label)
     if split is not None:
         if split not in ("train", "validation", "test"):
             raise ConfigError(f"there is no split {split!r}; give train, validation or test")
@@ -61,13 +61,13 @@ def read_task(
     )
 
 
-def _tables(place: str) -> tuple[dict[str, Table], str]:
+def _tables(place: str, label: str) -> tuple[dict[str, Table], str]:
     """Tables of the source by split, and the task's name."""
     if place.startswith("hf:"):
         name = place.removeprefix("hf:")
         if not name.partition(":")[0].strip("/"):
             raise ConfigError(f"{place!r} names no data set; give hf:owner/name or hf:owner/name:config")
-        return read_hub(name), name.replace(":", "/").split("/")[-1]
+        return read_hub(name, label), name.replace(":", "/").split("/")[-1]
     path = Path(place).expanduser()
     if path.is_dir():
         return read_folder(path), path.resolve().name

@@ -186,7 +186,8 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 def _options(record: Mapping[str, Any], columns: tuple[str, ...], place: str) -> tuple[str, ...]:
     if not columns:
         return ()
-    value: Any = [record.get(c) for c in columns] if len(columns) > 1 else record.get(columns[0])
+    cells = [record.get(name) for name in columns]
+    value: Any = cells if len(cells) > 1 else cells[0]
     if isinstance(value, str):
         try:
             value = json.loads(value)  # CSV has no lists: a JSON list in the cell

@@ -91,7 +91,7 @@ def read_folder(folder: Path) -> dict[str, Table]:
     return {split: _pick(table, splits.get(split, []), rule, split) for split in SPLIT_NAMES if splits.get(split)}
 
 
-def read_hub(name: str) -> dict[str, Table]:
+def read_hub(name: str, label: str) -> dict[str, Table]:
     """Splits of a data set of the hub, through the `datasets` library and its cache. `name` is owner/name[:config]."""
     try:
         import datasets
@@ -99,20 +99,11 @@ def read_hub(name: str) -> dict[str, Table]:
         raise ConfigError(f"hf:{name} needs the datasets library; pip install 'foreword[data]'") from error
     path, _, config = name.partition(":")
     try:
-        loaded = datasets.load_dataset(path, config or None)
+        loaded: Any = datasets.load_dataset(path, config or None)
     except Exception as error:  # the library raises its own, the hub's and the network's errors alike
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"hf:{name} cannot be loaded ({reason}); check owner/name[:config] and the network") from error
-    label = {split: _class_label(loaded[split], datasets) for split in loaded}
-    return {
-        split: Table(tuple(rows), f"hf:{name} {split}", label.get(split))
-        for split, rows in split_mapping(loaded).items()
-    }
-
-
-def _class_label(rows: Any, datasets: Any) -> tuple[str, ...] | None:
-    names = [tuple(f.names) for f in rows.features.values() if isinstance(f, datasets.ClassLabel)]
-    return names[0] if len(names) == 1 else None
+    return {split: table_of(rows, f"hf:{name} {split}", label) for split, rows in split_mapping(dict(loaded)).items()}
 
 
 def _parse_lines(text: str, path: Path) -> Table:

@@ -1,6 +1,7 @@
 """Tiny random models of every supported family: windows shorter than the texts, grouped heads, every bias alive."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +84,10 @@ def build(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tra
     """A random model that attends eagerly; one-dimensional weights are moved off their zeros and ones."""
     torch.manual_seed(seed)
     auto = transformers.AutoModelForMaskedLM if family in MASKED else transformers.AutoModelForCausalLM
-    model = auto.from_config(CONFIGS[family](), attn_implementation="eager")
+    with warnings.catch_warnings():
+        # DeBERTa of the oldest supported transformers scripts functions at import, which newer torch deprecates.
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        model = auto.from_config(CONFIGS[family](), attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -123,3 +123,25 @@ def test_bad_places_are_named(tmp_path: Path) -> None:
     secret = write_lines(tmp_path / "secret.jsonl", ROWS)
     with pytest.raises(ConfigError, match="no split 'dev'"):
         read_task(secret, split="dev")
+
+
+def test_a_hub_data_set_is_read_through_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_dataset` takes a local folder too, so this needs no network; label names and splits are the source's."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        {
+            "sentence": datasets.Value("string"),
+            "topic": datasets.ClassLabel(names=["x", "y"]),
+            "label": datasets.ClassLabel(names=["zebra", "ant"]),
+        }
+    )
+    (tmp_path / "data").mkdir()
+    for name in ("train", "test"):
+        columns = {"sentence": [f"{name} {i}" for i in range(30)], "topic": [0] * 30, "label": [0, 1] * 15}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    task = read_task(f"hf:{tmp_path}/data", text="sentence")
+    assert task.labels == ("zebra", "ant")
+    assert len(task.train) + len(task.validation) == 30
+    assert [row.label for row in task.test[:4]] == [0, 1, 0, 1]
+    assert task.test[0].where.endswith("test, row 1")

@@ -50,13 +50,13 @@ class Family:
     """What differs between families.
 
     `transform` is what the output head does before its matrix. `after_pad` says that positions start after the padding
-    index. `prefix` is False where attention does not go through transformers' attention interface.
+    index. `seam` is False where attention does not go through transformers' attention interface.
     """
 
     kind: str
     transform: Transform = _identity
     after_pad: bool = False
-    prefix: bool = True
+    seam: bool = True
 
 
 _MASKED = {
@@ -67,7 +67,7 @@ _MASKED = {
     "electra": Family("masked", _electra),
     "modernbert": Family("masked", _modernbert),
     "albert": Family("masked", _albert),
-    "deberta-v2": Family("masked", _bert, prefix=False),
+    "deberta-v2": Family("masked", _bert, seam=False),
 }
 _CAUSAL = {
     name: Family("causal")

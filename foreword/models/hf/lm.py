@@ -45,7 +45,7 @@ class HFLM(FrozenLM):
         self._backend: seam.Backend | None = backend
         self.family = model.config.model_type
         self._family = families.family_of(model.config.model_type, kind, name)
-        if self._family.prefix:
+        if self._family.seam and model.config._attn_implementation != seam.NAME:
             model.set_attn_implementation(seam.NAME)
         self._model = model
         self._base = families.base_of(model)
@@ -53,9 +53,12 @@ class HFLM(FrozenLM):
         self.device = view.embedding_weight(model).device
         self.dtype = model.dtype
         if layers is None:
-            layers = view.attention_names(model, self._base) if self._family.prefix else ()
+            layers = view.attention_names(model, self._base) if self._family.seam else ()
         self._layers = layers
-        self._layer_of = {id(model.get_submodule(layer)): n for n, layer in enumerate(layers)}
+        # Every layer must come to the seam for its masks to hold, and by its own module for a prefix (not ALBERT's).
+        self._seamed = len(layers) == model.config.num_hidden_layers
+        own = self._seamed and len({*layers}) == len(layers)
+        self._layer_of = {id(model.get_submodule(name)): n for n, name in enumerate(layers)} if own else {}
         self._offset = families.offset_of(model, self._family)
         self.dims = self._measure()
 
@@ -83,11 +86,12 @@ class HFLM(FrozenLM):
         padded = not bool(inputs.attend_BS.all())
         if padded:
             position_BS = position_BS.masked_fill(~inputs.attend_BS, 0)
-        longest = inputs.attend_BS.shape[1] + (0 if prefix is None else prefix.real_BP.shape[1])
+        ahead = 0 if prefix is None else max(prefix.real_BP.shape[1], int(prefix.start_B.max()))
+        longest = inputs.attend_BS.shape[1] + ahead
         if longest > self.dims.context:
             self._check_context(position_BS)
         keywords: dict[str, Any] = {} if self.kind == "masked" else {"use_cache": False}
-        if not self._family.prefix:
+        if not self._seamed:
             attend_BS = inputs.attend_BS.long()
             return self._base(
                 inputs_embeds=inputs.embed_BSD, attention_mask=attend_BS, position_ids=position_BS + self._offset
@@ -114,11 +118,12 @@ class HFLM(FrozenLM):
 
     def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
         hidden_BSD = self._hidden(inputs, prefix)
-        read = inputs.read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
+        read = inputs.read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1]).to(hidden_BSD.device)
         return self._family.transform(self._model, hidden_BSD.gather(1, read))
 
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
         weight_VD, bias_V = families.output_of(self._model)
+        ids_U = ids_U.to(weight_VD.device)
         return self._logits(hidden_XD, weight_VD[ids_U], None if bias_V is None else bias_V[ids_U])
 
     def _logits(self, hidden_XD: Tensor, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
@@ -177,7 +182,7 @@ class HFLM(FrozenLM):
             )
 
     def trie_fits(self, length: int) -> bool:
-        return bool(self._layer_of)  # windows are counted in logical positions, so a trie obeys them at any length
+        return self._seamed  # windows are counted in logical positions, so a trie obeys them at any length
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging import version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from foreword.errors import ConfigError, ModelError
@@ -15,6 +16,7 @@ from foreword.models.base import Kind
 from foreword.models.hf import families, view
 from foreword.models.hf.lm import HFLM
 
+OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
 EMBEDDED = Path(__file__).parents[2] / "data" / "foreword-mini"
 
 
@@ -66,6 +68,11 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
 
 
 def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFLM:
+    if version.parse(transformers.__version__) < OLDEST:
+        raise ModelError(
+            f"transformers {transformers.__version__} is installed, on which not every family is exact; install "
+            f"{OLDEST} or newer."
+        )
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer of {name} has no fast version, which Foreword reads offsets from.")
     if tokenizer.pad_token_id is None:

@@ -85,13 +85,15 @@ def attend(
             seam.seen.append((module, key, value))
         if seam.prefix is not None:
             layer = seam.layer_of[id(module)]
-            key = torch.cat([seam.prefix.keys_NBHPK[layer], key], dim=2)
-            value = torch.cat([seam.prefix.values_NBHPK[layer], value], dim=2)
+            # The layers of one model may stand on several devices.
+            key = torch.cat([seam.prefix.keys_NBHPK[layer].to(key.device), key], dim=2)
+            value = torch.cat([seam.prefix.values_NBHPK[layer].to(value.device), value], dim=2)
         if seam.rows is None:
             mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
         else:
             mask = layer_mask(seam, seam.rows, causal, sliding_window, query.dtype)
             plain = mask is None and causal and query.shape[2] > 1
+    mask = None if mask is None else mask.to(query.device)
     scaling = float(query.shape[-1]) ** -0.5 if scaling is None else scaling
     wanted = None if seam is None else seam.backend
     if pick_backend(query, key.shape[2], wanted, softcap) == "eager":

@@ -66,10 +66,7 @@ def recomputing(model: PreTrainedModel, on: bool, name: str) -> PreTrainedModel:
 
 
 def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
-    """The attention module of each layer by name, found by asking: two tokens go through and every call is noted.
-
-    Empty where a module serves several layers (ALBERT) or attention does not come to the seam at all.
-    """
+    """The attention module of each layer by name, found by asking: two tokens go through and every call is noted."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
     device = embedding_weight(model).device
@@ -77,11 +74,8 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
     position_ids = torch.tensor([[2, 3]], device=device)
     with torch.no_grad():
         base(inputs_embeds=embedding(ids), position_ids=position_ids, seam=seam.Seam({}, seen=seen))
-    called = [module for module, _, _ in seen]
-    if len({*called}) != len(called) or len(called) != model.config.num_hidden_layers:
-        return ()
     names = {module: name for name, module in model.named_modules()}
-    return tuple(names[module] for module in called)
+    return tuple(names[module] for module, _, _ in seen)
 
 
 def embedding_weight(model: PreTrainedModel) -> Float[Tensor, "V D"]:

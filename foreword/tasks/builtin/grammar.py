@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -13,6 +14,7 @@ SPLITS = ("train", "validation", "test")
 SLOT = re.compile(r"\{(\w+)\}")
 
 
+@cache
 def pools(source: str, separator: str = ",") -> dict[str, tuple[str, ...]]:
     """`"a, b | c | d, e"` as the words of train, validation and test."""
     parts = [tuple(" ".join(w.split()) for w in part.split(separator) if w.strip()) for part in source.split("|")]
