@@ -57,3 +57,12 @@ def test_documents_speak_of_the_project_alone():
 def test_makefile_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= targets
+
+
+def test_oldest_transformers_is_one_number():
+    """pyproject.toml, the Makefile's matrix and the check at load say the same version."""
+    project = re.search(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    matrix = re.search(r"^OLDEST := ([\d.]+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    loading = re.search(r'^OLDEST = .*"([\d.]+)"', (ROOT / "foreword/models/hf/loading.py").read_text(), re.MULTILINE)[1]
+    assert matrix == loading
+    assert matrix.startswith(project)

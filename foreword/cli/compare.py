@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Train methods on the same rows and seeds; one table.")
-@click.option("--model", "models", required=True, multiple=True, help="As for train; repeat to compare models too.")
+@click.option(
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    metavar="MODEL",
+    help="A folder, a hub name or an embedded model; repeat to compare models too.",
+)
 @click.option("--data", required=True, metavar="SOURCE", help="DIR, FILE, hf:owner/name[:config] or builtin:name.")
 @click.option("--methods", required=True, metavar="NAMES", help="Methods, with commas between them.")
 @click.option(

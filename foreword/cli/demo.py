@@ -27,7 +27,7 @@ TRAIN_ROWS, TEST_ROWS, SEEDS = 1000, 500, 1
 @click.option(
     "--task", type=click.Choice(["sentiment", "intents"]), default="sentiment", show_default=True, help="What to learn."
 )
-@click.option("--model", default="foreword-mini", show_default=True, help="As for train.")
+@click.option("--model", default="foreword-mini", show_default=True, metavar="MODEL", help="Another model to use.")
 @json_flag
 @model_options
 def demo(out: Path, task: str, model: str, as_json: bool, how: ModelChoice) -> None:

@@ -9,14 +9,15 @@ from foreword.cli.main import cli
 WIDTH = 100
 
 
-def pages(command: click.Command, parents: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def pages(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """The path and the help text of a command and of all below it."""
-    path = (*parents, command.name if parents else "foreword")
-    context = click.Context(command, info_name=" ".join(map(str, path)), terminal_width=WIDTH, max_content_width=WIDTH)
-    yield " ".join(map(str, path)), command.get_help(context)
+    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    name = command.name if parent else "foreword"
+    context = click.Context(command, parent=parent, info_name=name, **{**command.context_settings, **width})
+    yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.commands.values():
-            yield from pages(child, tuple(map(str, path)))
+            yield from pages(child, context)
 
 
 def markdown() -> str:

@@ -84,7 +84,7 @@ def models(as_json: bool) -> None:
     ]
     embedded += [{"name": n, "kind": k, "about": "random weights over bytes, for trials"} for n, k in TINY.items()]
     known = [
-        {"family": name, "kind": kind, "prompts": ["hard", "soft", *(["prefix"] if family.prefix else [])]}
+        {"family": name, "kind": kind, "prompts": ["hard", "soft", *(["prefix"] if family.seam else [])]}
         for kind, families in FAMILIES.items()
         for name, family in families.items()
     ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from foreword.methods.use import Prompted
     from foreword.tasks.rows import Row
 
-model_override = click.option("--model", help="Use this model instead of the one the artefact names.")
+model_override = click.option("--model", metavar="MODEL", help="Use this model instead of the one the artefact names.")
 other_weights = click.option(
     "--allow-other-weights", is_flag=True, help="Accept a model of the same shape with other weights."
 )

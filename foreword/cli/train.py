@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train one method and write what was learnt.")
 @click.argument("method")
-@click.option("--model", required=True, help="A folder, a hub name or an embedded model.")
+@click.option("--model", required=True, metavar="MODEL", help="A folder, a hub name or an embedded model.")
 @click.option("--data", required=True, metavar="SOURCE", help="DIR, FILE, hf:owner/name[:config] or builtin:name.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write the artefact to.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")

@@ -29,8 +29,11 @@ def inject_soft(
     """Put each row's own prompt into its slots; `slot_BS` is -1 where the row has text."""
     if bank.soft_TPD is None:
         return text_BSD
-    soft_BSD = bank.soft_TPD.to(text_BSD.dtype)[task_B[:, None], slot_BS.clamp(min=0)]
-    return torch.where((slot_BS >= 0)[..., None], soft_BSD, text_BSD)
+    row_X, column_X = (slot_BS >= 0).nonzero(as_tuple=True)
+    # Flat rows and index_select: its gradient is one index_add, several times faster than that of a 2-D gather.
+    at_X = task_B[row_X] * bank.soft_TPD.shape[1] + slot_BS[row_X, column_X]
+    soft_XD = bank.soft_TPD.flatten(0, 1).index_select(0, at_X).to(text_BSD.dtype)
+    return text_BSD.index_put((row_X, column_X), soft_XD)
 
 
 def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> PrefixBatch | None:

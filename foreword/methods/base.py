@@ -22,7 +22,7 @@ class GradientConfig:
     """What every method with a gradient shares. A schedule counts optimiser steps.
 
     `batch_size` rows make one step whatever the accumulation; `tokens_per_batch` bounds one forward pass (longer steps
-    are accumulated). Every `eval_every` steps the development rows are scored; after `patience` evaluations without a
+    are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after `patience` evaluations without a
     better score the learner stops (0: never), and its best step is kept when `keep` is "best".
     """
 
@@ -37,7 +37,7 @@ class GradientConfig:
     eval_every: int = 50
     patience: int = 0
     keep: Literal["best", "last"] = "best"
-    tokens_per_batch: int = 8192
+    tokens_per_batch: int | None = None
     checkpointing: bool = False
 
 

@@ -18,8 +18,6 @@ from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded, Encoder, collate, prepare
 from foreword.tasks.rows import Row
 
-TOKENS_PER_BATCH = 16384
-
 
 def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
     """Rows as token ids and slots; `extra` positions are left to a prefix."""
@@ -27,7 +25,7 @@ def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0)
 
 
 def score_rows(
-    lm: FrozenLM | None, pairs: Sequence[tuple[Artefact, Sequence[Row]]], tokens_per_batch: int = TOKENS_PER_BATCH
+    lm: FrozenLM | None, pairs: Sequence[tuple[Artefact, Sequence[Row]]], tokens_per_batch: int | None = None
 ) -> list[Float[Tensor, "N C"]]:
     """Each artefact's scores of its own rows, in order: log-scores whose softmax over labels is the probability.
 
@@ -65,7 +63,7 @@ def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> 
     """Frozen hidden states of each row, at the answer position or averaged over its tokens."""
     encoded = encode_rows(lm, form, rows)
     out: list[Tensor | None] = [None] * len(encoded)
-    for batch in batches_of(encoded, TOKENS_PER_BATCH):
+    for batch in batches_of(encoded, lm.batch_tokens):
         inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
         features = lm.features(inputs, "mean" if pool == "mean" else "answer").float().cpu()
         for index, feature in zip(batch, features, strict=True):

@@ -140,7 +140,7 @@ def _accumulate(
 
 @torch.no_grad()
 def stacked_scores(
-    lm: FrozenLM, values: Sequence[Learnt], rows: Sequence[Sequence[Encoded]], tokens_per_batch: int
+    lm: FrozenLM, values: Sequence[Learnt], rows: Sequence[Sequence[Encoded]], tokens_per_batch: int | None = None
 ) -> list[Tensor]:
     """Scores of each value's own rows, (rows, labels) each; prompts share batches, weights go one at a time."""
     if len(values) > 1 and not isinstance(values[0], HardPrompt | SoftPrompt | PrefixPrompt):

@@ -62,6 +62,11 @@ class FrozenLM(ABC):
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens one pass should have: on a CPU no more than its caches hold (twice as fast), else many."""
+        return 1024 if self.device.type == "cpu" else 16384
+
     @abstractmethod
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """The embedding module's own output (Gemma scales inside it)."""

@@ -86,7 +86,7 @@ def score_all(
     bank: Bank | None,
     task_B: Int[Tensor, "B"],
     *,
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int | None = None,
 ) -> Float[Tensor, "B C"]:
     """`score` of any number of rows without gradients: batches of rows of similar length within a budget of tokens.
 
@@ -98,7 +98,7 @@ def score_all(
     order_B = np.argsort(-cost_B, kind="stable")
     labels = max(e.plan.labels if e.plan else 0 for e in encoded)
     result_BC: Tensor | None = None
-    done, budget = 0, tokens_per_batch
+    done, budget = 0, tokens_per_batch or lm.batch_tokens
     task_B = task_B.cpu()
     while done < len(encoded):
         widest = int(cost_B[order_B[done]])

@@ -20,7 +20,7 @@ def tiny(
     from foreword.models.hf.loading import as_dtype, wrap
 
     tokenizer = parts.byte_tokenizer(kind)
-    model = parts.random_model(kind, tokenizer, seed, width, layers, context)
+    model: Any = parts.random_model(kind, tokenizer, seed, width, layers, context)
     if dtype not in (None, "auto"):
         model = model.to(as_dtype(dtype))
     if device is not None:

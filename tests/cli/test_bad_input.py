@@ -1,4 +1,4 @@
-"""Every mistake is told in one line that says what to do, with exit code 2. Run: python -m pytest tests/cli/test_bad_input.py"""
+"""Every mistake is one line that says what to do, and exit code 2. Run: python -m pytest tests/cli/test_bad_input.py"""
 
 import json
 import resource
@@ -223,7 +223,9 @@ def test_overwrite_replaces_an_artefact_only_when_done(train, foreword, tmp_path
     assert train().code == 0
     first = foreword("show", tmp_path / "out", "--json").out
     refused(train(), "--overwrite")
-    refused(train("--overwrite", "-o", "optimizer=adamw", "-o", "learning_rate=1e20", "-o", "clip=0", steps=6), "number")
+    refused(
+        train("--overwrite", "-o", "optimizer=adamw", "-o", "learning_rate=1e20", "-o", "clip=0", steps=6), "number"
+    )
     assert foreword("show", tmp_path / "out", "--json").out == first
     assert train("--overwrite", "--seed", "1").code == 0
     assert foreword("show", tmp_path / "out", "--json").out != first
@@ -263,7 +265,9 @@ def test_artefact_of_another_model(foreword, artefact, data, tmp_path):
         random_model("masked", tokenizer, seed, width, 2, 512).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     refused(foreword("predict", artefact, "x", "--model", tmp_path / "shape"), "another shape", "foreword-tiny")
-    refused(foreword("predict", artefact, "x", "--model", tmp_path / "weights"), "other weights", "--allow-other-weights")
+    refused(
+        foreword("predict", artefact, "x", "--model", tmp_path / "weights"), "other weights", "--allow-other-weights"
+    )
     allowed = foreword("predict", artefact, "x", "--model", tmp_path / "weights", "--allow-other-weights")
     assert allowed.code == 0
     assert "other weights" in allowed.err

@@ -9,6 +9,7 @@ import torch
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ConfigError, ModelError
+from foreword.models.hf.lm import HFLM
 from tests.models.zoo import CAUSAL, batch, build, frozen, sentences
 
 NEW = 12
@@ -55,6 +56,8 @@ def test_a_static_cache_changes_nothing(family: str) -> None:
     plain = lm.generate(inputs, prefix, **PAD, do_sample=False)
     static = lm.generate(inputs, prefix, **PAD, do_sample=False, cache_implementation="static")
     assert plain.tolist() == static.tolist()
+    assert isinstance(lm, HFLM)
+    assert plain.tolist() == lm.with_kernel("sdpa").generate(inputs, prefix, **PAD, do_sample=False).tolist()
 
 
 def test_soft_prompts_generate_what_their_words_generate() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
 
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Int, Tensor
@@ -47,7 +47,8 @@ def generate(
         loop = getattr(type(model), LOOPS[mode])
         return loop(model, input_ids, generation_config=generation_config, seam=own, **keywords)
 
-    return model.generate(
+    run: Any = model.generate
+    return run(
         inputs_embeds=inputs.embed_BSD,
         attention_mask=inputs.attend_BS.long(),
         custom_generate=decode,

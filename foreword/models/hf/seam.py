@@ -47,7 +47,7 @@ class Seam:
     rows: Rows | None = None
     backend: Backend | None = None
     seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
-    masks: dict[tuple[bool, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[bool, int | None, torch.dtype, bool], Tensor | None] = field(default_factory=dict)
 
 
 def pick_backend(query: Tensor, columns: int, wanted: Backend | None, softcap: float | None) -> Backend:
@@ -76,34 +76,27 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do."""
     causal = bool(module.is_causal) if is_causal is None else is_causal
-    plain = False
-    if seam is None:
-        mask = None if attention_mask is None else additive(attention_mask, query.dtype)
-        plain = attention_mask is None and causal and query.shape[2] > 1
+    seam = Seam({}) if seam is None else seam
+    if seam.seen is not None:
+        seam.seen.append((module, key, value))
+    if seam.prefix is not None:
+        layer = seam.layer_of[id(module)]
+        # The layers of one model may stand on several devices.
+        key = torch.cat([seam.prefix.keys_NBHPK[layer].to(key.device), key], dim=2)
+        value = torch.cat([seam.prefix.values_NBHPK[layer].to(value.device), value], dim=2)
+    fused = pick_backend(query, key.shape[2], seam.backend, softcap) == "sdpa"
+    if seam.rows is None:
+        mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
     else:
-        if seam.seen is not None:
-            seam.seen.append((module, key, value))
-        if seam.prefix is not None:
-            layer = seam.layer_of[id(module)]
-            # The layers of one model may stand on several devices.
-            key = torch.cat([seam.prefix.keys_NBHPK[layer].to(key.device), key], dim=2)
-            value = torch.cat([seam.prefix.values_NBHPK[layer].to(value.device), value], dim=2)
-        if seam.rows is None:
-            mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
-        else:
-            mask = layer_mask(seam, seam.rows, causal, sliding_window, query.dtype)
-            plain = mask is None and causal and query.shape[2] > 1
+        mask = layer_mask(seam, seam.rows, causal, sliding_window, query.dtype, fused)
     mask = None if mask is None else mask.to(query.device)
-    scaling = float(query.shape[-1]) ** -0.5 if scaling is None else scaling
-    wanted = None if seam is None else seam.backend
-    if pick_backend(query, key.shape[2], wanted, softcap) == "eager":
-        if plain:
-            mask = additive(_below(query.shape[2], query.device)[None, None], query.dtype)
-        return eager(query, key, value, mask, scaling, dropout, softcap), None
+    scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not fused:
+        return eager(query, key, value, mask, scale, dropout, softcap), None
     groups = query.shape[1] // key.shape[1]
-    out = F.scaled_dot_product_attention(
-        query, _repeat(key, groups), _repeat(value, groups), mask, dropout_p=dropout, scale=scaling, is_causal=plain
-    )
+    key, value = _repeat(key, groups), _repeat(value, groups)
+    triangle = seam.rows is not None and mask is None and causal
+    out = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale, is_causal=triangle)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -133,13 +126,20 @@ def eager(
     return out.view(rows, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
 
 
-def layer_mask(seam: Seam, rows: Rows, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """The additive mask over prefix and text columns for layers of this kind; built once a pass for each kind."""
+def layer_mask(
+    seam: Seam, rows: Rows, causal: bool, window: int | None, dtype: torch.dtype, fused: bool
+) -> Tensor | None:
+    """The additive mask over prefix and text columns for layers of this kind; built once a pass for each kind.
+
+    None where nothing is hidden, or, for the fused kernel, where the causal triangle that it knows itself says it all.
+    """
     if window is not None and window >= rows.longest:
         window = None
-    at = (causal, window, dtype)
+    at = (causal, window, dtype, fused)
     if at not in seam.masks:
         seen = visible(rows, seam.prefix, causal, window)
+        if seen is None and causal and not fused:
+            seen = _below(rows.position_BS.shape[1], rows.position_BS.device)[None, None]
         seam.masks[at] = None if seen is None else additive(seen, dtype)
     return seam.masks[at]
 
@@ -199,9 +199,9 @@ def library_mask(
     A query's position is read off its row: it sees every earlier real token, or a whole window of them, in which case
     no prefix column is near enough (the text starts after the prefix).
     """
-    assert mask is not None
     if prefix is None:
-        return additive(mask, dtype)
+        return None if mask is None else additive(mask, dtype)
+    assert mask is not None, "boolean_mask is never skipped"
     rows, length = mask.shape[0], mask.shape[2]
     ahead = prefix.real_BP[:, None, None, :].expand(rows, 1, length, -1)
     if window is not None:

@@ -1,5 +1,7 @@
 """The parts of `foreword.models.tiny` that need transformers."""
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
@@ -47,7 +49,7 @@ def random_model(
     kind: Kind, tokenizer: PreTrainedTokenizerFast, seed: int, width: int, layers: int, context: int
 ) -> PreTrainedModel:
     """Weights are drawn under a forked generator, so the caller's random state is as it was."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -61,5 +63,5 @@ def random_model(
         torch.manual_seed(seed)
         if kind == "masked":
             return BertForMaskedLM(BertConfig(**sizes))
-        ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         return LlamaForCausalLM(LlamaConfig(**sizes, **ends, num_key_value_heads=2))
