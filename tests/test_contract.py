@@ -16,7 +16,7 @@ from foreword.errors import ConfigError
 from foreword.methods import METHODS
 from foreword.methods.base import Step
 from foreword.methods.predict import score_rows
-from foreword.methods.train import TrainingInterrupted, Trained, make_job, train, train_many
+from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
 from tests.planted import planted_task

@@ -61,8 +61,10 @@ def test_makefile_targets_of_the_readme_exist():
 
 def test_oldest_transformers_is_one_number():
     """pyproject.toml, the Makefile's matrix and the check at load say the same version."""
-    project = re.search(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
-    matrix = re.search(r"^OLDEST := ([\d.]+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    loading = re.search(r'^OLDEST = .*"([\d.]+)"', (ROOT / "foreword/models/hf/loading.py").read_text(), re.MULTILINE)[1]
-    assert matrix == loading
-    assert matrix.startswith(project)
+
+    def said(file: str, pattern: str) -> str:
+        return re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1]
+
+    oldest = said("Makefile", r"^OLDEST := ([\d.]+)$")
+    assert said("foreword/models/hf/loading.py", r'^OLDEST = .*"([\d.]+)"') == oldest
+    assert oldest.startswith(said("pyproject.toml", r'"transformers>=([\d.]+)"'))

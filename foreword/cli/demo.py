@@ -13,9 +13,9 @@ from foreword.cli.lists import json_flag
 METHODS = ("manual", "bag-of-words", "prompt-tuning", "prefix-tuning", "fine-tuning")
 # Chosen on development rows so that two cores need less than five minutes for all.
 OPTIONS = {
-    "prompt-tuning": {"length": 10, "steps": 200, "eval_every": 50},
-    "prefix-tuning": {"length": 10, "steps": 200, "eval_every": 50},
-    "fine-tuning": {"steps": 120, "eval_every": 40},
+    "prompt-tuning": {"length": 10, "steps": 150, "eval_every": 50},
+    "prefix-tuning": {"length": 10, "steps": 150, "eval_every": 50},
+    "fine-tuning": {"steps": 100, "eval_every": 50},
 }
 TRAIN_ROWS, TEST_ROWS, SEEDS = 1000, 500, 1
 

@@ -78,5 +78,6 @@ class Bars:
 
     def _move(self, key: tuple[str, int], done: int, total: int, told: str) -> None:
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(key[0], total=total, told="")
+            _, _, short = key[0].partition("/")  # the task is the same for all
+            self._bars[key] = self._progress.add_task((short or key[0]).replace("/", ", "), total=total, told="")
         self._progress.update(self._bars[key], completed=done, told=told)

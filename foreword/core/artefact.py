@@ -84,7 +84,9 @@ class Artefact:
                     os.fsync(file.fileno())
             _swap(staging, target)
         except OSError as error:
-            raise ArtefactError(f"{target} could not be written ({error.strerror or error}); what was there is unchanged.") from error
+            raise ArtefactError(
+                f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
+            ) from error
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -118,7 +120,9 @@ class Artefact:
         """
         path = Path(folder)
         if not (path / RECORD).is_file():
-            raise ArtefactError(f"{path} is not an artefact: it has no {RECORD}. Give the folder that `foreword train --out` wrote.")
+            raise ArtefactError(
+                f"{path} is not an artefact: it has no {RECORD}. Give the folder that `foreword train --out` wrote."
+            )
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             data = (path / TENSORS).read_bytes()
@@ -126,9 +130,14 @@ class Artefact:
             raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             given = record.get("schema") if isinstance(record, dict) else type(record).__name__
-            raise ArtefactError(f"{path}/{RECORD} has schema {given!r}; this version of Foreword reads schema {SCHEMA}.")
+            raise ArtefactError(
+                f"{path}/{RECORD} has schema {given!r}; this version of Foreword reads schema {SCHEMA}."
+            )
         if hashlib.sha256(data).hexdigest() != record.get("tensors_sha256"):
-            raise ArtefactError(f"{path}/{TENSORS} is truncated or was changed after it was written: its hash differs from the record's.")
+            raise ArtefactError(
+                f"{path}/{TENSORS} is truncated or was changed after it was written: its hash differs "
+                "from the record's."
+            )
         try:
             tensors = tensors_from_bytes(data)
             value = unpack(record["form"], tensors, record["value"])
@@ -155,7 +164,9 @@ class Artefact:
     def _card(self) -> str:
         """The README of the folder, for the person who is handed it."""
         lines = [
-            f"# A {self.form} prompt made by {self.method}" if self.form in ("hard", "soft", "prefix") else f"# {self.method}",
+            f"# A {self.form} prompt made by {self.method}"
+            if self.form in ("hard", "soft", "prefix")
+            else f"# {self.method}",
             "",
             f"Made by Foreword for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
             "",
@@ -164,7 +175,7 @@ class Artefact:
             f"- Size: {self.bytes_stored:,} bytes; {self.numbers_trained:,} numbers were trained",
             *[f"- {name}: {value}" for name, value in self.metrics.items()],
             "",
-            "Use it with `foreword predict FOLDER \"a text\"`, measure it with `foreword evaluate FOLDER --data D`.",
+            'Use it with `foreword predict FOLDER "a text"`, measure it with `foreword evaluate FOLDER --data D`.',
             "",
             self._privacy(),
         ]
@@ -174,7 +185,10 @@ class Artefact:
         if self.form == "word-counts":
             return "It holds words of the training texts, in clear."
         if self.numbers_trained:
-            return "It holds no training text in clear, but what was learnt from private data can leak it; treat it like the data."
+            return (
+                "It holds no training text in clear, but what was learnt from private data can leak it; treat it like "
+                "the data."
+            )
         return "It holds no training text: only the words of its template."
 
 
@@ -238,7 +252,9 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
         return HardPrompt(ids)
     if form == "soft":
         if list(tensors["embed"].shape) != extra["shape"]:
-            raise ArtefactError(f"tensor 'embed' has shape {list(tensors['embed'].shape)}, its record says {extra['shape']}.")
+            raise ArtefactError(
+                f"tensor 'embed' has shape {list(tensors['embed'].shape)}, its record says {extra['shape']}."
+            )
         return SoftPrompt(tensors["embed"])
     if form == "prefix":
         return _unpack_prefix(tensors, extra)
@@ -263,7 +279,9 @@ def _unpack_prefix(tensors: dict[str, Tensor], extra: dict[str, Any]) -> PrefixP
     for site, shape in extra["sites"].items():
         pair = tensors[f"{site}.keys"], tensors[f"{site}.values"]
         if any(list(t.shape) != shape for t in pair):
-            raise ArtefactError(f"the prefix of site {site!r} has shape {list(pair[0].shape)}, its record says {shape}.")
+            raise ArtefactError(
+                f"the prefix of site {site!r} has shape {list(pair[0].shape)}, its record says {shape}."
+            )
         sites[site] = pair
     if not isinstance(extra["start"], int) or extra["start"] < 0:
         raise ArtefactError(f"start is {extra['start']!r}; it must be 0 or more.")
@@ -280,7 +298,9 @@ def check_fits(
 
     Raises: ArtefactError that says which of the three differs.
     """
-    if artefact.form in ("hard", "word-counts") and not (isinstance(artefact.value, HardPrompt) and artefact.value.length):
+    if artefact.form in ("hard", "word-counts") and not (
+        isinstance(artefact.value, HardPrompt) and artefact.value.length
+    ):
         return None
     made = artefact.fingerprint
     for level, meaning in (("tokenizer", "another tokenizer"), ("shape", "a model of another shape")):
@@ -291,13 +311,14 @@ def check_fits(
             )
     if made["weights"] != fingerprint["weights"] and not allow_other_weights:
         raise ArtefactError(
-            f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape but other "
-            "weights. Pass --allow-other-weights to use it all the same, or train it again."
+            f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape "
+            "but other weights. Pass --allow-other-weights to use it all the same, or train it again."
         )
     if made["weights"] != fingerprint["weights"]:
-        return f"The artefact was made for other weights than those of {name!r}, as allowed; its scores may differ widely."
+        return (
+            f"The artefact was made for other weights than those of {name!r}, as allowed; its scores may differ widely."
+        )
     if made["dtype"] != fingerprint["dtype"]:
-        return f"The artefact was made with {made['dtype']} and is used with {fingerprint['dtype']}; scores may differ slightly."
+        dtypes = f"made with {made['dtype']} and is used with {fingerprint['dtype']}"
+        return f"The artefact was {dtypes}; scores may differ slightly."
     return None
-
-

@@ -48,8 +48,14 @@ class BagOfWords(DirectMethod):
         seen = Counter(word for row in job.task.train for word in set(words(row)))
         kept = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)
         if not kept:
-            raise DataError(f"bag-of-words: no word of {job.task.name!r} stands in {job.config.min_rows} training rows.")
-        tfidf = TfidfVectorizer(analyzer=words, vocabulary=kept, sublinear_tf=True)
+            raise DataError(
+                f"bag-of-words: no word of {job.task.name!r} stands in {job.config.min_rows} training rows."
+            )
+        tfidf = TfidfVectorizer(
+            analyzer=words,  # pyright: ignore[reportArgumentType]
+            vocabulary=kept,
+            sublinear_tf=True,
+        )
         x = tfidf.fit_transform(job.task.train)
         y = np.asarray([row.label for row in job.task.train])
         held = tfidf.transform(job.task.validation) if job.task.validation else None

@@ -22,8 +22,9 @@ class GradientConfig:
     """What every method with a gradient shares. A schedule counts optimiser steps.
 
     `batch_size` rows make one step whatever the accumulation; `tokens_per_batch` bounds one forward pass (longer steps
-    are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after `patience` evaluations without a
-    better score the learner stops (0: never), and its best step is kept when `keep` is "best".
+    are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after
+    `patience` evaluations without a better score the learner stops (0: never), and its best step is kept when `keep` is
+    "best".
     """
 
     learning_rate: float = 1e-3
@@ -139,7 +140,9 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
     if origin is Literal:
         if given in args:
             return given
-        raise ConfigError(f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}.")
+        raise ConfigError(
+            f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
+        )
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):
             return None
@@ -165,8 +168,8 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 
 LOWEST = {
-    "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1, "clip": 0.0,
-    "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
 }  # fmt: skip
 ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
 
@@ -174,7 +177,7 @@ ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
 def configure(method: Method, options: Mapping[str, Any]) -> Any:
     """A method's config from options by name; unknown names fail and list the valid ones.
 
-    Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type or a value out of range.
+    Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type, a value out of range.
     """
     kinds = typing.get_type_hints(method.Config)
     fields = {f.name for f in dataclasses.fields(method.Config)}

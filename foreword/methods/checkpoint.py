@@ -59,7 +59,9 @@ class Checkpoint:
             waiting.replace(self.file)
         except OSError as error:
             waiting.unlink(missing_ok=True)
-            raise ArtefactError(f"The checkpoint {self.file} could not be written ({error.strerror}); the one before it stays.") from error
+            raise ArtefactError(
+                f"The checkpoint {self.file} could not be written ({error.strerror}); the one before it stays."
+            ) from error
 
     def restore(self, runs: Sequence[Run]) -> None:
         """Bring the runs to where the file says; without a file they start from the beginning.
@@ -73,7 +75,9 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ArtefactError(f"The checkpoint {self.file} is damaged ({error}); delete it to start again.") from error
+            raise ArtefactError(
+                f"The checkpoint {self.file} is damaged ({error}); delete it to start again."
+            ) from error
         if metadata.get("key") != self.key:
             raise ArtefactError(
                 f"The checkpoint {self.file} is of another job (other data, options, seed or template); "

@@ -186,4 +186,3 @@ def _tell(progress: Progress, job: int, run: Run, measured: bool) -> None:
     left = run.seconds / max(1, run.step) * (run.learner.config.steps - run.step)
     metric = run.last_metric if measured and run.best is not None else None
     progress(Step(job, run.name, run.step, run.learner.config.steps, run.loss, metric, rate, left))
-

@@ -15,8 +15,11 @@ from foreword.models.base import FrozenLM
 
 @dataclass(frozen=True)
 class LoraConfig(GradientConfig):
-    """`rank` of the update, scaled by `alpha / rank`. `targets` names modules as PEFT does; empty means PEFT's own choice
-    for the family (query and value projections), or all linear layers where it has none."""
+    """`rank` of the update, scaled by `alpha / rank`.
+
+    `targets` names modules as PEFT does; empty means PEFT's own choice for the family (query and value projections), or
+    all linear layers where it has none.
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -60,13 +63,18 @@ def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
     """
     try:
         import peft
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
     except ImportError as error:
         raise ConfigError("lora needs PEFT; install it with: pip install 'foreword[peft]'.") from error
     targets: Any = [t.strip() for t in config.targets.split(",") if t.strip()]
     if not targets:
-        targets = known.get(lm.family, "all-linear")
-    recipe = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)
+        targets = KNOWN.get(lm.family, "all-linear")
+    recipe = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=targets,
+        lora_dropout=0.0,
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

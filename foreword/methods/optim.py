@@ -12,7 +12,8 @@ from foreword.methods.base import GradientConfig
 class Adafactor(torch.optim.Optimizer):
     """Adafactor as prompt tuning uses it: unfactored and without parameter scaling (Shazeer & Stern 2018; Lester 2021).
 
-    The second moment decays by `1 - t ** -decay_rate`, and an update is scaled down to a root mean square of `threshold`.
+    The second moment decays by `1 - t ** -decay_rate`, and an update is scaled down to a root mean square of
+    `threshold`.
     Unfactored, so that each prompt of a stack moves as it would alone.
     """
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ def score_rows(
         if isinstance(value, WordCounts):
             scores[index] = count_scores(value, artefact.fields, rows)
         elif lm is None:
-            raise ModelError(f"An artefact of {artefact.method} needs its model {artefact.model.get('name')!r}; none was loaded.")
+            raise ModelError(
+                f"An artefact of {artefact.method} needs its model {artefact.model.get('name')!r}; none was loaded."
+            )
         elif isinstance(value, Probe):
             scores[index] = probe_scores(lm, value, artefact.format, rows)
         elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt):
@@ -84,7 +87,7 @@ def row_words(fields: Sequence[str], row: Row) -> list[str]:
     for name in fields:
         mark = f"{name}:" if len(fields) > 1 else ""
         found = WORD.findall(row.fields[name].lower())
-        words += [mark + w for w in found] + [f"{mark}{a} {b}" for a, b in zip(found, found[1:], strict=False)]
+        words += [mark + w for w in found] + [f"{mark}{a} {b}" for a, b in pairwise(found)]
     return words
 
 
@@ -106,10 +109,15 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
 
     Raises: ArtefactError that says what does not fit.
     """
-    if artefact.form in ("hard", "word-counts") and not (isinstance(artefact.value, HardPrompt) and artefact.value.length):
+    if artefact.form in ("hard", "word-counts") and not (
+        isinstance(artefact.value, HardPrompt) and artefact.value.length
+    ):
         return None
     made = artefact.model.get("kind")
     if made != lm.kind:
-        raise ArtefactError(f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with --kind {made}.")
+        raise ArtefactError(
+            f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with "
+            f"--kind {made}."
+        )
     given: dict[str, Any] = vars(lm.fingerprint())
     return check_fits(artefact, given, lm.name, allow_other_weights=allow_other_weights)

@@ -21,7 +21,8 @@ class PrefixTuningConfig(GradientConfig):
 
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
     step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
-    needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not given. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only).
+    needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not given. `start`: the text's
+    first position comes "after" the prefix, or stays at "zero" (encoders only).
     """
 
     length: int = 20
@@ -50,9 +51,13 @@ class PrefixTuning(GradientMethod):
         config: PrefixTuningConfig = job.config
         lm.require_prefix()
         if config.start == "zero" and lm.kind != "masked":
-            raise ConfigError("prefix-tuning: start=zero is for encoders; a causal model's text comes after its prefix.")
+            raise ConfigError(
+                "prefix-tuning: start=zero is for encoders; a causal model's text comes after its prefix."
+            )
         if job.format.template.slots:
-            raise ConfigError("prefix-tuning needs no {soft:...} slots in the template; remove them, or use prompt-tuning.")
+            raise ConfigError(
+                "prefix-tuning needs no {soft:...} slots in the template; remove them, or use prompt-tuning."
+            )
         form = job.format
         generator = torch.Generator().manual_seed(job.seed)
         initial = initial_prefix(lm, Encoder.build(lm, form), config, generator)

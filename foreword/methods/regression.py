@@ -14,14 +14,15 @@ def logistic(x: Any, y: np.ndarray, labels: int, strength: float, seed: int) -> 
 
     model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
     model.fit(x, y)
+    intercept = np.atleast_1d(model.intercept_)
     weight = np.zeros((labels, x.shape[1]))
     bias = np.full(labels, -30.0)
     if len(model.classes_) == 2:  # one column of log-odds: as two rows of opposite sign, halved
         weight[model.classes_] = np.stack([-model.coef_[0] / 2, model.coef_[0] / 2])
-        bias[model.classes_] = np.array([-model.intercept_[0] / 2, model.intercept_[0] / 2])
+        bias[model.classes_] = np.array([-intercept[0] / 2, intercept[0] / 2])
     else:
         weight[model.classes_] = model.coef_
-        bias[model.classes_] = model.intercept_
+        bias[model.classes_] = intercept
     return weight, bias
 
 

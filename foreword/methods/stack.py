@@ -92,7 +92,9 @@ def step_gradients(
     while True:
         cut = [{k: t.detach().requires_grad_() for k, t in tensors_of(v).items()} for v in values]
         try:
-            losses = _accumulate(lm, learners, [rebuilt(v, c) for v, c in zip(values, cut, strict=True)], examples, budget)
+            losses = _accumulate(
+                lm, learners, [rebuilt(v, c) for v, c in zip(values, cut, strict=True)], examples, budget
+            )
             break
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -272,10 +272,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
 def recipe_hash(jobs: Sequence[Job]) -> str:
     """A hash of what the jobs are: resuming something else is refused."""
     text = json.dumps(
-        [
-            [j.name, j.method, dataclasses.asdict(j.config), j.seed, j.format.to_json(), j.task.hashes()]
-            for j in jobs
-        ],
+        [[j.name, j.method, dataclasses.asdict(j.config), j.seed, j.format.to_json(), j.task.hashes()] for j in jobs],
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()

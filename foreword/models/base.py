@@ -57,6 +57,7 @@ class FrozenLM(ABC):
 
     name: str
     kind: Kind
+    family: str  # transformers' model_type
     dims: Dims
     tokenizer: Any  # a Hugging Face fast tokenizer, or models.tiny.ByteTokenizer: the calls that encode.py makes of it
     device: torch.device

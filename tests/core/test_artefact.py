@@ -28,7 +28,9 @@ VALUES = {
 
 
 def made(form: str = "soft") -> Artefact:
-    return Artefact(VALUES[form](), FORMAT, "prompt-tuning", {"length": 3}, 7, {"name": "m", "kind": "masked"}, PRINT, ("text",))
+    return Artefact(
+        VALUES[form](), FORMAT, "prompt-tuning", {"length": 3}, 7, {"name": "m", "kind": "masked"}, PRINT, ("text",)
+    )
 
 
 @pytest.mark.parametrize("form", VALUES)
@@ -115,7 +117,11 @@ def test_a_full_disk_leaves_the_earlier_artefact(tmp_path, monkeypatch):
 def test_the_three_levels_of_the_fingerprint():
     artefact = made()
     assert check_fits(artefact, PRINT, "m") is None
-    for level, told in (("tokenizer", "another tokenizer"), ("shape", "another shape"), ("weights", "--allow-other-weights")):
+    for level, told in (
+        ("tokenizer", "another tokenizer"),
+        ("shape", "another shape"),
+        ("weights", "--allow-other-weights"),
+    ):
         with pytest.raises(ArtefactError, match=told):
             check_fits(artefact, {**PRINT, level: "other"}, "n")
     assert "other weights" in str(check_fits(artefact, {**PRINT, "weights": "other"}, "n", allow_other_weights=True))

@@ -24,7 +24,9 @@ TASK = planted_task(11, train=24, validation=8, test=8)
 def learner_of(**options) -> Learner:
     from foreword.methods import METHODS
 
-    job = make_job(LM, TASK, "prompt-tuning", options={"length": 3, "optimizer": "adamw", "learning_rate": 0.01, **options})
+    job = make_job(
+        LM, TASK, "prompt-tuning", options={"length": 3, "optimizer": "adamw", "learning_rate": 0.01, **options}
+    )
     return METHODS["prompt-tuning"].start(LM, job)
 
 
@@ -130,7 +132,15 @@ def test_one_member_stops_early_and_the_rest_goes_on():
 
 def test_the_best_step_is_kept_unless_the_last_is_asked_for():
     """The rate grows with warm-up until training diverges, so that the last step is not the best."""
-    options = {"length": 2, "steps": 30, "eval_every": 1, "learning_rate": 3.0, "warmup": 30, "optimizer": "adamw", "clip": 0}
+    options = {
+        "length": 2,
+        "steps": 30,
+        "eval_every": 1,
+        "learning_rate": 3.0,
+        "warmup": 30,
+        "optimizer": "adamw",
+        "clip": 0,
+    }
     best = train(LM, TASK, "prompt-tuning", keep="best", **options).artefact
     last = train(LM, TASK, "prompt-tuning", keep="last", **options).artefact
     assert last.metrics["kept_step"] == 30

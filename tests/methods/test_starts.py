@@ -42,7 +42,9 @@ def test_a_vocabulary_start_is_distinct_ordinary_rows_of_the_table():
     assert len(set(ids)) == 12
     pieces = MINI.tokenizer.convert_ids_to_tokens(ids)
     assert not any(p.startswith("[") for p in pieces)
-    assert set(table_rows(started(MINI, "prompt-tuning", length=12, init="vocabulary", seed=5).leaves["embed"])) != set(ids)
+    assert set(table_rows(started(MINI, "prompt-tuning", length=12, init="vocabulary", seed=5).leaves["embed"])) != set(
+        ids
+    )
 
 
 def test_a_label_start_is_the_mean_of_each_labels_pieces():
@@ -89,7 +91,7 @@ def test_a_prefix_starts_as_the_activations_of_its_words(name):
 
 
 def test_the_network_of_a_prefix_starts_at_the_activations_and_folds_away_exactly(tmp_path):
-    """After training, the stored prefix scores bit for bit as the one the network makes, and holds 2*N*P*H*K numbers."""
+    """The stored prefix scores bit for bit as the one the network makes, and holds 2*N*P*H*K numbers."""
     lm = load("foreword-tiny")
     job = make_job(lm, TASK, "prefix-tuning", options={"length": 3, "reparametrise": True, "hidden": 8})
     learner = METHODS["prefix-tuning"].start(lm, job)
@@ -108,7 +110,9 @@ def test_the_network_of_a_prefix_starts_at_the_activations_and_folds_away_exactl
 
 def test_prefix_tuning_says_where_the_text_starts():
     lm = load("foreword-tiny")
-    after, zero = (train(lm, TASK, "prefix-tuning", length=3, steps=1, start=s).artefact.value for s in ("after", "zero"))
+    after, zero = (
+        train(lm, TASK, "prefix-tuning", length=3, steps=1, start=s).artefact.value for s in ("after", "zero")
+    )
     assert isinstance(after, PrefixPrompt) and isinstance(zero, PrefixPrompt)
     assert (after.start, zero.start) == (3, 0)
     with pytest.raises(ConfigError, match="encoders"):

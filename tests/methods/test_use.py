@@ -8,8 +8,8 @@ import torch
 import foreword
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError, DataError
-from foreword.methods.base import configure
 from foreword.methods import METHODS
+from foreword.methods.base import configure
 from tests.planted import planted_task
 
 ROWS = [{"sentence": w, "label": y} for n in range(30)

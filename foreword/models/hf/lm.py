@@ -20,6 +20,7 @@ from foreword.models.base import Dims, Fingerprint, FrozenLM, Inputs, Kind
 from foreword.models.hf import families, generation, seam, view
 
 CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
+PROBE = "Ünïcode, CASE  and\tspace: don't 1234 \u4f60\u597d \U0001f600\n"
 SAMPLE = 2**16  # values of a tensor that its fingerprint reads
 
 
@@ -193,7 +194,7 @@ class HFLM(FrozenLM):
             "parameters": {name: list(p.shape) for name, p in self.named_weights().items()},
         }
         return Fingerprint(
-            tokenizer=view.digest(self.tokenizer.backend_tokenizer.to_str().encode()),
+            tokenizer=self._hash_tokenizer(),
             shape=view.digest(json.dumps(shape, sort_keys=True).encode()),
             weights=self._hash_weights(),
             dtype=str(self.dtype).removeprefix("torch."),
@@ -201,6 +202,11 @@ class HFLM(FrozenLM):
 
     def fingerprint(self) -> Fingerprint:
         return self._fingerprint
+
+    def _hash_tokenizer(self) -> str:
+        """The vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between releases."""
+        seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
+        return view.digest(json.dumps(seen).encode())
 
     def _hash_weights(self) -> str:
         """Evenly spaced values of every tensor, rounded to bf16 so that a cast to a wider type changes nothing."""

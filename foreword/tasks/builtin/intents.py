@@ -1,7 +1,7 @@
 """builtin:intents: synthetic requests to an assistant, of 20 intents.
 
-Most test rows make requests that no training row makes, and all speak of other things or in other polite frames. Many
-intents share times, people, places and money, so that no single word decides.
+Over half of the test rows make requests that no training row makes, and all speak of other things or in other polite
+frames. Many intents share times, people, places and money, so that no single word decides.
 """
 
 import random
@@ -14,7 +14,7 @@ from foreword.tasks.task import Task
 SIZES = {"train": 2600, "validation": 400, "test": 1000}
 LABELS = tuple(PHRASES)
 BARE = 0.3  # share of requests without a frame
-FAMILIAR = 0.3  # share of test rows with a request of the training rows, about new things and in a new frame
+FAMILIAR = 0.45  # share of test rows with a request of the training rows, about new things and in a new frame
 
 
 def make(split: str, label: int) -> Iterator[str]:
@@ -47,5 +47,5 @@ def load() -> Task:
         LABELS,
         SIZES,
         make,
-        template={"masked": "{text|shorten} It is about {mask}.", "causal": "{text|shorten} It is about {answer}"},
+        template={"masked": "{text|shorten} Category: {mask}.", "causal": "{text|shorten} Category: {answer}"},
     )
