@@ -4,6 +4,7 @@ Expect prefix-tuning >= prompt-tuning >= manual on many rows, and prefix-tuning 
 
     python recipes/real_data.py --data ../shared/data        every cell that is missing, then the tables
     python recipes/real_data.py --list                       the cells: kind/task/setting/method
+    python recipes/real_data.py --readme README.md           and put the accuracy tables into README.md
     python recipes/real_data.py --only 'masked/sst2/*' --only '*/16/lora'
     python recipes/real_data.py --tune --only '*/16/prompt-tuning' -o learning_rate=0.1,0.3 --seeds 2
 
@@ -176,16 +177,22 @@ def write_table(file: Path, text: str) -> None:
     file.write_text(f"{before}{START}\n{text.strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
+def brief(given: argparse.Namespace) -> str:
+    """How the tables were made, and accuracy by method, task and setting."""
+    store = Store.open(given.out)
+    whole = "whole data sets" if given.full else f"{ROWS['train']:,} training and {ROWS['test']:,} test rows at most"
+    machines = sorted({f"{r.environment['machine']}, {r.environment['dtype']}" for r in store.records()})
+    made = f"Made by `python recipes/real_data.py`: {whole}; options chosen on development rows. {'; '.join(machines)}."
+    return f"{made}\n\n{matrix(summarise(current(store.records(), given), store.predictions)).strip()}"
+
+
 def page(given: argparse.Namespace) -> str:
     """The accuracy tables, the schedule, then every cell with all its metrics."""
     store = Store.open(given.out)
     lines = summarise(current(store.records(), given), store.predictions)
-    whole = "whole data sets" if given.full else f"{ROWS['train']:,} training and {ROWS['test']:,} test rows at most"
-    machines = sorted({f"{r.environment['machine']}, {r.environment['dtype']}" for r in store.records()})
     schedule = [f"- `{pattern}`: " + ", ".join(f"{k}={v}" for k, v in o.items()) for pattern, o in SCHEDULE.items()]
     parts = [
-        f"Made by `python recipes/real_data.py`: {whole}; options chosen on development rows. {'; '.join(machines)}.",
-        matrix(lines),
+        brief(given),
         "Options by cell (kind/task/setting/method):\n\n" + "\n".join(schedule),
         "## All metrics",
     ]
@@ -210,6 +217,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", help="of the model; learnt numbers are fp32 [bfloat16]")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--write", type=Path, default=Path("docs/results.md"), help="the page with the tables")
+    parser.add_argument("--readme", type=Path, help="also put the accuracy tables between this page's markers")
     given = parser.parse_args(arguments)
     if given.option and not given.tune:
         parser.error("-o is for --tune; what the table uses stands in SCHEDULE.")
@@ -233,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.tune:
             text = page(given)
             write_table(given.write, text)
+            if given.readme:
+                write_table(given.readme, brief(given))
             print(text)
     except ForewordError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -13,9 +13,9 @@ from foreword.cli.lists import json_flag
 METHODS = ("manual", "bag-of-words", "prompt-tuning", "prefix-tuning", "fine-tuning")
 # Chosen on development rows so that two cores need less than five minutes for all.
 OPTIONS = {
-    "prompt-tuning": {"length": 10, "steps": 150, "eval_every": 50},
-    "prefix-tuning": {"length": 10, "steps": 150, "eval_every": 50},
-    "fine-tuning": {"steps": 100, "eval_every": 50},
+    "prompt-tuning": {"length": 10, "steps": 120, "eval_every": 40},
+    "prefix-tuning": {"length": 10, "steps": 120, "eval_every": 40},
+    "fine-tuning": {"steps": 80, "eval_every": 40},
 }
 TRAIN_ROWS, TEST_ROWS, SEEDS = 1000, 500, 1
 
@@ -45,4 +45,6 @@ def demo(out: Path, task: str, model: str, as_json: bool, how: ModelChoice) -> N
         [functools.partial(how.load, model)], rows, list(METHODS), out=out, how=How(), seeds=SEEDS, options=OPTIONS
     )
     report(found, out, as_json, brief=True)
-    note(f'Try one: foreword predict {out}/artefacts/prompt-tuning... "a text"')
+    learnt = next((r.artefact for r in found.records if r.method == "prompt-tuning" and r.artefact), None)
+    if learnt:
+        note(f'Try what was learnt: foreword predict {out / learnt} "a text of your own"')

@@ -87,4 +87,10 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    sys.exit(run())
+    code = run()
+    if code == INTERRUPTED:
+        # Where Ctrl-C came during an exec() inside some import, Python would end by the signal instead of this code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
