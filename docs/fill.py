@@ -67,7 +67,13 @@ def table(folder: str) -> str:
     from foreword.evaluation.summary import summarise
 
     store = Store.open(folder)
-    return markdown(summarise(store.records(), store.predictions)).strip()
+    records = store.records()
+    where = records[0].environment
+    machine = (
+        f"Measured on {where['machine']} {where['device']}, {where['threads']} thread(s), {where['dtype']}, "
+        f"torch {where['torch']}, transformers {where['transformers']}; seconds are of training."
+    )
+    return f"{markdown(summarise(records, store.predictions)).strip()}\n\n{machine}"
 
 
 def main() -> None:

@@ -59,6 +59,18 @@ def test_makefile_targets_of_the_readme_exist():
     assert set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= targets
 
 
+def test_python_example_of_the_readme_runs(tmp_path, monkeypatch):
+    """As printed, but with the tiny model and two steps."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = code.replace('"gpt2"', '"foreword-tiny-causal"').replace("length=20", "length=20, steps=2")
+    rows = [{"sentence": f"{word} {i}", "label": label} for i in range(30) for word, label in (("good", 1), ("bad", 0))]
+    names = {"rows": rows}
+    monkeypatch.chdir(tmp_path)
+    exec(code, names)
+    assert (tmp_path / "artefacts" / "x" / "foreword.json").is_file()
+    assert names["art"].predict(["fine film"])[0].label in ("0", "1")
+
+
 def test_oldest_transformers_is_one_number():
     """pyproject.toml, the Makefile's matrix and the check at load say the same version."""
 

@@ -109,7 +109,7 @@ class FormatChoice:
             lm.kind,
             self.template_source(),
             self.words(),
-            chat=lm.kind == "causal" and bool(lm.tokenizer.chat_template),  # instruct models are asked in messages
+            chat=lm.instructed,
             truncate=self.truncate,
             max_length=self.max_length,
             soft_first=self.soft_first,

@@ -27,7 +27,7 @@ from foreword.cli.show import summary
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:
-    from foreword.methods.train import Trained
+    from foreword.methods.train import Outcome, Trained
 
 
 @click.command(short_help="Train one method and write what was learnt.")
@@ -77,15 +77,19 @@ def train(
     lm = how.load(model)
     job = make_job(lm, task, method, options=options, seed=seed, form=how_put.build(task, lm))
     checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
+
+    def save(_: int, made: "Outcome") -> None:  # before the checkpoint goes: a full disk must not lose the run
+        if not isinstance(made, ForewordError):
+            made.artefact.save(out)
+
     try:
         with Bars() as bars:
-            (outcome,) = train_many(lm, [job], progress=bars, checkpoint=checkpoint, resume=resume)
+            (outcome,) = train_many(lm, [job], progress=bars, on_done=save, checkpoint=checkpoint, resume=resume)
     except TrainingInterrupted as stop:
         _keep(stop.trained[0], stopped)
         raise
     if isinstance(outcome, ForewordError):
         raise outcome
-    outcome.artefact.save(out)
     tell_cuts(Prompted(lm, outcome.artefact), task.train)
     shutil.rmtree(stopped, ignore_errors=True)
     if as_json:

@@ -114,7 +114,8 @@ def compare(
     for given in givens:
         lm = _loaded(given)
         desk = _desk(lm, store, how, tools, allowed)
-        forms = {seed: how.form(lm, t) if how.form else t.format(lm.kind) for seed, t in tasks.items()}
+        put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
+        forms = {seed: put(lm, t) for seed, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
         for method in chosen:
 

@@ -171,6 +171,7 @@ LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
 }  # fmt: skip
+HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
 
 
@@ -195,8 +196,10 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         low = LOWEST.get(name)
         if bad or (low is not None and value is not None and value < low):
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
-        if name in ABOVE_ZERO and value is not None and not value > 0:
-            raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; it must be above 0.")
+        if name in ABOVE_ZERO and value is not None and not 0 < value <= HIGHEST:
+            raise ConfigError(
+                f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
+            )
         values[name] = value
     return method.Config(**values)
 

@@ -69,7 +69,14 @@ def make_job(
     Raises: ConfigError for an unknown method or option.
     """
     config = configure(find_method(method), options or {})
-    return Job(task, form or task.format(lm.kind), method, config, seed, f"{task.name}/{method}/seed {seed}")
+    return Job(
+        task,
+        form or task.format(lm.kind, chat=lm.instructed),
+        method,
+        config,
+        seed,
+        f"{task.name}/{method}/seed {seed}",
+    )
 
 
 def train_many(

@@ -64,6 +64,11 @@ class FrozenLM(ABC):
     dtype: torch.dtype
 
     @property
+    def instructed(self) -> bool:
+        """Whether it is asked in messages by default: a causal model whose tokenizer has a chat template."""
+        return self.kind == "causal" and bool(self.tokenizer.chat_template)
+
+    @property
     def batch_tokens(self) -> int:
         """How many tokens one pass should have: on a CPU no more than its caches hold (twice as fast), else many."""
         return 1024 if self.device.type == "cpu" else 16384

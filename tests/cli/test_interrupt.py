@@ -81,3 +81,22 @@ def test_ctrl_c_while_loading_is_one_line(data, tmp_path, when):
     code, _, err = start(arguments, lambda: time.monotonic() - began > 1 + when)
     assert code in (130, 0), err
     assert "Traceback" not in err
+
+
+def test_a_full_disk_at_the_end_keeps_the_checkpoint_to_go_on_from(foreword, data, tmp_path, monkeypatch):
+    from foreword.core.artefact import Artefact
+    from foreword.errors import ArtefactError
+
+    out = tmp_path / "out"
+    arguments = ["train", "prompt-tuning", "--model", "foreword-tiny", "--data", data, "--out", out]
+    options = ["-o", "steps=30", "-o", "length=2", "-o", "batch_size=4", "-o", "eval_every=100"]
+
+    def full(self, folder):
+        raise ArtefactError(f"{folder} could not be written (No space left on device).")
+
+    monkeypatch.setattr(Artefact, "save", full)
+    assert foreword(*arguments, *options).code == 2
+    monkeypatch.undo()
+    assert out.with_name("out.checkpoint").exists()
+    assert foreword(*arguments, *options, "--resume").code == 0
+    assert not out.with_name("out.checkpoint").exists()

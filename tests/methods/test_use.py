@@ -102,3 +102,18 @@ def test_a_tampered_artefact_is_not_opened(tmp_path):
     (folder / "prompt.safetensors").write_bytes(data)
     with pytest.raises(ArtefactError, match="hash"):
         Artefact.load(folder)
+
+
+def test_a_model_with_a_chat_template_is_asked_in_messages():
+    lm = foreword.load("foreword-tiny-causal")
+    task = foreword.Task(ROWS, text="sentence")
+    assert not lm.instructed
+    plain = foreword.train(lm, task, "prompt-tuning", length=2, steps=1).artefact.format.template
+    lm.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    art = foreword.train(lm, task, "prompt-tuning", length=2, steps=1)
+    assert art.artefact.format.template.chat
+    assert not plain.chat
+    assert art.predict(["fine film"])[0].label in ("good", "bad")
