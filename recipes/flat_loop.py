@@ -1,9 +1,9 @@
-"""Prompt tuning in one flat loop, to read: no class, and of Foreword only a task and weights. Expect above 0.70.
+"""Prompt tuning in one flat loop, to read: no class, and of Foreword only a task and weights. Expect 0.69.
 
     python recipes/flat_loop.py
 
-`foreword.train(lm, task, "prompt-tuning")` does the same for many prompts at once, any template and any family; a test
-holds the two to the same numbers.
+`foreword.train(lm, task, "prompt-tuning")` does the same for many prompts at once, any template and any family, and
+keeps the best step instead of the last; a test holds the two to the same numbers.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def learn(model, tokenizer, prompt_PD, batches, words, learning_rate=0.01):
 
 def main(arguments=None) -> float:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--length", type=int, default=10)
     parser.add_argument("--test-rows", type=int, default=500)
     given = parser.parse_args(arguments)
@@ -71,9 +71,9 @@ def main(arguments=None) -> float:
     task = read_task("builtin:sentiment")
     words = ["terrible", "wonderful"]  # in the order of task.labels
     rng = random.Random(0)
-    start = rng.sample(range(1996, 6000), given.length)
+    start = tokenizer.convert_tokens_to_ids(words) + rng.sample(range(1996, 6000), given.length - len(words))
     prompt_PD = model.bert.embeddings.word_embeddings.weight[start].detach()
-    drawn = [rng.sample(task.train, 16) for _ in range(given.steps)]
+    drawn = [rng.sample(task.train, 32) for _ in range(given.steps)]
     batches = [([row.fields["text"] for row in rows], [row.label for row in rows]) for rows in drawn]
     prompt_PD = learn(model, tokenizer, prompt_PD, batches, words)
     right = 0
