@@ -49,6 +49,7 @@ class Run:
     examples: int = 0
     error: ForewordError | None = None
     stopped: bool = False
+    settled: bool = True  # False while a step or its evaluation is under way: no state to go on from
     last_metric: float = float("nan")
 
     def __post_init__(self) -> None:
@@ -115,12 +116,16 @@ def fit(
     joint = 0
     while active := [run for run in runs if not run.done]:
         began = time.perf_counter()
+        for run in active:
+            run.settled = False
         budget = _joint_step(lm, active, budget)
         due = [r for r in active if r.error is None and (r.step % r.learner.config.eval_every == 0 or r.done)]
         evaluate(lm, [r for r in due if len(r.dev)], budget)
         took = (time.perf_counter() - began) / len(active)
         for run in active:
             run.seconds += took
+            run.settled = True
+        for run in active:
             if progress:
                 _tell(progress, runs.index(run), run, measured=run in due)
         joint += 1

@@ -206,7 +206,7 @@ def _train_group(
     try:
         fit(lm, runs, progress=relayed, after_step=saver.every(runs) if saver else None)
     except KeyboardInterrupt:
-        if saver:
+        if saver and all(run.settled for run in runs):  # else the checkpoint before this step is the one to go on from
             saver.write(runs)
         partial: list[Trained | None] = [None] * len(jobs)
         for position, run in zip(started, runs, strict=True):

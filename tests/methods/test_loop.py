@@ -190,3 +190,34 @@ def test_fit_with_nothing_left_to_do_does_nothing():
     before = learner.leaves["embed"].detach().clone()
     fit(LM, [run])
     assert torch.equal(before, learner.leaves["embed"])
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_interrupted_inside_a_step_it_goes_on_from_before_it(where, tmp_path, monkeypatch):
+    """Ctrl-C between the optimiser's steps of two members, or before an evaluation is done, must not count twice."""
+    from foreword.methods import loop
+
+    jobs = [
+        make_job(
+            LM, TASK, "prompt-tuning", seed=s, options={"length": 2, "steps": 40, "batch_size": 4, "eval_every": 3}
+        )
+        for s in (0, 1)
+    ]
+    whole = [t.artefact.value.embed_PD for t in train_many(LM, jobs)]
+    calls = Counter()
+    name = "learning_rate" if where == "step" else "nll"
+    real = getattr(loop, name)
+
+    def once(*given):
+        calls["all"] += 1
+        if calls["all"] == (56 if where == "step" else 62):
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(loop, name, once)
+    file = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        train_many(LM, jobs, checkpoint=file)
+    monkeypatch.undo()
+    again = [t.artefact.value.embed_PD for t in train_many(LM, jobs, checkpoint=file, resume=True)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
