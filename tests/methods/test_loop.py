@@ -197,7 +197,8 @@ def test_interrupted_inside_a_step_it_goes_on_from_before_it(where, tmp_path, mo
     """Ctrl-C between the optimiser's steps of two members, or before an evaluation is done, must not count twice."""
     from foreword.methods import loop
 
-    options = {"length": 2, "steps": 40, "batch_size": 4, "eval_every": 1, "keep": "last" if where == "step" else "best"}
+    keep = "last" if where == "step" else "best"
+    options = {"length": 2, "steps": 40, "batch_size": 4, "eval_every": 1, "keep": keep}
     jobs = [make_job(LM, TASK, "prompt-tuning", seed=s, options=options) for s in (0, 1)]
     whole = [t.artefact for t in train_many(LM, jobs)]
     calls = Counter()
