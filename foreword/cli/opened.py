@@ -40,14 +40,13 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
-    from foreword.core.prompts import PrefixPrompt
+    from foreword.core.learnt import text_start
     from foreword.methods.predict import encode_rows
     from foreword.models.encode import count_cut
 
     artefact = opened.artefact
     if opened.lm is None:
         return
-    extra = artefact.value.start if isinstance(artefact.value, PrefixPrompt) else 0
-    cut, tokens = count_cut(encode_rows(opened.lm, artefact.format, rows, extra))
+    cut, tokens = count_cut(encode_rows(opened.lm, artefact.format, rows, text_start(artefact.value)))
     if cut:
         note(f"{cut} of {len(rows)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")

@@ -52,6 +52,11 @@ class Artefact:
         return FORM[type(self.value)]
 
     @property
+    def any_model(self) -> bool:
+        """Whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
+        return isinstance(self.value, WordCounts) or (isinstance(self.value, HardPrompt) and not self.value.length)
+
+    @property
     def bytes_stored(self) -> int:
         """Bytes of the tensor file; hard prompts live in the template and store none."""
         return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
@@ -298,9 +303,7 @@ def check_fits(
 
     Raises: ArtefactError that says which of the three differs.
     """
-    if artefact.form in ("hard", "word-counts") and not (
-        isinstance(artefact.value, HardPrompt) and artefact.value.length
-    ):
+    if artefact.any_model:
         return None
     made = artefact.fingerprint
     for level, meaning in (("tokenizer", "another tokenizer"), ("shape", "a model of another shape")):

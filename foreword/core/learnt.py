@@ -53,6 +53,11 @@ class WordCounts:
     bias_C: Float[Tensor, "C"]
 
 
+def text_start(value: "Learnt") -> int:
+    """How many positions of the context a value takes before the text begins: those of a prefix."""
+    return value.start if isinstance(value, PrefixPrompt) else 0
+
+
 Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts
 FORM = {
     HardPrompt: "hard",

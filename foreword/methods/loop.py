@@ -110,9 +110,6 @@ def fit(
     `after_step` is called with the number of joint steps done; checkpoints are written from there.
     """
     budget = min(run.learner.config.tokens_per_batch or lm.batch_tokens for run in runs)
-    for run in runs:
-        if run.step == 0 and not run.done:
-            run.best_leaves = {}
     joint = 0
     while active := [run for run in runs if not run.done]:
         began = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 
 from foreword.core.artefact import Artefact, check_fits
 from foreword.core.format import Format
-from foreword.core.learnt import Probe, WordCounts
+from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ArtefactError, ModelError
@@ -51,14 +51,10 @@ def score_rows(
             scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
     if prompts and lm is not None:
         values = [pairs[i][0].value for i in prompts]
-        encoded = [encode_rows(lm, pairs[i][0].format, pairs[i][1], _extra(pairs[i][0])) for i in prompts]
+        encoded = [encode_rows(lm, pairs[i][0].format, pairs[i][1], text_start(pairs[i][0].value)) for i in prompts]
         for index, score in zip(prompts, stacked_scores(lm, values, encoded, tokens_per_batch), strict=True):
             scores[index] = score
     return [score for score in scores if score is not None]
-
-
-def _extra(artefact: Artefact) -> int:
-    return artefact.value.start if isinstance(artefact.value, PrefixPrompt) else 0
 
 
 @torch.no_grad()
@@ -109,9 +105,7 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
 
     Raises: ArtefactError that says what does not fit.
     """
-    if artefact.form in ("hard", "word-counts") and not (
-        isinstance(artefact.value, HardPrompt) and artefact.value.length
-    ):
+    if artefact.any_model:
         return None
     made = artefact.model.get("kind")
     if made != lm.kind:

@@ -13,11 +13,10 @@ import numpy as np
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt
-from foreword.core.prompts import PrefixPrompt
+from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Learner, Method, Progress, configure
+from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, configure
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.predict import encode_rows, score_rows
@@ -166,18 +165,12 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     if not job.task.train:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
     learner = method.start(lm, job)
-    extra = prefix_columns(learner)
+    extra = text_start(learner.saved(learner.leaves))
     rows = [
         Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [_label(row) for row in part])
         for part in (job.task.train, job.task.validation)
     ]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
-
-
-def prefix_columns(learner: Learner) -> int:
-    """How many positions of the context a learner's prefix takes from the text."""
-    value = learner.saved(learner.leaves)
-    return value.start if isinstance(value, PrefixPrompt) else 0
 
 
 def _train_group(
