@@ -16,12 +16,11 @@ from foreword.cli.choices import (
     option_pairs,
     shots_option,
 )
-from foreword.cli.console import note, print_json
+from foreword.cli.console import note, print_json, this_command
 from foreword.cli.lists import json_flag
 from foreword.cli.progress import Bars
 from foreword.cli.results import as_json as comparison_as_json
 from foreword.cli.results import print_lines
-from foreword.cli.train import this_command
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     "--allowed", type=click.IntRange(min=1), metavar="N", help="Grid points a method; default: the largest grid."
 )
 @click.option("--stack", type=click.IntRange(min=1), metavar="N", help="Runs trained as one batch; default: all.")
+@click.option("--resume", is_flag=True, help="Accepted for the habit: a comparison always goes on where it was.")
 @click.option("--no-test", is_flag=True, help="Stop at the development rows, for tuning.")
 @shots_option
 @option_pairs
@@ -63,6 +63,7 @@ def compare(
     seeds: str,
     allowed: int | None,
     stack: int | None,
+    resume: bool,
     no_test: bool,
     shots: int | None,
     given: tuple[str, ...],

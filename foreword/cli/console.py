@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -83,3 +84,9 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def this_command(*more: str) -> str:
+    """The command line as it was given, with more options."""
+    given = [a for a in sys.argv[1:] if a not in more]
+    return shlex.join(["foreword", *given, *more])

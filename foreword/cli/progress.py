@@ -1,6 +1,7 @@
 """Progress on stderr: a bar for each learner on a terminal, a line now and then elsewhere."""
 
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,14 @@ WHOLE = ("all runs", -1)
 
 
 class Bars:
-    """A context manager that is told of every `Step`, and of every `Stage` of a comparison."""
+    """A context manager that is told of every `Step`, and of every `Stage` of a comparison.
 
-    def __init__(self) -> None:
+    With `many` learners one bar stands for the stack that is being trained, with the loss of one of them.
+    """
+
+    def __init__(self, many: bool = False) -> None:
         console = err()
+        self._many = many
         self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=3)),
@@ -48,6 +53,10 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, step: "Step") -> None:
+        if self._many:
+            if step.job:
+                return
+            step = replace(step, name="this stack", metric=None)
         key = (step.name, step.job)
         if step.metric is not None:
             self._metric[key] = step.metric
@@ -56,7 +65,7 @@ class Bars:
         told = f"loss {step.loss:.3f}{metric} {step.examples_per_second:.0f}/s {left}"
         if self._live:
             self._move(key, step.step, step.steps, told)
-            if step.step >= step.steps:
+            if step.step >= step.steps and not self._many:
                 self._progress.remove_task(self._bars.pop(key))
         elif time.monotonic() - self._said > EVERY_SECONDS:
             self._said = time.monotonic()

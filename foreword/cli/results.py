@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from foreword.evaluation.summary import Line
 
 LABELS = ("model", "parameters", "task", "training rows", "method")
-FIRST = ("accuracy", "vs manual", "vs fine-tuning", "seconds", "numbers", "bytes")
+FIRST = (
+    *("accuracy", "after - before", "learnt", "vs manual", "verdict"),
+    *("vs fine-tuning", "seconds", "numbers", "bytes"),
+)
 GAP = 2
 
 
@@ -23,20 +26,33 @@ def print_lines(lines: "Sequence[Line]", *, brief: bool = False) -> None:
     """Caption, table and notes on stdout; `brief` keeps what fits into one table."""
     from foreword.evaluation import report
 
-    headers, rows = report.table(lines)
-    console = out()
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
     click.echo()
-    for columns in blocks(headers, rows, width)[: 1 if brief else None]:
-        words = [i for i, column in enumerate(columns) if headers[column] in (*LABELS, "chosen")]
+    print_blocks(*report.table(lines), most=1 if brief else None)
+    for line in [report.caption(lines), *[f"- {n}" for n in report.notes(lines)]]:
+        print_filled(line)
+
+
+def print_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int | None = None) -> None:
+    """A table, or `most` tables below each other where one is too wide for the screen."""
+    for columns in blocks(headers, rows, _width())[:most]:
+        words = [i for i, column in enumerate(columns) if headers[column] in (*LABELS, "chosen", "verdict")]
         table(
             [headers[c] for c in columns],
             [[row[c] for c in columns] for row in rows],
             numbers=set(range(len(columns))) - set(words),
         )
         click.echo()
-    for line in [report.caption(lines), *[f"- {n}" for n in report.notes(lines)]]:
-        click.echo(textwrap.fill(line, width, subsequent_indent="  " if line[0] == "-" else "") if width else line)
+
+
+def print_filled(line: str) -> None:
+    """A sentence, or an item that begins with a dash, within the width of the screen."""
+    width = _width()
+    click.echo(textwrap.fill(line, width, subsequent_indent="  " if line[0] == "-" else "") if width else line)
+
+
+def _width() -> int | None:
+    console = out()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
 
 
 def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[list[int]]:

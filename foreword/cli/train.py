@@ -1,8 +1,6 @@
-"""`foreword train`: one method on one task, to an artefact."""
+"""`foreword train`: one method on one task, to an artefact, or on every task of a folder, to a store."""
 
-import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,25 +17,30 @@ from foreword.cli.choices import (
     shots_option,
     split_pair,
 )
-from foreword.cli.console import note, pairs, print_json, seconds, size
+from foreword.cli.console import note, pairs, print_json, seconds, size, this_command
 from foreword.cli.lists import json_flag
 from foreword.cli.opened import tell_cuts
 from foreword.cli.progress import Bars
 from foreword.cli.show import summary
+from foreword.cli.store import store_tasks
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:
+    from foreword.methods.base import Job
     from foreword.methods.train import Outcome, Trained
+    from foreword.models.base import FrozenLM
 
 
 @click.command(short_help="Train one method and write what was learnt.")
 @click.argument("method")
 @click.option("--model", required=True, metavar="MODEL", help="A folder, a hub name or an embedded model.")
-@click.option("--data", required=True, metavar="SOURCE", help="DIR, FILE, hf:owner/name[:config] or builtin:name.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write the artefact to.")
+@click.option("--data", metavar="SOURCE", help="One task: DIR, FILE, hf:owner/name[:config] or builtin:name.")
+@click.option("--tasks", metavar="DIR", help="Many tasks: a folder with a file, or a subfolder, for each.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the artefact or the store.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
 @click.option("--overwrite", is_flag=True, help="Replace the artefact that --out holds.")
-@click.option("--resume", is_flag=True, help="Go on where a stopped run of this command was.")
+@click.option("--resume", is_flag=True, help="Go on where a stopped run of this command was (--tasks always does).")
+@click.option("--stack", type=click.IntRange(min=1), metavar="N", help="With --tasks: tasks trained as one batch.")
 @shots_option
 @option_pairs
 @json_flag
@@ -47,11 +50,13 @@ if TYPE_CHECKING:
 def train(
     method: str,
     model: str,
-    data: str,
+    data: str | None,
+    tasks: str | None,
     out: Path,
     seed: int,
     overwrite: bool,
     resume: bool,
+    stack: int | None,
     shots: int | None,
     given: tuple[str, ...],
     as_json: bool,
@@ -59,24 +64,48 @@ def train(
     how_put: FormatChoice,
     how: ModelChoice,
 ) -> None:
-    """Train METHOD on a task and write what was learnt.
+    """Train METHOD on a task and write what was learnt; with --tasks, one artefact for each task of a folder.
+
+    With --tasks all train in mixed batches over one model, tasks whose rows and recipe are unchanged are skipped, and a
+    table says which beat their hand-written prompt. `task.json` in a task's folder, or NAME.task.json beside its file,
+    may give its template, label_words, text, label, options and labels.
 
     \b
     foreword train prefix-tuning --model gpt2 --data data/sst2 --out artefacts/x -o length=20 -o learning_rate=5e-3
+    foreword train prompt-tuning --model gpt2 --tasks tenants/ --out store/
     """
+    from foreword.core.files import remove_whole
     from foreword.methods.base import configure
     from foreword.methods.train import TrainingInterrupted, find_method, make_job, train_many
     from foreword.methods.use import Prompted
 
     options = method_options(method, given)
     configure(find_method(method), options)  # a mistake in an option is told before a model is loaded
-    refuse_to_replace(out, overwrite)
+    if (data is None) == (tasks is None):
+        raise ConfigError("Give either --data SOURCE for one task or --tasks DIR for every task of a folder.")
+    if tasks is not None:
+        store_tasks(
+            method, model, tasks, out, options, seed=seed, shots=shots, stack=stack, overwrite=overwrite,
+            as_json=as_json, which=which, how_put=how_put, how=how,
+        )  # fmt: skip
+        return
+    if stack is not None:
+        raise ConfigError("--stack is for --tasks; one task trains as a batch of its own.")
+    assert data is not None
+    checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
+    if not resume:  # before any work
+        refuse_to_replace(out, overwrite)
     task = which.read(data)
     if shots:
         task = task.few_shot(shots, seed)
     lm = how.load(model)
     job = make_job(lm, task, method, options=options, seed=seed, form=how_put.build(task, lm))
-    checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
+    if resume and _is_done(out, lm, job):
+        remove_whole(checkpoint)
+        shutil.rmtree(stopped, ignore_errors=True)
+        note(f"{out} is finished already; nothing was done")
+        return
+    refuse_to_replace(out, overwrite)
 
     def save(_: int, made: "Outcome") -> None:  # before the checkpoint goes: a full disk must not lose the run
         if not isinstance(made, ForewordError):
@@ -120,11 +149,19 @@ def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
 
 
 def refuse_to_replace(out: Path, overwrite: bool) -> None:
-    """Before any work: whether the artefact can be written where it was asked for."""
+    """Whether the artefact can be written where it was asked for."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; name a folder that is not there yet.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise ConfigError(f"--out {out} exists already; name another folder, or pass --overwrite to replace it.")
+
+
+def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:
+    """Whether the folder holds what this job makes: the same recipe, rows and model."""
+    from foreword.core.artefact import Artefact
+    from foreword.methods.train import is_of
+
+    return (out / "foreword.json").exists() and is_of(Artefact.load(out), lm, job)
 
 
 def _beside(out: Path, what: str) -> Path:
@@ -137,9 +174,3 @@ def _keep(trained: "Trained | None", stopped: Path) -> None:
         trained.artefact.save(stopped)
         note(f"stopped at step {trained.artefact.metrics['steps']}; the best so far is in {stopped}")
     note(f"go on with: {this_command('--resume')}")
-
-
-def this_command(*more: str) -> str:
-    """The command line as it was given, with more options."""
-    given = [a for a in sys.argv[1:] if a not in more]
-    return shlex.join(["foreword", *given, *more])

@@ -5,7 +5,7 @@ development rows, and only then reads the test rows. So the spread between seeds
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import Desk, Score, ScoreCache, environment, make_cells
+from foreword.evaluation.run import Score, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.summary import Line, summarise
 from foreword.methods.base import Job, Method, Progress
@@ -113,7 +113,7 @@ def compare(
     done, records, failures = 0, [], []
     for given in givens:
         lm = _loaded(given)
-        desk = _desk(lm, store, how, tools, allowed)
+        desk = make_desk(lm, store, tools.score, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
         forms = {seed: put(lm, t) for seed, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
@@ -136,20 +136,6 @@ def compare(
 
 def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:
     return Job(task, form, method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
-
-
-def _desk(lm: FrozenLM, store: Store, how: How, tools: Tools, allowed: int) -> Desk:
-    return Desk(
-        lm=lm,
-        store=store,
-        cache=ScoreCache(tools.score),
-        fingerprint=asdict(lm.fingerprint()),
-        model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
-        environment=environment(lm),
-        allowed=allowed,
-        test=how.test,
-        keep_bytes=how.keep_bytes,
-    )
 
 
 def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:

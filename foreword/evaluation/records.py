@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
+CHECKPOINTS = "checkpoints"  # of stacks that are being trained; gone when they have ended
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Store:
     def open(folder: str | Path) -> "Store":
         """Raises: ArtefactError where the folder cannot be made, or its results were written by something else."""
         store = Store(Path(folder))
-        with _writing(store.folder):
+        with writing(store.folder):
             store.folder.mkdir(parents=True, exist_ok=True)
         store.records()
         return store
@@ -133,9 +134,11 @@ class Store:
     ) -> Record:
         """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
         if logprob_RC is not None and label_R is not None:
-            record = replace(record, predictions=f"{PREDICTIONS}/{record.id}.safetensors")
+            place = f"{PREDICTIONS}/{record.id}.safetensors"
+            record = replace(record, predictions=place)
             arrays = {"logprob": logprob_RC.astype(np.float32), "label": label_R.astype(np.int32)}
-            _write_whole(self.folder / PREDICTIONS / f"{record.id}.safetensors", save_arrays(arrays))
+            with writing(self.folder / place):
+                write_whole(self.folder / place, save_arrays(arrays))
         if record.timing is not None:
             self._append(TIMINGS, {"id": record.id, **asdict(record.timing)})
         self._append(RESULTS, {name: getattr(record, name) for name in FIELDS})
@@ -154,7 +157,7 @@ class Store:
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"  # ASCII: some readers take U+2028 for the end of a line
         path = self.folder / name
-        with _writing(path), path.open("a+b") as file, _locked(file):
+        with writing(path), path.open("a+b") as file, _locked(file):
             end = _whole_lines(file)
             file.truncate(end)  # what a killed process wrote of its last line
             try:
@@ -169,7 +172,7 @@ class Store:
         path = self.folder / name
         if not path.exists():
             return []
-        with _writing(path):
+        with writing(path):
             *whole, _torn = path.read_bytes().split(b"\n")
         parsed = []
         for number, line in enumerate(whole, 1):
@@ -196,21 +199,6 @@ def _whole_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write through a temporary file and a rename."""
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-
-
 @contextmanager
 def _locked(file: BinaryIO) -> Iterator[None]:
     """Keep other processes from adding at the same time; a plain pass where the system has no such lock."""
@@ -227,7 +215,8 @@ def _locked(file: BinaryIO) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an ArtefactError that says what to do."""
     try:
         yield
     except OSError as error:

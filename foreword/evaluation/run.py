@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreword.core.artefact import Artefact
-from foreword.errors import DataError
+from foreword.core.artefact import Artefact, made_of
+from foreword.errors import ArtefactError, DataError
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval, resample
 from foreword.methods.base import Job
@@ -96,11 +96,27 @@ class Desk:
     keep_bytes: int | None
 
 
+def make_desk(lm: FrozenLM, store: Store, score: Score, *, allowed: int, test: bool, keep_bytes: int | None) -> Desk:
+    """A desk for this model over this folder."""
+    return Desk(
+        lm=lm,
+        store=store,
+        cache=ScoreCache(score),
+        fingerprint=asdict(lm.fingerprint()),
+        model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
+        environment=environment(lm),
+        allowed=allowed,
+        test=test,
+        keep_bytes=keep_bytes,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One run to be had: its id, its job, and how many shots its rows were drawn with (None: all rows).
 
-    `point` holds the options that vary in the grid it belongs to, `rivals` counts that grid's points.
+    `point` holds the options that vary in the grid it belongs to, `rivals` counts that grid's points. `name` is what
+    its artefact is called where a person chose that (None: a name is made from what decides the run).
     """
 
     id: str
@@ -108,17 +124,18 @@ class Cell:
     shots: int | None
     point: dict[str, Any]
     rivals: int
+    name: str | None = None
 
 
-def make_cells(desk: Desk, jobs: Sequence[Job], shots: int | None) -> list[Cell]:
+def make_cells(desk: Desk, jobs: Sequence[Job], shots: int | None, name: str | None = None) -> list[Cell]:
     """The cells of one seed's grid."""
     configs = [asdict(job.config) for job in jobs]
     varying = [key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)]
     points = [{key: config[key] for key in varying} for config in configs]
-    return [_cell(desk, job, shots, point, len(jobs)) for job, point in zip(jobs, points, strict=True)]
+    return [_cell(desk, job, shots, point, len(jobs), name) for job, point in zip(jobs, points, strict=True)]
 
 
-def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals: int) -> Cell:
+def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None) -> Cell:
     """A cell with the id that everything deciding the run gives it."""
     decides = {
         "fingerprint": desk.fingerprint,
@@ -128,9 +145,10 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
         "method": job.method,
         "config": asdict(job.config),
         "seed": job.seed,
+        **({} if own is None else {"name": own}),
     }
     name = " ".join([job.name, *(f"{key}={value}" for key, value in point.items())])
-    return Cell(run_id(decides), replace(job, name=name), shots, point, rivals)
+    return Cell(run_id(decides), replace(job, name=name), shots, point, rivals, own)
 
 
 def record_trial(desk: Desk, cell: Cell, trained: Trained, together: int) -> Record:
@@ -158,10 +176,25 @@ def _keep(desk: Desk, cell: Cell, artefact: Artefact) -> str | None:
     if desk.keep_bytes is not None and artefact.bytes_stored > desk.keep_bytes:
         return None
     shots = "all" if cell.shots is None else f"{cell.shots}-shot"
-    name = f"{cell.job.method}-{cell.job.task.name}-{shots}-{desk.lm.kind}-seed-{cell.job.seed}-{cell.id[:8]}"
-    place = f"{ARTEFACTS}/{''.join(c if c.isalnum() or c in '-_.' else '-' for c in name)}"
+    made = f"{cell.job.method}-{cell.job.task.name}-{shots}-{desk.lm.kind}-seed-{cell.job.seed}-{cell.id[:8]}"
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in made) if cell.name is None else cell.name
+    place = f"{ARTEFACTS}/{name}"
     artefact.save(desk.store.folder / place)
     return place
+
+
+def is_kept(store: Store, record: Record) -> bool:
+    """Whether all of a tested run is there: its predictions, and the artefact if its record names one."""
+    if store.predictions(record) is None:
+        return False
+    if record.artefact is None:
+        return True
+    try:
+        found = Artefact.load(store.folder / record.artefact)
+    except ArtefactError:
+        return False
+    same = found.made_of == made_of(record.method, record.config, record.seed, record.hashes, record.format)
+    return same and found.fingerprint in ({}, record.fingerprint)
 
 
 def _record(

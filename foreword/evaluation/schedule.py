@@ -1,13 +1,18 @@
 """Which runs of a method are missing, how they are trained together, and which grid point each seed chooses."""
 
+import contextlib
 import hashlib
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreword.errors import ForewordError
-from foreword.evaluation.records import Record
-from foreword.evaluation.run import Cell, Desk, record_result, record_trial
+from foreword.core.artefact import Artefact
+from foreword.core.files import remove_whole, write_whole
+from foreword.errors import ArtefactError, ForewordError
+from foreword.evaluation.records import CHECKPOINTS, Record, writing
+from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
 from foreword.methods.base import Method, Progress
 from foreword.methods.train import Outcome, Trained
 
@@ -20,9 +25,11 @@ class Failure:
     """A run that ended in an error; it is tried again the next time."""
 
     model: str
+    task: str
     method: str
     seed: int
     reason: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +69,14 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
         if len(rivals) == 1:
             _result(plan, cell, trained, together)
         else:
+            if _mixes(plan.method):
+                trained.artefact.save(_choice(plan, cell))
             plan.found["trial", cell.id] = record_trial(plan.desk, cell, trained, together)
             made[cell.id] = trained, together
             best = best_point(plan, rivals)
-            for loser in [c.id for c in rivals if c.id in made and c is not best]:
-                del made[loser]  # fine-tuned weights of a whole grid would not fit in memory
+            for loser in [c for c in rivals if c is not best]:
+                made.pop(loser.id, None)  # fine-tuned weights of a whole grid would not fit in memory
+                _drop_choice(plan, loser)
         plan.tell(1)
 
     _train(plan, needed, everything, end)
@@ -76,13 +86,36 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
         if winner is None:
             continue
         if not _is_tested(plan, winner) and len(cells) > 1:
-            if winner.id in made:
-                _result(plan, winner, *made[winner.id])
+            kept = made.get(winner.id) or _recall_choice(plan, winner)
+            if kept:
+                _result(plan, winner, *kept)
             else:
                 _train(plan, [winner], [winner], lambda c, t, n: _result(plan, c, t, n))
+        for cell in cells:
+            _drop_choice(plan, cell)
         if ("result", winner.id) in plan.found:
             results.append(plan.found["result", winner.id])
     return results
+
+
+def _choice(plan: Schedule, cell: Cell) -> Path:
+    """Where a grid point waits that was trained in company, the best so far: made again alone it would not be equal."""
+    return plan.desk.store.folder / CHECKPOINTS / f"choice-{cell.id}"
+
+
+def _recall_choice(plan: Schedule, cell: Cell) -> tuple[Trained, int] | None:
+    timing = plan.found["trial", cell.id].timing
+    try:
+        artefact = Artefact.load(_choice(plan, cell))
+    except ArtefactError:
+        return None
+    return Trained(artefact, timing.train_seconds if timing else 0.0, 0.0), timing.stack if timing else 1
+
+
+def _drop_choice(plan: Schedule, cell: Cell) -> None:
+    place = _choice(plan, cell)
+    shutil.rmtree(place, ignore_errors=True)
+    _drop_empty(place.parent)
 
 
 def best_point(plan: Schedule, cells: Cells) -> Cell | None:
@@ -107,7 +140,7 @@ def _is_missing(plan: Schedule, cell: Cell) -> bool:
 
 def _is_tested(plan: Schedule, cell: Cell) -> bool:
     result = plan.found.get(("result", cell.id))
-    return result is not None and (not plan.desk.test or plan.desk.store.predictions(result) is not None)
+    return result is not None and (not plan.desk.test or is_kept(plan.desk.store, result))
 
 
 def _result(plan: Schedule, cell: Cell, trained: Trained, together: int) -> None:
@@ -115,18 +148,26 @@ def _result(plan: Schedule, cell: Cell, trained: Trained, together: int) -> None
 
 
 def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade) -> None:
-    """Hand runs over as stacks; one that left a checkpoint goes on as it was, so that it ends in the same numbers."""
+    """Hand runs over as stacks, each of which can be killed at any moment and go on to the same numbers."""
     for stack in _stacks(plan, needed, everything):
         checkpoint = _checkpoint(plan, stack)
 
         def on_done(index: int, outcome: Outcome, stack: Cells = stack) -> None:
             cell = stack[index]
-            if isinstance(outcome, ForewordError):
-                plan.failures.append(Failure(plan.desk.lm.name, plan.method.name, cell.job.seed, str(outcome)))
+            try:
+                if isinstance(outcome, ForewordError):
+                    raise outcome
+                if cell in needed:
+                    on_made(cell, outcome, len(stack))
+            except ArtefactError:
+                raise  # the disk refuses: no run can be kept
+            except ForewordError as error:
+                name, job = plan.desk.lm.name, cell.job
+                plan.failures.append(Failure(name, job.task.name, job.method, job.seed, str(error), cell.name))
                 plan.tell(1)
-            elif cell in needed:
-                on_made(cell, outcome, len(stack))
 
+        if checkpoint:
+            _pin(checkpoint, stack)
         plan.train_many(
             plan.desk.lm,
             [cell.job for cell in stack],
@@ -135,16 +176,53 @@ def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade) ->
             checkpoint=checkpoint,
             resume=checkpoint is not None and checkpoint.exists(),
         )
+        if checkpoint:
+            _unpin(checkpoint)
 
 
 def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]:
+    """The stacks that a killed process left first, with the runs they had, then what else is missing."""
+    ids = {cell.id for cell in needed}
+    for stack in _pinned(plan, everything):
+        if any(cell.id in ids for cell in stack):
+            ids -= {cell.id for cell in stack}
+            yield stack
+        elif (checkpoint := _checkpoint(plan, stack)) is not None:  # killed between its last record and its end
+            remove_whole(checkpoint)
+            _unpin(checkpoint)
     size = (plan.stack or max(1, len(everything))) if _mixes(plan.method) else 1
     for start in range(0, len(everything), size):
-        stack = everything[start : start + size]
-        missing = [cell for cell in stack if cell in needed]
+        missing = [cell for cell in everything[start : start + size] if cell.id in ids]
         if missing:
-            left = _checkpoint(plan, stack)
-            yield stack if left is not None and left.exists() else missing
+            yield missing
+
+
+def _pin(checkpoint: Path, stack: Cells) -> None:
+    """Note which runs train together: in floating point a run's last digits depend on its company."""
+    with writing(checkpoint):
+        write_whole(checkpoint.with_suffix(".json"), json.dumps([cell.id for cell in stack]).encode())
+
+
+def _unpin(checkpoint: Path) -> None:
+    remove_whole(checkpoint.with_suffix(".json"))
+    _drop_empty(checkpoint.parent)
+
+
+def _drop_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # other stacks are still there, or it is gone
+        folder.rmdir()
+
+
+def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
+    """Stacks of these runs that were begun and not ended."""
+    cells = {cell.id: cell for cell in everything}
+    for pin in sorted((plan.desk.store.folder / CHECKPOINTS).glob("[!.]*.json")):
+        try:
+            ids = json.loads(pin.read_bytes())
+        except ValueError:
+            continue
+        if all(i in cells for i in ids):
+            yield [cells[i] for i in ids]
 
 
 def _mixes(method: Method) -> bool:
@@ -156,4 +234,4 @@ def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
     if not (plan.method.gradient and plan.method.freezes_lm):
         return None
     name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
-    return plan.desk.store.folder / "checkpoints" / f"{name}.safetensors"
+    return plan.desk.store.folder / CHECKPOINTS / f"{name}.safetensors"

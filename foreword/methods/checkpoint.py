@@ -1,7 +1,6 @@
 """Where training stands, on disk: one safetensors file, written to a temporary name and renamed. No pickle."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from foreword.core.files import remove_whole, write_whole
 from foreword.core.shapes import Tensor
 from foreword.errors import ArtefactError
 from foreword.methods.loop import Run
@@ -49,16 +49,9 @@ class Checkpoint:
             error = None if run.error is None else str(run.error)
             record.append({"counters": state["counters"], "groups": groups, "scalars": scalars, "error": error})
         data = save({k: v.clone() for k, v in tensors.items()}, {"key": self.key, "runs": json.dumps(record)})
-        waiting = self.file.with_name(f".{self.file.name}.writing")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with waiting.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            waiting.replace(self.file)
+            write_whole(self.file, data)
         except OSError as error:
-            waiting.unlink(missing_ok=True)
             raise ArtefactError(
                 f"The checkpoint {self.file} could not be written ({error.strerror}); the one before it stays."
             ) from error
@@ -88,7 +81,7 @@ class Checkpoint:
             run.error = None if kept["error"] is None else ArtefactError(kept["error"])
 
     def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
+        remove_whole(self.file)
 
 
 def _state_of(number: int, kept: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Read a task from where it is: a folder, a file, the hub (hf:owner/name) or an embedded task (builtin:name)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
 from foreword.tasks.known import KNOWN
 from foreword.tasks.rows import Table
-from foreword.tasks.sources import read_file, read_folder, read_hub
+from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
 from foreword.tasks.task import Task
+
+DESCRIPTION = "task.json"
+DESCRIBED = ("text", "label", "options", "labels", "template", "label_words")
 
 
 def read_task(
     source: str | Path,
     *,
     text: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | None = None,
     options: str | Sequence[str] | None = None,
     name: str | None = None,
     labels: Sequence[str] | None = None,
@@ -29,11 +33,21 @@ def read_task(
 
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
+    What is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json`
+    beside NAME.jsonl, with any of text, label, options, labels, template and label_words. The column of labels is
+    `label` unless one of the two says otherwise.
     """
+    given = {"text": text, "label": label, "options": options, "labels": labels}
+    given |= {"template": template, "label_words": label_words}
+    origin = {"source": str(source), "name": name, "split": split, "seed": seed or None, **given}
+    origin = {key: value for key, value in origin.items() if value is not None}
     place = str(source)
     if place.startswith("builtin:"):
-        return _embedded(place.removeprefix("builtin:"))
-    tables, found = _tables(place, label)
+        return _embedded(place.removeprefix("builtin:")).with_(origin=origin)
+    described = _description(place)
+    said = {key: described.get(key) if value is None else value for key, value in given.items()}
+    column: str = said["label"] or "label"
+    tables, found = _tables(place, column)
     if split is not None:
         if split not in ("train", "validation", "test"):
             raise ConfigError(f"there is no split {split!r}; give train, validation or test")
@@ -41,24 +55,67 @@ def read_task(
             tables = {split: tables["all"]}
     known = KNOWN.get(found)
     rows: dict[str, Any] = {"rows": tables["all"]} if "all" in tables else {**tables}
-    task = Task(
-        **rows,
-        text=text,
-        label=label,
-        options=options,
-        name=name or found,
-        labels=labels,
-        seed=seed,
-        template=template,
-        label_words=label_words,
-    )
+    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed).with_(origin=origin)
     if known is None or any(f"{{{f}" not in known.masked for f in task.fields):
         return task
     words = {label: known.words[label] for label in task.labels if label in known.words}
     return task.with_(
-        template=task.template if template is not None else known.templates(),
-        label_words=task.label_words if label_words is not None else words,
+        template=task.template if said["template"] is not None else known.templates(),
+        label_words=task.label_words if said["label_words"] is not None else words,
     )
+
+
+def read_again(origin: Mapping[str, Any]) -> Task:
+    """The task that a `Task.origin` speaks of, read and drawn as it was.
+
+    Raises: DataError where it is not there any more.
+    """
+    kept = {key: value for key, value in origin.items() if key != "then"}
+    task = read_task(kept.pop("source"), **kept)
+    for step in origin.get("then", []):
+        arguments = {key: value for key, value in step.items() if key != "how"}
+        task = task.few_shot(**arguments) if step["how"] == "few_shot" else task.limit(**arguments)
+    return task
+
+
+def find_tasks(folder: str | Path) -> dict[str, Path]:
+    """Every task of a folder by its name, in order: data files by their stem, and subfolders by theirs.
+
+    Hidden files, descriptions and files of other kinds (a README, say) are no tasks.
+
+    Raises: DataError where there is none, or two of one name.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise DataError(f"{folder} is not a folder; give a folder with one data file, or one subfolder, for each task")
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        data = path.suffix in SUFFIXES and not path.name.endswith(f".{DESCRIPTION}")
+        if path.name.startswith(".") or not (path.is_dir() or data):
+            continue
+        name = path.name if path.is_dir() else path.stem
+        if name in found:
+            raise DataError(f"{found[name]} and {path} are both the task {name!r}; rename one of the two")
+        found[name] = path
+    if not found:
+        raise DataError(f"{folder} holds no task; put one data file ({', '.join(SUFFIXES)}) in it for each task")
+    return found
+
+
+def _description(place: str) -> dict[str, Any]:
+    """What the task's own description says, or nothing."""
+    path = Path(place).expanduser()
+    file = path / DESCRIPTION if path.is_dir() else path.with_name(f"{path.stem}.{DESCRIPTION}")
+    if place.startswith("hf:") or not file.is_file():
+        return {}
+    try:
+        said = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}); give a JSON object") from error
+    if not isinstance(said, dict) or said.keys() - set(DESCRIBED):
+        unknown = ", ".join(sorted(said.keys() - set(DESCRIBED))) if isinstance(said, dict) else type(said).__name__
+        raise DataError(f"{file} has {unknown}; give a JSON object with any of {', '.join(DESCRIBED)}")
+    return said
 
 
 def _tables(place: str, label: str) -> tuple[dict[str, Table], str]:

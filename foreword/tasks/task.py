@@ -26,6 +26,8 @@ class Task:
 
     `labels` are the label names in order; empty where each row has its own options. `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
+    `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
+    None where rows were given in memory or changed by hand.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Task:
     label_words: Mapping[str, Sequence[str]] | None
     notes: tuple[str, ...]
     synthetic: bool
+    origin: Mapping[str, Any] | None
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Task:
             label_words=words,
             notes=notes,
             synthetic=False,
+            origin=None,
         )
 
     def _set(self, **values: Any) -> None:
@@ -98,19 +102,28 @@ class Task:
             object.__setattr__(self, key, value)
 
     def with_(self, **changes: Any) -> "Task":
-        """A copy with some attributes changed."""
+        """A copy with some attributes changed. With other rows it has no origin any more, unless one is given."""
         unknown = set(changes) - set(self.__dataclass_fields__)
         if unknown:
             raise ConfigError(f"a task has no {sorted(unknown)[0]!r}; it has {', '.join(self.__dataclass_fields__)}")
+        if changes.keys() & {"train", "validation", "test"}:
+            changes.setdefault("origin", None)
         task = copy.copy(self)
         task._set(**changes)
         return task
+
+    def _drawn(self, how: str, **arguments: Any) -> Mapping[str, Any] | None:
+        """The origin of a task that was drawn from this one by its method `how`."""
+        if self.origin is None:
+            return None
+        return {**self.origin, "then": [*self.origin.get("then", []), {"how": how, **arguments}]}
 
     def few_shot(self, k: int, seed: int = 0) -> "Task":
         """k training rows of each label and as many others, drawn from the training rows, for development."""
         train, development = draw_shots(self.train, self.labels, k, seed, self.name)
         note = f"{k} shots a label and as many for development, both from the training rows, seed {seed}"
-        return self.with_(train=train, validation=development, notes=(*self.notes, note))
+        origin = self._drawn("few_shot", k=k, seed=seed)
+        return self.with_(train=train, validation=development, notes=(*self.notes, note), origin=origin)
 
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0
@@ -125,7 +138,8 @@ class Task:
         if not changes:
             return self
         cut = ", ".join(f"{len(rows)} of {len(self.rows(split))} {split}" for split, rows in changes.items())
-        return self.with_(**changes, notes=(*self.notes, f"{cut} rows drawn with seed {seed}"))
+        origin = self._drawn("limit", **wanted, seed=seed)
+        return self.with_(**changes, notes=(*self.notes, f"{cut} rows drawn with seed {seed}"), origin=origin)
 
     def relabel_shuffled(self, seed: int = 0) -> "Task":
         """The chance control: labels of the training and the validation rows are permuted; test rows stay true."""

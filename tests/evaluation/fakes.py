@@ -129,6 +129,7 @@ class World:
             fields=job.task.fields,
             metrics={"validation": measured},
             hashes=job.task.hashes(),
+            recipe={"format": job.format.to_json()},
             numbers_trained=4 * job.config.length if learns else 0,
         )
 

@@ -115,7 +115,8 @@ def test_a_killed_comparison_goes_on_with_what_is_missing_and_ends_in_the_same_b
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
     assert told(found) == told(expected)
     again = set(trained(second)) & set(trained(first)[:kill_after])
-    assert len(again) <= 3, f"only choices that were lost with the process are made again: {again}"
+    # A stack that was being recorded is made again as it was, in the same company; so is a choice made alone.
+    assert len(again) <= 1 or {method for method, *_ in again} == {"stacked"}, again
     assert second.ended <= whole.ended - kill_after + len(again)
     third = World()
     assert told(run(third, tmp_path / "parts", options=options)) == told(expected)
@@ -181,7 +182,6 @@ def test_a_checkpoint_left_behind_is_gone_on_with_by_the_same_stack(tmp_path: Pa
     file, resumed = first.checkpoints[0]
     assert file is not None
     assert not resumed
-    file.parent.mkdir(parents=True)
     file.write_bytes(b"state")
     second = World()
     run(second, tmp_path, ("stacked",), options=GRID)

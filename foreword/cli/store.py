@@ -1,0 +1,145 @@
+"""Many tasks in one job, from the command line: read them, train them, and print what became of each."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import DataChoice, FormatChoice, ModelChoice
+from foreword.cli.console import note, print_json, table, this_command
+from foreword.cli.progress import Bars
+from foreword.cli.results import print_blocks, print_filled
+from foreword.errors import ConfigError, ForewordError
+
+if TYPE_CHECKING:
+    from foreword.evaluation.statistics import Interval
+    from foreword.evaluation.tasks import TaskLine, TaskReport
+    from foreword.tasks.task import Task
+
+
+def store_tasks(
+    method: str,
+    model: str,
+    tasks: str,
+    out: Path,
+    options: Mapping[str, str],
+    *,
+    seed: int,
+    shots: int | None,
+    stack: int | None,
+    overwrite: bool,
+    as_json: bool,
+    which: DataChoice,
+    how_put: FormatChoice,
+    how: ModelChoice,
+) -> None:
+    """`foreword train METHOD --tasks DIR --out STORE`."""
+    from foreword.evaluation.tasks import STACK, train_tasks
+
+    if overwrite:
+        raise ConfigError(
+            "--overwrite is not for --tasks: tasks whose rows or recipe changed are replaced, the others are kept."
+        )
+    found = read_tasks(tasks, which)
+    lm = how.load(model)
+    with resumable(out), Bars(many=True) as bars:
+        report = train_tasks(
+            lm, found, method, out=out, options=options, seed=seed, shots=shots,
+            form=lambda lm, task: how_put.build(task, lm), stack=stack or STACK, progress=bars, on_stage=bars.stage,
+        )  # fmt: skip
+    tell(report, out, as_json)
+
+
+def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordError]":
+    """Every task of the folder; one that cannot be read is its error."""
+    from foreword.tasks.read import find_tasks
+
+    found: dict[str, Task | ForewordError] = {}
+    for name, path in find_tasks(folder).items():
+        try:
+            found[name] = which.read(str(path), quiet=True)
+        except ForewordError as error:
+            found[name] = error
+    bad = sum(isinstance(task, ForewordError) for task in found.values())
+    note(f"{len(found)} tasks in {folder}" + (f", {bad} of which cannot be read" if bad else ""))
+    return found
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """After Ctrl-C, say where things are and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"the tasks that ended are in {out}")
+        note(f"go on with: {this_command('--resume')}")
+        raise
+
+
+def tell(report: "TaskReport", out: Path, as_json: bool) -> None:
+    """Print the table; tasks that failed make the exit code 2, after everything else was kept."""
+    if as_json:
+        from foreword.evaluation.tasks import as_record
+
+        print_json({"store": str(out), "tasks": [as_record(line) for line in report.lines]})
+    else:
+        print_lines(report.lines)
+        for text in summary(report):
+            print_filled(text)
+        note(f"Artefacts, records and predictions: {out}")
+    failed = report.count("failed")
+    if failed:
+        raise ForewordError(
+            f"{failed} of {len(report.lines)} tasks failed, as the table says; the others are kept, and the same "
+            "command tries these again."
+        )
+
+
+def print_lines(lines: "tuple[TaskLine, ...]") -> None:
+    """One line a task, those that failed last with their reason."""
+    again = any(line.before for line in lines)
+    headers = ["task", "train", "test", "manual", *(["before", "after", "after - before"] if again else ["learnt"])]
+    headers += ["vs manual", "verdict"]
+    rows = [
+        [
+            *(line.name, f"{line.train_rows:,}", f"{line.test_rows:,}", _percent(line.manual)),
+            *([_percent(line.before)] if again else []),
+            _percent(line.learnt),
+            *([_points(line.change)] if again else []),
+            *(_points(line.difference), line.verdict),
+        ]
+        for line in lines
+        if line.verdict != "failed"
+    ]
+    if rows:
+        print_blocks(headers, rows)
+    failed = [(line.name, line.reason or "") for line in lines if line.verdict == "failed"]
+    if failed:
+        table(["failed task", "why"], failed)
+        click.echo()
+
+
+def summary(report: "TaskReport") -> list[str]:
+    """What the table amounts to."""
+    total = len(report.lines) - report.count("failed")
+    skipped = sum(not line.trained and line.verdict != "failed" for line in report.lines)
+    counts = [f"{report.count(v)} {v}" for v in ("better", "no difference shown", "worse", "failed")]
+    said = [f"Against the hand-written prompt, of {len(report.lines)} tasks: {', '.join(counts)}."]
+    if skipped:
+        said.append(f"{skipped} unchanged tasks were finished already and not trained again.")
+    if total:
+        said.append(
+            "Test accuracy in percent with 95% intervals over test rows, and paired differences in points; without "
+            f"any true difference about {0.025 * total:.1f} of {total} tasks would be shown better by chance."
+        )
+    return said
+
+
+def _percent(value: "Interval | None") -> str:
+    return "" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def _points(value: "Interval | None") -> str:
+    return "" if value is None else f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"

@@ -1,0 +1,209 @@
+"""Many tasks in one job: a prompt for each, trained in mixed batches over one frozen model, and what each is worth.
+
+The folder is that of a comparison, with the artefact of task NAME in `artefacts/NAME`. A task whose rows, recipe and
+model are unchanged is not trained again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from foreword.core.files import write_whole
+from foreword.core.format import Format
+from foreword.errors import DataError, ForewordError
+from foreword.evaluation.compare import Stage, Tools
+from foreword.evaluation.records import CHECKPOINTS, Record, Store, writing
+from foreword.evaluation.run import Cell, make_cells, make_desk
+from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.statistics import Interval, difference, interval, resample
+from foreword.methods.base import Job, Progress, configure
+from foreword.methods.train import find_method, make_job
+from foreword.models.base import FrozenLM
+from foreword.tasks.task import Task
+
+STACK = 64
+TABLE = "tasks.jsonl"
+Verdict = Literal["better", "no difference shown", "worse", "failed"]
+
+
+@dataclass(frozen=True)
+class TaskLine:
+    """What became of one task: test accuracy of the hand-written prompt and of what was learnt, and their difference.
+
+    `verdict` is about the difference from the hand-written prompt; `reason` says why a task failed. `trained` is false
+    where an unchanged task was found finished. `before` is what an artefact had that was made again, and `change` what
+    the new one adds to that.
+    """
+
+    name: str
+    verdict: Verdict
+    train_rows: int = 0
+    test_rows: int = 0
+    manual: Interval | None = None
+    learnt: Interval | None = None
+    difference: Interval | None = None
+    before: Interval | None = None
+    change: Interval | None = None
+    reason: str | None = None
+    trained: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TaskReport:
+    """A line for every task in the order given, the records of what was learnt by name, and what else to tell."""
+
+    lines: tuple[TaskLine, ...]
+    records: Mapping[str, Record]
+    store: Store
+    notes: tuple[str, ...] = ()
+
+    def count(self, verdict: Verdict) -> int:
+        return sum(line.verdict == verdict for line in self.lines)
+
+
+def train_tasks(
+    lm: FrozenLM,
+    tasks: Mapping[str, Task | ForewordError],
+    method: str,
+    *,
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    shots: int | None = None,
+    form: Callable[[FrozenLM, Task], Format] | None = None,
+    stack: int = STACK,
+    progress: Progress | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
+) -> TaskReport:
+    """Train one artefact a task and measure each beside the task's hand-written prompt on its test rows.
+
+    At most `stack` tasks train as one batch. A task that cannot be read may be given as its error; it and every other
+    that fails is a line of the report and stops no other. The same call goes on where a killed one was, and ends in the
+    same bytes.
+
+    Raises: ConfigError for an unknown method or option, before anything is trained.
+    """
+    configure(find_method(method), options or {})
+    jobs: dict[str, Job | ForewordError] = {}
+    for name, task in tasks.items():
+        try:
+            if isinstance(task, ForewordError):
+                raise task
+            drawn = task if shots is None else task.few_shot(shots, seed)
+            jobs[name] = make_job(
+                lm, drawn, method, options=options, seed=seed, form=None if form is None else form(lm, drawn)
+            )
+        except ForewordError as error:
+            jobs[name] = error
+    return train_jobs(lm, jobs, out=out, shots=shots, stack=stack, progress=progress, on_stage=on_stage)
+
+
+def train_jobs(
+    lm: FrozenLM,
+    jobs: Mapping[str, Job | ForewordError],
+    *,
+    out: str | Path,
+    shots: int | None = None,
+    stack: int = STACK,
+    progress: Progress | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
+) -> TaskReport:
+    """`train_tasks` for jobs by name, which may differ in method, options and seed."""
+    store, tools = Store.open(out), Tools.own()
+    desk = make_desk(lm, store, tools.score, allowed=1, test=True, keep_bytes=None)
+    found = {(r.role, r.id): r for r in store.records()}
+    before = set(found)
+    failures: list[Failure] = []
+    reasons = {name: str(job) for name, job in jobs.items() if isinstance(job, ForewordError)}
+    sound: dict[str, Job] = {}
+    for name, job in jobs.items():
+        if isinstance(job, ForewordError):
+            continue
+        if job.task.test:
+            sound[name] = job
+        else:
+            reasons[name] = str(DataError(f"Task {name!r} has no test rows to measure on; give it some."))
+    cells = {name: make_cells(desk, [job], shots, name)[0] for name, job in sound.items()}
+    # Words without training are read once for equal rows, whatever the tasks are called, and kept as a record alone.
+    manual = {name: make_cells(desk, [_manual(lm, job)], shots)[0] for name, job in sound.items()}
+    groups: dict[str, list[Cell]] = {"manual": list({cell.id: cell for cell in manual.values()}.values())}
+    mine = [cell for cell in cells.values() if cell.job.method == "manual"]
+    for method in dict.fromkeys(job.method for job in sound.values()):
+        if method != "manual":
+            groups[method] = [cell for cell in cells.values() if cell.job.method == method]
+    done, total = 0, len(cells) + len(groups["manual"])
+    for method, group in [*groups.items(), *([("manual", mine)] if mine else [])]:
+
+        def tell(runs: int, name: str = method) -> None:
+            nonlocal done
+            done += runs
+            if on_stage:
+                on_stage(Stage(lm.name, f"{len(cells)} tasks", name, done, total))
+
+        own = desk if group is mine or method != "manual" else replace(desk, keep_bytes=-1)
+        plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, found, failures)
+        run_method(plan, {number: [cell] for number, cell in enumerate(group)})
+    reasons |= {f.name: f.reason for f in failures if f.name}
+    asked = {f.task: f.reason for f in failures if f.name is None}
+    lines, records = [], {}
+    for name in jobs:
+        cell = cells.get(name)
+        learnt = None if cell is None else found.get(("result", cell.id))
+        words = None if cell is None else found.get(("result", manual[name].id))
+        if cell is None or learnt is None or words is None:
+            why = reasons.get(name) or asked.get(sound[name].task.name, "it was not trained")
+            lines.append(TaskLine(name, "failed", reason=why))
+            continue
+        records[name] = learnt
+        lines.append(replace(_line(name, store, words, learnt), trained=("result", learnt.id) not in before))
+    write_table(store, lines)
+    if not any(line.verdict == "failed" for line in lines):
+        _clear(store.folder / CHECKPOINTS)
+    return TaskReport(tuple(lines), records, store)
+
+
+def _manual(lm: FrozenLM, job: Job) -> Job:
+    """The hand-written prompt of the same rows: the job's own template without slots."""
+    form = replace(job.format, template=job.format.template.without_soft()) if job.format.template.slots else job.format
+    return make_job(lm, job.task, "manual", form=form)
+
+
+def _line(name: str, store: Store, words: Record, learnt: Record) -> TaskLine:
+    runs = []
+    for record in (words, learnt):
+        kept = store.predictions(record)
+        assert kept is not None, "predictions are written before their record"
+        runs.append(resample("accuracy", *kept))
+    apart = difference([runs[1]], [runs[0]])
+    verdict: Verdict = "no difference shown" if not apart.shown else "better" if apart.mean > 0 else "worse"
+    rows = learnt.rows
+    return TaskLine(name, verdict, rows["train"], rows["test"], interval([runs[0]]), interval([runs[1]]), apart)
+
+
+def as_record(line: TaskLine) -> dict[str, Any]:
+    """A line as JSON: accuracies and differences as fractions."""
+    told: dict[str, Any] = {"task": line.name, "verdict": line.verdict}
+    if line.reason:
+        return told | {"reason": line.reason}
+    told |= {"train_rows": line.train_rows, "test_rows": line.test_rows}
+    for key in ("manual", "learnt", "difference", "before", "change"):
+        value: Interval | None = getattr(line, key)
+        if value is not None:
+            told[key] = {"accuracy": value.mean, "low": value.low, "high": value.high}
+    return told
+
+
+def write_table(store: Store, lines: Sequence[TaskLine]) -> None:
+    """The table as a file: one JSON line a task."""
+    with writing(store.folder / TABLE):
+        write_whole(store.folder / TABLE, "".join(json.dumps(as_record(line)) + "\n" for line in lines).encode())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what stacks of other data, or of other options, left when they were killed."""
+    for file in folder.glob("*") if folder.is_dir() else ():
+        file.unlink()
+    if folder.is_dir():
+        folder.rmdir()
