@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from foreword.core.template import Template
     from foreword.errors import ArtefactError, ConfigError, DataError, ForewordError, ModelError
     from foreword.evaluation.compare import compare
+    from foreword.evaluation.retrain import retrain
+    from foreword.evaluation.tasks import train_tasks
     from foreword.methods import METHODS
     from foreword.methods.use import open_artefact, train
     from foreword.models.load import load, wrap
@@ -29,7 +31,9 @@ _HOMES = {
     "compare": "foreword.evaluation.compare",
     "load": "foreword.models.load",
     "open_artefact": "foreword.methods.use",
+    "retrain": "foreword.evaluation.retrain",
     "train": "foreword.methods.use",
+    "train_tasks": "foreword.evaluation.tasks",
     "wrap": "foreword.models.load",
 }
 
@@ -46,7 +50,9 @@ __all__ = [
     "compare",
     "load",
     "open_artefact",
+    "retrain",
     "train",
+    "train_tasks",
     "wrap",
 ]
 

@@ -69,7 +69,9 @@ def evaluate(
         [(NAMES[n], f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
         numbers=(1, 2),
     )
-    note(f"{len(rows)} {split} rows of {task.name}")
+    made = opened.artefact.model["name"]
+    moved = f", read by {opened.lm.name}; made for {made}" if opened.lm and opened.lm.name != made else ""
+    note(f"{len(rows)} {split} rows of {task.name}{moved}")
     tell_cuts(opened, rows)
 
 

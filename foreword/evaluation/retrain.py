@@ -3,7 +3,6 @@
 What was learnt for one model means nothing to another; how it was learnt does.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,16 @@ from foreword.methods.predict import check
 from foreword.methods.predict import score_rows as scores_of
 from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM
+from foreword.models.load import load as load_by_name
 from foreword.tasks.read import read_again
 from foreword.tasks.task import Task
 
 LoadModel = Callable[[str, str], FrozenLM]  # by name and kind
+
+
+def load_model(name: str, kind: str) -> FrozenLM:
+    """A model by the name and kind that an artefact recorded."""
+    return load_by_name(name, kind=kind)
 
 
 def find_artefacts(folder: str | Path) -> dict[str, Path]:
@@ -49,7 +54,7 @@ def retrain(
     lm: FrozenLM,
     *,
     out: str | Path,
-    load: LoadModel,
+    load: LoadModel = load_model,
     tasks: Mapping[str, Task | ForewordError] | None = None,
     allow_changed_data: bool = False,
     stack: int = STACK,
@@ -169,5 +174,5 @@ def _with_before(line: TaskLine, report: TaskReport, earlier: Resampled | None) 
     assert kept is not None, "predictions are written before their record"
     now = resample("accuracy", *kept)
     if now.rows != earlier.rows:
-        return dataclasses.replace(line, before=interval([earlier]))
-    return dataclasses.replace(line, before=interval([earlier]), change=difference([now], [earlier]))
+        return replace(line, before=interval([earlier]))
+    return replace(line, before=interval([earlier]), change=difference([now], [earlier]))

@@ -137,8 +137,10 @@ def make_cells(desk: Desk, jobs: Sequence[Job], shots: int | None, name: str | N
 
 def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None) -> Cell:
     """A cell with the id that everything deciding the run gives it."""
+    # `kept` follows from the weights, and what is empty decides nothing.
+    weights = {level: value for level, value in desk.fingerprint.items() if value and level != "kept"}
     decides = {
-        "fingerprint": desk.fingerprint,
+        "fingerprint": weights,
         "kind": desk.lm.kind,
         "format": job.format.to_json(),
         "hashes": job.task.hashes(),

@@ -113,8 +113,16 @@ def test_a_hard_prompt_is_measured_on_another_model(foreword, data, tmp_path):
     own = foreword("evaluate", out, "--data", data, "--json")
     other = foreword("evaluate", out, "--data", data, "--model", "foreword-mini", "--json")
     assert (own.code, other.code) == (0, 0), other.err
+    told = foreword("evaluate", out, "--data", data, "--model", "foreword-mini").err
+    assert "read by foreword-mini; made for foreword-tiny" in told
     accuracy = [json.loads(found.out)["metrics"]["nll"]["value"] for found in (own, other)]
     assert accuracy[0] != accuracy[1]
+
+
+def test_a_store_is_no_artefact_and_its_artefacts_are_named(foreword, artefact):
+    found = foreword("show", artefact.parent)
+    assert found.code == 2
+    assert str(artefact) in found.error
 
 
 def test_a_learnt_prompt_is_refused_by_another_model(foreword, artefact, data):
