@@ -43,8 +43,8 @@ lint: .venv/.lint  ## style and types
 demo: .venv/.installed  ## compare methods with the embedded model on an embedded task
 	$(BIN)/foreword demo
 
-bench: .venv/.installed  ## every benchmark; each prints one JSON line last
-	@for file in $(wildcard benchmarks/[a-z]*.py); do $(BIN)/python $$file || exit 1; done
+bench: .venv/.installed  ## every benchmark (hours on two cores); each prints one JSON line last and goes on where it stopped
+	@for file in $(wildcard benchmarks/[a-z]*.py); do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 clean:  ## remove what the targets above made, runs excepted
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

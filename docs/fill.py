@@ -14,7 +14,7 @@ from foreword.cli.help import markdown as help_pages
 ROOT = Path(__file__).parents[1]
 README, HELP = ROOT / "README.md", ROOT / "docs" / "help.md"
 # Folders in the order in which a text row passes through them.
-LAYERS = ["core", "models", "tasks", "methods", "evaluation", "serving", "cli", "data"]
+LAYERS = ["core", "models", "tasks", "methods", "interop", "evaluation", "serving", "cli", "data"]
 OTHERS = {
     "recipes/": "one flat loop to read, then the tables of this page",
     "benchmarks/": "speed against peers, one JSON line each",

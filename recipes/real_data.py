@@ -1,4 +1,4 @@
-"""The README's table on real data: seven methods, the embedded model both ways, four tasks, few shots and many rows.
+"""The README's table on real data: eight methods, the embedded model both ways, four tasks, few shots and many rows.
 
 Expect prefix-tuning >= prompt-tuning >= manual on many rows, and prefix-tuning near fine-tuning (docs/results.md).
 
@@ -37,6 +37,7 @@ from foreword.tasks.task import Task
 # Chosen on development rows with --tune.
 SCHEDULE: dict[str, dict[str, Any]] = {
     "*/prompt-tuning": {"length": 10, "learning_rate": 0.01, "batch_size": 16},
+    "*/p-tuning": {"length": 10, "learning_rate": 1e-3, "batch_size": 16},
     "*/prefix-tuning": {"length": 10, "learning_rate": 0.02, "batch_size": 16},
     "*/lora": {"learning_rate": 3e-3, "batch_size": 16, "warmup": 10},
     "*/fine-tuning": {"learning_rate": 1e-4, "batch_size": 16, "warmup": 10},
@@ -51,7 +52,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
 MODELS = {"masked": "foreword-mini", "causal": "foreword-mini-causal"}
 TASKS = ("sst2", "trec", "ag_news", "sick")
 SETTINGS = {"16": 5, "full": 3}  # with how many seeds
-ORDER = ("manual", "bag-of-words", "linear-probe", "prompt-tuning", "prefix-tuning", "lora", "fine-tuning")
+ORDER = ("manual", "bag-of-words", "linear-probe", "prompt-tuning", "p-tuning", "prefix-tuning", "lora", "fine-tuning")
 ROWS = {"train": 2000, "validation": 200, "test": 1000}
 START, END = "<!-- real-data: filled by recipes/real_data.py -->", "<!-- end of real-data -->"
 

@@ -27,6 +27,7 @@ KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "learning_rate": 1e-2}
 QUICK = {
     "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},
+    "p-tuning": {"steps": 30, "learning_rate": 1e-3},
     "prefix-tuning": {"steps": 60, "learning_rate": 1e-2},
     "lora": {"steps": 40, "learning_rate": 5e-3},
     "fine-tuning": {"steps": 40, "learning_rate": 3e-4},
@@ -35,7 +36,7 @@ QUICK = {
 
 def short(name: str, **more) -> dict:
     options = dict(SHORT) if METHODS[name].gradient else {}
-    if name in ("prompt-tuning", "prefix-tuning"):
+    if name in ("prompt-tuning", "p-tuning", "prefix-tuning"):
         options["length"] = 3
     return {**options, **more}
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "foreword"
-ORDER = ["core", "models", "tasks", "methods", "evaluation", "serving", "cli"]
+ORDER = ["core", "models", "tasks", "methods", "interop", "evaluation", "serving", "cli"]
 FORBIDDEN = {("serving", "methods"), ("serving", "evaluation")}
 # A library and the only places (path prefixes) that may import it.
 HOMES = {
     "transformers": ("models/hf/",),
     "peft": ("methods/lora",),
+    "torchao": ("models/hf/",),
     "matplotlib": ("evaluation/plots",),
     "click": ("cli/",),
     "rich": ("cli/",),
@@ -23,7 +24,7 @@ HOMES = {
     "pyarrow": ("tasks/",),
 }
 CORE = {"torch", "jaxtyping", "safetensors", "foreword"}
-HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "sklearn", "datasets", "pandas", "torch"]
+HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "torchao", "sklearn", "datasets", "pandas", "torch"]
 
 
 def imports(source: str) -> list[str]:
@@ -71,6 +72,9 @@ def test_imports_go_one_way():
         ("methods/x.py", "def f():\n    from transformers import pipeline"),
         ("core/x.py", "import numpy"),
         ("evaluation/x.py", "import rich.table"),
+        ("interop/x.py", "import peft"),
+        ("interop/x.py", "from foreword.evaluation import compare"),
+        ("methods/x.py", "from foreword.interop import peft"),
     ],
 )
 def test_planted_faults_are_found(path, source):

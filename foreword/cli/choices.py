@@ -28,6 +28,7 @@ class ModelChoice:
     dtype: str | None
     device: str | None
     device_map: str | None
+    quantise: str | None
     revision: str | None
     trust_remote_code: bool
 
@@ -46,14 +47,14 @@ class DataChoice:
     """Which columns are read, and how many rows are used; shots are drawn later, with the run's seed."""
 
     text: tuple[str, ...]
-    label: str
+    label: str | None
     options: tuple[str, ...]
     limit_train: int | None
     limit_test: int | None
     data_seed: int
 
-    def read(self, source: str, **more: Any) -> "Task":
-        """The task with its rows limited; what was done to the splits is told on stderr."""
+    def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
+        """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
         from foreword.tasks.read import read_task
 
         task = read_task(
@@ -65,9 +66,10 @@ class DataChoice:
             **more,
         )
         task = task.limit(train=self.limit_train, test=self.limit_test, seed=self.data_seed)
-        note(task.describe())
-        for line in task.notes:
-            note(f"  {line}")
+        if not quiet:
+            note(task.describe())
+            for line in task.notes:
+                note(f"  {line}")
         return task
 
 
@@ -79,7 +81,7 @@ class FormatChoice:
     label_words: tuple[str, ...]
     truncate: "Truncate"
     max_length: int | None
-    soft_first: bool
+    soft_first: bool = False
 
     def template_source(self) -> Any:
         """The template: a string, or chat messages where it is a JSON list."""
@@ -122,7 +124,7 @@ def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def inner(**given: Any) -> Any:
-            mine = {n: given.pop(n) for n in names}
+            mine = {n: given.pop(n) for n in names if n in given}
             return function(**{name: kind(**mine)}, **given)
 
         wrapped: Callable[..., Any] = inner
@@ -143,6 +145,9 @@ model_options = _bundle(
         click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16 or float64; default: as stored."),
         click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: cuda where there is one."),
         click.option("--device-map", metavar="MAP", help="Spread a large model over devices, as in transformers."),
+        click.option(
+            "--quantise", type=click.Choice(["int8", "int4"]), help="Round the matrices while loading, by torchao."
+        ),
         click.option("--revision", metavar="REVISION", help="A branch, tag or commit of the model's repository."),
         click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
     ],
@@ -153,7 +158,7 @@ data_options = _bundle(
     DataChoice,
     [
         click.option("--text", multiple=True, metavar="COLUMN", help="A column of text; repeat for several."),
-        click.option("--label", default="label", show_default=True, metavar="COLUMN", help="The column of labels."),
+        click.option("--label", metavar="COLUMN", help="The column of labels; default: label."),
         click.option("--options", multiple=True, metavar="COLUMN", help="A column of each row's own choices."),
         click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Use N training rows at most."),
         click.option("--limit-test", type=click.IntRange(min=1), metavar="N", help="Use N test rows at most."),
@@ -161,29 +166,28 @@ data_options = _bundle(
     ],
 )
 
-format_options = _bundle(
-    "how_put",
-    FormatChoice,
-    [
-        click.option(
-            "--template",
-            metavar="TEMPLATE",
-            help="As '{text} It was {mask}.', with {soft:20} for learnt vectors; or a JSON list of chat messages.",
-        ),
-        click.option(
-            "--label-words", multiple=True, metavar="LABEL=WORDS", help="As positive=great,good; repeat for each label."
-        ),
-        click.option(
-            "--truncate",
-            type=click.Choice(["tail", "head", "middle", "error"]),
-            default="tail",
-            show_default=True,
-            help="Which end of an over-long text is cut.",
-        ),
-        click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
-        click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS."),
-    ],
-)
+_FORMAT = [
+    click.option(
+        "--template",
+        metavar="TEMPLATE",
+        help="As '{text} It was {mask}.', with {soft:20} for learnt vectors; or a JSON list of chat messages.",
+    ),
+    click.option(
+        "--label-words", multiple=True, metavar="LABEL=WORDS", help="As positive=great,good; repeat for each label."
+    ),
+    click.option(
+        "--truncate",
+        type=click.Choice(["tail", "head", "middle", "error"]),
+        default="tail",
+        show_default=True,
+        help="Which end of an over-long text is cut.",
+    ),
+    click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
+]
+_SOFT_FIRST = click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS.")
+
+format_options = _bundle("how_put", FormatChoice, [*_FORMAT, _SOFT_FIRST])
+placed_format_options = _bundle("how_put", FormatChoice, _FORMAT)  # where the place of the prompt is given
 
 shots_option = click.option("--shots", type=click.IntRange(min=1), metavar="K", help="Train on K rows a label.")
 

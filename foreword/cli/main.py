@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -12,8 +13,11 @@ import foreword
 from foreword.cli.compare import compare
 from foreword.cli.demo import demo
 from foreword.cli.evaluate import evaluate
+from foreword.cli.export import export
+from foreword.cli.import_ import import_
 from foreword.cli.lists import methods, models, tasks
 from foreword.cli.predict import predict
+from foreword.cli.retrain import retrain
 from foreword.cli.show import show
 from foreword.cli.train import train
 from foreword.errors import ForewordError
@@ -43,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, compare, train, evaluate, predict, show, methods, models, tasks):
+for command in (demo, compare, train, retrain, evaluate, predict, show, export, import_, methods, models, tasks):
     cli.add_command(command)
 
 
@@ -85,6 +89,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for library in ("torchao", "torch.utils._pytree"):  # where it is installed, its import names kernels it cannot use
+        logging.getLogger(library).setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     code = run()

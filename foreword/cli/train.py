@@ -148,12 +148,12 @@ def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
-def refuse_to_replace(out: Path, overwrite: bool) -> None:
-    """Whether the artefact can be written where it was asked for."""
+def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
+    """Whether what is made can be written where it was asked for."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder that is not there yet.")
+        raise ConfigError(f"{said} {out} is a file; name a folder that is not there yet.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise ConfigError(f"--out {out} exists already; name another folder, or pass --overwrite to replace it.")
+        raise ConfigError(f"{said} {out} exists already; name another folder, or pass --overwrite to replace it.")
 
 
 def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from foreword.core.files import recover_folder, write_folder
 from foreword.core.format import Format
 from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
@@ -61,6 +59,11 @@ class Artefact:
         """Bytes of the tensor file; hard prompts live in the template and store none."""
         return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
 
+    @property
+    def made_of(self) -> str:
+        """What decides the artefact besides the model, canonical: rows and recipe. Equal to `made_of` of its job."""
+        return made_of(self.method, self.config, self.seed, self.hashes, self.recipe.get("format"))
+
     def with_metrics(self, **metrics: Any) -> "Artefact":
         return replace(self, metrics={**self.metrics, **metrics})
 
@@ -77,24 +80,12 @@ class Artefact:
         tensors, extra = pack(self.value)
         data = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": "pt"})
         record = json.dumps(self._record(extra, data), indent=2, ensure_ascii=False) + "\n"
-        staging: Path | None = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            staging.chmod(0o755)
-            for name, content in ((TENSORS, data), (RECORD, record.encode()), (CARD, self._card().encode())):
-                with (staging / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _swap(staging, target)
+            write_folder(target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()})
         except OSError as error:
             raise ArtefactError(
                 f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
             ) from error
-        finally:
-            if staging is not None:
-                shutil.rmtree(staging, ignore_errors=True)
         return target
 
     def _record(self, extra: dict[str, Any], data: bytes) -> dict[str, Any]:
@@ -124,9 +115,13 @@ class Artefact:
         Raises: ArtefactError in one sentence that says what does not fit.
         """
         path = Path(folder)
+        recover_folder(path)
         if not (path / RECORD).is_file():
+            inside = sorted(str(p.parent) for pattern in ("*", "artefacts/*") for p in path.glob(f"{pattern}/{RECORD}"))
+            hint = f"It holds artefacts: give one of them, {inside[0]} for example." if inside else ""
             raise ArtefactError(
-                f"{path} is not an artefact: it has no {RECORD}. Give the folder that `foreword train --out` wrote."
+                f"{path} is not an artefact: it has no {RECORD}. "
+                f"{hint or 'Give the folder that `foreword train --out` wrote.'}"
             )
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
@@ -168,12 +163,14 @@ class Artefact:
 
     def _card(self) -> str:
         """The README of the folder, for the person who is handed it."""
+        imported = self.recipe.get("imported")
+        origin = f"Imported from {imported}" if imported else "Made by Foreword"
         lines = [
             f"# A {self.form} prompt made by {self.method}"
             if self.form in ("hard", "soft", "prefix")
             else f"# {self.method}",
             "",
-            f"Made by Foreword for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
+            f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
             "",
             f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
             f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",
@@ -197,24 +194,9 @@ class Artefact:
         return "It holds no training text: only the words of its template."
 
 
-def _swap(staging: Path, target: Path) -> None:
-    """Give the staged folder its name; an earlier artefact of that name steps aside first and goes last."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    if target.is_dir() and not any(target.iterdir()):
-        target.rmdir()
-        staging.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(aside / "old")
-    try:
-        staging.rename(target)
-    except OSError:
-        (aside / "old").rename(target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
+    """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON."""
+    return json.dumps([method, config, seed, hashes, form], sort_keys=True)
 
 
 def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -299,7 +281,8 @@ def check_fits(
     """Whether an artefact may be used with a model; returns one warning line, or None.
 
     Hard prompts and word counts run on any model. Else tokenizer and shape must match; weights too unless allowed; a
-    differing dtype is worth a line.
+    differing dtype or quantisation is worth a line. Where one side is quantised and the other is not, or otherwise, the
+    weights are taken for the same if what quantisation keeps is (`models.base.Fingerprint`).
 
     Raises: ArtefactError that says which of the three differs.
     """
@@ -312,16 +295,26 @@ def check_fits(
                 f"This {artefact.form} artefact was made for {artefact.model.get('name')!r} and cannot be used with "
                 f"{name!r}: that is {meaning}. Load the model it was made for, or train it again for this one."
             )
-    if made["weights"] != fingerprint["weights"] and not allow_other_weights:
+    before, now = _storage(made), _storage(fingerprint)
+    rounded = before != now and bool(made.get("quantisation") or fingerprint.get("quantisation"))
+    level = "kept" if rounded else "weights"
+    same = made.get(level) == fingerprint.get(level)
+    if not same and not allow_other_weights:
         raise ArtefactError(
             f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape "
             "but other weights. Pass --allow-other-weights to use it all the same, or train it again."
         )
-    if made["weights"] != fingerprint["weights"]:
+    if not same:
         return (
             f"The artefact was made for other weights than those of {name!r}, as allowed; its scores may differ widely."
         )
-    if made["dtype"] != fingerprint["dtype"]:
-        dtypes = f"made with {made['dtype']} and is used with {fingerprint['dtype']}"
-        return f"The artefact was {dtypes}; scores may differ slightly."
-    return None
+    if before == now:
+        return None
+    unseen = "; quantised weights cannot be compared, so see that it is the same model" if rounded else ""
+    return f"The artefact was made with {before} and is used with {now}; scores may differ slightly{unseen}."
+
+
+def _storage(fingerprint: Mapping[str, str]) -> str:
+    """How the weights are stored: dtype and quantisation, in words; older artefacts tell the dtype alone."""
+    quantisation = fingerprint.get("quantisation")
+    return fingerprint["dtype"] + (f" ({quantisation})" if quantisation else "")

@@ -1,6 +1,7 @@
 """The one place where a prompt meets the model, and it is a gather."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -12,15 +13,32 @@ from foreword.core.shapes import Bool, Float, Int, Tensor
 class PrefixBatch:
     """The prefix of each row: keys and values for every layer, which columns are real, and where the text starts.
 
+    `U` distinct prefixes, of which `which_B` says which is whose; where it is None there is one a row, or one for all.
     Column p of a row is logical position p, so a row shorter than the longest is masked on the right. `whole` promises
     that every column is real, which spares the masks.
     """
 
-    keys_NBHPK: Float[Tensor, "N B H P K"]
-    values_NBHPK: Float[Tensor, "N B H P K"]
+    keys_NUHPK: Float[Tensor, "N U H P K"]
+    values_NUHPK: Float[Tensor, "N U H P K"]
     real_BP: Bool[Tensor, "B P"]
     start_B: Int[Tensor, "B"]
     whole: bool = False
+    which_B: Int[Tensor, "B"] | None = None
+
+    @cached_property
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        # Taken apart once: the gradient of one layer's slice alone would be a tensor of all layers.
+        return list(zip(self.keys_NUHPK.unbind(0), self.values_NUHPK.unbind(0), strict=True))
+
+    def of_layer(self, layer: int) -> tuple[Float[Tensor, "B H P K"], Float[Tensor, "B H P K"]]:
+        """Each row's own keys and values of a layer; one prefix for all rows is a view."""
+        keys, values = (self._of_rows(states) for states in self._layers[layer])
+        return keys, values
+
+    def _of_rows(self, states_UHPK: Tensor) -> Tensor:
+        if self.which_B is not None:
+            return states_UHPK.index_select(0, self.which_B.to(states_UHPK.device))
+        return states_UHPK.expand(self.start_B.shape[0], -1, -1, -1)
 
 
 def inject_soft(
@@ -37,23 +55,16 @@ def inject_soft(
 
 
 def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> PrefixBatch | None:
-    """Gather each row's own keys and values; None when the bank holds no prefix. One prompt for all rows is a view."""
+    """Each row's own keys and values; None when the bank holds no prefix. They are gathered layer by layer, in use."""
     if bank.keys_TNQHK is None or bank.values_TNQHK is None:
         return None
     rows, columns = task_B.shape[0], bank.keys_TNQHK.shape[2]
     real_BP = torch.arange(columns, device=task_B.device) < bank.prefix_length_T[task_B][:, None]
     return PrefixBatch(
-        keys_NBHPK=_rows_of(bank.keys_TNQHK.to(dtype), task_B),
-        values_NBHPK=_rows_of(bank.values_TNQHK.to(dtype), task_B),
+        keys_NUHPK=bank.keys_TNQHK.to(dtype).permute(1, 0, 3, 2, 4),
+        values_NUHPK=bank.values_TNQHK.to(dtype).permute(1, 0, 3, 2, 4),
         real_BP=real_BP,
         start_B=bank.start_T[task_B],
         whole=bank.size == 1 or rows == 0 or bool(real_BP.all()),
+        which_B=None if bank.size == 1 else task_B,
     )
-
-
-def _rows_of(states_TNQHK: Float[Tensor, "T N Q H K"], task_B: Int[Tensor, "B"]) -> Float[Tensor, "N B H Q K"]:
-    if states_TNQHK.shape[0] == 1:
-        chosen = states_TNQHK.expand(task_B.shape[0], -1, -1, -1, -1)
-    else:
-        chosen = states_TNQHK.index_select(0, task_B)
-    return chosen.permute(1, 0, 3, 2, 4)

@@ -6,10 +6,20 @@ from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
 from foreword.methods.manual import Manual
+from foreword.methods.p_tuning import PTuning
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (Manual(), BagOfWords(), LinearProbe(), PromptTuning(), PrefixTuning(), Lora(), FineTuning())
+    for method in (
+        Manual(),
+        BagOfWords(),
+        LinearProbe(),
+        PromptTuning(),
+        PTuning(),
+        PrefixTuning(),
+        Lora(),
+        FineTuning(),
+    )
 }

@@ -122,6 +122,7 @@ PEFT_NAMES = {
     "prompt_tuning_init_text": "init_text",
     "prefix_projection": "reparametrise",
     "encoder_hidden_size": "hidden",
+    "encoder_reparameterization_type": "encoder",
     "r": "rank",
     "lora_alpha": "alpha",
     "lr": "learning_rate",

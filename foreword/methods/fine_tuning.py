@@ -32,6 +32,7 @@ class FineTuning(GradientMethod):
     freezes_lm = False
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
+        lm.require_weights()
         stored = {name: w.dtype for name, w in lm.named_weights().items()}
         leaves = {n: w.detach().float().clone().requires_grad_() for n, w in lm.named_weights().items()}
 

@@ -80,7 +80,10 @@ class Run:
         with torch.no_grad():
             for name, tensor in state["leaves"].items():
                 self.learner.leaves[name].copy_(tensor)
-        self.best_leaves = dict(state["best_leaves"])
+        # Copies on the leaves' device; and products of memory that is aligned otherwise, as a file's is, may round so.
+        self.best_leaves = {
+            k: torch.empty_like(self.learner.leaves[k]).copy_(v) for k, v in state["best_leaves"].items()
+        }
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["counters"].items():
             setattr(self, name, tuple(value) if name == "best" and value is not None else value)

@@ -41,6 +41,7 @@ class Lora(GradientMethod):
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: LoraConfig = job.config
+        lm.require_weights()
         injected = inject(lm, config, job.seed)
         names = [name for name in injected.named_weights() if ".lora_A." in name or ".lora_B." in name]
         leaves = {n: injected.named_weights()[n].detach().float().clone().requires_grad_() for n in names}

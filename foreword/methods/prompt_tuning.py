@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
@@ -18,18 +19,24 @@ OWN = -1.0  # an option that was not given; the config that is recorded never ho
 
 
 @dataclass(frozen=True)
-class PromptTuningConfig(GradientConfig):
+class SlotConfig(GradientConfig):
     """`length` positions are put in front of a template without slots; a template's own slots say their number.
 
     `init`: "uniform" in [-0.5, 0.5], "vocabulary" (distinct rows among the first 5,000 ordinary pieces), "labels" (mean
     embedding of each label's words, then vocabulary) or "text" (`init_text`, cut or repeated to the length).
-    `learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5 for
-    Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
     """
 
     length: int = 20
     init: Literal["uniform", "vocabulary", "labels", "text"] = "labels"
     init_text: str = ""
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig(SlotConfig):
+    """`learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5
+    for Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
+    """
+
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = OWN
     weight_decay: float = OWN
@@ -52,37 +59,44 @@ class PromptTuning(GradientMethod):
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PromptTuningConfig = job.config
-        template = job.format.template
-        form = job.format if template.slots else replace(job.format, template=template.with_soft(config.length))
-        encoder = Encoder.build(lm, form)
-        with torch.no_grad():
-            initial = initial_prompt(lm, encoder, config, job.seed)
-        leaf = initial.detach().float().clone().requires_grad_()
+        form, initial = initial_prompt(lm, job, torch.Generator().manual_seed(job.seed))
+        leaf = initial.requires_grad_()
         return Learner({"embed": leaf}, lambda leaves: SoftPrompt(leaves["embed"]), form, config)
 
 
-def initial_prompt(lm: FrozenLM, encoder: Encoder, config: PromptTuningConfig, seed: int) -> Float[Tensor, "P D"]:
-    """The prompt a seed starts from (Lester et al. 2021, section 3.2); slots written as words start from those.
+@torch.no_grad()
+def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[Format, Float[Tensor, "P D"]]:
+    """The job's format with its slots, and the prompt a seed starts from, fp32 (Lester et al. 2021, section 3.2).
+
+    Slots written as words start from those. The job's config is a `SlotConfig`.
 
     Raises: ConfigError for "text" without a text.
     """
-    generator = torch.Generator().manual_seed(seed)
+    config: SlotConfig = job.config
+    template = job.format.template
+    form = job.format if template.slots else replace(job.format, template=template.with_soft(config.length))
+    encoder = Encoder.build(lm, form)
+    initial = _drawn(lm, encoder, config, job.method, generator)
+    written = encoder.init_ids_P
+    if written is not None:
+        words = embedded(lm, written.clamp(min=0))
+        initial = torch.where((written >= 0)[:, None].to(lm.device), words, initial.to(words.dtype))
+    return form, initial.detach().float().clone()
+
+
+def _drawn(
+    lm: FrozenLM, encoder: Encoder, config: SlotConfig, method: str, generator: torch.Generator
+) -> Float[Tensor, "P D"]:
+    """What `init` asks for, in every slot."""
     length = encoder.prompt_length
     if config.init == "uniform":
-        initial = ((torch.rand(length, lm.dims.width, generator=generator) - 0.5) * (2 * UNIFORM_SCALE)).to(lm.device)
-    elif config.init == "text":
-        ids = text_ids(encoder, config.init_text, "prompt-tuning", length)
-        initial = embedded(lm, ids)
-    else:
-        labels = label_ids(encoder) if config.init == "labels" else []
-        rows = [embedded(lm, ids).mean(0) for ids in labels]
-        missing = max(0, length - len(rows))
-        initial = torch.stack([*rows, *embedded(lm, sampled_ids(lm, missing, generator))][:length])
-    written = encoder.init_ids_P
-    if written is None:
-        return initial
-    words = embedded(lm, written.clamp(min=0))
-    return torch.where((written >= 0)[:, None].to(lm.device), words, initial.to(words.dtype))
+        return ((torch.rand(length, lm.dims.width, generator=generator) - 0.5) * (2 * UNIFORM_SCALE)).to(lm.device)
+    if config.init == "text":
+        return embedded(lm, text_ids(encoder, config.init_text, method, length))
+    labels = label_ids(encoder) if config.init == "labels" else []
+    rows = [embedded(lm, ids).mean(0) for ids in labels]
+    missing = max(0, length - len(rows))
+    return torch.stack([*rows, *embedded(lm, sampled_ids(lm, missing, generator))][:length])
 
 
 def embedded(lm: FrozenLM, ids_P: Int[Tensor, "P"]) -> Float[Tensor, "P D"]:

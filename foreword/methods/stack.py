@@ -14,6 +14,7 @@ from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
 from foreword.methods.base import Learner
 from foreword.models.base import FrozenLM
+from foreword.models.compile import compile_leads
 from foreword.models.encode import Encoded
 from foreword.models.score import is_out_of_memory, score, score_all
 
@@ -59,6 +60,7 @@ def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple
         return lm, stack(prompts, lm.embed, lm.device)
     if len(values) != 1:
         raise ModelError("Weights cannot be mixed in one batch; pass one learner at a time.")
+    lm.require_weights()
     if isinstance(first, LowRank):
         return lm.with_weights(first.merged(lm.named_weights()), dropout), None
     assert isinstance(first, Weights), "only prompts and weights are read through the model"
@@ -123,21 +125,96 @@ def _accumulate(
     lm: FrozenLM, learners: Sequence[Learner], values: Sequence[Learnt], examples: Sequence[Example], budget: int
 ) -> list[float]:
     losses = [0.0] * len(learners)
-    dropout = learners[0].dropout
-    if learners[0].config.checkpointing:
+    checkpointing = learners[0].config.checkpointing
+    if checkpointing:
         lm = lm.checkpointing(True)
-    for chosen in batches_of([e.encoded for e in examples], budget):
-        batch = [examples[i] for i in chosen]
-        read, bank = view(lm, values, dropout)
-        owner_B = torch.tensor([e.owner for e in batch], device=lm.device)
-        label_B = torch.tensor([e.label for e in batch], device=lm.device)
-        share_B = torch.tensor([e.share for e in batch], device=lm.device)
-        score_BC = score(read, [e.encoded for e in batch], bank, owner_B)
-        loss_B = cross_entropy(score_BC, label_B, reduction="none") * share_B.to(score_BC.dtype)
-        loss_B.sum().backward()
-        for example, part in zip(batch, loss_B.detach().tolist(), strict=True):
-            losses[example.owner] += part
+    rows: list[list[Encoded]] = [[] for _ in learners]
+    for example in examples:
+        rows[example.owner].append(example.encoded)
+    for group in _groups(lm, values, rows, budget, leads=not checkpointing):
+        read = {owner: values[owner] for owner in group.owners}
+        own = [e for e in examples if e.owner in read]
+        prefixes: dict[int, PrefixPrompt] = {}
+        if group.led:
+            prefixes = _lead_prefixes(lm, read, {owner: rows[owner][0] for owner in group.owners})
+            own = [dataclasses.replace(e, encoded=e.encoded.without_lead()) for e in own]
+        cut = {owner: _detached(prefix) for owner, prefix in prefixes.items()}
+        for chosen in batches_of([e.encoded for e in own], budget):
+            _backward(lm, read, cut, [own[i] for i in chosen], losses, learners[0].dropout)
+        made = [t for prefix in prefixes.values() for t in prefix.sites["self"]]
+        if made:
+            torch.autograd.backward(made, [t.grad for prefix in cut.values() for t in prefix.sites["self"]])
     return losses
+
+
+def _backward(
+    lm: FrozenLM,
+    values: Mapping[int, Learnt],
+    prefixes: Mapping[int, PrefixPrompt],
+    batch: Sequence[Example],
+    losses: list[float],
+    dropout: bool,
+) -> None:
+    """One forward and backward pass; only the prompts that the batch has are stacked."""
+    present = sorted({e.owner for e in batch})
+    read, bank = view(lm, [values[owner] for owner in present], dropout)
+    if prefixes:
+        bank = _joined(lm, bank, [prefixes[owner] for owner in present])
+    task_B = torch.tensor([present.index(e.owner) for e in batch], device=lm.device)
+    label_B = torch.tensor([e.label for e in batch], device=lm.device)
+    share_B = torch.tensor([e.share for e in batch], device=lm.device)
+    score_BC = score(read, [e.encoded for e in batch], bank, task_B)
+    loss_B = cross_entropy(score_BC, label_B, reduction="none") * share_B.to(score_BC.dtype)
+    loss_B.sum().backward()
+    for example, part in zip(batch, loss_B.detach().tolist(), strict=True):
+        losses[example.owner] += part
+
+
+@dataclass(frozen=True)
+class Group:
+    """Learners whose rows are read together. Where it is `led`, what stands before the first field of their rows, which
+    a causal model reads the same in every row, is read once for each learner, as a prefix.
+    """
+
+    owners: tuple[int, ...]
+    led: bool
+
+
+def _groups(
+    lm: FrozenLM, values: Sequence[Learnt], rows: Sequence[Sequence[Encoded]], budget: int, leads: bool = True
+) -> list[Group]:
+    """All that have no lead to share; and those that have, as many at once as the budget has room for their leads."""
+    able = leads and lm.kind == "causal" and lm.takes_prefix
+    led = [o for o, (v, r) in enumerate(zip(values, rows, strict=True)) if able and _shares_lead(v, r)]
+    rest = tuple(o for o in range(len(values)) if o not in {*led} and rows[o])
+    groups = [Group(rest, False)] if rest else []
+    size = max(1, budget // max((rows[o][0].lead for o in led), default=1))
+    return groups + [Group(tuple(led[i : i + size]), True) for i in range(0, len(led), size)]
+
+
+def _shares_lead(value: Learnt, rows: Sequence[Encoded]) -> bool:
+    """Whether several rows begin with the same columns and go on after them."""
+    if not isinstance(value, HardPrompt | SoftPrompt) or len(rows) < 2:
+        return False
+    lead = rows[0].lead
+    return lead > 0 and all(e.lead == lead < len(e.ids_S) for e in rows)
+
+
+def _lead_prefixes(lm: FrozenLM, values: Mapping[int, Learnt], first: Mapping[int, Encoded]) -> dict[int, PrefixPrompt]:
+    _, bank = view(lm, [*values.values()])
+    return dict(zip(values, compile_leads(lm, [first[owner] for owner in values], bank), strict=True))
+
+
+def _detached(prefix: PrefixPrompt) -> PrefixPrompt:
+    """The same numbers as leaves of their own."""
+    keys, values = (t.detach().requires_grad_(t.requires_grad) for t in prefix.sites["self"])
+    return PrefixPrompt({"self": (keys, values)}, prefix.start)
+
+
+def _joined(lm: FrozenLM, bank: Bank | None, prefixes: Sequence[PrefixPrompt]) -> Bank:
+    """A bank of prefixes, with the slots that stand after them still filled from the one given."""
+    joined = stack(prefixes, lm.embed, lm.device)
+    return joined if bank is None else dataclasses.replace(joined, soft_TPD=bank.soft_TPD)
 
 
 @torch.no_grad()
@@ -147,8 +224,17 @@ def stacked_scores(
     """Scores of each value's own rows, (rows, labels) each; prompts share batches, weights go one at a time."""
     if len(values) > 1 and not isinstance(values[0], HardPrompt | SoftPrompt | PrefixPrompt):
         return [stacked_scores(lm, [v], [r], tokens_per_batch)[0] for v, r in zip(values, rows, strict=True)]
-    read, bank = view(lm, values)
-    flat = [encoded for group in rows for encoded in group]
-    task_B = torch.tensor([t for t, group in enumerate(rows) for _ in group], device=lm.device)
-    scores = score_all(read, flat, bank, task_B, tokens_per_batch=tokens_per_batch)
-    return list(scores.split([len(group) for group in rows]))
+    budget = tokens_per_batch or lm.batch_tokens
+    scores: list[Tensor] = [torch.zeros(0, 0)] * len(values)
+    for group in _groups(lm, values, rows, budget):
+        own = [list(rows[o]) for o in group.owners]
+        read, bank = view(lm, [values[o] for o in group.owners])
+        if group.led:
+            prefixes = compile_leads(lm, [r[0] for r in own], bank)
+            bank = _joined(lm, bank, prefixes)
+            own = [[e.without_lead() for e in r] for r in own]
+        task_B = torch.tensor([t for t, r in enumerate(own) for _ in r], device=lm.device)
+        found = score_all(read, [e for r in own for e in r], bank, task_B, tokens_per_batch=budget)
+        for owner, score_NC in zip(group.owners, found.split([len(r) for r in own]), strict=True):
+            scores[owner] = score_NC
+    return scores

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from foreword.core.artefact import Artefact
+from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
@@ -164,6 +164,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
     if not job.task.train:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
+    lm.require_gradient()
     learner = method.start(lm, job)
     extra = text_start(learner.saved(learner.leaves))
     rows = [
@@ -206,6 +207,8 @@ def _train_group(
             if run.step:
                 partial[position] = _finish(lm, jobs[position], run)
         raise TrainingInterrupted(partial) from None
+    if saver and len(runs) > 1:
+        saver.write(runs)  # a kill while many are measured and kept must not cost their last steps
     for position, run in zip(started, runs, strict=True):
         done(indices[position], run.error or _finish(lm, jobs[position], run))
     if saver:
@@ -264,9 +267,16 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
             "seed": job.seed,
             "task": job.task.name,
             "format": job.format.to_json(),
+            "data": job.task.origin,
         },
         numbers_trained=numbers,
     )
+
+
+def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:
+    """Whether the artefact is what this job makes over this model: the same recipe, rows and weights."""
+    wanted = made_of(job.method, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
+    return artefact.made_of == wanted and artefact.fingerprint in ({}, dataclasses.asdict(lm.fingerprint()))
 
 
 def recipe_hash(jobs: Sequence[Job]) -> str:

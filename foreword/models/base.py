@@ -10,6 +10,7 @@ import torch
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.errors import ModelError
 
 Kind = Literal["masked", "causal"]
 
@@ -28,12 +29,20 @@ class Dims:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an artefact was made for: `tokenizer` and `shape` must match, `weights` should, `dtype` is told."""
+    """What an artefact was made for: `tokenizer` and `shape` must match, `weights` should; the others are told.
+
+    `shape` is that of the unquantised model. `quantisation` names who quantised the weights and how, and is empty where
+    nobody did. Numbers that were rounded cannot be compared with their originals, so `kept` hashes what quantisation
+    leaves as it is: the input embedding, norms and biases. It tells a fine-tuned model from the quantised original,
+    but not one in which matrices alone have moved (merged low-rank updates).
+    """
 
     tokenizer: str
     shape: str
     weights: str
     dtype: str
+    quantisation: str = ""
+    kept: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +68,7 @@ class FrozenLM(ABC):
     kind: Kind
     family: str  # transformers' model_type
     dims: Dims
+    query_heads: int  # attention heads, which share the `dims.heads` keys and values
     tokenizer: Any  # a Hugging Face fast tokenizer, or models.tiny.ByteTokenizer: the calls that encode.py makes of it
     device: torch.device
     dtype: torch.dtype
@@ -67,6 +77,15 @@ class FrozenLM(ABC):
     def instructed(self) -> bool:
         """Whether it is asked in messages by default: a causal model whose tokenizer has a chat template."""
         return self.kind == "causal" and bool(self.tokenizer.chat_template)
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether `require_prefix` passes."""
+        try:
+            self.require_prefix()
+        except ModelError:
+            return False
+        return True
 
     @property
     def batch_tokens(self) -> int:
@@ -105,8 +124,20 @@ class FrozenLM(ABC):
         """The same for input embeddings; no gradient flows."""
 
     @abstractmethod
+    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+        """Keys and values of every layer at every column, differentiable; those of padding are not to be used."""
+
+    @abstractmethod
     def require_prefix(self) -> None:
         """Raise a ModelError that names the family where prefixes cannot be given to this model."""
+
+    @abstractmethod
+    def require_weights(self) -> None:
+        """Raise a ModelError that says why where the model's own weights cannot be trained or added to."""
+
+    @abstractmethod
+    def require_gradient(self) -> None:
+        """Raise a ModelError that says why where no true gradient reaches a prompt."""
 
     @abstractmethod
     def trie_fits(self, length: int) -> bool:

@@ -3,6 +3,7 @@
 Exact for causal models: what leads a row never sees what follows, so its keys and values are the same in every row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -12,7 +13,8 @@ from foreword.core.format import Format
 from foreword.core.prompts import Bank, PrefixPrompt, Prompt, SoftPrompt, lower, stack
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.batch import collate, prepare
+from foreword.models.encode import Encoded, Encoder
 from foreword.models.row import Gap
 
 
@@ -71,3 +73,17 @@ def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
             columns.append(lm.embed(torch.tensor([item.ids], device=lm.device))[0])
     prefix = lm.prefix_from_embeddings(torch.cat(columns))
     return Compiled(prefix, soft if filled < soft.length else None, lead)
+
+
+def compile_leads(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None) -> list[PrefixPrompt]:
+    """What stands before the first field of each row given, as a prefix; row t is read with prompt t of the bank.
+
+    Differentiable in the bank. Causal models that take a prefix only, and rows with a lead.
+    """
+    heads = [Encoded(e.ids_S[: e.lead], e.slot_S[: e.lead], e.lead - 1, None) for e in encoded]
+    inputs, _ = prepare(lm, collate(heads), bank, torch.arange(len(heads)))
+    keys_NBSHK, values_NBSHK = lm.states(inputs)
+    return [
+        PrefixPrompt({"self": (keys_NBSHK[:, t, : len(head.ids_S)], values_NBSHK[:, t, : len(head.ids_S)])}, e.lead)
+        for t, (head, e) in enumerate(zip(heads, encoded, strict=True))
+    ]

@@ -17,17 +17,21 @@ def load(
     dtype: Any = None,
     device: Any = None,
     device_map: Any = None,
+    quantise: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> FrozenLM:
     """A frozen model by hub name, folder or embedded name.
 
     `kind` is read from the checkpoint where it is None. `dtype` None keeps the stored one, except for the embedded
-    model, which is read as fp32. The other options go to transformers as they are; code from the hub runs only when
-    `trust_remote_code` is set.
+    model, which is read as fp32. `quantise` is "int8", "int4" (four bits a weight, each in a byte of its own) or a
+    quantisation config of transformers; a checkpoint that is quantised already needs none. The other options go to
+    transformers as they are; code from the hub runs only when `trust_remote_code` is set.
     """
     name = str(name_or_path)
     chosen = _kind(kind)
+    if name in TINY and quantise is not None:
+        raise ConfigError(f"{name} is made in memory and is not quantised; choose foreword-mini or a checkpoint.")
     if name in TINY:
         from foreword.models.tiny import tiny
 
@@ -45,6 +49,7 @@ def load(
         dtype=dtype,
         device=device,
         device_map=device_map,
+        quantise=quantise,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )

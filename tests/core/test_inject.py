@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from foreword.core.inject import inject_prefix, inject_soft
+from foreword.core.inject import PrefixBatch, inject_prefix, inject_soft
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt, stack
 
 
@@ -66,6 +66,12 @@ def test_gradients_reach_the_prompts_used_and_no_other_twice_over() -> None:
     assert (grad[2] != 0).all()
 
 
+def by_row(batch: PrefixBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, B, H, P, K) keys and values, as the layers get them one by one."""
+    keys, values = zip(*(batch.of_layer(n) for n in range(len(batch.keys_NUHPK))), strict=True)
+    return torch.stack(keys), torch.stack(values)
+
+
 @pytest.mark.parametrize("lengths", [(2, 0, 3), (2,), (3, 3)])
 def test_prefix_columns_are_the_row_s_own_and_padding_is_not_real(lengths: tuple[int, ...]) -> None:
     prompts = [prefix(length, start=length + 1) for length in lengths]
@@ -78,8 +84,9 @@ def test_prefix_columns_are_the_row_s_own_and_padding_is_not_real(lengths: tuple
         assert batch.real_BP[b].tolist() == [p < lengths[t] for p in range(max(lengths))]
         keys_NPHK, values_NPHK = prompts[t].sites["self"]
         real = batch.real_BP[b]
-        assert torch.equal(batch.keys_NBHPK[:, b, :, real].transpose(1, 2), keys_NPHK)
-        assert torch.equal(batch.values_NBHPK[:, b, :, real].transpose(1, 2), values_NPHK)
+        keys_NBHPK, values_NBHPK = by_row(batch)
+        assert torch.equal(keys_NBHPK[:, b, :, real].transpose(1, 2), keys_NPHK)
+        assert torch.equal(values_NBHPK[:, b, :, real].transpose(1, 2), values_NPHK)
 
 
 def test_one_prompt_for_all_rows_is_not_copied() -> None:
@@ -87,8 +94,9 @@ def test_one_prompt_for_all_rows_is_not_copied() -> None:
     one = inject_prefix(bank, torch.zeros(64, dtype=torch.long), torch.float64)
     assert one is not None
     assert bank.keys_TNQHK is not None
-    assert one.keys_NBHPK.shape[1] == 64
-    assert one.keys_NBHPK.untyped_storage().data_ptr() == bank.keys_TNQHK.untyped_storage().data_ptr()
+    keys_BHPK, _ = one.of_layer(1)
+    assert keys_BHPK.shape[0] == 64
+    assert keys_BHPK.untyped_storage().data_ptr() == bank.keys_TNQHK.untyped_storage().data_ptr()
 
 
 def test_prefix_gradient_is_the_sum_over_the_prompt_s_rows() -> None:
@@ -96,8 +104,9 @@ def test_prefix_gradient_is_the_sum_over_the_prompt_s_rows() -> None:
         leaves = [p.sites["self"][0].requires_grad_() for p in prompts]
         batch = inject_prefix(stack(prompts, no_embedding), torch.tensor(task), torch.float64)
         assert batch is not None
-        weight = torch.randn_like(batch.keys_NBHPK)
-        (batch.keys_NBHPK * weight).sum().backward()
+        keys_NBHPK, _ = by_row(batch)
+        weight = torch.randn_like(keys_NBHPK)
+        (keys_NBHPK * weight).sum().backward()
         for t, leaf in enumerate(leaves):
             rows = [b for b, own in enumerate(task) if own == t]
             expected = weight[:, rows, :, : leaf.shape[1]].sum(1).transpose(1, 2)

@@ -124,7 +124,7 @@ def test_the_recipe_runs_cells_and_fills_its_page(
     assert recipe.main([*common, "--only", "masked/sst2/*"]) == 0
     grown = (tmp_path / "runs" / "results.jsonl").read_bytes()
     assert grown.startswith(first), "nothing that was there is made again"
-    assert len(grown.splitlines()) == len(first.splitlines()) + 7
+    assert len(grown.splitlines()) == len(first.splitlines()) + len(recipe.ORDER)
     text = page.read_text()
     assert "Kept by hand." in text
     assert text.count("filled by recipes/real_data.py") == 1
@@ -149,7 +149,7 @@ def test_the_recipe_tunes_on_development_rows(
 
 def test_the_recipe_lists_and_refuses(recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe.main(["--list"]) == 0
-    assert len(capsys.readouterr().out.split()) == 2 * 2 * 2 * 7
+    assert len(capsys.readouterr().out.split()) == 2 * 2 * 2 * len(recipe.ORDER)
     assert recipe.main(["--only", "nothing/*"]) == 2
     missing = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "x"), "--only", "*/manual"]
     capsys.readouterr()

@@ -130,10 +130,11 @@ def batch(
         if slots is not None:
             slot_BS[b, where] = torch.tensor(slots[b])
         at.append(where)
+    ids_BS, slot_BS, position_BS, attend_BS = (t.to(lm.device) for t in (ids_BS, slot_BS, position_BS, attend_BS))
     embed_BSD = lm.embed(ids_BS)
     if bank is not None:
-        embed_BSD = inject_soft(bank, torch.arange(len(rows)) % bank.size, slot_BS, embed_BSD)
-    read_BR = torch.arange(total).expand(len(rows), -1)
+        embed_BSD = inject_soft(bank, torch.arange(len(rows), device=lm.device) % bank.size, slot_BS, embed_BSD)
+    read_BR = torch.arange(total, device=lm.device).expand(len(rows), -1)
     return Inputs(embed_BSD, attend_BS, position_BS, read_BR), at
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
+from foreword.models.hf import stored
 
 Transform = Callable[[nn.Module, Tensor], Tensor]
 
@@ -95,11 +96,21 @@ def base_of(model: PreTrainedModel) -> nn.Module:
 
 
 def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V"] | None]:
-    """The output matrix and its bias."""
+    """The output matrix and its bias. A quantised matrix is read back whole each time; most libraries leave it out.
+
+    Raises: ModelError where there is none, or none that can be read by rows.
+    """
     layer = model.get_output_embeddings()
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no output head; load it as a masked or causal language model.")
-    return layer.weight, layer.bias
+    matrix = getattr(layer, "weight", None)
+    if matrix is None or not (stored.is_plain(matrix) or stored.can_dequantise(matrix)):
+        raise ModelError(
+            f"The output head of {type(model).__name__} is a quantised {type(layer).__name__}, whose rows cannot be "
+            "read one by one; quantise the model without its head, as its library does by default."
+        )
+    bias = None if layer.bias is None else stored.tensor_of(layer, "bias")
+    return stored.dequantised(stored.tensor_of(layer, "weight")), bias
 
 
 def softcap_of(model: PreTrainedModel) -> float | None:

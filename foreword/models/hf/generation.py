@@ -73,10 +73,12 @@ def repeated(prefix: PrefixBatch, times: int) -> PrefixBatch:
     """Each row's prefix once for each of its beams or samples."""
     if times == 1:
         return prefix
-    return PrefixBatch(
-        keys_NBHPK=prefix.keys_NBHPK.repeat_interleave(times, dim=1),
-        values_NBHPK=prefix.values_NBHPK.repeat_interleave(times, dim=1),
+    own_B = torch.arange(len(prefix.start_B), device=prefix.start_B.device)
+    shared = prefix.which_B is None and prefix.keys_NUHPK.shape[1] == 1
+    which_B = own_B if prefix.which_B is None else prefix.which_B
+    return replace(
+        prefix,
         real_BP=prefix.real_BP.repeat_interleave(times, dim=0),
         start_B=prefix.start_B.repeat_interleave(times, dim=0),
-        whole=prefix.whole,
+        which_B=None if shared else which_B.repeat_interleave(times, dim=0),
     )

@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, final
 
@@ -17,11 +19,14 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.hf import families, generation, seam, view
+from foreword.models.hf import families, generation, seam, stored, view
+from foreword.models.hf.fused import fuse_activations
+from foreword.models.hf.last import reading_last
+from foreword.models.hf.packing import Packing
 
+FEW = 2  # the last layer answers the positions read alone where at least so many tokens stand beside each of them
 CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
 PROBE = "Ünïcode, CASE  and\tspace: don't 1234 \u4f60\u597d \U0001f600\n"
-SAMPLE = 2**16  # values of a tensor that its fingerprint reads
 
 
 @final
@@ -48,10 +53,11 @@ class HFLM(FrozenLM):
         self._family = families.family_of(model.config.model_type, kind, name)
         if self._family.seam and model.config._attn_implementation != seam.NAME:
             model.set_attn_implementation(seam.NAME)
+        fuse_activations(model)
         self._model = model
         self._base = families.base_of(model)
         self._embedding = model.get_input_embeddings()
-        self.device = view.embedding_weight(model).device
+        self.device = stored.device_of(self._embedding)  # of a split model: where its embedding runs
         self.dtype = model.dtype
         if layers is None:
             layers = view.attention_names(model, self._base) if self._family.seam else ()
@@ -62,6 +68,7 @@ class HFLM(FrozenLM):
         self._layer_of = {id(model.get_submodule(name)): n for n, name in enumerate(layers)} if own else {}
         self._offset = families.offset_of(model, self._family)
         self.dims = self._measure()
+        self.query_heads = int(model.config.num_attention_heads)
 
     def _measure(self) -> Dims:
         config = self._model.config
@@ -79,8 +86,8 @@ class HFLM(FrozenLM):
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         return self._embedding(ids_BS.to(self.device))
 
-    def _hidden(self, inputs: Inputs, prefix: PrefixBatch | None, seen: list[Any] | None = None) -> Tensor:
-        """(B, S, width) hidden states of the base model, without its output head."""
+    def _placed(self, inputs: Inputs, prefix: PrefixBatch | None) -> seam.Rows:
+        """The rows with their positions after the prefix. Raises: ModelError where they do not fit the context."""
         if prefix is not None:
             self.require_prefix()
         position_BS = inputs.position_BS if prefix is None else inputs.position_BS + prefix.start_B[:, None]
@@ -91,23 +98,30 @@ class HFLM(FrozenLM):
         longest = inputs.attend_BS.shape[1] + ahead
         if longest > self.dims.context:
             self._check_context(position_BS)
+        attend_BS = inputs.attend_BS if padded else None
+        return seam.Rows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
+
+    def _padded(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
+        """Hidden states of the base model, of a family whose attention does not come to the seam."""
+        position_BS = self._placed(inputs, None).position_BS + self._offset
+        return self._base(
+            inputs_embeds=inputs.embed_BSD, attention_mask=inputs.attend_BS.long(), position_ids=position_BS
+        )[0]
+
+    def _packed(self, base: nn.Module, inputs: Inputs, told: seam.Seam) -> Float[Tensor, "X D"]:
+        """Hidden states of the base model, without its output head, of the real tokens of all rows."""
+        assert told.rows is not None, "generation does not come here"
+        packing = told.rows.packing
         keywords: dict[str, Any] = {} if self.kind == "masked" else {"use_cache": False}
-        if not self._seamed:
-            attend_BS = inputs.attend_BS.long()
-            return self._base(
-                inputs_embeds=inputs.embed_BSD, attention_mask=attend_BS, position_ids=position_BS + self._offset
-            )[0]
-        rows = seam.Rows(inputs.attend_BS if padded else None, position_BS, inputs.tree_BSS, longest)
         # A 4-D mask is passed through by transformers as it is; the seam makes its own from `rows`.
         passed = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        told = seam.Seam(self._layer_of, prefix, rows, self._backend, seen)
-        return self._base(
-            inputs_embeds=inputs.embed_BSD,
+        return base(
+            inputs_embeds=packing.pack(inputs.embed_BSD)[None],
             attention_mask=passed,
-            position_ids=position_BS + self._offset,
+            position_ids=told.rows.position_BS.flatten()[None, packing.place_X] + self._offset,
             seam=told,
             **keywords,
-        )[0]
+        )[0][0]
 
     def _check_context(self, position_BS: Int[Tensor, "B S"]) -> None:
         last = int(position_BS.max())
@@ -118,14 +132,38 @@ class HFLM(FrozenLM):
             )
 
     def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
-        hidden_BSD = self._hidden(inputs, prefix)
-        read = inputs.read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1]).to(hidden_BSD.device)
-        return self._family.transform(self._model, hidden_BSD.gather(1, read))
+        if prefix is not None:
+            self.require_prefix()
+        return self._family.transform(self._model, self._read(inputs, prefix)).to(self.device)
+
+    def _read(self, inputs: Inputs, prefix: PrefixBatch | None) -> Float[Tensor, "B R D"]:
+        """The base model's hidden states at the positions read; few of them are all that its last layer answers."""
+        read_BR = inputs.read_BR
+        if not self._seamed:
+            hidden_BSD = self._padded(inputs)
+            at = read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
+            return hidden_BSD.gather(1, at.to(hidden_BSD.device))
+        rows = self._placed(inputs, prefix)
+        read_Y = rows.packing.token_BS.gather(1, read_BR).flatten()
+        few = self._reader is not None and FEW * len(read_Y) <= len(rows.packing.place_X)
+        if few:
+            rows = replace(rows, read_BR=read_BR, read_Y=read_Y)
+        told = seam.Seam(self._layer_of, prefix, rows, self._backend)
+        hidden_XD = self._packed(self._reader if few and self._reader is not None else self._base, inputs, told)
+        read_YD = hidden_XD[: len(read_Y)] if rows.pruned else hidden_XD[read_Y.to(hidden_XD.device)]
+        return read_YD.unflatten(0, read_BR.shape)
+
+    @cached_property
+    def _reader(self) -> nn.Module | None:
+        """The base model with a last layer that answers the positions read alone; None where layers share modules."""
+        layers = [*self._layers]
+        return reading_last(self._model, self._base, layers[-1]) if self._layer_of else None
 
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
         weight_VD, bias_V = families.output_of(self._model)
         ids_U = ids_U.to(weight_VD.device)
-        return self._logits(hidden_XD, weight_VD[ids_U], None if bias_V is None else bias_V[ids_U])
+        bias_U = None if bias_V is None else bias_V[ids_U.to(bias_V.device)].to(self.device)
+        return self._logits(hidden_XD, weight_VD[ids_U].to(self.device), bias_U)
 
     def _logits(self, hidden_XD: Tensor, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
         dtype = torch.promote_types(self.dtype, torch.float32)
@@ -136,6 +174,7 @@ class HFLM(FrozenLM):
 
     def log_normaliser(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X"]:
         weight_VD, bias_V = families.output_of(self._model)
+        weight_VD, bias_V = weight_VD.to(self.device), None if bias_V is None else bias_V.to(self.device)
 
         def normalise(rows_XD: Tensor) -> Tensor:
             return self._logits(rows_XD, weight_VD, bias_V).logsumexp(-1)
@@ -150,10 +189,14 @@ class HFLM(FrozenLM):
         return torch.cat([normalise(chunk) for chunk in chunks])
 
     def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
-        hidden_BSD = self._hidden(inputs, None)
         if pool == "answer":
-            row_B = torch.arange(hidden_BSD.shape[0], device=hidden_BSD.device)
-            return hidden_BSD[row_B, inputs.read_BR[:, 0]]
+            return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
+        if self._seamed:
+            rows = self._placed(inputs, None)
+            hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, rows, self._backend))
+            hidden_BSD = rows.packing.spread(hidden_XD.to(self.device))
+        else:
+            hidden_BSD = self._padded(inputs).to(self.device)
         real_BS1 = inputs.attend_BS[..., None].to(hidden_BSD.dtype)
         return (hidden_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
 
@@ -163,17 +206,28 @@ class HFLM(FrozenLM):
 
     @torch.no_grad()
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
-        self.require_prefix()
         length = embed_PD.shape[0]
         position_BS = torch.arange(length, device=self.device)[None]
-        seen: list[tuple[nn.Module, Tensor, Tensor]] = []
         attend_BS = torch.ones_like(position_BS, dtype=torch.bool)
         embed_BSD = embed_PD[None].to(self.device, self.dtype)
-        self._hidden(Inputs(embed_BSD, attend_BS, position_BS, position_BS[:, :1]), None, seen)
+        keys, values = self.states(Inputs(embed_BSD, attend_BS, position_BS, position_BS[:, :1]))
+        return PrefixPrompt({"self": (keys[:, 0], values[:, 0])}, start=length)
+
+    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+        self.require_prefix()
+        rows = self._placed(inputs, None)
+        seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+        told = seam.Seam(self._layer_of, None, rows, self._backend, seen, enough=self.dims.layers)
+        with suppress(seam.Enough):
+            self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
-        keys = torch.stack([key[0].transpose(0, 1) for _, key, _ in ordered])
-        values = torch.stack([value[0].transpose(0, 1) for _, _, value in ordered])
-        return PrefixPrompt({"self": (keys, values)}, start=length)
+        keys, values = zip(*((key, value) for _, key, value in ordered), strict=True)
+        packing = rows.packing
+
+        def spread(states: tuple[Tensor, ...]) -> Tensor:
+            return torch.stack([packing.spread(one[0].transpose(0, 1).to(self.device)) for one in states])
+
+        return spread(keys), spread(values)
 
     def require_prefix(self) -> None:
         if not self._layer_of:
@@ -181,6 +235,21 @@ class HFLM(FrozenLM):
                 f"{self.name} is of the family {self._model.config.model_type}, whose attention cannot be given a "
                 "prefix; use prompt-tuning (a soft prompt) with it, or a model of another family."
             )
+
+    def require_weights(self) -> None:
+        stored.require_weights(self._model, self.name)
+
+    def require_gradient(self) -> None:
+        if self._cut_by is not None:
+            raise ModelError(
+                f"{self.name} is quantised ({stored.quantisation_of(self._model)}) in {self._cut_by} layers, which on "
+                f"{self.device.type} pass no true gradient to a prompt; train it on the model unquantised or with "
+                "--quantise int8, and use it with this one."
+            )
+
+    @cached_property
+    def _cut_by(self) -> str | None:
+        return stored.without_gradient(self._model)
 
     def trie_fits(self, length: int) -> bool:
         return self._seamed  # windows are counted in logical positions, so a trie obeys them at any length
@@ -191,13 +260,15 @@ class HFLM(FrozenLM):
             "family": self._model.config.model_type,
             "kind": self.kind,
             "dims": vars(self.dims),
-            "parameters": {name: list(p.shape) for name, p in self.named_weights().items()},
+            "parameters": stored.plain_shapes(self._model),
         }
         return Fingerprint(
             tokenizer=self._hash_tokenizer(),
             shape=view.digest(json.dumps(shape, sort_keys=True).encode()),
-            weights=self._hash_weights(),
+            weights=self._hash(stored.tensors_of(self._model)),
             dtype=str(self.dtype).removeprefix("torch."),
+            quantisation=stored.quantisation_of(self._model),
+            kept=self._hash(stored.kept_tensors(self._model)),
         )
 
     def fingerprint(self) -> Fingerprint:
@@ -208,13 +279,10 @@ class HFLM(FrozenLM):
         seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
         return view.digest(json.dumps(seen).encode())
 
-    def _hash_weights(self) -> str:
-        """Evenly spaced values of every tensor, rounded to bf16 so that a cast to a wider type changes nothing."""
+    def _hash(self, tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest = hashlib.sha256()
-        for name, weight in sorted(self.named_weights().items()):
-            flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // SAMPLE)].to(torch.bfloat16).view(torch.int16).cpu()
-            digest.update(name.encode() + sample.numpy().tobytes())
+        for name, tensor in tensors:
+            digest.update(name.encode() + stored.sample(tensor))
         return digest.hexdigest()
 
     def named_weights(self) -> dict[str, Tensor]:

@@ -9,14 +9,22 @@ from typing import Any
 import torch
 import transformers
 from packaging import version
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    TorchAoConfig,
+)
 
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import Kind
-from foreword.models.hf import families, view
+from foreword.models.hf import families, stored, view
 from foreword.models.hf.lm import HFLM
 
 OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
+GROUP = 32  # weights of a row that share a scale in int4
 EMBEDDED = Path(__file__).parents[2] / "data" / "foreword-mini"
 
 
@@ -28,6 +36,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     device_map: Any = None,
+    quantise: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> HFLM:
@@ -39,17 +48,27 @@ def load(
     families.family_of(config.model_type, kind, name)
     if kind == "causal" and config.model_type in families.FAMILIES["masked"]:
         config.is_decoder = True
+    quantised: dict[str, Any] = {}
+    if quantise is not None or getattr(config, "quantization_config", None) is not None:
+        quantised = quantising(config, quantise, name)
+        if device is not None and device_map is None:
+            device_map = {"": device}  # what is quantised cannot always be moved later
     auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
-    stored = as_dtype(dtype)
+    kept = as_dtype(dtype)
     with _told(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **origin)
-        options = {"config": config, "dtype": stored, "device_map": device_map, "output_loading_info": True, **origin}
-        loaded: Any = auto.from_pretrained(source, **options)
+        options = {"config": config, "dtype": kept, "device_map": device_map, "output_loading_info": True}
+        loaded: Any = auto.from_pretrained(source, **options, **quantised, **origin)
         model, report = loaded
     if report["missing_keys"]:
         raise ModelError(
             f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was "
             f"saved without that output head; choose a checkpoint made as a {kind} language model."
+        )
+    if quantise is not None and all(stored.is_plain(p) for p in model.parameters()):
+        raise ModelError(
+            f"No layer of {name} (family {config.model_type}) can be quantised so: its weights are not in linear "
+            "layers; load it without quantise, or choose a model of another family."
         )
     if device is not None and device_map is None:
         model = model.to(torch.device(device))
@@ -99,6 +118,35 @@ def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
     raise AssertionError
 
 
+def quantising(config: Any, quantise: Any, name: str) -> dict[str, Any]:
+    """What transformers must be told to quantise while it loads: nothing for a checkpoint that is quantised already.
+
+    "int8" rounds each row of a matrix to 255 steps, "int4" each 32 numbers of a row to 15; both by torchao, and both
+    leave embeddings, norms, biases and the output head alone.
+
+    Raises: ConfigError for an unknown word, a missing library or a checkpoint that is quantised already.
+    """
+    if quantise is None:
+        return {}
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConfigError(f"{name} is stored quantised; leave quantise out to load it as it is.")
+    if not isinstance(quantise, str):
+        return {"quantization_config": quantise}
+    if quantise not in ("int8", "int4"):
+        raise ConfigError(
+            f"The quantisation {quantise!r} is not known; use int8, int4 or a quantisation config of transformers."
+        )
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
+    except ImportError as error:
+        raise ConfigError(
+            f"quantise={quantise} needs torchao; install it with: pip install 'foreword[quantise]'."
+        ) from error
+    four = torch.int4  # pyright: ignore[reportAttributeAccessIssue]
+    recipe = Int8WeightOnlyConfig() if quantise == "int8" else IntxWeightOnlyConfig(four, PerGroup(GROUP))
+    return {"quantization_config": TorchAoConfig(recipe)}
+
+
 def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     """What transformers understands; "auto" keeps the dtype that the checkpoint stores."""
     if dtype is None or isinstance(dtype, torch.dtype):
@@ -125,6 +173,8 @@ def _told(name: str) -> Any:
 def _reason(name: str, error: Exception) -> str:
     if name.startswith(("/", ".", "~")) and not Path(name).exists():
         return "there is no such folder"
+    if "automatic conversion of the weights" in str(error):
+        return f"its weights cannot be quantised so: int4 takes {GROUP} numbers of a row together and wants such widths"
     if "couldn't connect to" in str(error).lower():
         return "it is not in the local cache and the hub cannot be reached"
     return str(error).strip().split("\n")[0].rstrip(".")

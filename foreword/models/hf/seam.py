@@ -5,7 +5,7 @@ Nothing is patched, no cache object is made, and nothing is left behind after an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.models.hf.packing import Packing
 
 NAME = "foreword"
 Backend = Literal["eager", "sdpa"]
@@ -23,15 +24,26 @@ Backend = Literal["eager", "sdpa"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Which text columns each row's positions may see, before any layer's causality and window.
+    """The rows that the model has as one row of packed tokens, and which text columns each of their positions may see,
+    before any layer's causality and window.
 
     `attend_BS` is None where nothing is padded. `position_BS` counts real tokens, the prefix's start included.
+    `read_BR` names the only columns of each row that the last layer has to answer, and `read_Y` their packed tokens,
+    row by row; where it answers those alone it says so in `pruned`.
     """
 
+    packing: Packing
     attend_BS: Bool[Tensor, "B S"] | None
     position_BS: Int[Tensor, "B S"]
     tree_BSS: Bool[Tensor, "B S S"] | None
     longest: int  # no position, start included, reaches this number: a window at least as long masks nothing
+    read_BR: Int[Tensor, "B R"] | None = None
+    read_Y: Int[Tensor, "Y"] | None = None
+    pruned: list[bool] = field(default_factory=list)
+
+
+class Enough(Exception):  # noqa: N818 - not an error
+    """Ends a pass, once as many calls as were wanted are noted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +51,9 @@ class Seam:
     """What one forward pass tells every attention layer.
 
     `layer_of` maps the id of an attention module to its layer. `rows` is None while generating: the library's own mask
-    then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted.
+    then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted,
+    and the pass ends with `Enough` after so many. `given` are the keys and values of all tokens, where the model's own
+    are of those read alone.
     """
 
     layer_of: Mapping[int, int]
@@ -47,17 +61,19 @@ class Seam:
     rows: Rows | None = None
     backend: Backend | None = None
     seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
+    enough: int | None = None
+    given: tuple[Tensor, Tensor] | None = None
     masks: dict[tuple[bool, int | None, torch.dtype, bool], Tensor | None] = field(default_factory=dict)
 
 
 def pick_backend(query: Tensor, columns: int, wanted: Backend | None, softcap: float | None) -> Backend:
     """The only place that chooses; eager alone can be differentiated twice and knows soft caps.
 
-    On a CPU the two are level up to about a hundred columns and the fused kernel gains a tenth at 256.
+    On a CPU the two are level up to about 64 columns; the fused kernel gains 3% of a step at 80 and a tenth at 256.
     """
     if softcap is not None or wanted == "eager":
         return "eager"
-    return "sdpa" if wanted == "sdpa" or query.is_cuda or columns > 96 else "eager"
+    return "sdpa" if wanted == "sdpa" or query.is_cuda or columns > 64 else "eager"
 
 
 def attend(
@@ -74,30 +90,68 @@ def attend(
     is_causal: bool | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do."""
+    """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do.
+
+    Where the seam has rows, what comes is their packed tokens: (1, heads, X, K) goes in and (1, X, heads, K) comes out.
+    """
     causal = bool(module.is_causal) if is_causal is None else is_causal
     seam = Seam({}) if seam is None else seam
     if seam.seen is not None:
         seam.seen.append((module, key, value))
+        if len(seam.seen) == seam.enough:
+            raise Enough
+    if seam.given is not None:
+        key, value = seam.given
+    rows = seam.rows
+    if rows is not None:
+        rows = replace(rows, packing=rows.packing.on(key.device))
+        key, value = _spread(key, rows.packing), _spread(value, rows.packing)
+        query = _spread(query, rows.packing) if seam.given is None else _by_row(query, rows.position_BS.shape[0])
     if seam.prefix is not None:
         layer = seam.layer_of[id(module)]
         # The layers of one model may stand on several devices.
-        key = torch.cat([seam.prefix.keys_NBHPK[layer].to(key.device), key], dim=2)
-        value = torch.cat([seam.prefix.values_NBHPK[layer].to(value.device), value], dim=2)
+        ahead_key, ahead_value = seam.prefix.of_layer(layer)
+        key = torch.cat([ahead_key.to(key.device), key], dim=2)
+        value = torch.cat([ahead_value.to(value.device), value], dim=2)
     fused = pick_backend(query, key.shape[2], seam.backend, softcap) == "sdpa"
-    if seam.rows is None:
+    if rows is None:
         mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
     else:
-        mask = layer_mask(seam, seam.rows, causal, sliding_window, query.dtype, fused)
+        mask = layer_mask(seam, rows, causal, sliding_window, query.dtype, fused and seam.given is None)
     mask = None if mask is None else mask.to(query.device)
+    if mask is not None and rows is not None and seam.given is not None:
+        mask = _of_read(mask, rows)
     scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not fused:
-        return eager(query, key, value, mask, scale, dropout, softcap), None
-    groups = query.shape[1] // key.shape[1]
-    key, value = _repeat(key, groups), _repeat(value, groups)
-    triangle = seam.rows is not None and mask is None and causal
-    out = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale, is_causal=triangle)
-    return out.transpose(1, 2).contiguous(), None
+    if fused:
+        groups = query.shape[1] // key.shape[1]
+        key, value = _repeat(key, groups), _repeat(value, groups)
+        triangle = rows is not None and mask is None and causal
+        out = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale, is_causal=triangle)
+        out = out.transpose(1, 2).contiguous()
+    else:
+        out = eager(query, key, value, mask, scale, dropout, softcap)
+    if rows is not None:
+        out = (rows.packing.pack(out) if seam.given is None else out.flatten(0, 1))[None]
+    return out, None
+
+
+def _spread(heads_1HXK: Tensor, packing: Packing) -> Tensor:
+    """(1, H, X, K) of packed tokens to (B, H, S, K)."""
+    return packing.spread(heads_1HXK[0].transpose(0, 1)).transpose(1, 2)
+
+
+def _by_row(heads_1HYK: Tensor, rows: int) -> Tensor:
+    """(1, H, B * R, K) to (B, H, R, K)."""
+    return heads_1HYK[0].transpose(0, 1).unflatten(0, (rows, -1)).transpose(1, 2)
+
+
+def _of_read(mask: Tensor, rows: Rows) -> Tensor:
+    """A mask over the columns of every position, at the positions read alone."""
+    if mask.shape[2] == 1 or rows.read_BR is None:
+        return mask
+    batch, reads = rows.read_BR.shape
+    at = rows.read_BR.to(mask.device)[:, None, :, None].expand(batch, mask.shape[1], reads, mask.shape[3])
+    return mask.expand(batch, -1, -1, -1).gather(2, at)
 
 
 def eager(

@@ -14,14 +14,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
-from foreword.models.hf import seam
+from foreword.models.hf import seam, stored
+
+MOVERS = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron")  # accelerate sets them on a model it splits
 
 
 def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
     """A copy of the module tree over the same storage, with some weights (by name) replaced.
 
     Tied weights stay tied, since they are replaced by identity. With `weights=None` the model is a stranger's: the view
-    is frozen and in eval mode whatever the model is.
+    is frozen and in eval mode whatever the model is. Accelerate's hooks are copied, so that they bring what waits
+    elsewhere to the view's modules; what waits is shared.
     """
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
@@ -33,7 +36,12 @@ def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None)
             memo[id(parameter)] = parameter
     for buffer in model.buffers():
         memo[id(buffer)] = buffer
+    for module in model.modules():
+        for hook in stored.hooks_of(module):
+            memo[id(hook.weights_map)] = hook.weights_map
     copied = copy.deepcopy(model, memo)
+    for mover in MOVERS:
+        vars(copied).pop(mover, None)  # bound to the model itself
     if weights is None:
         copied.eval()
     return copied
@@ -69,7 +77,7 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
     """The attention module of each layer by name, found by asking: two tokens go through and every call is noted."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
-    device = embedding_weight(model).device
+    device = stored.device_of(embedding)
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     position_ids = torch.tensor([[2, 3]], device=device)
     with torch.no_grad():

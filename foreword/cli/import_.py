@@ -1,0 +1,76 @@
+"""`foreword import`: an artefact from another library's form."""
+
+from pathlib import Path
+
+import click
+
+from foreword.cli.choices import FormatChoice, ModelChoice, model_options, placed_format_options
+from foreword.cli.console import note, pairs, print_json, size
+from foreword.cli.lists import json_flag
+from foreword.cli.show import summary
+from foreword.cli.train import refuse_to_replace
+from foreword.errors import ConfigError
+
+
+@click.command("import", short_help="Read a PEFT adapter as an artefact.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--model", metavar="MODEL", help="A folder, a hub name or an embedded model; default: the adapter's.")
+@click.option("--labels", metavar="NAMES", help="Labels in order, with commas; default: those of --label-words.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write the artefact to.")
+@click.option("--overwrite", is_flag=True, help="Replace the artefact that --out holds.")
+@json_flag
+@placed_format_options
+@model_options
+def import_(
+    folder: Path,
+    model: str | None,
+    labels: str | None,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    how_put: FormatChoice,
+    how: ModelChoice,
+) -> None:
+    """Read DIR, a prompt-tuning, p-tuning or prefix-tuning adapter of PEFT, and write it as an artefact.
+
+    PEFT does not record how a row was put to the model: give the --template that it was trained with and the labels'
+    words. A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots.
+
+    \b
+    foreword import adapters/x --template '{text} It was {answer}' --label-words good=great --label-words bad=terrible
+      --out artefacts/x
+    """
+    from foreword.interop.adapter import Adapter
+    from foreword.interop.peft import foreign, read
+
+    refuse_to_replace(out, overwrite)
+    template = how_put.template_source()
+    if template is None:
+        raise ConfigError("PEFT does not record the template; give the one it was trained with: --template.")
+    adapter = Adapter.load(folder)
+    name = model or adapter.base_model
+    if name is None:
+        raise ConfigError(f"{folder} does not name its model; give it with --model.")
+    lm = (how.with_kind("causal") if adapter.causal else how).load(name)
+    warning = foreign(adapter, lm)
+    if warning:
+        note(warning)
+    artefact = read(
+        adapter, lm, template=template, label_words=how_put.words(),
+        labels=None if labels is None else [label.strip() for label in labels.split(",")],
+        truncate=how_put.truncate, max_length=how_put.max_length,
+    )  # fmt: skip
+    artefact.save(out)
+    if as_json:
+        print_json({"artefact": str(out), **summary(artefact)})
+        return
+    pairs(
+        [
+            ("artefact", str(out)),
+            ("method", artefact.method),
+            ("model", f"{lm.name} ({lm.kind})"),
+            ("template", str(artefact.format.template.source)),
+            ("labels", ", ".join(artefact.format.labels)),
+            ("bytes stored", size(artefact.bytes_stored)),
+        ]
+    )

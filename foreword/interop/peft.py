@@ -1,0 +1,251 @@
+"""Artefacts to PEFT's adapter folders and back: prompt tuning, p-tuning and prefix tuning, causal and masked.
+
+PEFT has no place for a template and for label words: they are written into the card, and given at import. It puts a
+soft prompt before everything, [CLS] and BOS included, and starts the text of a prefix behind it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Format
+from foreword.core.prompts import PrefixPrompt, SoftPrompt
+from foreword.core.shapes import Float, Tensor
+from foreword.core.template import Soft, Template
+from foreword.errors import ArtefactError, ConfigError
+from foreword.interop.adapter import Adapter
+from foreword.interop.card import card
+from foreword.methods.predict import check
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
+from foreword.models.row import Gap
+from foreword.tasks.formats import build_format
+
+LAYOUT = "0.21.2"  # the release of PEFT whose files these are, key for key; it goes into peft_version
+# Their encoders take no key-value cache, and that is how PEFT gives a prefix.
+WITHOUT_CACHE = ("albert", "deberta-v2", "distilbert", "modernbert")
+
+
+def export(artefact: Artefact, folder: str | Path, lm: FrozenLM, *, base_model: str | None = None) -> Adapter:
+    """Write an artefact as PEFT would have saved the same prompt; `base_model` is the model's name unless given.
+
+    What PEFT records of training and does not read again is written as its defaults: the prompt is final, so
+    `prompt_tuning_init` is RANDOM and `prefix_projection` is false. Any folder but an adapter's own is left alone.
+
+    Raises: ArtefactError for what PEFT has no form for, and where the artefact does not fit the model.
+    """
+    check(lm, artefact)
+    value = artefact.value
+    name = base_model or lm.name
+    if isinstance(value, SoftPrompt):
+        _require_front(lm, artefact.format)
+        adapter = Adapter(_soft_config(artefact, lm, name), value.embed_PD.detach().float().cpu())
+    elif isinstance(value, PrefixPrompt):
+        _require_cache(lm, value)
+        adapter = Adapter(_prefix_config(value.length, lm, name), flat_prefix(value))
+    else:
+        raise ArtefactError(
+            f"An artefact of {artefact.method} ({artefact.form}) is no prompt of numbers; PEFT's prompt files hold "
+            "soft prompts and prefixes, so export one of prompt-tuning, p-tuning or prefix-tuning."
+        )
+    adapter.save(folder, card(artefact, adapter, lm))
+    return adapter
+
+
+def read(
+    source: str | Path | Adapter,
+    lm: FrozenLM,
+    *,
+    template: str | Sequence[Mapping[str, str]],
+    label_words: Mapping[str, str | Sequence[str]] | None = None,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> Artefact:
+    """An artefact from a PEFT adapter, with how it is put to the model, which PEFT does not record.
+
+    A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots elsewhere; a prefix needs
+    none. `labels` default to the names in `label_words`, and the words to the labels; `options` are those of `Format`.
+    `foreign` tells whether the adapter names another model.
+
+    Raises: ArtefactError for a folder that is no such adapter or does not fit the model; ConfigError for a template or
+    label words that do not suit it; ModelError where the model takes no prefix.
+    """
+    adapter = source if isinstance(source, Adapter) else Adapter.load(source)
+    if adapter.causal and lm.kind != "causal":
+        raise ArtefactError(f"The adapter was made for a causal model and {lm.name!r} is loaded as {lm.kind}.")
+    value = _value(adapter, lm)
+    names = tuple(labels if labels is not None else label_words or ())
+    if not names:
+        raise ConfigError("An import needs the labels in their order, or label words by label; give either.")
+    parsed = Template.parse(template if isinstance(template, str) else [dict(message) for message in template])
+    if not parsed.fields:
+        raise ConfigError(f"The template {template!r} names no field of a row; write {{text}} where its text goes.")
+    soft = isinstance(value, SoftPrompt)
+    parsed = _with_slots(parsed, value.length) if soft else parsed
+    options["soft_first"] = soft and not parsed.chat and isinstance(parsed.parts[0], Soft)
+    form = build_format(lm.kind, parsed.fields, names, parsed.source, label_words, **options)
+    encoder = Encoder.build(lm, form, 0 if soft else value.length)
+    wanted = value.length if soft else 0
+    if encoder.prompt_length != wanted:
+        raise ConfigError(
+            f"The template has slots for {encoder.prompt_length} positions and the adapter, {adapter.kind}, fills "
+            f"{wanted}; leave the slots out, and they stand where PEFT has them."
+        )
+    return Artefact(
+        value=value,
+        format=form,
+        method=adapter.method,
+        config=_options(adapter),
+        seed=0,
+        model={"name": lm.name, "kind": lm.kind},
+        fingerprint=asdict(lm.fingerprint()),
+        fields=parsed.fields,
+        recipe={"imported": "peft", "adapter": adapter.config, "sha256": _digest(adapter.prompt_PX)},
+        numbers_trained=adapter.prompt_PX.numel(),
+    )
+
+
+def foreign(adapter: Adapter, lm: FrozenLM) -> str | None:
+    """A line where the adapter names another model than this one; names may differ for the same weights."""
+    if adapter.base_model in (None, lm.name):
+        return None
+    return f"The adapter was made for {adapter.base_model!r} and is imported for {lm.name!r}; scores may differ widely."
+
+
+def flat_prefix(value: PrefixPrompt) -> Float[Tensor, "P X"]:
+    """Keys and values in the order of `Adapter.prompt_PX`, fp32."""
+    pair = torch.stack(value.sites["self"]).detach().float().cpu()
+    return pair.permute(2, 1, 0, 3, 4).flatten(1)
+
+
+def _require_front(lm: FrozenLM, form: Format) -> None:
+    """Raises: ArtefactError unless the prompt is one piece before everything else of a row."""
+    items = Encoder.build(lm, form).row.items
+    gaps = [isinstance(item, Gap) for item in items]
+    if all(gaps[: sum(gaps)]):
+        return
+    first = isinstance(form.template.parts[0], Soft) and not form.template.chat
+    advice = (
+        "train it with --soft-first, which puts its slot there"
+        if first and not form.soft_first
+        else "train it with a template that begins with its only slot, and --soft-first"
+    )
+    raise ArtefactError(
+        f"PEFT puts a soft prompt before everything, [CLS] and BOS included; in {form.template.source!r} it stands "
+        f"elsewhere, so no adapter equals it: {advice}."
+    )
+
+
+def _require_cache(lm: FrozenLM, value: PrefixPrompt) -> None:
+    if lm.family in WITHOUT_CACHE:
+        raise ArtefactError(
+            f"PEFT gives a prefix as a key-value cache, which models of the family {lm.family} do not take; use it "
+            "with Foreword, or export a soft prompt."
+        )
+    if value.start != value.length:
+        raise ArtefactError(
+            f"PEFT starts the text behind the prefix, at position {value.length}; this one was trained with the text "
+            f"at {value.start}: train it with -o start=after."
+        )
+
+
+def _common(lm: FrozenLM, name: str, kind: str, length: int) -> dict[str, Any]:
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": name,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "num_layers": lm.dims.layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": length,
+        "peft_type": kind,
+        "peft_version": LAYOUT,
+        "revision": None,
+        "task_type": "CAUSAL_LM" if lm.kind == "causal" else "FEATURE_EXTRACTION",
+    }
+
+
+def _soft_config(artefact: Artefact, lm: FrozenLM, name: str) -> dict[str, Any]:
+    """P-tuning keeps its name and its network's sizes; any other soft prompt is PROMPT_TUNING."""
+    assert isinstance(artefact.value, SoftPrompt)
+    width, made = lm.dims.width, artefact.config
+    through = artefact.method == "p-tuning"
+    config = _common(lm, name, "P_TUNING" if through else "PROMPT_TUNING", artefact.value.length)
+    config |= {"num_attention_heads": lm.query_heads, "token_dim": width}
+    if through:
+        return config | {
+            "encoder_dropout": 0.0,
+            "encoder_hidden_size": made.get("hidden") or width,
+            "encoder_num_layers": 2,
+            "encoder_reparameterization_type": made.get("encoder", "mlp").upper(),
+        }
+    return config | {
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+
+
+def _prefix_config(length: int, lm: FrozenLM, name: str) -> dict[str, Any]:
+    width = lm.dims.heads * lm.dims.head_size
+    return _common(lm, name, "PREFIX_TUNING", length) | {
+        "encoder_hidden_size": width,
+        "init_weights": None,
+        "num_attention_heads": lm.dims.heads,
+        "prefix_projection": False,
+        "token_dim": width,
+    }
+
+
+def _value(adapter: Adapter, lm: FrozenLM) -> SoftPrompt | PrefixPrompt:
+    prompt_PX, dims = adapter.prompt_PX, lm.dims
+    length, columns = prompt_PX.shape
+    if adapter.kind != "PREFIX_TUNING":
+        if columns != dims.width:
+            raise ArtefactError(
+                f"The adapter has positions of {columns} numbers and {lm.name!r} has embeddings of {dims.width}; give "
+                f"the model it was made for ({adapter.base_model!r} by its config)."
+            )
+        return SoftPrompt(prompt_PX)
+    lm.require_prefix()
+    said = tuple(adapter.config.get(key) for key in ("num_layers", "num_attention_heads", "token_dim"))
+    have = (dims.layers, dims.heads, dims.heads * dims.head_size)
+    if columns != 2 * have[0] * have[2] or any(s not in (None, h) for s, h in zip(said, have, strict=True)):
+        raise ArtefactError(
+            f"The adapter has a prefix of {columns} numbers a position (layers, heads and width {said}); {lm.name!r} "
+            f"has {2 * have[0] * have[2]} {have}: give the model it was made for ({adapter.base_model!r} by its "
+            "config)."
+        )
+    pair = prompt_PX.view(length, dims.layers, 2, dims.heads, dims.head_size).permute(2, 1, 0, 3, 4).contiguous()
+    return PrefixPrompt({"self": (pair[0], pair[1])}, start=length)
+
+
+def _with_slots(template: Template, length: int) -> Template:
+    if template.slots:
+        return template
+    if template.chat:
+        raise ConfigError(
+            "PEFT has a soft prompt before everything, where messages have no slot; give the template as one string, "
+            "or write {soft:N} into the message where it shall stand."
+        )
+    return template.with_soft(length)
+
+
+def _options(adapter: Adapter) -> dict[str, Any]:
+    """What PEFT's config tells of the method's own options."""
+    config = adapter.config
+    known: dict[str, Any] = {"length": len(adapter.prompt_PX)}
+    if adapter.kind == "P_TUNING":
+        known["encoder"] = str(config.get("encoder_reparameterization_type", "MLP")).lower()
+        known["hidden"] = config.get("encoder_hidden_size")
+    return known
+
+
+def _digest(prompt_PX: Tensor) -> str:
+    return hashlib.sha256(prompt_PX.numpy().tobytes()).hexdigest()

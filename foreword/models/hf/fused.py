@@ -1,0 +1,14 @@
+"""Activations that transformers writes out in several operations, as torch's own single one: the same function."""
+
+from torch import nn
+from transformers.activations import FastGELUActivation, NewGELUActivation
+
+WRITTEN_OUT = (NewGELUActivation, FastGELUActivation)
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """On a view only. Each of the seven operations of GPT-2's gelu keeps a tensor of the widest layer for backward."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, WRITTEN_OUT):
+                setattr(module, name, nn.GELU(approximate="tanh"))

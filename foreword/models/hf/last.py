@@ -1,0 +1,90 @@
+"""The last layer, of which only some positions are read: keys and values of all, the rest for those alone."""
+
+import copy
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from foreword.core.shapes import Tensor
+from foreword.models.hf.seam import Enough, Seam
+
+
+class LastLayer(nn.Module):
+    """Stands in a model's list of layers in place of the last, and does nothing unless the seam names what is read.
+
+    The layer is called twice, so that its own code decides all: for every token, until its attention has keys and
+    values; and whole, for the tokens read, with those. Their states come first in what is returned, and zeros follow,
+    since models count on the length that they gave.
+    """
+
+    def __init__(self, layer: GradientCheckpointingLayer):
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model asks of its last layer (its kind of attention, say) is the layer's own."""
+        own = super().__getattr__
+        try:
+            return own(name)
+        except AttributeError:
+            return getattr(own("layer"), name)
+
+    def forward(self, hidden_1XD: Tensor, *args: Any, seam: Seam | None = None, **keywords: Any) -> Tensor:
+        recomputed = self.layer.gradient_checkpointing and self.layer.training
+        if seam is None or seam.rows is None or seam.rows.read_Y is None or recomputed:
+            return self.layer(hidden_1XD, *args, seam=seam, **keywords)
+        read_Y = seam.rows.read_Y.to(hidden_1XD.device)
+        tokens = hidden_1XD.shape[1]
+        seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+        with suppress(Enough):
+            self.layer(hidden_1XD, *args, seam=replace(seam, seen=seen, enough=1), **keywords)
+        told = replace(seam, given=seen[0][1:])
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+                return value.index_select(1, read_Y.to(value.device))
+            return value
+
+        args, keywords = tree_map(taken, (args, keywords))
+        out_1YD = self.layer(taken(hidden_1XD), *args, seam=told, **keywords)
+        seam.rows.pruned.append(True)
+        return F.pad(out_1YD, (0, 0, 0, tokens - len(read_Y)))
+
+
+def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module | None:
+    """The base model with its last layer in a `LastLayer`; modules are shared but for the lists that lead there.
+
+    `attention` names the last layer's attention within `model`. None where that is not in a list of layers that
+    transformers could recompute one by one.
+    """
+    found = None
+    parts = attention.split(".")
+    for depth in range(len(parts)):
+        if isinstance(model.get_submodule(".".join(parts[:depth])), nn.ModuleList):
+            found = depth
+    names = {id(module): name for name, module in model.named_modules()}
+    start = names[id(base)].split(".") if names[id(base)] else []
+    if found is None or parts[: len(start)] != start:
+        return None
+    layer = model.get_submodule(".".join(parts[: found + 1]))
+    if not isinstance(layer, GradientCheckpointingLayer):
+        return None
+    return _with(base, parts[len(start) : found + 1], LastLayer(layer))
+
+
+def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
+    """A shallow copy of a module in which the module at `path` is another."""
+    if not path:
+        return replacement
+    copied = copy.copy(module)
+    children = dict(module._modules)
+    child = children[path[0]]
+    assert child is not None, "the path was read off the module's own names"
+    children[path[0]] = _with(child, path[1:], replacement)
+    vars(copied)["_modules"] = children
+    return copied
