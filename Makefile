@@ -29,8 +29,8 @@ test-slow: .venv/.installed  ## all tests, long ones included
 	$(PYTEST) -n $(WORKERS)
 
 test-matrix: .venv/.installed .venv/transformers-$(OLDEST)  ## the model tests on oldest and newest transformers
-	$(PYTEST) -n $(WORKERS) tests/models tests/core
-	PYTHONPATH=.venv/transformers-$(OLDEST) $(PYTEST) -n $(WORKERS) tests/models tests/core
+	$(PYTEST) -n $(WORKERS) tests/models tests/core tests/interop
+	PYTHONPATH=.venv/transformers-$(OLDEST) $(PYTEST) -n $(WORKERS) tests/models tests/core tests/interop
 
 .venv/transformers-$(OLDEST): .venv/.installed
 	$(BIN)/python -m pip install --quiet --target $@ 'transformers==$(OLDEST)'

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from foreword.core.files import write_whole
 from foreword.core.format import Format
-from foreword.errors import DataError, ForewordError
+from foreword.errors import ForewordError
 from foreword.evaluation.compare import Stage, Tools
 from foreword.evaluation.records import CHECKPOINTS, Record, Store, writing
-from foreword.evaluation.run import Cell, make_cells, make_desk
+from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval, resample
 from foreword.methods.base import Job, Progress, configure
@@ -113,55 +113,52 @@ def train_jobs(
     """`train_tasks` for jobs by name, which may differ in method, options and seed."""
     store, tools = Store.open(out), Tools.own()
     desk = make_desk(lm, store, tools.score, allowed=1, test=True, keep_bytes=None)
-    found = {(r.role, r.id): r for r in store.records()}
-    before = set(found)
-    failures: list[Failure] = []
-    reasons = {name: str(job) for name, job in jobs.items() if isinstance(job, ForewordError)}
-    sound: dict[str, Job] = {}
-    for name, job in jobs.items():
-        if isinstance(job, ForewordError):
-            continue
-        if job.task.test:
-            sound[name] = job
-        else:
-            reasons[name] = str(DataError(f"Task {name!r} has no test rows to measure on; give it some."))
-    cells = {name: make_cells(desk, [job], shots, name)[0] for name, job in sound.items()}
-    # Words without training are read once for equal rows, whatever the tasks are called, and kept as a record alone.
-    manual = {name: make_cells(desk, [_manual(lm, job)], shots)[0] for name, job in sound.items()}
-    groups: dict[str, list[Cell]] = {"manual": list({cell.id: cell for cell in manual.values()}.values())}
-    mine = [cell for cell in cells.values() if cell.job.method == "manual"]
+    reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
+    sound = {name: job for name, job in jobs.items() if isinstance(job, Job) and name not in reasons}
+    learnt = {name: make_cells(desk, [job], shots, name)[0] for name, job in sound.items()}
+    # Words alone are read once for equal rows, whatever their tasks are called, and kept as a record without artefact.
+    words = {name: make_cells(desk, [_manual(lm, job)], shots)[0] for name, job in sound.items()}
+    groups = [("manual", replace(desk, keep_bytes=-1), list({cell.id: cell for cell in words.values()}.values()))]
     for method in dict.fromkeys(job.method for job in sound.values()):
-        if method != "manual":
-            groups[method] = [cell for cell in cells.values() if cell.job.method == method]
-    done, total = 0, len(cells) + len(groups["manual"])
-    for method, group in [*groups.items(), *([("manual", mine)] if mine else [])]:
+        groups.append((method, desk, [cell for cell in learnt.values() if cell.job.method == method]))
+    found = {(r.role, r.id): r for r in store.records()}
+    before, done, total = dict(found), 0, sum(len(cells) for _, _, cells in groups)
+    for method, own, cells in groups:
 
         def tell(runs: int, name: str = method) -> None:
             nonlocal done
             done += runs
             if on_stage:
-                on_stage(Stage(lm.name, f"{len(cells)} tasks", name, done, total))
+                on_stage(Stage(lm.name, f"{len(sound)} tasks", name, done, total))
 
-        own = desk if group is mine or method != "manual" else replace(desk, keep_bytes=-1)
+        failures: list[Failure] = []
         plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, found, failures)
-        run_method(plan, {number: [cell] for number, cell in enumerate(group)})
-    reasons |= {f.name: f.reason for f in failures if f.name}
-    asked = {f.task: f.reason for f in failures if f.name is None}
-    lines, records = [], {}
+        run_method(plan, {number: [cell] for number, cell in enumerate(cells)})
+        for failure in failures:
+            named = [failure.name] if failure.name else [n for n, job in sound.items() if job.task.name == failure.task]
+            reasons |= {name: failure.reason for name in named if name not in reasons}
+    lines = []
     for name in jobs:
-        cell = cells.get(name)
-        learnt = None if cell is None else found.get(("result", cell.id))
-        words = None if cell is None else found.get(("result", manual[name].id))
-        if cell is None or learnt is None or words is None:
-            why = reasons.get(name) or asked.get(sound[name].task.name, "it was not trained")
-            lines.append(TaskLine(name, "failed", reason=why))
+        if name in reasons:
+            lines.append(TaskLine(name, "failed", reason=reasons[name]))
             continue
-        records[name] = learnt
-        lines.append(replace(_line(name, store, words, learnt), trained=("result", learnt.id) not in before))
+        key = "result", learnt[name].id
+        line = _line(name, store, found["result", words[name].id], found[key])
+        lines.append(replace(line, trained=found[key] is not before.get(key)))
     write_table(store, lines)
-    if not any(line.verdict == "failed" for line in lines):
+    if not reasons:
         _clear(store.folder / CHECKPOINTS)
+    records = {name: found["result", cell.id] for name, cell in learnt.items() if name not in reasons}
     return TaskReport(tuple(lines), records, store)
+
+
+def _unfit(name: str, job: Job | ForewordError) -> str | None:
+    """Why a job cannot be begun."""
+    if isinstance(job, ForewordError):
+        return str(job)
+    if not job.task.test:
+        return f"Task {name!r} has no test rows to measure on; give it some."
+    return None
 
 
 def _manual(lm: FrozenLM, job: Job) -> Job:

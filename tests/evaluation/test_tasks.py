@@ -96,8 +96,9 @@ def test_what_is_unchanged_is_not_trained_again(lm, tmp_path, stacks):
     job()  # and back: what the folder says of the old rows is not taken for the artefact of the new ones
     assert stacks == [["planted-2"]]
     (tmp_path / "artefacts" / "t1" / "prompt.safetensors").write_bytes(b"damaged")
-    job()
+    report, _ = job()
     assert stacks == [["planted-1"]]
+    assert [line.trained for line in report.lines] == [False, True, False, False]
     stacks.clear()
     train_tasks(lm, tasks, "prompt-tuning", out=tmp_path, options={**OPTIONS, "steps": 13})
     assert [len(s) for s in stacks] == [4], "another recipe is another job"
@@ -146,6 +147,19 @@ def test_a_task_whose_loss_is_no_number_fails_alone(tmp_path, monkeypatch, lm):
     report = train_tasks(lm, some_tasks(3), "prompt-tuning", out=tmp_path, options=OPTIONS)
     assert [line.verdict == "failed" for line in report.lines] == [False, True, False]
     assert "learning_rate" in report.lines[1].reason
+
+
+def test_a_damaged_artefact_that_cannot_be_made_again_is_a_failure(tmp_path, monkeypatch, lm):
+    tasks = some_tasks(2)
+    train_tasks(lm, tasks, "prompt-tuning", out=tmp_path, options=OPTIONS)
+    (tmp_path / "artefacts" / "t1" / "foreword.json").unlink()
+
+    def refuse(self):
+        raise ModelError("no gradient reaches a prompt")
+
+    monkeypatch.setattr(type(lm), "require_gradient", refuse)
+    report = train_tasks(lm, tasks, "prompt-tuning", out=tmp_path, options=OPTIONS)
+    assert [line.verdict == "failed" for line in report.lines] == [False, True], "its old record is no artefact"
 
 
 def test_a_rule_is_learnt_and_its_shuffled_control_is_not(tmp_path):
