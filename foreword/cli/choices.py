@@ -36,6 +36,10 @@ class ModelChoice:
         """The same with this kind, unless one was chosen."""
         return self if self.kind else dataclasses.replace(self, kind=kind)
 
+    def of_another(self, kind: str) -> "ModelChoice":
+        """The same place to run, for another model of this kind, as it is stored."""
+        return dataclasses.replace(self, kind=kind, dtype=None, revision=None, quantise=None)
+
     def load(self, name: str) -> "FrozenLM":
         from foreword.models.load import load
 

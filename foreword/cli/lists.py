@@ -35,7 +35,7 @@ def methods(name: str | None, as_json: bool) -> None:
             "freezes_lm": m.freezes_lm,
             "gradient": m.gradient,
             "mixed_batch": m.mixed_batch,
-            "options": {f.name: f.default for f in dataclasses.fields(m.Config)},
+            "options": dataclasses.asdict(m.Config()),
         }
         for m in chosen
     ]
@@ -48,7 +48,10 @@ def methods(name: str | None, as_json: bool) -> None:
         kinds = typing.get_type_hints(method.Config)
         table(
             ["option", "default", "allowed"],
-            [(f.name, _shown(f.default), _allowed(kinds[f.name])) for f in dataclasses.fields(method.Config)],
+            [
+                (name, _shown(value), _allowed(kinds[name]))
+                for name, value in dataclasses.asdict(method.Config()).items()
+            ],
         )
     else:
         table(["method", "what it learns", "form", "model"], [_line(m) for m in chosen])

@@ -24,18 +24,20 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     Raises: ArtefactError, ModelError.
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.predict import check
+    from foreword.methods.predict import check, suited
     from foreword.methods.train import find_method
     from foreword.methods.use import Prompted
 
     artefact = Artefact.load(folder)
     if not find_method(artefact.method).uses_lm:
         return Prompted(None, artefact)
-    lm = how.with_kind(artefact.model["kind"]).load(model or artefact.model["name"])
+    # Words are read by any model, as whatever kind that one is.
+    own = model is not None and artefact.any_model
+    lm = (how if own else how.with_kind(artefact.model["kind"])).load(model or artefact.model["name"])
     warning = check(lm, artefact, allow_other_weights=allow_other_weights)
     if warning:
         note(warning)
-    return Prompted(lm, artefact)
+    return Prompted(lm, suited(lm, artefact))
 
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:

@@ -21,7 +21,7 @@ WHOLE = ("all runs", -1)
 class Bars:
     """A context manager that is told of every `Step`, and of every `Stage` of a comparison.
 
-    With `many` learners one bar stands for the stack that is being trained, with the loss of one of them.
+    With `many` learners one bar stands for the stack that is being trained, with the loss of the last heard of.
     """
 
     def __init__(self, many: bool = False) -> None:
@@ -54,8 +54,6 @@ class Bars:
 
     def __call__(self, step: "Step") -> None:
         if self._many:
-            if step.job:
-                return
             step = replace(step, name="this stack", metric=None)
         key = (step.name, step.job)
         if step.metric is not None:

@@ -52,7 +52,7 @@ def retrain(
             store,
             lm,
             out=out,
-            load=lambda name, kind: how.with_kind(kind).load(name),
+            load=lambda name, kind: how.of_another(kind).load(name),
             tasks=given,
             allow_changed_data=allow_changed_data,
             stack=stack or STACK,

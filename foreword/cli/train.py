@@ -95,6 +95,10 @@ def train(
     checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
     if not resume:  # before any work
         refuse_to_replace(out, overwrite)
+    if not resume and not overwrite and checkpoint.exists():
+        raise ConfigError(
+            f"A stopped run is in {checkpoint}; go on with --resume, or start again with --overwrite, which removes it."
+        )
     task = which.read(data)
     if shots:
         task = task.few_shot(shots, seed)

@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all, even if the process is killed while it writes them.
 
-What is being written has a name of its own (`.NAME.writing`) and takes its place by a rename. A killed process leaves
-at most that, and the next write of the same name clears it away.
+What is being written has a name of its own (`.NAME.writing`) and takes its place by a rename; a folder that is replaced
+waits as `.NAME.old` meanwhile. A killed process leaves at most those, and the next write of that name clears them away.
 """
 
 import os
@@ -52,6 +52,12 @@ def recover_folder(target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         aside.rename(target)
+
+
+def recover_folders(parent: Path) -> None:
+    """`recover_folder` for every folder of that kind in one."""
+    for aside in parent.glob(".*.old"):
+        recover_folder(parent / aside.name.removeprefix(".").removesuffix(".old"))
 
 
 def _swap(staging: Path, target: Path) -> None:

@@ -157,6 +157,27 @@ class Template:
         space = (Literal(" "),) if self.answer else ()
         return Template((*self.turns[:-1], Turn(last.role, (*last.parts[:at], soft, *space, *last.parts[at:]))))
 
+    def for_kind(self, kind: str) -> "Template":
+        """This template for a "masked" or a "causal" model: with a place for the answer, or with nothing after it.
+
+        Raises: ConfigError where words follow the answer, which a causal model cannot have read.
+        """
+        if self.chat:
+            return self
+        (turn,) = self.turns
+        if kind == "masked":
+            return self if self.answer else Template((Turn("", (*turn.parts, Literal(" "), Answer("mask"))),))
+        if self.answer is None:
+            return self
+        at = turn.parts.index(self.answer)
+        after = turn.parts[at + 1 :]
+        if any(not isinstance(p, Literal) or any(c.isalnum() for c in p.text) for p in after):
+            raise ConfigError(
+                f"The template {self.source!r} goes on after its answer, which a causal model has not read; give one "
+                "that ends with it."
+            )
+        return Template((Turn("", (*turn.parts[:at], Answer("answer"))),))
+
     def without_soft(self) -> "Template":
         """This template without its slots; the spaces around a slot become one."""
         return Template(tuple(Turn(t.role, _without_slots(t.parts)) for t in self.turns))

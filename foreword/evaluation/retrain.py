@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foreword.core.artefact import RECORD, Artefact
+from foreword.core.files import recover_folder, recover_folders
 from foreword.core.format import Format
 from foreword.errors import ArtefactError, DataError, ForewordError
 from foreword.evaluation.compare import Stage
@@ -21,7 +22,7 @@ from foreword.methods.predict import score_rows as scores_of
 from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.load import load as load_by_name
-from foreword.tasks.read import read_again
+from foreword.tasks.read import draw_again, read_again
 from foreword.tasks.task import Task
 
 LoadModel = Callable[[str, str], FrozenLM]  # by name and kind
@@ -38,9 +39,11 @@ def find_artefacts(folder: str | Path) -> dict[str, Path]:
     Raises: ArtefactError where there is none.
     """
     place = Path(folder)
+    recover_folder(place)
     if (place / RECORD).is_file():
         return {place.resolve().name: place}
     for parent in (place / ARTEFACTS, place):
+        recover_folders(parent)
         found = {p.name: p for p in sorted(parent.glob("[!.]*")) if (p / RECORD).is_file()}
         if found:
             return found
@@ -63,15 +66,16 @@ def retrain(
 ) -> TaskReport:
     """Make every artefact of `folder` again for `lm`, in `out`, and compare test accuracy before and after.
 
-    Rows come from where the recipe says, or from `tasks` by the artefact's name; rows whose hashes differ from the
-    recorded ones are an error of that artefact, unless `allow_changed_data`. The template and label words are the
-    recorded ones; for a model of the other kind (masked, causal) they are the task's own for that kind. `load` gives
-    the model that an artefact was made for, where its predictions were not kept with it.
+    Rows come from where the recipe says, or from `tasks` by the artefact's name, drawn from as the recipe says; rows
+    whose hashes differ from the recorded ones are an error of that artefact, unless `allow_changed_data`. The template
+    and label words are the recorded ones; for a model of the other kind (masked, causal) they are the task's own for
+    that kind. `load` gives the model that an artefact was made for, where its predictions were not kept with it.
 
     Raises: ArtefactError where there is nothing to make again, or `out` is `folder`.
     """
     found = find_artefacts(folder)
-    if Path(out).resolve() == Path(folder).resolve():
+    new = Path(out).resolve()
+    if new == Path(folder).resolve() or any((new / ARTEFACTS / n).resolve() == p.resolve() for n, p in found.items()):
         raise ArtefactError(f"--out {out} is the store itself; name a new folder, so that the old artefacts stay.")
     made: dict[str, Artefact] = {}
     jobs: dict[str, Job | ForewordError] = {}
@@ -112,6 +116,8 @@ def job_again(
         if not recipe.get("data"):
             raise DataError("its rows were given in memory, so the recipe cannot name them; give them with --tasks.")
         task = read_again(recipe["data"])
+    elif recipe.get("data") and task.hashes() != artefact.hashes:
+        task = draw_again(task, recipe["data"])
     changed = [split for split, now in task.hashes().items() if artefact.hashes.get(split) != now]
     if changed and not allow_changed_data:
         raise DataError(

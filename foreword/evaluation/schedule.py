@@ -154,14 +154,15 @@ def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade) ->
 
         def on_done(index: int, outcome: Outcome, stack: Cells = stack) -> None:
             cell = stack[index]
-            try:
-                if isinstance(outcome, ForewordError):
-                    raise outcome
-                if cell in needed:
+            error = outcome if isinstance(outcome, ForewordError) else None
+            if not isinstance(outcome, ForewordError) and cell in needed:
+                try:
                     on_made(cell, outcome, len(stack))
-            except ArtefactError:
-                raise  # the disk refuses: no run can be kept
-            except ForewordError as error:
+                except ArtefactError:
+                    raise  # the disk refuses: no run can be kept
+                except ForewordError as wrong:
+                    error = wrong
+            if error is not None:
                 name, job = plan.desk.lm.name, cell.job
                 plan.failures.append(Failure(name, job.task.name, job.method, job.seed, str(error), cell.name))
                 plan.tell(1)
@@ -199,8 +200,13 @@ def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]
 
 def _pin(checkpoint: Path, stack: Cells) -> None:
     """Note which runs train together: in floating point a run's last digits depend on its company."""
+    told = {
+        "ids": [cell.id for cell in stack],
+        "names": [cell.name for cell in stack],
+        "method": stack[0].job.method,
+    }
     with writing(checkpoint):
-        write_whole(checkpoint.with_suffix(".json"), json.dumps([cell.id for cell in stack]).encode())
+        write_whole(checkpoint.with_suffix(".json"), json.dumps(told).encode())
 
 
 def _unpin(checkpoint: Path) -> None:
@@ -214,15 +220,22 @@ def _drop_empty(folder: Path) -> None:
 
 
 def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
-    """Stacks of these runs that were begun and not ended."""
+    """Stacks of these runs that were begun and not ended.
+
+    A stack of named runs whose rows or recipe have changed since is not gone on with; what it left is removed.
+    """
     cells = {cell.id: cell for cell in everything}
+    names = {cell.name for cell in everything if cell.name is not None}
     for pin in sorted((plan.desk.store.folder / CHECKPOINTS).glob("[!.]*.json")):
         try:
-            ids = json.loads(pin.read_bytes())
-        except ValueError:
+            told = json.loads(pin.read_bytes())
+        except (ValueError, OSError):
             continue
-        if all(i in cells for i in ids):
-            yield [cells[i] for i in ids]
+        if all(i in cells for i in told["ids"]):
+            yield [cells[i] for i in told["ids"]]
+        elif told["method"] == plan.method.name and names.issuperset(told["names"]):
+            remove_whole(pin.with_suffix(".safetensors"))
+            _unpin(pin.with_suffix(".safetensors"))
 
 
 def _mixes(method: Method) -> bool:

@@ -14,7 +14,7 @@ from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
 from foreword.evaluation.compare import Stage, Tools
-from foreword.evaluation.records import CHECKPOINTS, Record, Store, writing
+from foreword.evaluation.records import Record, Store, writing
 from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval, resample
@@ -24,6 +24,7 @@ from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task
 
 STACK = 64
+LONGEST = 200  # bytes of a name; file systems take 255, and what is being written has a longer one
 TABLE = "tasks.jsonl"
 Verdict = Literal["better", "no difference shown", "worse", "failed"]
 
@@ -97,7 +98,7 @@ def train_tasks(
             )
         except ForewordError as error:
             jobs[name] = error
-    return train_jobs(lm, jobs, out=out, shots=shots, stack=stack, progress=progress, on_stage=on_stage)
+    return train_jobs(lm, jobs, out=out, stack=stack, progress=progress, on_stage=on_stage)
 
 
 def train_jobs(
@@ -105,7 +106,6 @@ def train_jobs(
     jobs: Mapping[str, Job | ForewordError],
     *,
     out: str | Path,
-    shots: int | None = None,
     stack: int = STACK,
     progress: Progress | None = None,
     on_stage: Callable[[Stage], None] | None = None,
@@ -115,9 +115,9 @@ def train_jobs(
     desk = make_desk(lm, store, tools.score, allowed=1, test=True, keep_bytes=None)
     reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
     sound = {name: job for name, job in jobs.items() if isinstance(job, Job) and name not in reasons}
-    learnt = {name: make_cells(desk, [job], shots, name)[0] for name, job in sound.items()}
+    learnt = {name: make_cells(desk, [job], job.task.shots, name)[0] for name, job in sound.items()}
     # Words alone are read once for equal rows, whatever their tasks are called, and kept as a record without artefact.
-    words = {name: make_cells(desk, [_manual(lm, job)], shots)[0] for name, job in sound.items()}
+    words = {name: make_cells(desk, [_manual(lm, job)], job.task.shots)[0] for name, job in sound.items()}
     groups = [("manual", replace(desk, keep_bytes=-1), list({cell.id: cell for cell in words.values()}.values()))]
     for method in dict.fromkeys(job.method for job in sound.values()):
         groups.append((method, desk, [cell for cell in learnt.values() if cell.job.method == method]))
@@ -146,8 +146,6 @@ def train_jobs(
         line = _line(name, store, found["result", words[name].id], found[key])
         lines.append(replace(line, trained=found[key] is not before.get(key)))
     write_table(store, lines)
-    if not reasons:
-        _clear(store.folder / CHECKPOINTS)
     records = {name: found["result", cell.id] for name, cell in learnt.items() if name not in reasons}
     return TaskReport(tuple(lines), records, store)
 
@@ -156,6 +154,10 @@ def _unfit(name: str, job: Job | ForewordError) -> str | None:
     """Why a job cannot be begun."""
     if isinstance(job, ForewordError):
         return str(job)
+    if name.startswith(".") or set(name) & set("/\\\0") or not 0 < len(name.encode()) <= LONGEST:
+        return (
+            f"{name!r} cannot be the name of an artefact's folder; give the task another, of {LONGEST} bytes at most."
+        )
     if not job.task.test:
         return f"Task {name!r} has no test rows to measure on; give it some."
     return None
@@ -196,11 +198,3 @@ def write_table(store: Store, lines: Sequence[TaskLine]) -> None:
     """The table as a file: one JSON line a task."""
     with writing(store.folder / TABLE):
         write_whole(store.folder / TABLE, "".join(json.dumps(as_record(line)) + "\n" for line in lines).encode())
-
-
-def _clear(folder: Path) -> None:
-    """Remove what stacks of other data, or of other options, left when they were killed."""
-    for file in folder.glob("*") if folder.is_dir() else ():
-        file.unlink()
-    if folder.is_dir():
-        folder.rmdir()

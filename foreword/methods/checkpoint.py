@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from foreword.core.files import remove_whole, write_whole
 from foreword.core.shapes import Tensor
-from foreword.errors import ArtefactError
+from foreword.errors import ArtefactError, ModelError
 from foreword.methods.loop import Run
 
 EVERY_STEPS = 25
@@ -73,12 +73,12 @@ class Checkpoint:
             ) from error
         if metadata.get("key") != self.key:
             raise ArtefactError(
-                f"The checkpoint {self.file} is of another job (other data, options, seed or template); "
+                f"The checkpoint {self.file} is of another job (other data, model, options, seed or template); "
                 "use the options of the run that wrote it, or delete it to start again."
             )
         for number, (run, kept) in enumerate(zip(runs, json.loads(metadata["runs"]), strict=True)):
             run.restore(_state_of(number, kept, tensors))
-            run.error = None if kept["error"] is None else ArtefactError(kept["error"])
+            run.error = None if kept["error"] is None else ModelError(kept["error"])
 
     def remove(self) -> None:
         remove_whole(self.file)

@@ -1,5 +1,6 @@
 """Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -98,6 +99,17 @@ def count_scores(value: WordCounts, fields: Sequence[str], rows: Sequence[Row]) 
             weight = (1.0 + torch.tensor([float(c) for c in counts.values()]).log()) * value.idf_V[index]
             out[number] += value.weight_CV[:, index] @ (weight / weight.norm())
     return out
+
+
+def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
+    """The artefact as this model reads it: words made for a masked model may be put to a causal one, and back.
+
+    Raises: ConfigError where the template cannot be.
+    """
+    if not artefact.any_model or isinstance(artefact.value, WordCounts) or artefact.model.get("kind") == lm.kind:
+        return artefact
+    form = dataclasses.replace(artefact.format, template=artefact.format.template.for_kind(lm.kind))
+    return dataclasses.replace(artefact, format=form)
 
 
 def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False) -> str | None:

@@ -164,8 +164,8 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
     if not job.task.train:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
-    lm.require_gradient()
     learner = method.start(lm, job)
+    lm.require_gradient()
     extra = text_start(learner.saved(learner.leaves))
     rows = [
         Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [_label(row) for row in part])
@@ -193,9 +193,11 @@ def _train_group(
             done(indices[position], error)
     if not runs:
         return
-    saver = Checkpoint(file, recipe_hash([jobs[p] for p in started])) if file else None
+    saver = Checkpoint(file, recipe_hash(lm, [jobs[p] for p in started])) if file else None
     if saver and resume:
         saver.restore(runs)
+    elif saver:
+        saver.remove()  # an earlier job's
     relayed = (lambda s: progress(dataclasses.replace(s, job=indices[started[s.job]]))) if progress else None
     try:
         fit(lm, runs, progress=relayed, after_step=saver.every(runs) if saver else None)
@@ -279,10 +281,16 @@ def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:
     return artefact.made_of == wanted and artefact.fingerprint in ({}, dataclasses.asdict(lm.fingerprint()))
 
 
-def recipe_hash(jobs: Sequence[Job]) -> str:
-    """A hash of what the jobs are: resuming something else is refused."""
+def recipe_hash(lm: FrozenLM, jobs: Sequence[Job]) -> str:
+    """A hash of what the jobs are and of the model: resuming something else is refused."""
     text = json.dumps(
-        [[j.name, j.method, dataclasses.asdict(j.config), j.seed, j.format.to_json(), j.task.hashes()] for j in jobs],
+        [
+            dataclasses.asdict(lm.fingerprint()),
+            [
+                made_of(j.method, dataclasses.asdict(j.config), j.seed, j.task.hashes(), j.format.to_json())
+                for j in jobs
+            ],
+        ],
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()

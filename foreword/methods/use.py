@@ -12,7 +12,7 @@ from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.methods.base import Progress
-from foreword.methods.predict import check, score_rows
+from foreword.methods.predict import check, score_rows, suited
 from foreword.methods.train import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
@@ -121,9 +121,10 @@ def open_artefact(
     if artefact.form == "word-counts":
         return Prompted(None, artefact)
     if lm is None or isinstance(lm, str):
-        lm = load(lm or artefact.model["name"], kind=artefact.model["kind"])
+        own = lm is not None and artefact.any_model  # words are read by any model, as whatever kind that one is
+        lm = load(lm or artefact.model["name"], kind=None if own else artefact.model["kind"])
     check(lm, artefact, allow_other_weights=allow_other_weights)
-    return Prompted(lm, artefact)
+    return Prompted(lm, suited(lm, artefact))
 
 
 def train(

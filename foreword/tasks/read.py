@@ -13,7 +13,6 @@ from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
 from foreword.tasks.task import Task
 
 DESCRIPTION = "task.json"
-DESCRIBED = ("text", "label", "options", "labels", "template", "label_words")
 
 
 def read_task(
@@ -71,7 +70,11 @@ def read_again(origin: Mapping[str, Any]) -> Task:
     Raises: DataError where it is not there any more.
     """
     kept = {key: value for key, value in origin.items() if key != "then"}
-    task = read_task(kept.pop("source"), **kept)
+    return draw_again(read_task(kept.pop("source"), **kept), origin)
+
+
+def draw_again(task: Task, origin: Mapping[str, Any]) -> Task:
+    """The task with rows drawn from it as the origin says, whatever place they were read from."""
     for step in origin.get("then", []):
         arguments = {key: value for key, value in step.items() if key != "how"}
         task = task.few_shot(**arguments) if step["how"] == "few_shot" else task.limit(**arguments)
@@ -115,7 +118,44 @@ def _description(place: str) -> dict[str, Any]:
     if not isinstance(said, dict) or said.keys() - set(DESCRIBED):
         unknown = ", ".join(sorted(said.keys() - set(DESCRIBED))) if isinstance(said, dict) else type(said).__name__
         raise DataError(f"{file} has {unknown}; give a JSON object with any of {', '.join(DESCRIBED)}")
+    for key, value in said.items():
+        fits, wanted = DESCRIBED[key]
+        if not fits(value):
+            raise DataError(f"{file}: {key} is {json.dumps(value)}; {wanted}")
     return said
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_template(value: Any) -> bool:
+    messages = isinstance(value, list) and value and all(isinstance(m, dict) for m in value)
+    kinds = isinstance(value, dict) and value and all(_is_template(v) for v in value.values())
+    return _is_text(value) or bool(messages) or bool(kinds)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(w) or _are_texts(w) for w in value.values())
+
+
+def _is_column(value: Any) -> bool:
+    return _is_text(value) or _are_texts(value)
+
+
+COLUMNS = "give the name of a column, or a list of names"
+DESCRIBED = {  # what a description may have, and in which form
+    "text": (_is_column, COLUMNS),
+    "label": (_is_text, "give the name of a column"),
+    "options": (_is_column, COLUMNS),
+    "labels": (_are_texts, "give a list of names"),
+    "template": (_is_template, "give a text, a list of messages, or either by kind of model (masked, causal, chat)"),
+    "label_words": (_are_words, "give a word, or a list of words, by label"),
+}
 
 
 def _tables(place: str, label: str) -> tuple[dict[str, Table], str]:

@@ -27,7 +27,7 @@ class Task:
     `labels` are the label names in order; empty where each row has its own options. `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
-    None where rows were given in memory or changed by hand.
+    None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
     """
 
     name: str
@@ -41,6 +41,7 @@ class Task:
     notes: tuple[str, ...]
     synthetic: bool
     origin: Mapping[str, Any] | None
+    shots: int | None
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Task:
             notes=notes,
             synthetic=False,
             origin=None,
+            shots=None,
         )
 
     def _set(self, **values: Any) -> None:
@@ -108,6 +110,8 @@ class Task:
             raise ConfigError(f"a task has no {sorted(unknown)[0]!r}; it has {', '.join(self.__dataclass_fields__)}")
         if changes.keys() & {"train", "validation", "test"}:
             changes.setdefault("origin", None)
+        if "train" in changes:
+            changes.setdefault("shots", None)
         task = copy.copy(self)
         task._set(**changes)
         return task
@@ -123,7 +127,8 @@ class Task:
         train, development = draw_shots(self.train, self.labels, k, seed, self.name)
         note = f"{k} shots a label and as many for development, both from the training rows, seed {seed}"
         origin = self._drawn("few_shot", k=k, seed=seed)
-        return self.with_(train=train, validation=development, notes=(*self.notes, note), origin=origin)
+        notes = (*self.notes, note)
+        return self.with_(train=train, validation=development, notes=notes, origin=origin, shots=k)
 
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0

@@ -72,6 +72,21 @@ def test_retrain_makes_a_store_for_another_model(foreword, tenants, tmp_path):
     acme = json.loads(changed.out)["tasks"][0]
     assert acme["verdict"] == "failed"
     assert "--allow-changed-data" in acme["reason"]
+    inside = foreword("retrain", out / "artefacts" / "acme", "--model", "foreword-tiny-causal", "--out", out)
+    assert inside.code == 2
+    assert "is the store itself" in inside.error
+
+
+def test_retrain_draws_again_from_rows_that_have_moved(foreword, tenants, tmp_path):
+    (tenants / "dud.jsonl").unlink()
+    out, shots = tmp_path / "store", ["--shots", "3"]
+    assert foreword("train", "prompt-tuning", *TINY, "--tasks", tenants, "--out", out, *FAST, *shots).code == 0
+    moved = tenants.rename(tmp_path / "moved")
+    again = ["retrain", out, "--model", "foreword-tiny-causal"]
+    assert foreword(*again, "--out", tmp_path / "gone").code == 2
+    found = foreword(*again, "--out", tmp_path / "new", "--tasks", moved, "--json")
+    assert found.code == 0, found.err
+    assert {t["train_rows"] for t in json.loads(found.out)["tasks"]} == {6}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +114,24 @@ def test_a_folder_without_tasks_or_with_two_of_a_name_is_refused(foreword, tenan
     assert "both the task 'core'" in foreword(*arguments, tenants).error
 
 
-def test_a_description_with_a_wrong_name_fails_its_task_alone(foreword, tenants, tmp_path):
-    (tenants / "core.task.json").write_text(json.dumps({"labelwords": {}}))
+@pytest.mark.parametrize(
+    ("description", "says"),
+    [
+        ({"labelwords": {}}, "has labelwords"),
+        ({"labels": 3}, "labels is 3"),
+        ({"labels": "xy"}, "give a list of names"),
+        ({"text": 5}, "text is 5"),
+        ({"options": 7}, "options is 7"),
+        ({"template": 3}, "template is 3"),
+        ({"template": ["x"]}, "give a text"),
+        ({"label_words": {"good": 3}}, "by label"),
+        ({"label_words": ["a"]}, "by label"),
+    ],
+)
+def test_a_description_that_is_wrong_fails_its_task_alone(foreword, tenants, tmp_path, description, says):
+    (tenants / "core.task.json").write_text(json.dumps(description))
     found = foreword("train", "manual", *TINY, "--tasks", tenants, "--out", tmp_path / "out")
-    assert "core.task.jsonhaslabelwords" in "".join(found.out.split())
+    assert "".join(says.split()) in "".join(found.out.split())
     assert "2 of 4 tasks failed" in found.error
 
 
@@ -117,6 +146,26 @@ def test_a_hard_prompt_is_measured_on_another_model(foreword, data, tmp_path):
     assert "read by foreword-mini; made for foreword-tiny" in told
     accuracy = [json.loads(found.out)["metrics"]["nll"]["value"] for found in (own, other)]
     assert accuracy[0] != accuracy[1]
+
+
+def test_words_for_a_masked_model_are_read_by_a_causal_one_and_back(foreword, data, tmp_path):
+    masked, causal, words = tmp_path / "masked", tmp_path / "causal", tmp_path / "words"
+    made = ["train", "manual", "--data", data, "--out"]
+    assert foreword(*made, masked, *TINY, "--template", "{text|shorten} It was {mask}.").code == 0
+    template = ["--template", "{text|shorten} It was {answer}"]
+    assert foreword(*made, causal, "--model", "foreword-tiny-causal", *template).code == 0
+    metrics = [
+        json.loads(foreword("evaluate", out, "--data", data, "--model", "foreword-tiny-causal", "--json").out)[
+            "metrics"
+        ]
+        for out in (masked, causal)
+    ]
+    assert metrics[0] == metrics[1], "the same words, put to the same model"
+    assert foreword("evaluate", causal, "--data", data, *TINY).code == 0
+    assert foreword(*made, words, *TINY, "--template", "It was {mask}: {text|shorten}").code == 0
+    found = foreword("evaluate", words, "--data", data, "--model", "foreword-tiny-causal")
+    assert found.code == 2
+    assert "goes on after its answer" in found.error
 
 
 def test_a_store_is_no_artefact_and_its_artefacts_are_named(foreword, artefact):

@@ -149,6 +149,66 @@ def test_a_task_whose_loss_is_no_number_fails_alone(tmp_path, monkeypatch, lm):
     assert "learning_rate" in report.lines[1].reason
 
 
+def test_a_task_that_failed_still_fails_alone_after_a_kill(tmp_path, monkeypatch, lm):
+    import foreword.methods.loop as loop
+
+    own, record = loop.step_gradients, schedule.record_result
+
+    def spoiled(lm, learners, examples, budget):
+        losses, budget = own(lm, learners, examples, budget)
+        return [float("nan") if owner == 1 and len(learners) == 3 else x for owner, x in enumerate(losses)], budget
+
+    def dying(desk, cell, trained, together):
+        if cell.name == "t2":
+            raise Killed
+        return record(desk, cell, trained, together)
+
+    monkeypatch.setattr(loop, "step_gradients", spoiled)
+    monkeypatch.setattr(schedule, "record_result", dying)
+    with pytest.raises(Killed):
+        train_tasks(lm, some_tasks(3), "prompt-tuning", out=tmp_path / "parts", options=OPTIONS)
+    monkeypatch.setattr(schedule, "record_result", record)
+    for out in ("parts", "whole"):
+        report = train_tasks(lm, some_tasks(3), "prompt-tuning", out=tmp_path / out, options=OPTIONS)
+        assert [line.verdict == "failed" for line in report.lines] == [False, True, False]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_what_a_killed_stack_left_goes_when_its_rows_have_changed_and_others_stay(tmp_path, monkeypatch, lm):
+    own = schedule.record_result
+
+    def dying(desk, cell, trained, together):
+        if cell.job.method == "prompt-tuning":
+            raise Killed
+        return own(desk, cell, trained, together)
+
+    monkeypatch.setattr(schedule, "record_result", dying)
+    with pytest.raises(Killed):
+        train_tasks(lm, some_tasks(2), "prompt-tuning", out=tmp_path, options=OPTIONS)
+    monkeypatch.undo()
+    left = tmp_path / "checkpoints"
+    mine = {p.name for p in left.iterdir()}
+    assert len(mine) == 2, "a checkpoint and who is in it"
+    (left / "choice-abc").mkdir()
+    train_tasks(lm, some_tasks(2), "prefix-tuning", out=tmp_path, options=OPTIONS)
+    assert {p.name for p in left.iterdir()} == {*mine, "choice-abc"}, "another method's, and a comparison's"
+    changed = {**some_tasks(2), "t1": planted_task(9, train=24, validation=12, test=20)}
+    train_tasks(lm, changed, "prompt-tuning", out=tmp_path, options=OPTIONS)
+    assert {p.name for p in left.iterdir()} == {"choice-abc"}
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "n" * 201, ""])
+def test_a_name_that_is_no_folder_is_refused(name, lm, tmp_path):
+    (task,) = some_tasks(1).values()
+    report = train_tasks(lm, {name: task, "fine": task}, "manual", out=tmp_path / "store")
+    assert [line.verdict == "failed" for line in report.lines] == [True, False]
+    assert [p.name for p in (tmp_path / "store" / "artefacts").iterdir()] == ["fine"]
+
+
+class Killed(BaseException):
+    """A process that is gone: no handler sees it."""
+
+
 def test_a_damaged_artefact_that_cannot_be_made_again_is_a_failure(tmp_path, monkeypatch, lm):
     tasks = some_tasks(2)
     train_tasks(lm, tasks, "prompt-tuning", out=tmp_path, options=OPTIONS)
@@ -179,10 +239,6 @@ def test_equal_rows_under_two_names_are_two_artefacts(lm, tmp_path):
     assert len(report.records) == 2
     one, two = (pack(Artefact.load(tmp_path / "artefacts" / name)) for name in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
-
-
-class Killed(BaseException):
-    """A process that is gone: no handler sees it."""
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.read import read_task
+from foreword.tasks.read import find_tasks, read_task
 
 ROWS = [{"text": f'line {i}, "quoted"\nand more {{x}}', "label": "no yes".split()[i % 2]} for i in range(100)]
 
@@ -145,3 +145,46 @@ def test_a_hub_data_set_is_read_through_the_library(tmp_path: Path, monkeypatch:
     assert len(task.train) + len(task.validation) == 30
     assert [row.label for row in task.test[:4]] == [0, 1, 0, 1]
     assert task.test[0].where.endswith("test, row 1")
+
+
+def described(path, **said):
+    path.write_text(json.dumps(said))
+
+
+def test_a_description_beside_a_file_or_in_a_folder_says_what_is_not_given(tmp_path):
+    rows = [{"said": f"words {n}", "is": ("yes", "no")[n % 2], "other": "x"} for n in range(40)]
+    write_lines(tmp_path / "a.jsonl", rows)
+    described(tmp_path / "a.task.json", text="said", label="is", template="{said} {mask}", label_words={"yes": "sure"})
+    task = read_task(tmp_path / "a.jsonl")
+    assert task.fields == ("said",)
+    assert task.format("masked").template.source == "{said} {mask}"
+    assert task.format("masked").words[task.labels.index("yes")] == ("sure",)
+    given = read_task(tmp_path / "a.jsonl", text="other", template="{other} so {mask}")
+    assert given.fields == ("other",), "what is given goes before what is described"
+    assert given.format("masked").template.source == "{other} so {mask}"
+    (tmp_path / "b").mkdir()
+    write_lines(tmp_path / "b" / "all.jsonl", rows)
+    described(tmp_path / "b" / "task.json", text="said", label="is", labels=["yes", "no"])
+    assert read_task(tmp_path / "b").labels == ("yes", "no")
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"lable": "x"}'])
+def test_a_description_that_is_none_is_told(tmp_path, said):
+    write_lines(tmp_path / "a.jsonl", [{"text": "x", "label": "y"}])
+    (tmp_path / "a.task.json").write_text(said)
+    with pytest.raises(DataError, match=r"a\.task\.json"):
+        read_task(tmp_path / "a.jsonl")
+
+
+def test_tasks_of_a_folder_are_its_files_and_folders(tmp_path):
+    write_lines(tmp_path / "b.jsonl", [])
+    (tmp_path / "a.csv").write_text("text,label\n")
+    (tmp_path / "c").mkdir()
+    for name in ("b.task.json", "README.md", ".hidden.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    assert {name: path.name for name, path in find_tasks(tmp_path).items()} == {"a": "a.csv", "b": "b.jsonl", "c": "c"}
+    (tmp_path / "c.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="both the task 'c'"):
+        find_tasks(tmp_path)
+    with pytest.raises(DataError, match="not a folder"):
+        find_tasks(tmp_path / "a.csv")

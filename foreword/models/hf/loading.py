@@ -41,6 +41,7 @@ def load(
     trust_remote_code: bool = False,
 ) -> HFLM:
     """Read a checkpoint with transformers and wrap it; see `foreword.models.load.load`."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _told(name):
         config = AutoConfig.from_pretrained(source, **origin)
@@ -51,8 +52,8 @@ def load(
     quantised: dict[str, Any] = {}
     if quantise is not None or getattr(config, "quantization_config", None) is not None:
         quantised = quantising(config, quantise, name)
-        if device is not None and device_map is None:
-            device_map = {"": device}  # what is quantised cannot always be moved later
+        if device_map is None:
+            device_map = {"": place}  # what is quantised cannot always be moved later
     auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
     kept = as_dtype(dtype)
     with _told(name), _quiet():
@@ -70,8 +71,8 @@ def load(
             f"No layer of {name} (family {config.model_type}) can be quantised so: its weights are not in linear "
             "layers; load it without quantise, or choose a model of another family."
         )
-    if device is not None and device_map is None:
-        model = model.to(torch.device(device))
+    if device_map is None:
+        model = model.to(place)
     return _build(model.requires_grad_(False).eval(), tokenizer, kind, name)
 
 

@@ -41,10 +41,6 @@ class Packing:
         spread = packed_XE if not len(self.pad_Z) else cast(Tensor, _Spread.apply(packed_XE, self))
         return spread.unflatten(0, self.token_BS.shape)
 
-    def row_X(self) -> Int[Tensor, "X"]:
-        """The row of each token."""
-        return self.place_X // self.token_BS.shape[1]
-
 
 class _Pack(torch.autograd.Function):
     """`pack` and `spread` are each other's transpose, so each is the other's gradient."""

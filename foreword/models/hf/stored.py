@@ -30,7 +30,7 @@ def hooks_of(module: nn.Module) -> list[Any]:
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes, which may not be where its tensors wait."""
     for hook in hooks_of(module):
-        if hook.execution_device is not None:
+        if getattr(hook, "execution_device", None) is not None:
             return torch.device(hook.execution_device)
     return next(chain(module.parameters(), module.buffers())).device
 
@@ -44,7 +44,7 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     if tensor.device.type != "meta":
         return tensor
     for hook in hooks_of(module):
-        if hook.offload and hook.weights_map is not None:
+        if getattr(hook, "offload", False) and hook.weights_map is not None:
             return hook.weights_map[name]
     raise ModelError(
         f"The weight {name} of a {type(module).__name__} has no values: it is on the meta device and no hook of "

@@ -38,7 +38,8 @@ def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None)
         memo[id(buffer)] = buffer
     for module in model.modules():
         for hook in stored.hooks_of(module):
-            memo[id(hook.weights_map)] = hook.weights_map
+            waiting = getattr(hook, "weights_map", None)
+            memo[id(waiting)] = waiting
     copied = copy.deepcopy(model, memo)
     for mover in MOVERS:
         vars(copied).pop(mover, None)  # bound to the model itself
