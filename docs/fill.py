@@ -16,7 +16,7 @@ README, HELP = ROOT / "README.md", ROOT / "docs" / "help.md"
 # Folders in the order in which a text row passes through them.
 LAYERS = ["core", "models", "tasks", "methods", "interop", "evaluation", "serving", "cli", "data"]
 OTHERS = {
-    "recipes/": "one flat loop to read, then the tables of this page",
+    "recipes/": "one flat loop to read, the tables of this page, the training of the embedded model",
     "benchmarks/": "speed against peers, one JSON line each",
     "tests/": "mirrors foreword/; layers, contract of all methods, documents",
     "docs/": "help.md, and fill.py that fills this page",

@@ -16,7 +16,8 @@ the same order; a cell is void unless both sides' losses agree (the largest rela
 - `buckets`: PEFT is given Foreword's passes of rows of similar length, padded to the longest of each.
 - ratio: PEFT's seconds a step over Foreword's, median over pairs with a 95% bootstrap interval.
 - share: of the machine's measured rate of matrix products, by the operations that torch counts; for Foreword also by
-  the closed form of the fewest operations (`benchmarks/parts/floor.py`).
+  the closed form of the fewest operations (`benchmarks/parts/floor.py`). Torch does not count inside a CPU's fused
+  attention, so a count may lie a little below the closed form.
 - peak: high-water mark of a process that runs one side alone (resident bytes on a CPU), model included.
 """
 
