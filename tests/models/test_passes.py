@@ -71,6 +71,54 @@ def test_a_last_layer_that_answers_one_position_answers_it_the_same(family: str,
         assert gap(ours, [t.flip(1) for t in theirs]) > MOVED
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "opt", "llama", "gemma2", "modernbert"])
+def test_gradients_of_the_weights_are_the_same_where_the_last_layer_answers_one_position(family: str) -> None:
+    lm = frozen(family, torch.float64)
+    one, every, places = one_read(lm, "right")
+    weights = {name: w.detach().clone().requires_grad_() for name, w in lm.named_weights().items()}
+    trained = lm.with_weights(weights)
+    pruned = trained.hidden_at(one)[:, 0]
+    at_BD = trained.hidden_at(every)[torch.arange(6), torch.tensor(places)]
+    share = torch.randn_like(pruned)
+    names = [name for name in weights if "layer" in name or ".h." in name]
+    leaves = [weights[name] for name in names]
+    ours = torch.autograd.grad((pruned * share).sum(), leaves, allow_unused=True)
+    theirs = torch.autograd.grad((at_BD * share).sum(), leaves, allow_unused=True)
+    assert len(leaves) > 15
+    for name, mine, other in zip(names, ours, theirs, strict=True):
+        assert (mine is None) == (other is None), name
+        if mine is not None and other is not None:
+            bound = FP64 if family in LAYERNORM else FP32
+            assert (mine - other).abs().max() <= bound * max(1.0, float(other.abs().max())), name
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "opt"])
+def test_dropout_runs_in_a_last_layer_that_answers_one_position(family: str) -> None:
+    lm = frozen(family, torch.float64)
+    one, _, _ = one_read(lm, "right")
+    noisy = lm.with_weights(dict(lm.named_weights()), dropout=True)
+    first, second = noisy.hidden_at(one), noisy.hidden_at(one)
+    assert not torch.allclose(first, second)
+    torch.manual_seed(3)
+    again = noisy.hidden_at(one)
+    torch.manual_seed(3)
+    assert torch.equal(again, noisy.hidden_at(one))
+    assert torch.equal(lm.hidden_at(one), lm.hidden_at(one)), "the frozen model has none"
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_in_bf16_one_position_is_answered_within_its_rounding(family: str) -> None:
+    exact = frozen(family, torch.float64)
+    lm = frozen(family, torch.bfloat16)
+    one, every, places = one_read(lm, "right")
+    pruned = lm.hidden_at(one)[:, 0].double()
+    at_BD = lm.hidden_at(every)[torch.arange(6), torch.tensor(places)].double()
+    true_BD = exact.hidden_at(dataclasses.replace(one, embed_BSD=one.embed_BSD.double()))[:, 0]
+    error = (at_BD - true_BD).norm()
+    assert (pruned - true_BD).norm() <= 2 * error
+    assert (pruned.roll(1, 0) - true_BD).norm() > 4 * error
+
+
 @pytest.mark.parametrize("family", PREFIXED)
 def test_positions_that_are_not_read_cost_nothing_in_the_last_layer(family: str) -> None:
     """By the FLOP counter: fewer than the library's own layers take, by most of a layer."""
