@@ -76,7 +76,7 @@ def train(
     """
     from foreword.core.files import remove_whole
     from foreword.methods.base import configure
-    from foreword.methods.train import TrainingInterrupted, find_method, make_job, train_many
+    from foreword.methods.train import find_method, make_job
     from foreword.methods.use import Prompted
 
     options = method_options(method, given)
@@ -110,6 +110,14 @@ def train(
         note(f"{out} is finished already; nothing was done")
         return
     refuse_to_replace(out, overwrite)
+    trained = _train_to(out, lm, job, checkpoint, stopped, resume)
+    tell_cuts(Prompted(lm, trained.artefact), task.train)
+    _tell(trained, out, as_json)
+
+
+def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: Path, resume: bool) -> "Trained":
+    """Train one job and save its artefact; what there is at Ctrl-C goes to `stopped`."""
+    from foreword.methods.train import TrainingInterrupted, train_many
 
     def save(_: int, made: "Outcome") -> None:  # before the checkpoint goes: a full disk must not lose the run
         if not isinstance(made, ForewordError):
@@ -123,19 +131,23 @@ def train(
         raise
     if isinstance(outcome, ForewordError):
         raise outcome
-    tell_cuts(Prompted(lm, outcome.artefact), task.train)
     shutil.rmtree(stopped, ignore_errors=True)
+    return outcome
+
+
+def _tell(trained: "Trained", out: Path, as_json: bool) -> None:
+    artefact = trained.artefact
     if as_json:
-        print_json({"artefact": str(out), "seconds": round(outcome.seconds, 3), **summary(outcome.artefact)})
+        print_json({"artefact": str(out), "seconds": round(trained.seconds, 3), **summary(artefact)})
         return
-    validation = outcome.artefact.metrics.get("validation", {})
+    validation = artefact.metrics.get("validation", {})
     pairs(
         [
             ("artefact", str(out)),
             *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
-            ("numbers trained", f"{outcome.artefact.numbers_trained:,}"),
-            ("bytes stored", size(outcome.artefact.bytes_stored)),
-            ("trained in", seconds(outcome.seconds)),
+            ("numbers trained", f"{artefact.numbers_trained:,}"),
+            ("bytes stored", size(artefact.bytes_stored)),
+            ("trained in", seconds(trained.seconds)),
         ]
     )
 
