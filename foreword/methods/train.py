@@ -277,8 +277,12 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
 
 def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:
     """Whether the artefact is what this job makes over this model: the same recipe, rows and weights."""
-    wanted = made_of(job.method, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
-    return artefact.made_of == wanted and artefact.fingerprint in ({}, dataclasses.asdict(lm.fingerprint()))
+    return artefact.made_of == _made_of(job) and artefact.fingerprint in ({}, dataclasses.asdict(lm.fingerprint()))
+
+
+def _made_of(job: Job) -> str:
+    """What `Artefact.made_of` says of the job's artefact."""
+    return made_of(job.method, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
 
 
 def recipe_hash(lm: FrozenLM, jobs: Sequence[Job]) -> str:
@@ -286,10 +290,7 @@ def recipe_hash(lm: FrozenLM, jobs: Sequence[Job]) -> str:
     text = json.dumps(
         [
             dataclasses.asdict(lm.fingerprint()),
-            [
-                made_of(j.method, dataclasses.asdict(j.config), j.seed, j.task.hashes(), j.format.to_json())
-                for j in jobs
-            ],
+            [_made_of(job) for job in jobs],
         ],
         sort_keys=True,
     )

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks import train
 from benchmarks.parts import measure, report, shapes, sides
 from benchmarks.parts.floor import floor
 from benchmarks.parts.measure import CELLS, Cell, Setting
 from foreword.methods.loop import Run, batch_rows, fit
+from tests.largest import Largest
 
 # PEFT asks transformers for a property that it renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -115,19 +114,6 @@ def test_a_step_takes_no_more_operations_than_the_closed_form_and_two_percent(fa
     assert len({len(e.ids_S) for e in chosen}) == 1
     assert 0.98 * least < flops["ours"] <= 1.02 * least
     assert flops["theirs"] > 1.5 * least  # the control
-
-
-class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes, forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.size = max([self.size, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
-        return out
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])

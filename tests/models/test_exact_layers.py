@@ -8,13 +8,12 @@ import dataclasses
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from foreword.core.inject import PrefixBatch, inject_prefix
 from foreword.core.prompts import PrefixPrompt, stack
 from foreword.models.base import Inputs
 from foreword.models.hf.lm import HFLM
+from tests.largest import Largest
 from tests.models.zoo import CAUSAL, CONFIGS, ENCODERS, VOCAB, batch, build, frozen, gap, logits, read, sentences
 
 FP32, FP64, MOVED = 1e-5, 1e-10, 1e-3
@@ -153,28 +152,15 @@ def test_gradients_of_a_soft_prompt_are_those_of_the_words(family: str) -> None:
     assert float(ours_BSD.grad[1].abs().max()) == 0.0
 
 
-class _Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.size = max([self.size, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
-        return out
-
-
 @pytest.mark.parametrize("family", CONFIGS)
 def test_no_tensor_holds_every_position_s_vocabulary(family: str) -> None:
     lm = frozen(family)
     inputs, _ = batch(lm, sentences(24, seed=26, shortest=14))
     one = dataclasses.replace(inputs, read_BR=inputs.read_BR[:, -1:])
     whole = 24 * 14 * VOCAB
-    with _Largest() as largest:
+    with Largest() as largest:
         lm.piece_logits(lm.hidden_at(one)[:, 0], torch.tensor([4, 5]))
     assert largest.size < whole
-    with _Largest() as largest:
+    with Largest() as largest:
         lm.log_normaliser(lm.hidden_at(inputs).flatten(0, 1))
     assert largest.size >= whole  # the control: reading every position does hold it
