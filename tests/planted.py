@@ -1,6 +1,7 @@
 """Tasks whose rule is drawn when the test runs, so that nothing can have been fitted to it beforehand."""
 
 import random
+from collections.abc import Callable
 
 from foreword.tasks.task import Task
 
@@ -31,3 +32,15 @@ def planted_task(seed: int, *, train: int = 160, validation: int = 64, test: int
         train=rows(train), validation=rows(validation), test=rows(test), name=f"planted-{seed}",
         template={"masked": "{text|shorten} : {mask} .", "causal": "{text|shorten} : {answer}"},
     )  # fmt: skip
+
+
+def two_of_three(reached: Callable[[int], float], lowest: float) -> list[tuple[int, float]]:
+    """What is reached on rules drawn now, one seed after the other, until two are at least `lowest` or two are not.
+
+    One rule in some thirty is hard to learn in the few steps of a test; two of three are not hard by chance.
+    """
+    seen: list[tuple[int, float]] = []
+    while max(good := sum(value >= lowest for _, value in seen), len(seen) - good) < 2:
+        seed = random.SystemRandom().randrange(10**6)
+        seen.append((seed, reached(seed)))
+    return seen

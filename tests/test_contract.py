@@ -19,7 +19,8 @@ from foreword.methods.predict import score_rows
 from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
-from tests.planted import planted_task
+from foreword.tasks.task import Task
+from tests.planted import planted_task, two_of_three
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
 LEARNERS = [name for name in METHODS if name != "manual"]
@@ -27,7 +28,7 @@ KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "learning_rate": 1e-2}
 QUICK = {
     "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},
-    "p-tuning": {"steps": 30, "learning_rate": 1e-3},
+    "p-tuning": {"steps": 40, "learning_rate": 1e-3},
     "prefix-tuning": {"steps": 60, "learning_rate": 1e-2},
     "lora": {"steps": 40, "learning_rate": 5e-3},
     "fine-tuning": {"steps": 40, "learning_rate": 3e-4},
@@ -106,20 +107,27 @@ def test_alone_equals_in_a_mixed_batch(name, lm, clip):
     assert not torch.allclose(first, second, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_a_rule_drawn_now_is_learnt_and_shuffled_labels_are_not(name):
+def reached(name: str, task: Task, seed: int) -> float:
+    """Test accuracy of a method with its quick options."""
     lm = load("foreword-mini")
+    options = {"eval_every": 20, **QUICK[name]} if name in QUICK else {}
+    artefact = train(lm, task, name, seed=seed, **options).artefact
+    score = scores(lm, artefact, task.test).double().numpy()
+    return accuracy(score, np.array([row.label for row in task.test]))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_rules_drawn_now_are_learnt(name):
+    seen = two_of_three(lambda seed: reached(name, planted_task(seed), seed), 0.8)
+    assert sum(value >= 0.8 for _, value in seen) == 2, seen
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_shuffled_labels_teach_nothing(name):
+    """Over all thirty nouns: what is learnt by chance of each is right in half of them, give or take a tenth."""
     seed = random.SystemRandom().randrange(10**6)
-    task = planted_task(seed)
-    reached = {}
-    for kind, part in (("true", task), ("shuffled", task.relabel_shuffled(seed))):
-        artefact = train(lm, part, name, seed=seed, eval_every=20, **QUICK[name]).artefact if name in QUICK else (
-            train(lm, part, name, seed=seed).artefact
-        )  # fmt: skip
-        score = scores(lm, artefact, task.test).double().numpy()
-        reached[kind] = accuracy(score, np.array([row.label for row in task.test]))
-    assert reached["true"] >= 0.8, (seed, reached)
-    assert reached["shuffled"] <= 0.7, (seed, reached)
+    value = reached(name, planted_task(seed, words=15).relabel_shuffled(seed), seed)
+    assert value <= 0.7, (seed, value)
 
 
 @pytest.mark.parametrize("name", GRADIENT)
