@@ -24,9 +24,9 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     Raises: ArtefactError, ModelError.
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.predict import check, suited
     from foreword.methods.train import find_method
     from foreword.methods.use import Prompted
+    from foreword.models.fits import check, suited
 
     artefact = Artefact.load(folder)
     if not find_method(artefact.method).uses_lm:

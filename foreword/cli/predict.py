@@ -58,7 +58,7 @@ def predict(
 
 
 def _row(opened: "Prompted", text: str, where: str) -> "Row":
-    from foreword.methods.use import row_of
+    from foreword.tasks.given import row_of
 
     artefact = opened.artefact
     if len(artefact.fields) == 1 and artefact.format.labels:

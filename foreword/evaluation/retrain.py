@@ -17,10 +17,10 @@ from foreword.evaluation.run import score_rows
 from foreword.evaluation.statistics import Resampled, difference, interval, resample
 from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, write_table
 from foreword.methods.base import Job, Progress
-from foreword.methods.predict import check
 from foreword.methods.predict import score_rows as scores_of
 from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM
+from foreword.models.fits import check
 from foreword.models.load import load as load_by_name
 from foreword.tasks.read import draw_again, read_again
 from foreword.tasks.task import Task

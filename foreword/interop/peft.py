@@ -20,9 +20,9 @@ from foreword.core.template import Soft, Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.interop.adapter import Adapter
 from foreword.interop.card import card
-from foreword.methods.predict import check
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
+from foreword.models.fits import check
 from foreword.models.row import Gap
 from foreword.tasks.formats import build_format
 

@@ -1,20 +1,18 @@
 """Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 
-from foreword.core.artefact import Artefact, check_fits
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
-from foreword.errors import ArtefactError, ModelError
+from foreword.errors import ModelError
 from foreword.methods.stack import batches_of, stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded, Encoder, collate, prepare
@@ -99,31 +97,3 @@ def count_scores(value: WordCounts, fields: Sequence[str], rows: Sequence[Row]) 
             weight = (1.0 + torch.tensor([float(c) for c in counts.values()]).log()) * value.idf_V[index]
             out[number] += value.weight_CV[:, index] @ (weight / weight.norm())
     return out
-
-
-def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
-    """The artefact as this model reads it: words made for a masked model may be put to a causal one, and back.
-
-    Raises: ConfigError where the template cannot be.
-    """
-    if not artefact.any_model or isinstance(artefact.value, WordCounts) or artefact.model.get("kind") == lm.kind:
-        return artefact
-    form = dataclasses.replace(artefact.format, template=artefact.format.template.for_kind(lm.kind))
-    return dataclasses.replace(artefact, format=form)
-
-
-def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False) -> str | None:
-    """Whether this artefact may be used with this model; a warning line or None.
-
-    Raises: ArtefactError that says what does not fit.
-    """
-    if artefact.any_model:
-        return None
-    made = artefact.model.get("kind")
-    if made != lm.kind:
-        raise ArtefactError(
-            f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with "
-            f"--kind {made}."
-        )
-    given: dict[str, Any] = vars(lm.fingerprint())
-    return check_fits(artefact, given, lm.name, allow_other_weights=allow_other_weights)

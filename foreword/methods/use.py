@@ -1,6 +1,6 @@
 """An artefact with its model at hand: predict, measure, save. What a notebook holds after training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -12,15 +12,15 @@ from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.methods.base import Progress
-from foreword.methods.predict import check, score_rows, suited
+from foreword.methods.predict import score_rows
 from foreword.methods.train import train as train_artefact
 from foreword.models.base import FrozenLM
+from foreword.models.fits import check, suited
 from foreword.models.load import load
+from foreword.tasks.given import Given, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-
-Given = str | Sequence[str] | Mapping[str, Any]
 
 
 @final
@@ -87,27 +87,6 @@ class Prompted:
     def save(self, folder: str | Path) -> Path:
         """Write the artefact's folder."""
         return self.artefact.save(folder)
-
-
-def row_of(artefact: Artefact, given: Given, where: str) -> Row:
-    """A row without a label from what a person gave.
-
-    Raises: DataError that says what is missing.
-    """
-    fields, closed = artefact.fields, bool(artefact.format.labels)
-    names = [*fields, *([] if closed else ["options"])]
-    if isinstance(given, str):
-        given = {fields[0]: given} if len(names) == 1 else {}
-    elif not isinstance(given, Mapping):
-        given = dict(zip(fields, given, strict=False))
-    missing = [name for name in names if name not in given]
-    if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; give all of {', '.join(names)} by name.")
-    empty = [name for name in fields if not str(given[name]).strip()]
-    if len(empty) == len(fields):
-        raise DataError(f"{where} is empty; give a text.")
-    options = () if closed else tuple(map(str, given["options"]))
-    return Row({name: str(given[name]) for name in fields}, None, options, where)
 
 
 def open_artefact(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from foreword.core.cache import CachedRows, RowCache
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
@@ -97,15 +98,31 @@ class FrozenLM(ABC):
         """The embedding module's own output (Gemma scales inside it)."""
 
     @abstractmethod
-    def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
+    def hidden_at(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
+    ) -> Float[Tensor, "B R D"]:
         """Hidden states at the positions read, after the output head's transform.
 
-        Times the output rows, plus bias, they are logits (`piece_logits`).
+        Times the output rows, plus bias, they are logits (`piece_logits`). `cached` rows of a causal model go on after
+        what their cache has (a prefix among it), to which theirs is added; no gradient flows.
         """
+
+    @abstractmethod
+    def cache(self, rows: int) -> RowCache:
+        """An empty cache for so many rows. Raises: ModelError as `require_prefix` says."""
+
+    @property
+    @abstractmethod
+    def stops(self) -> frozenset[int]:
+        """The ids after which a text has ended."""
 
     @abstractmethod
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
         """fp32 (fp64 for an fp64 model) logits of these vocabulary rows only, biases and soft caps included."""
+
+    @abstractmethod
+    def vocabulary_logits(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X V"]:
+        """fp32 (fp64) logits of the whole vocabulary, multiplied in the model's own dtype; for decoding."""
 
     @abstractmethod
     def log_normaliser(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X"]:

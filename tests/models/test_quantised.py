@@ -27,9 +27,10 @@ from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.methods import METHODS
 from foreword.methods.loop import Rows, Run, fit
-from foreword.methods.predict import check, encode_rows
+from foreword.methods.predict import encode_rows
 from foreword.methods.train import make_job, train
 from foreword.models.base import FrozenLM
+from foreword.models.fits import check
 from foreword.models.hf import stored
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer

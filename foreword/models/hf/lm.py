@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from foreword.core.cache import CachedRows, RowCache
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Int, Tensor
@@ -86,15 +87,22 @@ class HFLM(FrozenLM):
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         return self._embedding(ids_BS.to(self.device))
 
-    def _placed(self, inputs: Inputs, prefix: PrefixBatch | None) -> seam.Rows:
-        """The rows with their positions after the prefix. Raises: ModelError where they do not fit the context."""
+    def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> seam.Rows:
+        """The rows with their positions after the prefix, or after what the cache has of them.
+
+        Raises: ModelError where they do not fit the context.
+        """
         if prefix is not None:
             self.require_prefix()
-        position_BS = inputs.position_BS if prefix is None else inputs.position_BS + prefix.start_B[:, None]
+        position_BS = inputs.position_BS
+        if prefix is not None:
+            position_BS = position_BS + prefix.start_B.to(position_BS.device)[:, None]
         padded = not bool(inputs.attend_BS.all())
         if padded:
             position_BS = position_BS.masked_fill(~inputs.attend_BS, 0)
-        ahead = 0 if prefix is None else max(prefix.real_BP.shape[1], int(prefix.start_B.max()))
+        ahead = 0 if prefix is None else int(prefix.start_B.max())
+        if isinstance(prefix, PrefixBatch):
+            ahead = max(prefix.real_BP.shape[1], ahead)
         longest = inputs.attend_BS.shape[1] + ahead
         if longest > self.dims.context:
             self._check_context(position_BS)
@@ -131,24 +139,41 @@ class HFLM(FrozenLM):
                 f"{self.dims.context}: shorten the text or the prompt."
             )
 
-    def hidden_at(self, inputs: Inputs, prefix: PrefixBatch | None = None) -> Float[Tensor, "B R D"]:
-        if prefix is not None:
+    def hidden_at(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
+    ) -> Float[Tensor, "B R D"]:
+        if prefix is not None or cached is not None:
             self.require_prefix()
-        return self._family.transform(self._model, self._read(inputs, prefix)).to(self.device)
+        return self._family.transform(self._model, self._read(inputs, prefix, cached)).to(self.device)
 
-    def _read(self, inputs: Inputs, prefix: PrefixBatch | None) -> Float[Tensor, "B R D"]:
+    def cache(self, rows: int) -> RowCache:
+        self.require_prefix()
+        return RowCache(self.dims.layers, rows)
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        for source in (getattr(self._model, "generation_config", None), self._model.config, self.tokenizer):
+            given = getattr(source, "eos_token_id", None)  # the library's own order: the first that says so
+            if given is not None:
+                return frozenset(given if isinstance(given, list) else [given])
+        return frozenset()
+
+    def _read(
+        self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
+    ) -> Float[Tensor, "B R D"]:
         """The base model's hidden states at the positions read; few of them are all that its last layer answers."""
         read_BR = inputs.read_BR
         if not self._seamed:
             hidden_BSD = self._padded(inputs)
             at = read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
             return hidden_BSD.gather(1, at.to(hidden_BSD.device))
-        rows = self._placed(inputs, prefix)
+        assert prefix is None or cached is None, "a cache holds the prefix of its rows"
+        rows = self._placed(inputs, prefix if cached is None else cached)
         read_Y = rows.packing.token_BS.gather(1, read_BR).flatten()
         few = self._reader is not None and FEW * len(read_Y) <= len(rows.packing.place_X)
         if few:
             rows = replace(rows, read_BR=read_BR, read_Y=read_Y)
-        told = seam.Seam(self._layer_of, prefix, rows, self._backend)
+        told = seam.Seam(self._layer_of, prefix, cached, rows, self._backend)
         hidden_XD = self._packed(self._reader if few and self._reader is not None else self._base, inputs, told)
         read_YD = hidden_XD[: len(read_Y)] if rows.pruned else hidden_XD[read_Y.to(hidden_XD.device)]
         return read_YD.unflatten(0, read_BR.shape)
@@ -164,6 +189,13 @@ class HFLM(FrozenLM):
         ids_U = ids_U.to(weight_VD.device)
         bias_U = None if bias_V is None else bias_V[ids_U.to(bias_V.device)].to(self.device)
         return self._logits(hidden_XD, weight_VD[ids_U].to(self.device), bias_U)
+
+    def vocabulary_logits(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X V"]:
+        weight_VD, bias_V = families.output_of(self._model)
+        hidden_XD = hidden_XD.to(weight_VD.device, weight_VD.dtype)
+        logits_XV = nn.functional.linear(hidden_XD, weight_VD, None if bias_V is None else bias_V.to(weight_VD.device))
+        logits_XV = logits_XV.to(self.device, torch.promote_types(self.dtype, torch.float32))
+        return families.cap(logits_XV, families.softcap_of(self._model))
 
     def _logits(self, hidden_XD: Tensor, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
         dtype = torch.promote_types(self.dtype, torch.float32)
@@ -193,7 +225,7 @@ class HFLM(FrozenLM):
             return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
         if self._seamed:
             rows = self._placed(inputs, None)
-            hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, rows, self._backend))
+            hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
             hidden_BSD = rows.packing.spread(hidden_XD.to(self.device))
         else:
             hidden_BSD = self._padded(inputs).to(self.device)
@@ -217,7 +249,7 @@ class HFLM(FrozenLM):
         self.require_prefix()
         rows = self._placed(inputs, None)
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-        told = seam.Seam(self._layer_of, None, rows, self._backend, seen, enough=self.dims.layers)
+        told = seam.Seam(self._layer_of, None, None, rows, self._backend, seen, enough=self.dims.layers)
         with suppress(seam.Enough):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
@@ -318,7 +350,7 @@ class HFLM(FrozenLM):
         if prefix is not None:
             self.require_prefix()
         options = {"pad_token_id": self.tokenizer.pad_token_id, **options}
-        told = seam.Seam(self._layer_of, prefix, None, self._backend)
+        told = seam.Seam(self._layer_of, prefix, backend=self._backend)
         return generation.generate(self._model, told, inputs, self._offset, options)
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":

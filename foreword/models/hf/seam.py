@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.models.hf.packing import Packing
@@ -53,11 +54,12 @@ class Seam:
     `layer_of` maps the id of an attention module to its layer. `rows` is None while generating: the library's own mask
     then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted,
     and the pass ends with `Enough` after so many. `given` are the keys and values of all tokens, where the model's own
-    are of those read alone.
+    are of those read alone. `cached` rows stand in a cache instead, with all that was before them, prefix included.
     """
 
     layer_of: Mapping[int, int]
     prefix: PrefixBatch | None = None
+    cached: CachedRows | None = None
     rows: Rows | None = None
     backend: Backend | None = None
     seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
@@ -107,6 +109,8 @@ def attend(
         rows = replace(rows, packing=rows.packing.on(key.device))
         key, value = _spread(key, rows.packing), _spread(value, rows.packing)
         query = _spread(query, rows.packing) if seam.given is None else _by_row(query, rows.position_BS.shape[0])
+    if seam.cached is not None:
+        key, value = seam.cached.joined(seam.layer_of[id(module)], key, value)
     if seam.prefix is not None:
         layer = seam.layer_of[id(module)]
         # The layers of one model may stand on several devices.
@@ -191,7 +195,10 @@ def layer_mask(
         window = None
     at = (causal, window, dtype, fused)
     if at not in seam.masks:
-        seen = visible(rows, seam.prefix, causal, window)
+        if seam.cached is not None:
+            seen = _visible_cached(rows, seam.cached, window)
+        else:
+            seen = visible(rows, seam.prefix, causal, window)
         if seen is None and causal and not fused:
             seen = _below(rows.position_BS.shape[1], rows.position_BS.device)[None, None]
         seam.masks[at] = None if seen is None else additive(seen, dtype)
@@ -243,6 +250,13 @@ def _visible_prefix(rows: Rows, prefix: PrefixBatch, causal: bool, window: int |
     column_P = torch.arange(prefix.real_BP.shape[1], device=prefix.real_BP.device)
     apart_BSP = rows.position_BS[:, :, None] - column_P
     return seen & ((apart_BSP if causal else apart_BSP.abs()) < window)[:, None]
+
+
+def _visible_cached(rows: Rows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
+    """Columns of a cache are positions: each row's own up to where it stands, or the last window of them."""
+    apart_BSX = rows.position_BS[:, :, None] - torch.arange(cached.columns, device=rows.position_BS.device)
+    seen_BSX = apart_BSX >= 0
+    return (seen_BSX if window is None else seen_BSX & (apart_BSX < window))[:, None]
 
 
 def library_mask(

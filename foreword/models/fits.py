@@ -1,0 +1,35 @@
+"""Whether an artefact may be used with a model, and how this model reads it."""
+
+import dataclasses
+
+from foreword.core.artefact import Artefact, check_fits
+from foreword.core.learnt import WordCounts
+from foreword.errors import ArtefactError
+from foreword.models.base import FrozenLM
+
+
+def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
+    """The artefact as this model reads it: words made for a masked model may be put to a causal one, and back.
+
+    Raises: ConfigError where the template cannot be.
+    """
+    if not artefact.any_model or isinstance(artefact.value, WordCounts) or artefact.model.get("kind") == lm.kind:
+        return artefact
+    form = dataclasses.replace(artefact.format, template=artefact.format.template.for_kind(lm.kind))
+    return dataclasses.replace(artefact, format=form)
+
+
+def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False) -> str | None:
+    """Whether this artefact may be used with this model; a warning line or None.
+
+    Raises: ArtefactError that says what does not fit.
+    """
+    if artefact.any_model:
+        return None
+    made = artefact.model.get("kind")
+    if made != lm.kind:
+        raise ArtefactError(
+            f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with "
+            f"--kind {made}."
+        )
+    return check_fits(artefact, vars(lm.fingerprint()), lm.name, allow_other_weights=allow_other_weights)
