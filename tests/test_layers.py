@@ -22,6 +22,12 @@ HOMES = {
     "datasets": ("tasks/",),
     "pandas": ("tasks/",),
     "pyarrow": ("tasks/",),
+    "fastapi": ("serving/app/", "cli/serve.py"),
+    "starlette": ("serving/app/",),
+    "pydantic": ("serving/app/",),
+    "prometheus_client": ("serving/app/",),
+    "uvicorn": ("serving/run.py", "cli/serve.py"),
+    "ray": ("serving/replicas.py",),
 }
 CORE = {"torch", "jaxtyping", "safetensors", "foreword"}
 HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "torchao", "sklearn", "datasets", "pandas", "torch"]
@@ -68,6 +74,7 @@ def test_imports_go_one_way():
         ("core/x.py", "from foreword.models import base"),
         ("tasks/x.py", "def f():\n    import foreword.methods.base"),
         ("serving/x.py", "from foreword.methods.base import Method"),
+        ("serving/engine.py", "import fastapi"),
         ("methods/x.py", "import transformers"),
         ("methods/x.py", "def f():\n    from transformers import pipeline"),
         ("core/x.py", "import numpy"),

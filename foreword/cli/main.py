@@ -15,9 +15,11 @@ from foreword.cli.demo import demo
 from foreword.cli.evaluate import evaluate
 from foreword.cli.export import export
 from foreword.cli.import_ import import_
+from foreword.cli.keys import keys
 from foreword.cli.lists import methods, models, tasks
 from foreword.cli.predict import predict
 from foreword.cli.retrain import retrain
+from foreword.cli.serve import serve
 from foreword.cli.show import show
 from foreword.cli.train import train
 from foreword.errors import ForewordError
@@ -47,7 +49,9 @@ def cli() -> None:
     """
 
 
-for command in (demo, compare, train, retrain, evaluate, predict, show, export, import_, methods, models, tasks):
+for command in (
+    demo, compare, train, retrain, evaluate, predict, serve, keys, show, export, import_, methods, models, tasks,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -124,9 +124,18 @@ class Artefact:
                 f"{hint or 'Give the folder that `foreword train --out` wrote.'}"
             )
         try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            data = (path / TENSORS).read_bytes()
-        except (OSError, ValueError) as error:
+            contents = {name: (path / name).read_bytes() for name in (RECORD, TENSORS)}
+        except OSError as error:
+            raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
+        return Artefact.read(contents, str(path))
+
+    @staticmethod
+    def read(contents: Mapping[str, bytes], path: str) -> "Artefact":
+        """The same from the bytes of its files; `path` is where they are from, for errors."""
+        data = contents[TENSORS]
+        try:
+            record = json.loads(contents[RECORD].decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             given = record.get("schema") if isinstance(record, dict) else type(record).__name__

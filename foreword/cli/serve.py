@@ -1,0 +1,107 @@
+"""`foreword serve`: thousands of prompts over one model, by HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foreword.cli.choices import ModelChoice, model_options
+from foreword.cli.console import note, size
+from foreword.cli.opened import model_override
+from foreword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreword.serving.store import PromptStore
+
+
+def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
+    """512MB, 2GB, or a number of bytes."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    number = given.strip().upper().rstrip("BKMG")
+    unit = given.strip().upper()[len(number) :].strip()
+    if unit not in units or not number.strip().replace(".", "", 1).isdigit():
+        raise click.BadParameter(f"{given!r} is not a size; write 512MB or 2GB.")
+    return int(float(number) * units[unit])
+
+
+@click.command(short_help="Serve learnt prompts over one model, by HTTP.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Others than this machine need keys.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option("--create", is_flag=True, help="Begin with an empty store where DIR has none.")
+@click.option("--memory", default="1GB", show_default=True, callback=_bytes, help="For prompts in memory.")
+@click.option("--compiled", default="1GB", show_default=True, callback=_bytes, help="For compiled prompts.")
+@click.option("--cache", default="2GB", show_default=True, callback=_bytes, help="For texts being continued.")
+@click.option("--rows", default=32, show_default=True, type=click.IntRange(min=1), help="Texts continued at once.")
+@click.option("--waiting", default=4096, show_default=True, type=click.IntRange(min=1), help="Rows that may wait.")
+@click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="New pieces a text.")
+@click.option("--max-text", default=100_000, show_default=True, type=click.IntRange(min=1), help="Characters.")
+@click.option("--max-body", default="1MB", show_default=True, callback=_bytes, help="Of one request.")
+@click.option("--max-upload", default="64MB", show_default=True, callback=_bytes, help="Of one prompt.")
+@click.option("--max-prompts", default=100_000, show_default=True, type=click.IntRange(min=1), help="In the store.")
+@click.option("--max-requests", default=512, show_default=True, type=click.IntRange(min=1), help="Under way at once.")
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=0.1), help="For one answer.")
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(min=1), help="Processes, by Ray Serve.")
+@click.option("--allow-other-weights", is_flag=True, help="Use prompts that were learnt with other weights.")
+@model_override
+@model_options
+def serve(
+    folder: Path, host: str, port: int, create: bool, memory: int, compiled: int, cache: int, rows: int, waiting: int,
+    max_tokens: int, max_text: int, max_body: int, max_upload: int, max_prompts: int, max_requests: int,
+    seconds: float, replicas: int, allow_other_weights: bool, model: str | None, how: ModelChoice,
+) -> None:  # fmt: skip
+    """Serve the prompts of DIR over one model: the folder that `train --tasks`, `compare` or `train --out` wrote.
+
+    The page is at /, OpenAI's routes at /v1/completions, /v1/chat/completions and /v1/models, labels at /v1/classify,
+    and prompts come and go at /v1/prompts. Without keys (`foreword keys`) only this machine's programs are answered.
+
+    \b
+    foreword serve store/
+    curl http://127.0.0.1:8000/v1/classify -H 'Content-Type: application/json' \\
+      -d '{"model": "acme", "input": "a text"}'
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise ConfigError("Serving needs more libraries: pip install 'foreword[serve]'.") from None
+    from foreword.serving.app import Limits, Server
+    from foreword.serving.engine import Engine, Room
+    from foreword.serving.keys import KeyRing
+    from foreword.serving.run import require_loopback, run
+    from foreword.serving.store import PromptStore
+
+    store, keys = PromptStore.open(folder, create=create), KeyRing.open(folder)
+    if store.skipped:
+        shown = ", ".join(store.skipped[:5]) + (" and more" if len(store.skipped) > 5 else "")
+        note(f"not served, since no prompts or not to be named so: {shown}")
+    limits = Limits(max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds)
+    room = Room(memory, compiled, cache, rows, waiting)
+    name, chosen = _model(store, model, how)
+    if replicas > 1:
+        from foreword.serving.replicas import serve_replicas
+
+        serve_replicas(folder, name, chosen, replicas, host, port, room, limits, allow_other_weights, note)
+        return
+    lm = chosen.load(name)
+    engine = Engine(lm, room, allow_other_weights=allow_other_weights, warn=note)
+    server = Server(engine, store, keys, limits)
+    try:
+        require_loopback(host, server)
+        have = f"{len(store.names()):,} prompts over {lm.name}, {size(memory)} in memory, {size(compiled)} compiled"
+        run(server, host, port, ready=lambda address: note(f"{address} serves {have}"))
+    finally:
+        engine.close(finish=False)
+
+
+def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[str, ModelChoice]:
+    """The model to load: the one given, or the one that the first prompt was made for."""
+    from foreword.core.artefact import Artefact
+
+    if model is not None:
+        return model, how
+    names = store.names()
+    if not names:
+        raise ConfigError("The store is empty, so nothing says which model to load; give --model.")
+    artefact = Artefact.load(store.resolve(names[0]).folder)
+    return artefact.model["name"], how.with_kind(artefact.model["kind"])

@@ -1,0 +1,61 @@
+"""Prometheus metrics: counts, times and sizes; neither names of prompts nor texts."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from foreword.serving.work import Works
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+GAUGES = {
+    "waiting": "Rows that wait for the model",
+    "generating": "Texts that are being continued",
+    "prompts_in_memory": "Prompts in memory",
+    "prompts_compiled": "Prompts compiled to keys and values",
+    "bytes_in_memory": "Bytes of prompts in memory",
+    "bytes_compiled": "Bytes of compiled prompts",
+}
+COUNTERS = {
+    "loads": "Prompts read from disk",
+    "evictions": "Prompts that gave their place to others",
+    "batches": "Passes through the model",
+    "rows_classified": "Rows labelled",
+    "pieces_generated": "Pieces of text generated",
+}
+
+
+class Metrics:
+    """A registry of this server's own."""
+
+    def __init__(self, engine: Works):
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "foreword_requests", "Requests answered", ("route", "method", "status"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "foreword_request_seconds", "Seconds to the end of an answer", ("route",), buckets=SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.first = Histogram(
+            "foreword_first_text_seconds", "Seconds to the first text of a stream", buckets=SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.registry.register(_OfEngine(engine))  # type: ignore[arg-type]  # a collector is what has `collect`
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class _OfEngine:
+    """What the engine holds, read when the page is."""
+
+    def __init__(self, engine: Works):
+        self.engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        load = vars(self.engine.load())
+        for name, help in GAUGES.items():
+            yield GaugeMetricFamily(f"foreword_{name}", help, value=load[name])
+        for name, help in COUNTERS.items():
+            yield CounterMetricFamily(f"foreword_{name}", help, value=load[name])

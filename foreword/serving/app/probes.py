@@ -1,0 +1,57 @@
+"""/health, /ready and /metrics for machines, and the page at / for people."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+
+from foreword.serving.app.failures import Refused
+from foreword.serving.app.schemas import Failure, Health
+from foreword.serving.app.server import server_of
+
+router = APIRouter()
+PAGE = Path(__file__).parent / "page"
+KINDS = {"page.js": "text/javascript", "page.css": "text/css", "index.html": "text/html"}
+SAFE = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+@router.get("/health")
+async def health() -> Health:
+    """Whether the process is alive."""
+    return Health(status="alive")
+
+
+@router.get("/ready", responses={503: {"model": Failure}})
+async def ready(request: Request) -> Health:
+    """Whether it takes requests: not while it starts or stops."""
+    server = server_of(request)
+    if server.draining or not server.ready:
+        raise Refused(503, "The server is stopping." if server.draining else "The server is starting.", "not_ready")
+    return Health(status="ready")
+
+
+@router.get("/metrics", response_class=Response, responses={
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: {"model": Failure}, 403: {"model": Failure},
+})  # fmt: skip
+async def metrics(request: Request) -> Response:
+    """Counts, times and sizes in Prometheus's form, for any valid key."""
+    server = server_of(request)
+    server.caller(request)
+    return Response(server.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    return FileResponse(PAGE / "index.html", media_type="text/html", headers=SAFE)
+
+
+@router.get("/page/{file}", include_in_schema=False)
+async def page_file(file: str) -> FileResponse:
+    if file not in KINDS:
+        raise Refused(404, "There is no such file.", "not_found")
+    return FileResponse(PAGE / file, media_type=KINDS[file], headers=SAFE)

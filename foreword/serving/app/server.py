@@ -1,0 +1,72 @@
+"""What the routes share: the engine, the prompts, the keys and the limits, and who may use what."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from foreword.errors import ConfigError
+from foreword.serving.app.failures import Refused, missing
+from foreword.serving.app.limits import Limits
+from foreword.serving.app.metrics import Metrics
+from foreword.serving.keys import EVERYONE, Key, KeyRing
+from foreword.serving.names import parse
+from foreword.serving.store import PromptStore, UnknownPrompt, Version
+from foreword.serving.work import Works
+
+
+@dataclass(eq=False)
+class Server:
+    """One engine's front. `active` counts requests under way; `draining` turns new ones away."""
+
+    engine: Works
+    store: PromptStore
+    keys: KeyRing
+    limits: Limits = field(default_factory=Limits)
+    ready: bool = True
+    draining: bool = False
+    active: int = 0
+    replica: str | None = None
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.engine)
+
+    def caller(self, request: Request) -> Key:
+        """Who asks. Raises: Refused (401) without a valid key, where there are keys."""
+        if self.keys.empty:
+            return EVERYONE
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        key = self.keys.find(token.strip() if scheme.lower() == "bearer" else None)
+        if key is None:
+            raise Refused(401, "A valid key is needed: send it as `Authorization: Bearer KEY`.", "invalid_api_key")
+        told(request)["key"] = key.id
+        return key
+
+    def version(self, key: Key, model: str) -> Version | None:
+        """The prompt that a request names; None for the model alone.
+
+        Raises: Refused (404), the same for every reason.
+        """
+        try:
+            name, _ = (model, None) if model == self.engine.model else parse(model)
+        except ConfigError:
+            raise missing(model) from None
+        if not key.may_infer(name):
+            raise missing(model)
+        try:
+            return self.store.resolve(model, random.random())
+        except (UnknownPrompt, ConfigError):
+            if model == self.engine.model:
+                return None
+            raise missing(model) from None
+
+
+def server_of(request: Request) -> Server:
+    return request.app.state.server
+
+
+def told(request: Request) -> dict[str, Any]:
+    """What the log is to say of this request besides its route and status; never a text."""
+    return request.scope.setdefault("told", {})

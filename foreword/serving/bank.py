@@ -1,0 +1,247 @@
+"""Every prompt a server may be asked for, in three tiers: on disk, in memory, and compiled to keys and values.
+
+Memory and compiled prompts are two least-recently-used sets, each of a stated size in bytes; the disk has them all.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar, final
+
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Format
+from foreword.core.learnt import Learnt, text_start
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.errors import ArtefactError
+from foreword.models.base import FrozenLM
+from foreword.models.compile import compile_leads
+from foreword.models.encode import Encoded, Encoder
+from foreword.models.fits import check, suited
+from foreword.serving.store import Version
+
+PROMPTS = (HardPrompt, SoftPrompt, PrefixPrompt)
+RECORD_BYTES = 4096  # what an artefact's record takes in memory beside its tensors, roughly
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@final
+class Recent(Generic[K, V]):
+    """What was used last, up to so many bytes; not thread-safe."""
+
+    def __init__(self, limit: int):
+        self.limit, self.bytes, self.evictions = limit, 0, 0
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: K) -> V | None:
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        self._kept.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """What is larger than the whole limit is not kept."""
+        self.drop(key)
+        if size > self.limit:
+            return
+        self._kept[key] = (value, size)
+        self.bytes += size
+        while self.bytes > self.limit:
+            _, (_, gone) = self._kept.popitem(last=False)
+            self.bytes -= gone
+            self.evictions += 1
+
+    def drop(self, key: K) -> None:
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self.bytes -= found[1]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A prompt in memory, ready to encode rows: labels for classification, and no labels for text that goes on.
+
+    `lead` columns at the front of every row are the same, and their keys and values are compiled; 0 where none are.
+    """
+
+    version: Version
+    artefact: Artefact
+    value: HardPrompt | SoftPrompt | PrefixPrompt
+    labels: Encoder
+    plain: Encoder
+    lead: int
+
+
+@final
+@dataclass(eq=False)
+class PromptBank:
+    """Loads prompts of any form for one model; `entry` may be called from any thread, `prefixes` from one alone."""
+
+    lm: FrozenLM
+    memory_bytes: int
+    compiled_bytes: int
+    allow_other_weights: bool = False
+    loads: int = 0
+    warn: Callable[[str], None] = field(default=lambda line: None)
+
+    def __post_init__(self) -> None:
+        self._memory: Recent[Version, Entry] = Recent(self.memory_bytes)
+        self._compiled: Recent[Version, PrefixPrompt] = Recent(self.compiled_bytes)
+        self._encoders: Recent[tuple[Format, int], Encoder] = Recent(1024)
+        self._loading: dict[Version, Future[Entry]] = {}
+        self._lock = threading.Lock()
+
+    def entry(self, version: Version) -> Entry:
+        """From memory, or from disk; who asks for a prompt that another thread is loading waits for that one.
+
+        Raises: ArtefactError, ConfigError in one sentence where it is damaged or does not fit the model.
+        """
+        with self._lock:
+            found = self._memory.get(version)
+            if found is not None:
+                return found
+            other = self._loading.get(version)
+            own: Future[Entry] = Future()
+            if other is None:
+                self._loading[version] = own
+        if other is not None:
+            return other.result()
+        try:
+            made = self._load(version)
+        except BaseException as error:
+            own.set_exception(error)
+            raise
+        else:
+            own.set_result(made)
+            return made
+        finally:
+            with self._lock:
+                del self._loading[version]
+
+    def _load(self, version: Version) -> Entry:
+        artefact = Artefact.load(version.folder)
+        warning = self.check(artefact, version.name)
+        if warning:
+            self.warn(f"{version.id}: {warning}")
+        made = make_entry(self.lm, version, suited(self.lm, artefact), self.encoder)
+        with self._lock:
+            self.loads += 1
+            self._memory.put(version, made, artefact.bytes_stored + RECORD_BYTES)
+        return made
+
+    def check(self, artefact: Artefact, name: str = "The artefact") -> str | None:
+        """Whether a prompt can be served with this model, whoever made it; a warning line or None.
+
+        Raises: ArtefactError, ConfigError in one sentence.
+        """
+        if not isinstance(artefact.value, PROMPTS):
+            raise ArtefactError(
+                f"{name} is of the form {artefact.form}; served are words, soft prompts and prefixes, which share one "
+                "frozen model. Serve what changes the weights from a model of its own."
+            )
+        warning = check(self.lm, artefact, allow_other_weights=self.allow_other_weights)
+        _check_shape(self.lm, artefact, name)
+        own = suited(self.lm, artefact)
+        labels = Encoder.build(self.lm, own.format, text_start(own.value))
+        _check_slots(own.value, labels, name)
+        if {*own.format.template.fields} - {*own.fields}:
+            raise ArtefactError(f"{name} has a template with fields that its record does not name.")
+        return warning
+
+    def encoder(self, form: Format, extra: int) -> Encoder:
+        """Tenants mostly share their template and label words; a thousand formats are kept."""
+        with self._lock:
+            found = self._encoders.get((form, extra))
+        if found is None:
+            found = Encoder.build(self.lm, form, extra)
+            with self._lock:
+                self._encoders.put((form, extra), found, 1)
+        return found
+
+    @torch.no_grad()
+    def prefixes(self, rows: Sequence[tuple[Entry, Encoded]]) -> list[PrefixPrompt | None]:
+        """The keys and values that stand before each row: a prefix, or the row's lead, compiled; None where neither.
+
+        Each row is of another entry. What is not compiled yet is compiled here, in passes of many.
+        """
+        found: list[PrefixPrompt | None] = []
+        missing: list[int] = []
+        with self._lock:
+            for index, (entry, row) in enumerate(rows):
+                if isinstance(entry.value, PrefixPrompt):
+                    found.append(entry.value)
+                    continue
+                leads = entry.lead > 0 and row.lead > 0
+                found.append(self._compiled.get(entry.version) if leads else None)
+                if leads and found[-1] is None:
+                    missing.append(index)
+        size = max(1, self.lm.batch_tokens // max((rows[i][1].lead for i in missing), default=1))
+        for start in range(0, len(missing), size):
+            part = missing[start : start + size]
+            bank = stack([rows[i][0].value for i in part], self.lm.embed, self.lm.device)
+            made = compile_leads(self.lm, [rows[i][1] for i in part], bank)
+            with self._lock:
+                for index, prefix in zip(part, made, strict=True):
+                    keys, values = (t.clone() for t in prefix.sites["self"])  # else all share one tensor's memory
+                    found[index] = own = PrefixPrompt({"self": (keys, values)}, prefix.start)
+                    bytes_ = 2 * keys.numel() * keys.element_size()
+                    self._compiled.put(rows[index][0].version, own, bytes_)
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Of prompts and bytes in both tiers, for metrics."""
+        with self._lock:
+            return {
+                "prompts_in_memory": len(self._memory),
+                "prompts_compiled": len(self._compiled),
+                "bytes_in_memory": self._memory.bytes,
+                "bytes_compiled": self._compiled.bytes,
+                "loads": self.loads,
+                "evictions": self._memory.evictions + self._compiled.evictions,
+            }
+
+
+def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Callable[[Format, int], Encoder]) -> Entry:
+    """Of an artefact that was checked."""
+    value = artefact.value
+    assert isinstance(value, PROMPTS), "nothing else is served"
+    extra = text_start(value)
+    labels = encoder(artefact.format, extra)
+    plain = encoder(replace(artefact.format, labels=(), words=()), extra)
+    assert plain.row.lead == labels.row.lead, "label words come after the last field"
+    leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
+    return Entry(version, artefact, value, labels, plain, labels.row.lead if leads else 0)
+
+
+def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
+    """What a record says of its model may be untrue: the tensors themselves have to fit."""
+    value, dims = artefact.value, lm.dims
+    if isinstance(value, SoftPrompt) and value.embed_PD.shape[1] != dims.width:
+        raise ArtefactError(f"{name} has vectors of {value.embed_PD.shape[1]} numbers; {lm.name!r} has {dims.width}.")
+    if isinstance(value, PrefixPrompt):
+        lm.require_prefix()
+        keys, values = value.sites.get("self", (None, None))
+        wanted = (dims.layers, value.length, dims.heads, dims.head_size)
+        if keys is None or values is None or keys.shape != wanted or values.shape != wanted or len(value.sites) != 1:
+            raise ArtefactError(f"{name} has keys and values of another shape than {lm.name!r} has: {wanted}.")
+        if lm.kind == "causal" and value.start != value.length:
+            raise ArtefactError(f"{name} starts its text at {value.start}, which no causal model does after a prefix.")
+
+
+def _check_slots(value: Learnt, labels: Encoder, name: str) -> None:
+    slots = value.length if isinstance(value, HardPrompt | SoftPrompt) else 0
+    if labels.prompt_length != slots:
+        raise ArtefactError(
+            f"{name} has a prompt of {slots} positions and a template with slots for {labels.prompt_length}; the "
+            "artefact is damaged."
+        )

@@ -1,0 +1,34 @@
+"""Names of prompts and of their versions: `name`, `name@3`, `name@alias`."""
+
+import re
+
+from foreword.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RULE = "letters, digits, '.', '_' and '-', at most 128 of them, of which the first is a letter or a digit"
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """The same name. Raises: ConfigError where it could leave its folder, or be mistaken for something else."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{name[:200]!r} cannot be a {what}: one has {RULE}.")
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """Aliases stand where version numbers do, so that they may not look like one."""
+    check_name(alias, "alias")
+    if alias.isdigit():
+        raise ConfigError(f"{alias!r} cannot be an alias: it is a version's number.")
+    return alias
+
+
+def parse(text: str) -> tuple[str, int | str | None]:
+    """A name, and the version or alias that is asked for. Raises: ConfigError where it is none of the three."""
+    name, mark, at = text.partition("@")
+    check_name(name)
+    if not mark:
+        return name, None
+    if at.isascii() and at.isdigit() and len(at) <= 9:
+        return name, int(at)
+    return name, check_alias(at)

@@ -1,0 +1,145 @@
+"""What the engine is asked to do and what it answers: plain values, no tensors, so that any front may speak to it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from foreword.core.artefact import Artefact
+from foreword.errors import ForewordError
+from foreword.serving.store import Version
+
+Finish = Literal["stop", "length"]
+
+
+class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
+    """The engine has as much work as it may hold; `retry_after` seconds from now there is room again."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is continued; the names and meanings are those of OpenAI's completions.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave every piece in. `seed` None draws one. Text ends before the
+    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One new piece of text with its log-probability, and the likeliest ones where they were asked for."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What generation adds: text that will not change any more, the pieces it is made of, and why it ended."""
+
+    text: str
+    pieces: tuple[Piece, ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A whole continuation. `prompt_tokens` counts the row's own columns, those of its learnt prompt included."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+    finish: Finish
+    prompt_tokens: int
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row's likeliest label and the probability of each; `cut` counts the pieces that truncation took."""
+
+    label: str
+    probabilities: dict[str, float]
+    prompt_tokens: int
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row to read with a prompt: its fields by name, or one text for a template with one field, or chat messages.
+
+    `version` None is the model alone, which reads the text as it is. `options` are a row's own labels, where the
+    artefact has none. `where` names the row in errors.
+    """
+
+    version: Version | None
+    text: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
+    where: str = "the input"
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much the engine holds. Rows wait, or are being generated; prompts are in memory, or compiled as well."""
+
+    waiting: int
+    generating: int
+    prompts_in_memory: int
+    prompts_compiled: int
+    bytes_in_memory: int
+    bytes_compiled: int
+    loads: int
+    evictions: int
+    batches: int
+    rows_classified: int
+    pieces_generated: int
+
+
+@runtime_checkable
+class Ticket(Protocol):
+    """A generation under way. `result` raises what went wrong; `cancel` gives its place to the next."""
+
+    @property
+    def result(self) -> Future[Generated]: ...
+
+    def cancel(self) -> None: ...
+
+
+@runtime_checkable
+class Works(Protocol):
+    """The engine as a front sees it. Every call is thread-safe and returns at once."""
+
+    @property
+    def model(self) -> str: ...
+
+    def classify(self, rows: Sequence[Asked]) -> Future[list[Judged]]:
+        """Labels of rows, each with its own prompt. Raises: Busy; the future: ForewordError that says what is wrong."""
+        ...
+
+    def generate(self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None) -> Ticket:
+        """Text after a row. `on_delta` is called on the engine's thread. Raises: Busy."""
+        ...
+
+    def check(self, artefact: Artefact) -> None:
+        """Whether a prompt fits this model. Raises: ArtefactError, ConfigError in one sentence."""
+        ...
+
+    def load(self) -> Load: ...
+
+    def close(self, finish: bool = True, seconds: float = 30.0) -> None:
+        """Take nothing more; with `finish`, end what was accepted first, for so long at most."""
+        ...
