@@ -12,7 +12,7 @@ ORDER = ["core", "models", "tasks", "methods", "interop", "evaluation", "serving
 FORBIDDEN = {("serving", "methods"), ("serving", "evaluation")}
 # A library and the only places (path prefixes) that may import it.
 HOMES = {
-    "transformers": ("models/hf/",),
+    "transformers": ("models/hf/", "interop/vllm_client.py"),  # the client is a file that `foreword export` copies
     "peft": ("methods/lora",),
     "torchao": ("models/hf/",),
     "matplotlib": ("evaluation/plots",),

@@ -29,12 +29,13 @@ def add(folder: str, infer: tuple[str, ...], administer: tuple[str, ...], words:
     """
     from foreword.serving.keys import KeyRing
 
-    token = KeyRing.open(folder).add(infer, administer, words)
+    ring = KeyRing.open(folder)
+    token = ring.add(infer, administer, words)
     if as_json:
         print_json({"key": token})
     else:
         click.echo(token)
-        note("Keep it: only its hash is stored.")
+        note(f"Keep it: only its hash is stored, in {ring.file}.")
 
 
 @keys.command("list", short_help="List the keys, by their ids.")

@@ -1,5 +1,6 @@
 """`foreword serve`: thousands of prompts over one model, by HTTP."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,15 +64,18 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
-    except ImportError:
-        raise ConfigError("Serving needs more libraries: pip install 'foreword[serve]'.") from None
-    from foreword.serving.app import Limits, Server
+
+        from foreword.serving.app import Limits, Server
+    except ImportError as error:
+        raise ConfigError(f"Serving needs more libraries ({error.name}): pip install 'foreword[serve]'.") from None
     from foreword.serving.engine import Engine, Room
     from foreword.serving.keys import KeyRing
     from foreword.serving.run import require_loopback, run
     from foreword.serving.store import PromptStore
 
-    store, keys = PromptStore.open(folder, create=create), KeyRing.open(folder)
+    keys = KeyRing.open(folder)
+    require_loopback(host, keys)
+    store = PromptStore.open(folder, create=create)
     if store.skipped:
         shown = ", ".join(store.skipped[:5]) + (" and more" if len(store.skipped) > 5 else "")
         note(f"not served, since no prompts or not to be named so: {shown}")
@@ -87,7 +91,6 @@ def serve(
     engine = Engine(lm, room, allow_other_weights=allow_other_weights, warn=note)
     server = Server(engine, store, keys, limits)
     try:
-        require_loopback(host, server)
         have = f"{len(store.names()):,} prompts over {lm.name}, {size(memory)} in memory, {size(compiled)} compiled"
         run(server, host, port, ready=lambda address: note(f"{address} serves {have}"))
     finally:
@@ -95,13 +98,25 @@ def serve(
 
 
 def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[str, ModelChoice]:
-    """The model to load: the one given, or the one that the first prompt was made for."""
-    from foreword.core.artefact import Artefact
+    """The model to load: the one given, or the one that all prompts were made for.
+
+    Raises: ConfigError where nothing says which one, or two prompts say different things.
+    """
+    from foreword.core.artefact import RECORD
 
     if model is not None:
         return model, how
-    names = store.names()
-    if not names:
-        raise ConfigError("The store is empty, so nothing says which model to load; give --model.")
-    artefact = Artefact.load(store.resolve(names[0]).folder)
-    return artefact.model["name"], how.with_kind(artefact.model["kind"])
+    made_for: dict[tuple[str, str | None], str] = {}
+    for name in store.names():
+        try:
+            told = json.loads((store.resolve(name).folder / RECORD).read_bytes())["model"]
+            made_for.setdefault((told["name"], told["kind"]), name)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # whoever asks for it is told that it is damaged
+    if not made_for:
+        raise ConfigError("The store has no prompt that says which model to load; give --model.")
+    if len(made_for) > 1:
+        (one, a), (other, b), *_ = made_for.items()
+        raise ConfigError(f"{a} was made for {one[0]} ({one[1]}) and {b} for {other[0]} ({other[1]}); give --model.")
+    [(name, kind)] = made_for
+    return name, how.with_kind(kind)

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from foreword.core.files import write_folder
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ArtefactError
+from foreword.interop.folder import write_export
 
 CONFIG, TENSORS, PICKLE, CARD = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"
 PROMPT = "prompt_embeddings"
@@ -52,26 +52,12 @@ class Adapter:
 
         Raises: ArtefactError where the folder holds anything else than one adapter, or cannot be written.
         """
-        target = Path(folder)
-        if target.exists() and not target.is_dir():
-            raise ArtefactError(f"{target} is a file; name a folder that is not there yet.")
-        held = {path.name for path in target.iterdir()} if target.is_dir() else set()
-        if held and (CONFIG not in held or held - {CONFIG, TENSORS, PICKLE, CARD}):
-            raise ArtefactError(
-                f"{target} exists and is not a PEFT adapter alone; nothing was written. Name a new folder."
-            )
         contents = {
-            TENSORS: tensors_to_bytes({PROMPT: self.prompt_PX.contiguous()}, {"format": "pt"}),
             CONFIG: json.dumps(self.config, indent=2, sort_keys=True).encode(),
+            TENSORS: tensors_to_bytes({PROMPT: self.prompt_PX.contiguous()}, {"format": "pt"}),
             CARD: card.encode(),
         }
-        try:
-            write_folder(target, contents)
-        except OSError as error:
-            raise ArtefactError(
-                f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
-            ) from error
-        return target
+        return write_export(folder, contents, "a PEFT adapter", also=(PICKLE,))
 
     @staticmethod
     def load(folder: str | Path) -> "Adapter":

@@ -4,11 +4,10 @@ import json
 
 from foreword.core.artefact import Artefact
 from foreword.interop.adapter import Adapter
+from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.models.load import EMBEDDED
-
-SAMPLE = "a text"
 
 
 def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
@@ -56,10 +55,9 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
 
 def _sample(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> list[str]:
     """Token ids of a row, and where its answer is read."""
-    fields = dict.fromkeys(artefact.format.template.fields, SAMPLE)
     options = () if artefact.format.labels else ("yes", "no")
     extra = 0 if adapter.kind != "PREFIX_TUNING" else len(adapter.prompt_PX)
-    encoded = Encoder.build(lm, artefact.format, extra).encode(fields, options)
+    encoded = Encoder.build(lm, artefact.format, extra).encode(sample_fields(artefact.format), options)
     slots = int((encoded.slot_S >= 0).sum())
     ids = encoded.ids_S[slots:].tolist()
     return [

@@ -1,24 +1,36 @@
-"""An artefact's folder as one file, checked before anything of it is stored or loaded."""
+"""An artefact's folder as one file, checked before anything of it is stored or loaded.
+
+Tar files are walked here, header by header: `tarfile` follows headers in ways that take minutes or recurse, and which
+ways those are depends on the Python that runs. All that an artefact needs is three plain files.
+"""
 
 import gzip
 import io
-import lzma
+import itertools
+import json
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, get_args
 
 from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
-from foreword.errors import ArtefactError
+from foreword.core.format import Format, Truncate
+from foreword.errors import ArtefactError, ForewordError
 
 LIMIT = 2**26  # bytes unpacked
 MEMBERS = 32
 FILES = (TENSORS, RECORD, CARD)
 NEEDED = (TENSORS, RECORD)
 DEEPEST, LONGEST = 32, 2**20  # levels and bytes of the record
-SKIPPED = ("__MACOSX",)
+LABELS, WORDS, NAMED = 4096, 64, 256  # labels, words of each, and characters of a label, a word or a field
+TEMPLATE = 2**16  # characters
+SKIPPED = "__MACOSX"
+BLOCK, HEADER = 512, 2**16  # bytes of a tar's blocks, and of the longest header that may follow one
+LONG_NAME, EXTENDED = tarfile.GNUTYPE_LONGNAME, (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+ASIDE = (LONG_NAME, *EXTENDED, tarfile.XGLTYPE)
 
 
 def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
@@ -32,18 +44,19 @@ def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
     try:
         for name, content in members:
             path = PurePosixPath(name)
-            if path.parts[:1] in [(s,) for s in SKIPPED] or path.name.startswith("._"):
+            if path.parts[:1] == (SKIPPED,) or path.name.startswith("._"):
                 continue
             if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or len(path.parts) > 2:
-                raise ArtefactError(f"The archive's member {name[:200]!r} lies outside of one artefact folder.")
+                raise ArtefactError(f"The archive's member {_short(repr(name))} lies outside of one artefact folder.")
             if path.name not in FILES:
-                raise ArtefactError(f"The archive has {name[:200]!r}; an artefact has {', '.join(FILES)} alone.")
+                raise ArtefactError(f"The archive has {_short(repr(name))}; an artefact has {', '.join(FILES)} alone.")
             if path.name in found:
                 raise ArtefactError(f"The archive has {path.name} twice.")
             folders.add(str(path.parent))
             found[path.name] = content
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, RuntimeError,
-            NotImplementedError, ValueError) as error:  # fmt: skip
+    except ArtefactError:
+        raise
+    except Exception as error:  # whatever a parser of others' bytes may end with
         raise ArtefactError(f"The archive cannot be read ({type(error).__name__}: {str(error)[:200]}).") from None
     if len(folders) > 1:
         raise ArtefactError(f"The archive has files of {len(folders)} folders; send one artefact.")
@@ -76,73 +89,113 @@ def read_upload(data: bytes, *, limit: int = LIMIT) -> tuple[dict[str, bytes], A
     Raises: ArtefactError. Whether it fits a model is that model's to say.
     """
     contents = read_archive(data, limit=limit)
-    _check_record(contents[RECORD])
-    return contents, Artefact.read(contents, "the archive")
+    _check_size(contents[RECORD])
+    try:
+        artefact = Artefact.read(contents, "the archive")
+        _check_values(json.loads(contents[RECORD]), artefact.any_model)
+    except ForewordError as error:
+        raise ArtefactError(_short(str(error))) from None
+    return contents, artefact
 
 
 def _tarred(data: bytes, limit: int) -> Iterator[tuple[str, bytes]]:
-    raw: io.BufferedIOBase = io.BytesIO(data)
-    if data[:2] == b"\x1f\x8b":
-        raw = _Bounded(gzip.GzipFile(fileobj=raw), limit + MEMBERS * 4096)
-    left = limit
-    # A stream, so that nothing is read twice and nothing is sought.
-    with tarfile.open(fileobj=raw, mode="r|") as archive:
-        for number, member in enumerate(archive):
-            if number >= MEMBERS:
-                raise ArtefactError(f"The archive has more than {MEMBERS} members; an artefact has {len(FILES)} files.")
-            if member.isdir():
-                continue
-            if not member.isreg() or member.sparse is not None:
-                raise ArtefactError(f"The archive's member {member.name[:200]!r} is not a plain file.")
-            left -= member.size
-            if left < 0:
-                raise ArtefactError(f"The archive unpacks to more than the {limit:,} bytes allowed.")
-            file = archive.extractfile(member)
-            assert file is not None, "plain files have content"
-            content = file.read()
-            if len(content) != member.size:
-                raise ArtefactError(f"The archive ends within {member.name[:200]!r}.")
-            yield member.name, content
+    raw = _unzipped(data, limit + MEMBERS * 2 * BLOCK + HEADER) if data[:2] == b"\x1f\x8b" else data
+    left, at, name = limit, 0, None
+    for number in itertools.count():
+        header = raw[at : at + BLOCK]
+        if not header.strip(b"\0"):
+            if not number:
+                raise ArtefactError("The archive is empty, or no tar, tar.gz or zip file.")
+            return
+        if number >= MEMBERS:
+            raise ArtefactError(f"The archive has more than {MEMBERS} members; an artefact has {len(FILES)} files.")
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+        start, end = at + BLOCK, at + BLOCK + member.size
+        if not start <= end <= len(raw):
+            raise ArtefactError(f"The archive ends within {_short(repr(member.name))}.")
+        at = end + -member.size % BLOCK
+        if member.type in ASIDE:
+            if member.size > HEADER:
+                raise ArtefactError(f"The archive has a header of {member.size:,} bytes; {HEADER:,} are allowed.")
+            name = _told_name(member.type, raw[start:end]) or name
+            continue
+        name, known = None, name or member.name
+        if member.type == tarfile.DIRTYPE:
+            continue
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise ArtefactError(f"The archive's member {_short(repr(known))} is not a plain file.")
+        left -= member.size
+        if left < 0:
+            raise _too_large(limit)
+        yield known, raw[start:end]
+
+
+def _told_name(kind: bytes, told: bytes) -> str | None:
+    """The name of the next member where it is too long for its own header."""
+    if kind == LONG_NAME:
+        return told.rstrip(b"\0").decode("utf-8", "replace")
+    at, name = 0, None
+    while kind in EXTENDED and at < len(told):
+        space = told.index(b" ", at, at + 8)
+        size = int(told[at:space])
+        key, _, value = told[space + 1 : at + size - 1].partition(b"=")
+        if size <= space - at or key == b"size" or key.startswith(b"GNU.sparse"):
+            raise ArtefactError("The archive has a file that is sparse or of a size beyond all limits.")
+        name = value.decode("utf-8", "replace") if key == b"path" else name
+        at += size
+    return name
+
+
+def _unzipped(data: bytes, limit: int) -> bytes:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    raw = stream.decompress(data, limit + 1)
+    if len(raw) > limit:
+        raise _too_large(limit)
+    if not stream.eof:  # after which the sum was found right
+        raise ArtefactError("The archive is cut off.")
+    if stream.unused_data.strip(b"\0"):
+        raise ArtefactError("The archive has more after its end.")
+    return raw
 
 
 def _zipped(data: bytes, limit: int) -> Iterator[tuple[str, bytes]]:
     left = limit
+    # Before the directory is read, each of whose entries begins so; a file may have the four bytes by chance.
+    if data.count(b"PK\x01\x02") > 2 * MEMBERS:
+        raise ArtefactError(f"The archive has more than {MEMBERS} members; an artefact has {len(FILES)} files.")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if len(members) > MEMBERS:
-            raise ArtefactError(f"The archive has {len(members)} members; an artefact has {len(FILES)} files.")
+            raise ArtefactError(f"The archive has more than {MEMBERS} members; an artefact has {len(FILES)} files.")
         for member in members:
             if member.is_dir():
                 continue
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
-                raise ArtefactError(f"The archive's member {member.filename[:200]!r} is not a plain file.")
+                raise ArtefactError(f"The archive's member {_short(repr(member.filename))} is not a plain file.")
             if member.flag_bits & 1:
                 raise ArtefactError("The archive is encrypted; send it as it is.")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # The others are unpacked whole before anybody can see how much it is.
+                raise ArtefactError("The archive is packed in an unusual way; make a zip with deflate, or a tar.gz.")
             with archive.open(member) as file:
                 content = file.read(left + 1)
             left -= len(content)
             if left < 0:
-                raise ArtefactError(f"The archive unpacks to more than the {limit:,} bytes allowed.")
+                raise _too_large(limit)
             yield member.filename, content
 
 
-class _Bounded(io.BufferedIOBase):
-    """A stream that gives so many bytes at most, whatever its headers say."""
-
-    def __init__(self, file: gzip.GzipFile, limit: int):
-        self.file, self.left, self.limit = file, limit, limit
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self.left + 1 if size is None or size < 0 else min(size, self.left + 1)
-        content = self.file.read(wanted)
-        self.left -= len(content)
-        if self.left < 0:
-            raise ArtefactError(f"The archive unpacks to more than the {self.limit:,} bytes allowed.")
-        return content
+def _too_large(limit: int) -> ArtefactError:
+    return ArtefactError(f"The archive unpacks to more than the {limit:,} bytes allowed.")
 
 
-def _check_record(record: bytes) -> None:
+def _short(text: str) -> str:
+    """Errors may quote what was sent, but not all of it."""
+    return text if len(text) <= 300 else text[:290] + " ... "
+
+
+def _check_size(record: bytes) -> None:
     """Raises: ArtefactError for JSON so long or deep that reading it would take all there is."""
     if len(record) > LONGEST:
         raise ArtefactError(f"{RECORD} has {len(record):,} bytes; {LONGEST:,} are allowed.")
@@ -161,3 +214,51 @@ def _check_record(record: bytes) -> None:
             depth -= 1
     if deepest > DEEPEST:
         raise ArtefactError(f"{RECORD} is {deepest} levels deep; {DEEPEST} are allowed.")
+
+
+def _check_values(record: dict[str, Any], any_model: bool) -> None:
+    """Whether each part of a record is what the rest of the program takes it for. Raises: ArtefactError."""
+    try:
+        json.dumps({**record, "metrics": None}, allow_nan=False)
+        json.dumps(record, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise ArtefactError(f"{RECORD} has numbers or characters that no text has: {error}.") from None
+    form, made, model = record["format"], record["fingerprint"], record["model"]
+    labels, words, longest = form["labels"], form["words"], form["max_length"]
+    rules = {
+        "method": isinstance(record["method"], str),
+        "config": isinstance(record["config"], dict),
+        "seed": _is_count(record["seed"]),
+        "numbers_trained": _is_count(record["numbers_trained"]),
+        "fields": _are_words(record["fields"], NAMED),
+        "model": isinstance(model, dict) and _are_words([model.get("name"), model.get("kind")], 2, 4096),
+        "fingerprint": isinstance(made, dict)
+        and all(isinstance(told, str) for told in made.values())
+        and (any_model or {"tokenizer", "shape", "dtype"} <= made.keys()),
+        "metrics": isinstance(record["metrics"], dict),
+        "hashes": isinstance(record["hashes"], dict),
+        "recipe": isinstance(record["recipe"], dict),
+        "parent": isinstance(record["parent"], str | None),
+        "template": len(json.dumps(form["template"], ensure_ascii=False)) <= TEMPLATE,
+        "labels": _are_words(labels, LABELS) and len(set(labels)) == len(labels),
+        "words": isinstance(words, list) and len(words) == len(labels) and all(_are_words(w, WORDS) for w in words),
+        "truncate": form["truncate"] in get_args(Truncate),
+        "soft_first": isinstance(form["soft_first"], bool),
+        "max_length": longest is None or (_is_count(longest) and longest > 0),
+        "pieces": form["pieces"] in get_args(Format.__annotations__["pieces"]),
+    }
+    wrong = [name for name, right in rules.items() if not right]
+    if wrong:
+        raise ArtefactError(f"{RECORD} has {' and '.join(wrong)} of a kind, a length or a number that cannot be used.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _are_words(value: object, most: int, longest: int = NAMED) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= most
+        and all(isinstance(w, str) and 0 < len(w) <= longest for w in value)
+    )

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar, final
 
 import torch
 
-from foreword.core.artefact import Artefact
+from foreword.core.artefact import RECORD, TENSORS, Artefact
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
@@ -129,7 +129,11 @@ class PromptBank:
                 del self._loading[version]
 
     def _load(self, version: Version) -> Entry:
-        artefact = Artefact.load(version.folder)
+        try:
+            contents = {name: (version.folder / name).read_bytes() for name in (RECORD, TENSORS)}
+        except OSError as error:  # its path is nobody's business
+            raise ArtefactError(f"{version.id} cannot be read ({error.strerror}).") from None
+        artefact = Artefact.read(contents, version.id)
         warning = self.check(artefact, version.name)
         if warning:
             self.warn(f"{version.id}: {warning}")

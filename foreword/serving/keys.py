@@ -9,10 +9,11 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any, final
 from foreword.errors import ConfigError
 
 FILE = "keys.json"
+Entries = list[dict[str, Any]]
+RACY = 10**8  # nanoseconds within which a file may change again and look the same
 PREFIX = "fw"
 
 
@@ -56,25 +59,33 @@ class KeyRing:
     def __init__(self, file: Path):
         self.file = file
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
+        self._found = False  # a file, once
+        self._damage = ""
         self._keys: dict[str, tuple[str, Key]] = {}
 
     @staticmethod
     def open(root: str | Path) -> "KeyRing":
         """The keys of the store in this folder; none where it has no file of them. Raises: ConfigError."""
         ring = KeyRing(Path(root) / "served" / FILE)
-        ring._read()
+        ring.list()
         return ring
 
     @property
     def empty(self) -> bool:
-        return not self._read()
+        """Whether there never were keys. Where the last one was removed nobody gets in, rather than everybody."""
+        self._read()
+        return not self._found
 
     def list(self) -> list[Key]:
-        return [key for _, key in self._read().values()]
+        """Raises: ConfigError where the file is damaged."""
+        self._read()
+        if self._damage:
+            raise ConfigError(f"{self.file} cannot be read as keys ({self._damage}); mend it or take it away.")
+        return [key for _, key in self._keys.values()]
 
     def find(self, token: str | None) -> Key | None:
-        """Whose token this is; the same work whether its id is known or not."""
+        """Whose token this is; the same work whether its id is known or not. A damaged file is of nobody."""
         mark, _, rest = (token or "").partition("_")
         id, _, secret = rest.partition("_")
         wanted, key = self._read().get(id, (NOBODY, None))
@@ -84,9 +95,9 @@ class KeyRing:
 
     def add(self, infer: Sequence[str], administer: Sequence[str] = (), note: str = "") -> str:
         """A new key's token, which is told here and never again. Raises: ConfigError for a key that may do nothing."""
-        if not infer and not administer:
+        if not [*infer, *administer] or not all([*infer, *administer]):
             raise ConfigError("A key has to allow something: name patterns to infer with, or to administer.")
-        id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+        id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         entry = {
             "id": id, "hash": hashlib.sha256(secret.encode()).hexdigest(), "infer": [*infer],
@@ -97,14 +108,20 @@ class KeyRing:
 
     def remove(self, id: str) -> None:
         """Raises: ConfigError where no key has this id."""
-        if id not in self._read():
-            raise ConfigError(f"There is no key with the id {id!r}; `foreword keys list` names them.")
-        self._change(lambda entries: [entry for entry in entries if entry["id"] != id])
 
-    def _change(self, change: Any) -> None:
+        def without(entries: Entries) -> Entries:
+            left = [entry for entry in entries if entry["id"] != id]
+            if len(left) == len(entries):
+                raise ConfigError(f"There is no key with the id {id!r}; `foreword keys list` names them.")
+            return left
+
+        self._change(without)
+
+    def _change(self, change: Callable[[Entries], Entries]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with (self.file.parent / ".lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
+            self.list()
             entries = json.loads(self.file.read_text()) if self.file.exists() else []
             waiting = self.file.with_name(f".{FILE}.writing")
             waiting.unlink(missing_ok=True)
@@ -118,22 +135,35 @@ class KeyRing:
         with self._lock:
             try:
                 told = self.file.stat()
-                stamp = (told.st_mtime_ns, told.st_ino)
-                if stamp != self._stamp:
-                    entries = json.loads(self.file.read_text())
-                    self._keys = {entry["id"]: (entry["hash"], _key(entry)) for entry in entries}
-                    self._stamp = stamp
+                stamp = (told.st_mtime_ns, told.st_ino, told.st_size)
+                if stamp == self._stamp:
+                    return self._keys
+                self._found, self._damage = True, ""
+                entries = json.loads(self.file.read_bytes())
+                self._keys = {entry["id"]: (_hash(entry), _key(entry)) for entry in entries}
             except FileNotFoundError:
                 # Keys that there were are not forgotten because their file is gone: nobody gets in without one.
-                if self._stamp is not None:
-                    return self._keys
+                return self._keys
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                self._found, self._stamp = True, None
+                self._keys, self._damage = {}, f"{type(error).__name__}: {error}"
                 return {}
-            except (ValueError, KeyError, TypeError, OSError) as error:
-                raise ConfigError(f"{self.file} cannot be read as keys ({error}); mend it or take it away.") from None
+            # A file that has just changed may change again within the clock's tick, and in the same place.
+            self._stamp = stamp if abs(time.time_ns() - told.st_mtime_ns) > RACY else None
             return self._keys
 
 
 def _key(entry: dict[str, Any]) -> Key:
+    for patterns in (entry["infer"], entry["administer"]):
+        # A string would be taken for patterns of one character each, and a star among them allows everything.
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError("infer and administer are lists of patterns")
     return Key(
         entry["id"], tuple(entry["infer"]), tuple(entry["administer"]), entry.get("note", ""), entry.get("created", "")
     )
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", entry["hash"]) or not isinstance(entry["id"], str):
+        raise ValueError("a hash is 64 characters of base 16, and an id a string")
+    return entry["hash"]

@@ -9,7 +9,14 @@ import uvicorn
 
 from foreword.errors import ConfigError
 from foreword.serving.app import Server, make_app
-from foreword.serving.app.local import is_loopback
+from foreword.serving.app.access import is_loopback
+from foreword.serving.keys import KeyRing
+
+LOGGED = {
+    "version": 1, "disable_existing_loggers": False,
+    "handlers": {"events": {"class": "foreword.serving.app.logs.Events"}},
+    "loggers": {"uvicorn": {"handlers": ["events"], "level": "WARNING", "propagate": False}},
+}  # fmt: skip
 
 
 class _Stopping(uvicorn.Server):
@@ -33,24 +40,25 @@ class _Stopping(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def require_loopback(host: str, server: Server) -> None:
+def require_loopback(host: str, keys: KeyRing) -> None:
     """Raises: ConfigError where others could reach a server that has no keys."""
-    if server.keys.empty and not is_loopback(host):
+    if keys.empty and not is_loopback(host):
         raise ConfigError(
             f"--host {host} lets other machines in, and there are no keys: whoever comes could use and change every "
             "prompt. Make one with `foreword keys add`, or listen on 127.0.0.1."
         )
 
 
-def run(server: Server, host: str, port: int, *, ready: Callable[[str], None], seconds: float = 30.0) -> None:
-    """Serve until SIGTERM or Ctrl-C, then end what was accepted, for so many seconds at most.
+def run(server: Server, host: str, port: int, *, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then end what was accepted, for as long as an answer may take.
 
     Raises: ConfigError as `require_loopback` says, and where the address is taken.
     """
-    require_loopback(host, server)
+    require_loopback(host, server.keys)
+    seconds = server.limits.seconds
     config = uvicorn.Config(
-        make_app(server), host=host, port=port, log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=int(seconds), lifespan="on",
+        make_app(server), host=host, port=port, log_config=LOGGED, access_log=False, server_header=False,
+        timeout_graceful_shutdown=int(seconds) + 1, lifespan="on", ws="none",
     )  # fmt: skip
     own = _Stopping(config, server, ready)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

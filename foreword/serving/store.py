@@ -3,23 +3,24 @@
     DIR/artefacts/NAME/         what training wrote (or DIR/NAME/, or DIR itself): adopted as a version when it changes
     DIR/served/names/NAME/N/    version N, an artefact's folder
     DIR/served/names/NAME/served.json   which version is current, aliases, a share of the traffic, what was removed
-    DIR/served/.revision        rewritten after every change; other processes look at it
-    DIR/served/.lock            held by whoever changes something
+    DIR/served/.revision        the last changes, each with the name that it is of; other processes look at it
+    DIR/served/.lock            held by whoever changes something, and by whoever takes in what others changed
 
-A process that is killed leaves the earlier state or the new one. A folder that `served.json` does not name is cleared
-away; a removed version's folder stays for `GRACE` seconds, for the requests that are under way.
+A process that is killed leaves the earlier state or the new one. A change is told before it is made, and who hears of
+it waits for the lock, so that what a killed process did is seen by all. A folder that `served.json` does not name is
+cleared away at the next start; a removed version's stays for `GRACE` seconds, for the requests that are under way.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -31,7 +32,8 @@ from foreword.serving.names import NAME, check_alias, check_name, parse
 
 SERVED, NAMES, STATE = "served", "names", "served.json"
 REVISION, LOCK = ".revision", ".lock"
-GRACE = 60.0
+GRACE = 60.0  # seconds
+TOLD = 200  # changes that .revision holds; who is further behind reads everything
 FILES = (TENSORS, RECORD, CARD)
 PROMPTS = ("hard", "soft", "prefix")  # the forms that share one frozen model
 
@@ -79,9 +81,10 @@ class PromptStore:
         self.skipped = sorted(sources.keys() - self._sources.keys())
         self.served_folder = root / SERVED
         self._states: dict[str, dict[str, Any]] = {}
-        self._stamps: dict[str, tuple[int, int]] = {}
-        self._revision = ""
-        self._lock = threading.RLock()
+        self._names: list[str] | None = None  # in order, once somebody asked
+        self._mark, self._last = b"", b""  # what .revision held, and its last line
+        self._turn = threading.Lock()  # to change something: held while files are written, and never by readers
+        self._lock = threading.Lock()  # of what is in memory
 
     @staticmethod
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
@@ -98,9 +101,10 @@ class PromptStore:
             )
         store = PromptStore(path, sources)
         (store.served_folder / NAMES).mkdir(parents=True, exist_ok=True)
-        with store._changing():
-            store._read_all()
-            store._clear()
+        with store._alone(fcntl.LOCK_EX):
+            store._catch_up(everything=True)
+            store._clear_strays()
+            store._clear_due()
             store._adopt()
         return store
 
@@ -108,7 +112,9 @@ class PromptStore:
 
     def names(self) -> list[str]:
         with self._lock:
-            return sorted(name for name, state in self._states.items() if state["current"] is not None)
+            if self._names is None:
+                self._names = sorted(name for name, state in self._states.items() if state["current"] is not None)
+            return self._names.copy()
 
     def served(self, name: str) -> Served:
         """Raises: UnknownPrompt."""
@@ -139,21 +145,30 @@ class PromptStore:
             return self._version(name, number)
 
     def refresh(self) -> bool:
-        """Take in what other processes changed; a look at one file where nothing did."""
-        with self._lock:
-            if self._mark() == self._revision:
-                return False
-            self._read_all()
-            return True
+        """Take in what other processes changed; a look at one file where nothing did.
 
-    @contextmanager
-    def watch(self, seconds: float = 0.25) -> Iterator[None]:
-        """Refresh so often on a thread of its own."""
+        Raises: ConfigError for a state that is damaged; the others are taken in, and of that one what was known.
+        """
+        if self._read_mark() == self._mark:
+            return False
+        with self._alone(fcntl.LOCK_SH):
+            return self._catch_up()
+
+    @contextlib.contextmanager
+    def watch(self, seconds: float = 0.25, warn: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+        """Refresh so often, and clear away what is due, on a thread of its own."""
         ended = threading.Event()
 
         def look() -> None:
+            said = ""
             while not ended.wait(seconds):
-                self.refresh()
+                try:
+                    self.refresh()
+                    self.clear()
+                except (ForewordError, OSError) as error:  # the disk is full, say: it may be better the next time
+                    if str(error) != said:
+                        warn(str(error))
+                    said = str(error)
 
         thread = threading.Thread(target=look, name="foreword-store", daemon=True)
         thread.start()
@@ -171,15 +186,21 @@ class PromptStore:
         Raises: ConfigError for a name that cannot be one; OSError where the disk refuses, and nothing has changed.
         """
         check_name(name)
+        if not {RECORD, TENSORS} <= contents.keys() <= {*FILES}:
+            raise ConfigError(f"A prompt has the files {', '.join(FILES)}; given are {', '.join(sorted(contents))}.")
         sha256 = _digest(contents)
         with self._changing():
+            if name not in self._states and (self._folder(name) / STATE).exists():
+                raise ConfigError(
+                    f"{name} cannot be added: its folder holds a damaged state, or that of a name that differs in case "
+                    "alone, which this disk does not tell apart."
+                )
             state = self._states.get(name) or _empty()
             current = state["current"]
             if current is not None and state["versions"][str(current)]["sha256"] == sha256:
                 return self._version(name, current)
             # The folder first and then the state that names it; what a process left that was killed in between goes.
             folder = self._folder(name) / str(state["next"])
-            shutil.rmtree(folder, ignore_errors=True)
             write_folder(folder, contents)
             self._write(name, _with_version(state, sha256))
             return self._version(name, state["next"])
@@ -193,6 +214,8 @@ class PromptStore:
             if to is None:
                 raise ConfigError(f"{name} has no version that was current before; name one.")
             self._known(name, state, to)
+            if to == state["current"]:
+                return self._version(name, to)
             # Going back takes the way back off the list; going anywhere else adds to it.
             back = [number for number in state["past"] if number != to]
             past = back if to in state["past"] else [*back, state["current"]]
@@ -263,107 +286,144 @@ class PromptStore:
     def _folder(self, name: str) -> Path:
         return self.served_folder / NAMES / name
 
-    @contextmanager
+    @contextlib.contextmanager
+    def _alone(self, how: int) -> Iterator[None]:
+        """One thread of this process, and with LOCK_EX one process of all. Readers of what is in memory do not wait."""
+        with self._turn, (self.served_folder / LOCK).open("a") as held:
+            fcntl.flock(held, how)  # let go as the file is closed
+            yield
+
+    @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Alone among threads and processes, and on top of what the others did."""
-        with self._lock, (self.served_folder / LOCK).open("a") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            try:
-                self.refresh()
-                yield
-            finally:
-                fcntl.flock(held, fcntl.LOCK_UN)
+        """Alone, and on top of what the others did."""
+        with self._alone(fcntl.LOCK_EX):
+            with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
+                self._catch_up()
+            yield
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
+        self._tell([name])
         write_whole(self._folder(name) / STATE, json.dumps(state).encode())
-        self._states[name] = state
-        self._stamps[name] = _stamp(self._folder(name) / STATE)
-        self._tell()
+        self._take(name, state)
 
-    def _tell(self) -> None:
-        """Let other processes see that something changed."""
-        mark = uuid.uuid4().hex
-        write_whole(self.served_folder / REVISION, mark.encode())
-        self._revision = mark
+    def _write_many(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Thousands at a time wait under another name until all are on the disk, and are then renamed."""
+        if not states:
+            return
+        for name, state in states.items():
+            _waiting(self._folder(name)).write_text(json.dumps(state))
+        os.sync()
+        self._tell(list(states))
+        for name, state in states.items():
+            _waiting(self._folder(name)).replace(self._folder(name) / STATE)
+            self._take(name, state)
 
-    def _mark(self) -> str:
+    def _take(self, name: str, state: dict[str, Any] | None) -> None:
+        """Keep a name's state in memory; None where it has none any more."""
+        with self._lock:
+            self._names = None
+            if state is None:
+                self._states.pop(name, None)
+            else:
+                self._states[name] = state
+
+    def _tell(self, names: list[str]) -> None:
+        """Let other processes know whose states change now."""
+        lines = self._mark.splitlines()
+        # The clock, so that a mark is never told again, not even where somebody took the file away.
+        number = max(time.time_ns(), int(self._last.partition(b" ")[0] or 0) + 1)
+        lines += [f"{number + at} {name}".encode() for at, name in enumerate(names)]
+        mark = b"\n".join(lines[-TOLD:])
+        write_whole(self.served_folder / REVISION, mark)
+        self._mark, self._last = mark, lines[-1]
+
+    def _read_mark(self) -> bytes:
         try:
-            return (self.served_folder / REVISION).read_text()
-        except OSError:
-            return ""
+            return (self.served_folder / REVISION).read_bytes()
+        except FileNotFoundError:
+            return b""
 
-    def _read_all(self) -> None:
-        """Read the states that changed since they were last read."""
-        mark = self._mark()
-        found = set()
-        with os.scandir(self.served_folder / NAMES) as entries:
-            for entry in entries:
-                if not NAME.fullmatch(entry.name):
-                    continue
-                file = Path(entry.path) / STATE
-                try:
-                    stamp = _stamp(file)
-                    if self._stamps.get(entry.name) != stamp:
-                        self._states[entry.name] = json.loads(file.read_text())
-                        self._stamps[entry.name] = stamp
-                except FileNotFoundError:
-                    continue
-                except ValueError as error:
-                    raise ConfigError(f"{file} is damaged ({error}); take it away, and add the prompt again.") from None
-                found.add(entry.name)
-        for name in self._states.keys() - found:
-            del self._states[name], self._stamps[name]
-        self._revision = mark
+    def _catch_up(self, everything: bool = False) -> bool:
+        """Read the states that others changed. Raises: ConfigError for those that are damaged, at last."""
+        mark = self._read_mark()
+        if mark == self._mark and not everything:
+            return False
+        lines = [line for line in mark.splitlines() if re.fullmatch(rb"[0-9]{1,30} [\w.-]+", line)]
+        if everything or self._last not in lines:
+            with os.scandir(self.served_folder / NAMES) as entries:
+                names = {entry.name for entry in entries if NAME.fullmatch(entry.name)} | self._states.keys()
+        else:
+            names = {line.partition(b" ")[2].decode() for line in lines[lines.index(self._last) + 1 :]}
+        damage = []
+        for name in names:
+            file = self._folder(name) / STATE
+            try:
+                self._take(name, _parsed(file.read_bytes()))
+            except FileNotFoundError:
+                self._take(name, None)
+            except ValueError as error:
+                damage.append(f"{file} is damaged ({error}); take it away, and add the prompt again.")
+        self._mark, self._last = mark, lines[-1] if lines else b""
+        if damage:
+            raise ConfigError(damage[0])
+        return True
 
-    def _clear(self) -> None:
-        """Folders of versions that were removed long enough ago, or that a killed process never named."""
-        now = time.time()
-        for name, state in list(self._states.items()):
-            due = [key for key, when in state["gone"].items() if now - when >= GRACE]
+    def clear(self) -> None:
+        """Clear away what was removed long enough ago."""
+        with self._lock:
+            due = any(_due(state) for state in self._states.values() if state["gone"])
+        if due:
+            with self._changing():
+                self._clear_due()
+
+    def _clear_due(self) -> None:
+        changed = {}
+        for name, state in self._states.items():
+            due = _due(state)
             for key in due:
                 shutil.rmtree(self._folder(name) / key, ignore_errors=True)
             if due:
-                self._write(name, {**state, "gone": {k: v for k, v in state["gone"].items() if k not in due}})
-            with os.scandir(self._folder(name)) as entries:
+                changed[name] = {**state, "gone": {k: v for k, v in state["gone"].items() if k not in due}}
+        self._write_many(changed)
+
+    def _clear_strays(self) -> None:
+        """Folders that a killed process never named."""
+        with os.scandir(self.served_folder / NAMES) as entries:
+            folders = [e for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+        for folder in folders:
+            state = self._states.get(folder.name)
+            if state is None:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                continue
+            with os.scandir(folder.path) as entries:
                 stray = [e.path for e in entries if e.is_dir() and e.name not in {*state["versions"], *state["gone"]}]
             for path in stray:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _adopt(self) -> None:
-        """What training put into the folder, where its bytes are not those that were adopted last.
-
-        Thousands at a time: their states wait under another name until all are on the disk, and are then renamed.
-        """
+        """What training put into the folder, where its bytes are not those that were adopted last."""
         changed: dict[str, dict[str, Any]] = {}
         for name, folder in self._sources.items():
             state = self._states.get(name) or _empty()
             last = state["adopted"] or {}
             try:
-                stamp = [list(_stamp(folder / file)) for file in (RECORD, TENSORS)]
-                if last.get("stamp") == stamp:
+                if last.get("stamp") == _stamp(folder):
                     continue
                 if _form(folder / RECORD) not in PROMPTS:
                     self.skipped.append(name)
                     continue
-                contents = {file: (folder / file).read_bytes() for file in FILES if (folder / file).is_file()}
+                target = self._folder(name) / str(state["next"])
+                stamp = _link(folder, target)
+                sha256 = _digest({file: (target / file).read_bytes() for file in FILES if (target / file).is_file()})
             except OSError as error:
                 raise ConfigError(f"{folder} cannot be read ({error.strerror or error}).") from error
-            sha256 = _digest(contents)
             state = {**state, "adopted": {"sha256": sha256, "stamp": stamp}}
-            if last.get("sha256") != sha256:
-                target = self._folder(name) / str(state["next"])
+            if last.get("sha256") == sha256:
                 shutil.rmtree(target, ignore_errors=True)
-                _link(folder, target)
+            else:
                 state = _with_version(state, sha256)
-            _waiting(self._folder(name)).write_text(json.dumps(state))
             changed[name] = state
-        if not changed:
-            return
-        os.sync()
-        for name, state in changed.items():
-            _waiting(self._folder(name)).replace(self._folder(name) / STATE)
-            self._states[name], self._stamps[name] = state, _stamp(self._folder(name) / STATE)
-        self._tell()
+        self._write_many(changed)
 
 
 def _sources(path: Path) -> dict[str, Path]:
@@ -373,7 +433,9 @@ def _sources(path: Path) -> dict[str, Path]:
     for parent in (path / "artefacts", path):
         if parent.is_dir():
             recover_folders(parent)
-            found = {p.parent.name: p.parent for p in sorted(parent.glob(f"*/{RECORD}"))}
+            # Hidden is what training has under way; `served` is ours.
+            folders = [p.parent for p in sorted(parent.glob(f"[!.]*/{RECORD}"))]
+            found = {folder.name: folder for folder in folders if folder != path / SERVED}
             if found:
                 return found
     return {}
@@ -423,18 +485,60 @@ def _digest(contents: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    told = file.stat()
-    return told.st_mtime_ns, told.st_size
+def _due(state: dict[str, Any]) -> list[str]:
+    """Numbers of the removed versions whose time is over, or in the future since somebody set the clock."""
+    return [number for number, when in state["gone"].items() if not 0 <= time.time() - when < GRACE]
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same files in another folder: hard links, since what training replaces gets new files; copies elsewhere."""
-    target.mkdir(parents=True)  # a name's first folder makes the name's own
-    for name in FILES:
-        if not (source / name).is_file():
-            continue
+def _parsed(text: bytes) -> dict[str, Any]:
+    """A name's state. Raises: ValueError where it is none."""
+    state = json.loads(text)
+    try:
+        share, current = state["share"], state["current"]
+        numbers = {int(number) for number, told in state["versions"].items() if told["sha256"] and told["added"]}
+        named = {*state["aliases"].values(), *([share["version"]] if share else [])}
+        named |= set() if current is None and not numbers else {current}
+        whole = named <= numbers and state["next"] > max(numbers, default=0) and state.keys() >= _empty().keys()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if not whole:
+        raise ValueError("it names versions that it does not have")
+    return state
+
+
+def _stamp(folder: Path, at: int | None = None) -> list[list[int]]:
+    """Which files these are. Adopted ones stay linked, so that no other file gets their number."""
+    told = [os.stat(file if at is not None else folder / file, dir_fd=at) for file in (RECORD, TENSORS)]
+    return [[one.st_ino, one.st_mtime_ns, one.st_size] for one in told]
+
+
+def _link(source: Path, target: Path) -> list[list[int]]:
+    """The same files in another folder, and their stamp: hard links, since what training replaces gets new files.
+
+    Where links fail they are copies. All are of one folder, even where training puts another in its place meanwhile.
+    """
+    for left in reversed(range(10)):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)  # a name's first folder makes the name's own
+        at = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.link(source / name, target / name)
-        except OSError:
-            shutil.copyfile(source / name, target / name)
+            for name in FILES:
+                _link_file(name, at, target)
+            return _stamp(source, at)
+        except FileNotFoundError:  # replaced in between: now there is another folder of that name
+            if not left:
+                raise
+        finally:
+            os.close(at)
+    raise AssertionError("the last try returns or raises")
+
+
+def _link_file(name: str, at: int, target: Path) -> None:
+    try:
+        os.link(name, target / name, src_dir_fd=at)
+    except FileNotFoundError:
+        if name != CARD:
+            raise
+    except OSError:
+        with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=at)) as file:
+            (target / name).write_bytes(file.read())

@@ -111,3 +111,41 @@ def test_what_an_import_needs(foreword, data, tmp_path):
     config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
     (tmp_path / "x" / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     assert "--model" in foreword("import", tmp_path / "x", *template, *WORDS, *out).error
+
+
+def test_export_for_vllm(foreword, data, tmp_path):
+    """Vectors of a causal model go, and each other form is told what it can do instead."""
+    mine = train(foreword, data, tmp_path / "mine", "prompt-tuning", "foreword-tiny-causal")
+    told = foreword("export", mine, tmp_path / "x", "--to", "vllm", "--base-model", "my/llama")
+    assert told.code == 0, told.err
+    assert "vllm serve my/llama --enable-prompt-embeds" in told.out
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["README.md", "client.py", "prompt.pt", "row.json"]
+    assert torch.load(tmp_path / "x" / "prompt.pt", weights_only=True).shape == (3, 32)
+    row = json.loads((tmp_path / "x" / "row.json").read_text())
+    assert (row["base_model"], row["fields"], len(row["labels"]["good"])) == ("my/llama", ["text"], 2)
+    assert "exists already" in foreword("export", mine, tmp_path / "x", "--to", "vllm").error
+    again = foreword("export", mine, tmp_path / "x", "--format", "vllm", "--overwrite", "--json")
+    assert json.loads(again.out)["shape"] == [3, 32]
+    assert "not a PEFT adapter alone" in foreword("export", mine, tmp_path / "x", "--overwrite").error
+    prefix = train(foreword, data, tmp_path / "prefix", "prefix-tuning", "foreword-tiny-causal")
+    assert "foreword serve" in foreword("export", prefix, tmp_path / "y", "--to", "vllm").error
+    masked = train(foreword, data, tmp_path / "masked", "prompt-tuning", "foreword-tiny")
+    assert "masked" in foreword("export", masked, tmp_path / "y", "--to", "vllm").error
+    assert not (tmp_path / "y").exists()
+
+
+def test_export_of_words(foreword, data, tmp_path):
+    manual = tmp_path / "manual"
+    assert foreword("train", "manual", "--model", "foreword-tiny", "--data", data, "--out", manual).code == 0
+    told = foreword("export", manual, tmp_path / "x", "--to", "text", "--json")
+    assert told.code == 0, told.err
+    record = json.loads((tmp_path / "x" / "prompt.json").read_text())
+    assert json.loads(told.out)["template"] == record["template"]
+    assert set(record["label_words"]) == {"good", "bad"}
+    assert foreword("export", manual, tmp_path / "x", "--to", "text", "--overwrite").code == 0
+    soft = train(foreword, data, tmp_path / "soft", "prompt-tuning", "foreword-tiny")
+    assert "train `manual`" in foreword("export", soft, tmp_path / "y", "--to", "text").error
+    counts = tmp_path / "counts"
+    assert foreword("train", "bag-of-words", "--model", "foreword-tiny", "--data", data, "--out", counts).code == 0
+    assert "bag-of-words" in foreword("export", counts, tmp_path / "y", "--to", "text").error
+    assert "word counts" in foreword("export", counts, tmp_path / "y", "--to", "vllm").error

@@ -1,6 +1,7 @@
 """What went wrong, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,23 +9,35 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from foreword.errors import ForewordError
+from foreword.errors import ArtefactError, ForewordError, ModelError
 from foreword.serving.store import UnknownPrompt
 from foreword.serving.work import Busy
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     405: "invalid_request_error", 408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error",
-    429: "rate_limit_error", 503: "unavailable_error", 504: "timeout_error",
+    429: "rate_limit_error", 499: "timeout_error", 503: "unavailable_error", 504: "timeout_error",
 }  # fmt: skip
+WORDS = {  # of pydantic's sentences, those that say too little here
+    "extra_forbidden": "there is no such option",
+    "json_invalid": "the body is not JSON",
+    "missing": "this is needed",
+}
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """Ends a request with this answer."""
+class Refused(HTTPException):
+    """Ends a request with this answer. `retry` is in seconds from now.
 
-    def __init__(self, status: int, message: str, code: str, param: str | None = None):
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+    It is an HTTPException, since FastAPI turns every other one that a body's reading raises into one of its own.
+    """
+
+    def __init__(self, status: int, message: str, code: str, param: str | None = None, retry: float | None = None):
+        super().__init__(status, message)
+        self.message, self.code, self.param, self.retry = message, code, param, retry
+
+
+class Gone(Exception):  # noqa: N818 - what it is
+    """Whoever asked has gone, and nobody reads the answer."""
 
 
 def body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -47,13 +60,17 @@ def missing(model: str) -> Refused:
 def answer(error: BaseException) -> JSONResponse:
     """Any failure as an answer; of an unexpected one nothing is told."""
     if isinstance(error, Refused):
-        return refusal(error.status, error.message, error.code, error.param)
+        return refusal(error.status_code, error.message, error.code, error.param, error.retry)
     if isinstance(error, Busy):
         return refusal(429, str(error), "busy", retry=error.retry_after)
     if isinstance(error, UnknownPrompt):
         return refusal(404, str(error), "not_found")
+    if isinstance(error, Gone):
+        return refusal(499, "Whoever asked has gone.", "gone")
     if isinstance(error, TimeoutError):
         return refusal(504, "The answer took longer than is allowed; ask for less, or again later.", "timeout")
+    if isinstance(error, (ArtefactError, ModelError)):  # a prompt that is served, or the model: no fault of the request
+        return refusal(500, str(error), "failed")
     if isinstance(error, ForewordError):
         return refusal(400, str(error), "refused")
     return refusal(500, "The server failed; its log has the reason under this request's id.", "internal")
@@ -63,25 +80,53 @@ def install(app: FastAPI) -> None:
     """Every way a route can fail, to that shape."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
-        return answer(error)
+        found = answer(error)
+        if found.status_code >= 500:
+            request.scope["told"]["failed"] = type(error).__name__
+        return found
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int)) or None
-        # Pydantic's own sentences may quote what was given, which answers and logs must not carry further.
-        return refusal(400, f"{where or 'The body'}: {first['msg']}.", "invalid", where)
+        where, kind, words = _deepest(error)
+        # Pydantic's errors have what was given in them; its words and ours do not repeat it.
+        return refusal(400, f"{where or 'The request'}: {WORDS.get(kind, words)}.", "invalid", where)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        found = refusal(error.status_code, str(error.detail), TYPES.get(error.status_code, "failed"))
+        words = {404: "There is no such route", 405: "This route has no such method"}
+        message = words.get(error.status_code, str(error.detail))
+        found = refusal(error.status_code, f"{message}.", TYPES.get(error.status_code, "failed"))
         for name, value in (error.headers or {}).items():
             found.headers[name] = value
         return found
 
-    app.add_exception_handler(Refused, told)
-    app.add_exception_handler(ForewordError, told)
-    app.add_exception_handler(TimeoutError, told)
+    for kind in (Refused, Gone, ForewordError, TimeoutError):
+        app.add_exception_handler(kind, told)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, told)
+
+
+def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
+    """Where the request is wrong, by which of pydantic's rules, and its words; of several that which lies deepest.
+
+    A text or a list of texts gives an error of each, of which the deepest is that of what was meant.
+    """
+    found = [(_place(one["loc"], one["type"], error.body), one["type"], one["msg"]) for one in error.errors()]
+    (where, kind, words) = max(found, key=lambda one: len(one[0]))
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
+    return place or None, kind, words.removeprefix("Value error, ")
+
+
+def _place(loc: Sequence[int | str], kind: str, body: Any) -> list[int | str]:
+    """Keys and positions within the body, without the names of types that pydantic puts between them."""
+    if loc[0] != "body":
+        return list(loc[1:])
+    found: list[int | str] = []
+    for part in loc[1:]:
+        if isinstance(body, dict) and (part in body or kind == "missing"):
+            found.append(part)
+            body = body.get(part)
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            found.append(part)
+            body = body[part]
+    return found

@@ -1,34 +1,35 @@
 """POST /v1/classify: labels of texts with their probabilities."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from foreword.serving.app.failures import Refused
-from foreword.serving.app.generation import FAILURES
+from foreword.serving.app.generation import check_text
+from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import Classification, Classified, ClassifyRequest, Usage
-from foreword.serving.app.server import server_of, told
-from foreword.serving.app.waiting import outcome
+from foreword.serving.app.server import key_of, server_of, told
+from foreword.serving.app.waiting import outcome, unless_gone
 from foreword.serving.work import Asked
 
-router = APIRouter(responses=FAILURES)
+router = guarded()
 
 
 @router.post("/v1/classify")
 async def classify(given: ClassifyRequest, request: Request) -> Classification:
     """Label one or more rows with the learnt prompt that `model` names."""
     server = server_of(request)
-    key = server.caller(request)
-    version = server.version(key, given.model)
+    version = server.version(key_of(request), given.model)
     rows = given.input if isinstance(given.input, list) else [given.input]
     if not rows:
         raise Refused(400, "`input` is an empty list; give at least one row.", "invalid", "input")
     if len(rows) > server.limits.rows:
         words = f"{len(rows)} rows were given and {server.limits.rows} are allowed; send fewer."
         raise Refused(400, words, "invalid", "input")
-    size = sum(len(row) if isinstance(row, str) else sum(map(len, row.values())) for row in rows)
-    if size > server.limits.text:
-        words = f"{size:,} characters were given and {server.limits.text:,} are allowed; send less text."
-        raise Refused(413, words, "too_large", "input")
     options = tuple(given.options or ())
+    check_text(server, [text for row in rows for text in ([row] if isinstance(row, str) else row.values())], "input")
+    if len(options) > server.limits.rows:
+        words = f"{len(options)} options were given and {server.limits.rows} are allowed; give fewer."
+        raise Refused(400, words, "invalid", "options")
+    check_text(server, options, "options")
     if given.options is not None and (len(options) < 2 or len({*options}) < len(options)):
         raise Refused(400, "`options` are two or more different labels.", "invalid", "options")
     asked = []
@@ -40,7 +41,7 @@ async def classify(given: ClassifyRequest, request: Request) -> Classification:
             asked.append(Asked(version, fields=row, options=options, where=where))
     name = given.model if version is None else version.id
     told(request).update(prompt=name, rows=len(rows))
-    found = await outcome(server.engine.classify(asked), server.limits.seconds)
+    found = await unless_gone(request.receive, outcome(server.engine.classify(asked), server.limits.seconds))
     tokens = sum(one.prompt_tokens for one in found)
     told(request)["tokens"] = tokens
     return Classification(

@@ -1,11 +1,11 @@
-"""How much one request, and all of them together, may ask for; and the two that are held before a route is found."""
+"""How much one request, and all of them together, may ask for; and the limits that hold before a route is found."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.failures import refusal
+from foreword.serving.app.failures import Refused, answer, refusal
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,9 +16,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Limits:
-    """`text` in characters; `body` and `upload` in bytes; `seconds` for a whole answer.
+    """`text` in characters; `body` and `upload` in bytes; `seconds` for a whole answer, and for a body to arrive.
 
     `rows` counts the texts and samples of one request, `requests` what is under way at once, `prompts` what is stored.
+    Of `uploads` at once each may take a few times `upload` bytes of memory.
     """
 
     body: int = 2**20
@@ -29,54 +30,49 @@ class Limits:
     requests: int = 512
     prompts: int = 100_000
     seconds: float = 120.0
+    uploads: int = 4
 
 
 class BodyLimit:
-    """Reads a request's body, of which nobody need have said the length, and answers 413 where it is too long."""
+    """Counts a body as it is read, whether or not its length was told: 413 past its limit, 408 past its time.
+
+    Nothing is read ahead, so that a route which refuses has not taken the body into memory.
+    """
 
     def __init__(self, app: App, limits: Limits):
         self.app, self.limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/prompts/")
         most = self.limits.upload if upload else self.limits.body
+        large = Refused(413, f"The body has more than the {most:,} bytes allowed; send less.", "too_large")
+        late = Refused(408, f"The body did not arrive within {self.limits.seconds:g} seconds.", "timeout")
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        parts: list[bytes] = []
-        size = int(told) if told.isdigit() else 0
-        if size <= most:
-            size = 0
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    while size <= most:
-                        message = await receive()
-                        if message["type"] == "http.disconnect":
-                            return
-                        parts.append(message.get("body", b""))
-                        size += len(parts[-1])
-                        if not message.get("more_body", False):
-                            break
-            except TimeoutError:
-                late = refusal(408, f"The body did not arrive within {self.limits.seconds:g} seconds.", "timeout")
-                await late(scope, receive, send)
-                return
-        if size > most:
-            large = refusal(413, f"The body has more than the {most:,} bytes allowed; send less.", "too_large")
-            await large(scope, receive, send)
+        if told.isdigit() and int(told) > most:
+            await answer(large)(scope, receive, send)
             return
-        body = b"".join(parts)
-        given = False
+        until = asyncio.get_running_loop().time() + self.limits.seconds
+        size, whole = 0, False
 
-        async def again() -> Message:
-            nonlocal given
-            if given:
+        async def counted() -> Message:
+            nonlocal size, whole
+            if whole:  # what follows is that the client goes
                 return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise late from None
+            size += len(message.get("body", b""))
+            if size > most:
+                raise large
+            whole = not message.get("more_body", False)
+            return message
 
-        await self.app(scope, again, send)
+        await self.app(scope, counted, send)
 
 
 class Gate:
@@ -90,9 +86,10 @@ class Gate:
             await self.app(scope, receive, send)
             return
         if self.server.draining:
-            away = refusal(503, "The server is stopping; ask again in a moment.", "stopping", retry=5)
+            away = refusal(503, "The server is stopping; ask again in a moment.", "stopping", retry=5.0)
         elif self.server.active >= self.server.limits.requests:
-            away = refusal(429, f"{self.server.active} requests are under way; ask again in a second.", "busy", retry=1)
+            words = f"{self.server.active} requests are under way; ask again in a second."
+            away = refusal(429, words, "busy", retry=1.0)
         else:
             self.server.active += 1
             try:

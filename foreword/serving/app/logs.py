@@ -1,22 +1,37 @@
 """One JSON line a request on stderr: who, what, how long; never a text, and never a key."""
 
 import json
+import logging
 import sys
 import time
 import traceback
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 from foreword.serving.app.failures import answer
 from foreword.serving.app.limits import App, Message, Receive, Scope, Send
 from foreword.serving.app.server import Server
 
 Write = Callable[[str], None]
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def event(**told: Any) -> str:
+    """A line of the log."""
+    return json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **told})
+
+
+@final
+class Events(logging.Handler):
+    """What a library logs, as lines of the same form; without its traceback, which could quote what was asked."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        to_stderr(event(level=record.levelname.lower(), message=record.getMessage()))
 
 
 class Log:
@@ -33,35 +48,31 @@ class Log:
         name = uuid.uuid4().hex
         scope["told"] = told = {}
         status = 0
+        own = [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
+        if self.server.replica:
+            own.append((b"x-foreword-replica", self.server.replica.encode()))
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", []), (b"x-request-id", name.encode())]
-                if self.server.replica:
-                    headers.append((b"x-foreword-replica", self.server.replica.encode()))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": [*message.get("headers", []), *own]}
             await send(message)
 
-        trace = None
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
             # The kind and the place alone: an error's own words may quote what was asked.
             where = traceback.extract_tb(error.__traceback__)[-1]
-            trace = f"{type(error).__name__} at {where.name}:{where.lineno}"
+            told["failed"] = f"{type(error).__name__} at {where.name}:{where.lineno}"
             if not status:
                 await answer(error)(scope, receive, noted)
         finally:
             took = time.perf_counter() - began
+            # What a client may choose freely would make as many metrics as it likes.
+            method = scope["method"] if scope["method"] in METHODS else "other"
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.server.metrics.requests.labels(route, scope["method"], str(status)).inc()
+            self.server.metrics.requests.labels(route, method, str(status)).inc()
             self.server.metrics.seconds.labels(route).observe(took)
-            line: dict[str, Any] = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "request": name, "method": scope["method"],
-                "route": route, "status": status, "seconds": round(took, 4), **told,
-            }  # fmt: skip
-            if trace:
-                line["failed"] = trace
-            self.write(json.dumps(line))
+            line = {"request": name, "method": method, "route": route, "status": status, "seconds": round(took, 4)}
+            self.write(event(**line, **told))

@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import foreword
-from foreword.serving.app import failures, generation, labels, logs, probes, prompts
+from foreword.serving.app import failures, generation, labels, logs, models, probes, prompts
+from foreword.serving.app.access import Access
 from foreword.serving.app.limits import BodyLimit, Gate
-from foreword.serving.app.local import Local
 from foreword.serving.app.server import Server
 
 ABOUT = """Learnt prompts over one frozen model: `model` is a prompt's name, `name@3` a version, `name@alias` an alias.
 
-`/v1/completions`, `/v1/chat/completions` and `/v1/models` are OpenAI's; any client of theirs works."""
+`/v1/completions`, `/v1/chat/completions` and `/v1/models` are OpenAI's; any client of theirs works. A server that has
+keys asks for one as `Authorization: Bearer KEY`; a name that a key may not use is answered as one that is not there."""
 
 
 def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
@@ -21,20 +22,20 @@ def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        with server.store.watch():
+        with server.store.watch(warn=lambda line: write(logs.event(level="warning", message=line))):
             yield
 
     app = FastAPI(
         title="Foreword", version=foreword.__version__, description=ABOUT, lifespan=life, docs_url=None, redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        swagger_ui_oauth2_redirect_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.server = server
     failures.install(app)
-    for part in (generation, labels, prompts, probes):
+    for part in (generation, labels, models, prompts, probes):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limits=server.limits)
     app.add_middleware(Gate, server=server)
-    app.add_middleware(Local, server=server)
+    app.add_middleware(Access, server=server)
     app.add_middleware(logs.Log, server=server, write=write)
     return app

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from foreword.serving.app.failures import Refused
+from foreword.serving.app.routes import BEARER, FAILURES
 from foreword.serving.app.schemas import Failure, Health
 from foreword.serving.app.server import server_of
 
@@ -14,10 +15,10 @@ PAGE = Path(__file__).parent / "page"
 KINDS = {"page.js": "text/javascript", "page.css": "text/css", "index.html": "text/html"}
 SAFE = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/health")
@@ -26,23 +27,26 @@ async def health() -> Health:
     return Health(status="alive")
 
 
-@router.get("/ready", responses={503: {"model": Failure}})
+@router.get("/ready", responses={503: {"model": Failure, "description": "It starts or stops"}})
 async def ready(request: Request) -> Health:
     """Whether it takes requests: not while it starts or stops."""
     server = server_of(request)
     if server.draining or not server.ready:
-        raise Refused(503, "The server is stopping." if server.draining else "The server is starting.", "not_ready")
+        words = "The server is stopping." if server.draining else "The server is starting."
+        raise Refused(503, words, "not_ready", retry=5.0)
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={
-    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: {"model": Failure}, 403: {"model": Failure},
-})  # fmt: skip
+@router.get(
+    "/metrics", response_class=Response, dependencies=[Depends(BEARER)],
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **{status: FAILURES[status] for status in (401, 403, 503)},
+    },
+)  # fmt: skip
 async def metrics(request: Request) -> Response:
     """Counts, times and sizes in Prometheus's form, for any valid key."""
-    server = server_of(request)
-    server.caller(request)
-    return Response(server.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(server_of(request).metrics.page(), media_type=TEXT)
 
 
 @router.get("/", include_in_schema=False)

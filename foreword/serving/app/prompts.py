@@ -1,21 +1,17 @@
-"""/v1/prompts: what there is, adding, replacing, going back and removing; /v1/models: the same names for clients."""
+"""/v1/prompts: what there is, adding, replacing, going back and removing."""
 
-import calendar
-import time
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
+from fastapi import Query, Request, Response
 
 from foreword.core.artefact import Artefact
-from foreword.errors import ConfigError
+from foreword.errors import ArtefactError, ConfigError
 from foreword.serving.app.failures import Refused, missing
-from foreword.serving.app.generation import FAILURES
+from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import (
     Added,
-    ModelCard,
-    ModelList,
     PromptCard,
     PromptLine,
     PromptList,
@@ -25,15 +21,16 @@ from foreword.serving.app.schemas import (
     VersionCard,
     VersionRequest,
 )
-from foreword.serving.app.server import Server, server_of, told
+from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.archive import read_upload
 from foreword.serving.keys import Key
 from foreword.serving.names import check_alias, check_name
 from foreword.serving.store import Served, UnknownPrompt, Version
 
-router = APIRouter(responses=FAILURES)
-Name = Annotated[str, InPath(description="The prompt's name.")]
-Number = Annotated[int, InPath(ge=1, le=10**9)]
+router = guarded()
+Name = Annotated[str, InPath(description="The prompt's name.", examples=["acme-reviews"])]
+Alias = Annotated[str, InPath(description="Another word for a version.", examples=["beta"])]
+Number = Annotated[int, InPath(ge=1, le=10**9, description="The version's number.", examples=[2])]
 PAGE = 1000
 ARCHIVE = {
     "requestBody": {
@@ -47,60 +44,26 @@ ARCHIVE = {
 }
 
 
-@router.get("/v1/models")
-async def models(request: Request) -> ModelList:
-    """Every name that this key may use: prompts, and the model alone."""
-    server = server_of(request)
-    key = server.caller(request)
-    cards = [_model(server, name) for name in server.store.names() if key.may_infer(name)]
-    if key.may_infer(server.engine.model) and server.engine.model not in {card.id for card in cards}:
-        cards.append(ModelCard(id=server.engine.model, created=0))
-    return ModelList(data=cards)
-
-
-@router.get("/v1/models/{model:path}")
-async def model(model: str, request: Request) -> ModelCard:
-    """One of them."""
-    server = server_of(request)
-    version = server.version(server.caller(request), model)
-    if version is None:
-        return ModelCard(id=model, created=0)
-    return _model(server, version.name, model)
-
-
 @router.get("/v1/prompts")
 async def prompts(
     request: Request,
     after: Annotated[str, Query(max_length=128, description="Names after this one.")] = "",
-    limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
+    limit: Annotated[int, Query(ge=1, le=PAGE, description="Names in one page.")] = 100,
     search: Annotated[str, Query(max_length=128, description="Names that contain this.")] = "",
 ) -> PromptList:
     """Names that this key may use or change, in order, a page at a time."""
-    server = server_of(request)
-    key = server.caller(request)
-    own = [n for n in server.store.names() if n > after and search in n and (key.may_infer(n) or key.may_administer(n))]
-    lines = []
-    for name in own[:limit]:
-        try:
-            served = server.store.served(name)
-        except UnknownPrompt:  # removed meanwhile
-            continue
-        lines.append(
-            PromptLine(
-                name=name, current=served.current.number, versions=len(served.versions),
-                may_infer=key.may_infer(name), may_administer=key.may_administer(name),
-            )
-        )  # fmt: skip
-    return PromptList(data=lines, next=own[limit - 1] if len(own) > limit else None)
+    return await to_thread.run_sync(_listed, server_of(request), key_of(request), after, limit, search)
 
 
 @router.get("/v1/prompts/{name}")
 async def prompt(name: Name, request: Request) -> PromptCard:
     """A prompt's versions, and how its current one puts a row to the model."""
-    server = server_of(request)
-    key = server.caller(request)
-    served = _served(server, name, key.may_infer(name) or key.may_administer(name))
-    artefact = await to_thread.run_sync(Artefact.load, served.current.folder)
+    key = key_of(request)
+    served = _served(server_of(request), name, key.may_infer(name) or key.may_administer(name))
+    try:
+        artefact = await to_thread.run_sync(Artefact.load, served.current.folder)
+    except ArtefactError:  # its words name the folder
+        raise Refused(500, f"{served.current.id} is damaged; add it again, or go back to another.", "failed") from None
     return PromptCard(
         name=name,
         current=served.current.number,
@@ -120,34 +83,36 @@ async def prompt(name: Name, request: Request) -> PromptCard:
 
 @router.put("/v1/prompts/{name}", status_code=201, openapi_extra=ARCHIVE)
 async def add(name: Name, request: Request) -> Added:
-    """Add a prompt, or a new version of one, which is current at once; requests under way keep theirs."""
+    """Add a prompt, or a new version of one, which is current at once; requests under way keep theirs.
+
+    Whether this key may is told by the name alone, and before the body is read.
+    """
     server = server_of(request)
-    key = server.caller(request)
-    if not key.may_administer(_checked(name)):
+    try:
+        check_name(name)
+    except ConfigError as error:
+        raise Refused(400, str(error), "invalid", "name") from None
+    if not key_of(request).may_administer(name):
         raise Refused(403, "This key may not add or change a prompt of that name.", "forbidden")
     if name == server.engine.model:
         raise Refused(409, f"{name!r} is the model's own name; choose another.", "conflict")
-    data = await request.body()
-    if not data:
-        raise Refused(400, "The body is empty; send an artefact's folder as a tar, tar.gz or zip file.", "invalid")
-
-    def put() -> Version:
-        contents, artefact = read_upload(data, limit=server.limits.upload)
-        server.engine.check(artefact)
-        names = server.store.names()
-        if len(names) >= server.limits.prompts and name not in names:
-            raise Refused(409, f"The server has the {server.limits.prompts} prompts that it may have.", "full")
-        return server.store.add(name, contents)
-
-    version = await to_thread.run_sync(put)
-    told(request)["prompt"] = version.id
-    return Added(name=name, version=version.number, id=version.id, sha256=version.sha256)
+    if server.uploading >= server.limits.uploads:
+        raise Refused(429, f"{server.uploading} prompts are being added; ask again in a moment.", "busy", retry=2.0)
+    server.uploading += 1
+    try:
+        data = await request.body()
+        if not data:
+            raise Refused(400, "The body is empty; send an artefact's folder as a tar, tar.gz or zip file.", "invalid")
+        version = await to_thread.run_sync(_stored, server, name, data)
+    finally:
+        server.uploading -= 1
+    return _added(request, version)
 
 
 @router.delete("/v1/prompts/{name}", status_code=204)
 async def remove(name: Name, request: Request) -> Response:
     """Remove a prompt with all its versions; requests under way are still answered with it."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.remove, name)
     return Response(status_code=204)
 
@@ -155,7 +120,7 @@ async def remove(name: Name, request: Request) -> Response:
 @router.delete("/v1/prompts/{name}/versions/{number}", status_code=204)
 async def remove_version(name: Name, number: Number, request: Request) -> Response:
     """Remove one version, which is not the current one and which nothing points to."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.remove, name, number)
     return Response(status_code=204)
 
@@ -163,24 +128,22 @@ async def remove_version(name: Name, number: Number, request: Request) -> Respon
 @router.post("/v1/prompts/{name}/rollback")
 async def roll_back(name: Name, request: Request, given: RollbackRequest | None = None) -> Added:
     """Make an earlier version current again: the one before by default."""
-    server, _ = _changed(request, name)
-    version = await to_thread.run_sync(server.store.roll_back, name, given.to if given else None)
-    told(request)["prompt"] = version.id
-    return Added(name=name, version=version.number, id=version.id, sha256=version.sha256)
+    server = _changed(request, name)
+    return _added(request, await to_thread.run_sync(server.store.roll_back, name, given.to if given else None))
 
 
 @router.put("/v1/prompts/{name}/aliases/{alias}", status_code=204)
-async def alias(name: Name, alias: str, given: VersionRequest, request: Request) -> Response:
+async def alias(name: Name, alias: Alias, given: VersionRequest, request: Request) -> Response:
     """Let `name@alias` mean a version."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.alias, name, check_alias(alias), given.version)
     return Response(status_code=204)
 
 
 @router.delete("/v1/prompts/{name}/aliases/{alias}", status_code=204)
-async def no_alias(name: Name, alias: str, request: Request) -> Response:
+async def no_alias(name: Name, alias: Alias, request: Request) -> Response:
     """Take an alias away."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.alias, name, check_alias(alias), None)
     return Response(status_code=204)
 
@@ -188,7 +151,7 @@ async def no_alias(name: Name, alias: str, request: Request) -> Response:
 @router.put("/v1/prompts/{name}/share", status_code=204)
 async def share(name: Name, given: ShareRequest, request: Request) -> Response:
     """Send a fraction of the requests that name no version to another one."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.share, name, given.version, given.fraction)
     return Response(status_code=204)
 
@@ -196,19 +159,48 @@ async def share(name: Name, given: ShareRequest, request: Request) -> Response:
 @router.delete("/v1/prompts/{name}/share", status_code=204)
 async def no_share(name: Name, request: Request) -> Response:
     """Send all of them to the current version."""
-    server, _ = _changed(request, name)
+    server = _changed(request, name)
     await to_thread.run_sync(server.store.share, name, None)
     return Response(status_code=204)
 
 
-def _checked(name: str) -> str:
+def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> PromptList:
+    own = [n for n in server.store.names() if n > after and search in n and (key.may_infer(n) or key.may_administer(n))]
+    lines = []
+    for name in own[:limit]:
+        try:
+            served = server.store.served(name)
+        except UnknownPrompt:  # removed meanwhile
+            continue
+        lines.append(
+            PromptLine(
+                name=name, current=served.current.number, versions=len(served.versions),
+                may_infer=key.may_infer(name), may_administer=key.may_administer(name),
+            )
+        )  # fmt: skip
+    return PromptList(data=lines, next=own[limit - 1] if len(own) > limit else None)
+
+
+def _stored(server: Server, name: str, data: bytes) -> Version:
+    """Checked in every way there is before anything is stored. Raises: Refused."""
     try:
-        return check_name(name)
-    except ConfigError as error:
-        raise Refused(400, str(error), "invalid", "name") from None
+        contents, artefact = read_upload(data, limit=server.limits.upload)
+        server.engine.check(artefact)
+    except ArtefactError as error:  # here it is the request's fault
+        raise Refused(400, str(error), "refused") from None
+    names = server.store.names()
+    if len(names) >= server.limits.prompts and name not in names:
+        raise Refused(409, f"The server has the {server.limits.prompts:,} prompts that it may have.", "full")
+    return server.store.add(name, contents)
+
+
+def _added(request: Request, version: Version) -> Added:
+    told(request)["prompt"] = version.id
+    return Added(name=version.name, version=version.number, id=version.id, sha256=version.sha256)
 
 
 def _served(server: Server, name: str, allowed: bool) -> Served:
+    """A name that the key may not use is refused before anybody looks whether it is there."""
     try:
         if allowed:
             return server.store.served(name)
@@ -217,19 +209,9 @@ def _served(server: Server, name: str, allowed: bool) -> Served:
     raise missing(name)
 
 
-def _changed(request: Request, name: str) -> tuple[Server, Key]:
+def _changed(request: Request, name: str) -> Server:
     """Who may change a prompt that there is. Raises: Refused, the same for one that is not there."""
     server = server_of(request)
-    key = server.caller(request)
-    _served(server, name, key.may_administer(name))
+    _served(server, name, key_of(request).may_administer(name))
     told(request)["prompt"] = name
-    return server, key
-
-
-def _model(server: Server, name: str, shown: str | None = None) -> ModelCard:
-    try:
-        served = server.store.served(name)
-        added = served.added[served.current.number]
-    except UnknownPrompt:  # removed meanwhile
-        raise missing(name) from None
-    return ModelCard(id=shown or name, created=calendar.timegm(time.strptime(added, "%Y-%m-%dT%H:%M:%SZ")))
+    return server

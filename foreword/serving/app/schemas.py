@@ -1,8 +1,9 @@
-"""What requests may say. Unknown options are refused: one that is ignored would give another answer than asked."""
+"""What requests may say, and what answers do. Unknown options are refused: one that is ignored would give another
+answer than asked. Options of OpenAI's that are not here may be given as what changes nothing."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _whole(text: str) -> str:
@@ -13,46 +14,63 @@ def _whole(text: str) -> str:
     return text
 
 
+def _no_ids(given: Any) -> Any:
+    if isinstance(given, list) and given and all(isinstance(one, (int, list)) for one in given):
+        raise ValueError("ids of tokens are not read here; send the text itself, which the prompt's template takes in")
+    return given
+
+
 Text = Annotated[str, AfterValidator(_whole)]
+Texts = Annotated[Text | list[Text] | None, BeforeValidator(_no_ids)]
 PROMPT = "A prompt: `name`, `name@3` or `name@alias`; or the model's own name."
 Named = Annotated[str, Field(min_length=1, max_length=300, description=PROMPT)]
 Fields = dict[Text, Text]
+NOTHING = "Nothing but this is known."
+UNREAD = "Accepted and not looked at."
 
 
 class Asking(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _like(**example: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
 class StreamOptions(Asking):
-    include_usage: bool = False
+    include_usage: bool | None = Field(None, description="Send the counts of tokens last.")
 
 
 class Generating(Asking):
-    """What completions and chats share; names and meanings are OpenAI's, `top_k` aside."""
+    """What completions and chats share; names and meanings are OpenAI's, `top_k` aside. Null is the default."""
 
     model: Named
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=2**31, description="Of so many likeliest pieces one is drawn; 0: of all.")
-    n: int = Field(1, ge=1, le=128, description="Samples of each text; sample i has the seed `seed + i`.")
-    stream: bool = False
+    temperature: float | None = Field(1.0, ge=0, le=2, description="0: always the likeliest piece.")
+    top_p: float | None = Field(1.0, gt=0, le=1, description="One of the likeliest pieces that make up this much.")
+    top_k: int | None = Field(0, ge=0, le=2**31, description="One of so many likeliest pieces; 0: of all.")
+    n: int | None = Field(1, ge=1, le=128, description="Samples of each text; sample i has the seed `seed + i`.")
+    stream: bool | None = Field(False, description="Send the text as it is made, as server-sent events.")
     stream_options: StreamOptions | None = None
-    stop: Text | list[Text] | None = None
-    seed: int | None = Field(None, ge=-(2**62), le=2**62)
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    user: str | None = Field(None, description="Accepted and not looked at.")
+    stop: Text | list[Text] | None = Field(None, description="The text ends before the first of these; 16 at most.")
+    seed: int | None = Field(None, ge=-(2**62), le=2**62, description="The same seed gives the same text.")
+    presence_penalty: Literal[0] | None = Field(None, description=NOTHING)
+    frequency_penalty: Literal[0] | None = Field(None, description=NOTHING)
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description=NOTHING)
+    user: str | None = Field(None, description=UNREAD)
 
 
 class CompletionRequest(Generating):
-    prompt: Text | list[Text] | None = Field(
+    model_config = _like(model="acme-reviews", prompt="A film to remember.", max_tokens=32, temperature=0)
+
+    prompt: Texts = Field(
         None, description="What fills the one field of the prompt's template; the model alone goes on after it."
     )
     fields: Fields | None = Field(None, description="For a template with several fields: each one's text.")
-    max_tokens: int | None = Field(16, ge=1)
-    logprobs: int | None = Field(None, ge=0, le=20)
-    echo: bool = False
-    best_of: Literal[1] | None = None
+    max_tokens: int | None = Field(16, ge=1, description="New pieces of text at most.")
+    logprobs: int | None = Field(None, ge=0, le=20, description="Show each piece's and so many likelier ones' chance.")
+    echo: bool | None = Field(False, description="Begin with `prompt`.")
+    best_of: Literal[1] | None = Field(None, description=NOTHING)
+    suffix: Literal[""] | None = Field(None, description=NOTHING)
 
 
 class ContentPart(Asking):
@@ -63,27 +81,39 @@ class ContentPart(Asking):
 class Message(Asking):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[ContentPart]
-    name: str | None = None
+    name: str | None = Field(None, description=UNREAD)
 
     @property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class ResponseFormat(Asking):
+    type: Literal["text"]
+
+
 class ChatRequest(Generating):
+    model_config = _like(model="acme-reviews", messages=[{"role": "user", "content": "A film to remember."}])
+
     messages: list[Message] = Field(
         min_length=1,
         description="A prompt that was learnt has its own instruction and reads one message of the user; the model "
         "alone reads all, with its own chat template.",
     )
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="New pieces of text at most; 256 by default.")
+    logprobs: bool | None = Field(None, description="Show the chance of each piece.")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="And of so many likelier ones.")
+    response_format: ResponseFormat | None = Field(None, description=NOTHING)
+    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description=NOTHING)
+    store: Literal[False] | None = Field(None, description=NOTHING)
+    metadata: dict[str, str] | None = Field(None, description=UNREAD)
 
 
 class ClassifyRequest(Asking):
     """One or more rows to be labelled: texts, or the fields of each by name."""
+
+    model_config = _like(model="acme-reviews@2", input=["A film to remember.", {"text": "Two hours of my life."}])
 
     model: Named
     input: Text | Fields | list[Text | Fields]
@@ -91,22 +121,90 @@ class ClassifyRequest(Asking):
 
 
 class RollbackRequest(Asking):
+    model_config = _like(to=1)
+
     to: int | None = Field(None, ge=1, description="The version to go back to; the one before by default.")
 
 
 class VersionRequest(Asking):
+    model_config = _like(version=2)
+
     version: int = Field(ge=1)
 
 
 class ShareRequest(Asking):
+    model_config = _like(version=2, fraction=0.05)
+
     version: int = Field(ge=1)
-    fraction: float = Field(gt=0, le=1)
+    fraction: float = Field(gt=0, le=1, description="Of the requests that name no version.")
 
 
 class Usage(BaseModel):
+    """Counts of pieces; a text with several samples is counted once."""
+
     prompt_tokens: int
     completion_tokens: int = 0
     total_tokens: int
+
+
+class Choice(BaseModel):
+    index: int
+    finish_reason: Literal["stop", "length"]
+
+
+class TextLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TextChoice(Choice):
+    text: str
+    logprobs: TextLogprobs | None
+
+
+class Answer(BaseModel):
+    id: str
+    created: int
+    model: str = Field(description="The prompt with the version that was used, or the model's name.")
+    usage: Usage
+
+
+class Completion(Answer):
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+
+
+class TokenLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(TokenLogprob):
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[ChatLogprob]
+    refusal: None
+
+
+class Said(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(Choice):
+    message: Said
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletion(Answer):
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
 
 
 class ModelCard(BaseModel):
@@ -130,7 +228,7 @@ class Classified(BaseModel):
 
 class Classification(BaseModel):
     object: Literal["list"] = "list"
-    model: str
+    model: str = Field(description="The prompt with the version that was used.")
     data: list[Classified]
     usage: Usage
 

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import Request
 
 from foreword.errors import ConfigError
-from foreword.serving.app.failures import Refused, missing
+from foreword.serving.app.failures import missing
 from foreword.serving.app.limits import Limits
 from foreword.serving.app.metrics import Metrics
-from foreword.serving.keys import EVERYONE, Key, KeyRing
+from foreword.serving.keys import Key, KeyRing
 from foreword.serving.names import parse
 from foreword.serving.store import PromptStore, UnknownPrompt, Version
 from foreword.serving.work import Works
@@ -18,7 +18,10 @@ from foreword.serving.work import Works
 
 @dataclass(eq=False)
 class Server:
-    """One engine's front. `active` counts requests under way; `draining` turns new ones away."""
+    """One engine's front. `active` counts requests under way, `uploading` those that bring a prompt.
+
+    `draining` turns new ones away. `replica` is told in every answer where it is set.
+    """
 
     engine: Works
     store: PromptStore
@@ -27,26 +30,17 @@ class Server:
     ready: bool = True
     draining: bool = False
     active: int = 0
+    uploading: int = 0
     replica: str | None = None
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine)
 
-    def caller(self, request: Request) -> Key:
-        """Who asks. Raises: Refused (401) without a valid key, where there are keys."""
-        if self.keys.empty:
-            return EVERYONE
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        key = self.keys.find(token.strip() if scheme.lower() == "bearer" else None)
-        if key is None:
-            raise Refused(401, "A valid key is needed: send it as `Authorization: Bearer KEY`.", "invalid_api_key")
-        told(request)["key"] = key.id
-        return key
-
     def version(self, key: Key, model: str) -> Version | None:
         """The prompt that a request names; None for the model alone.
 
+        A name that the key may not use is refused before anybody looks whether it is there.
         Raises: Refused (404), the same for every reason.
         """
         try:
@@ -67,6 +61,13 @@ def server_of(request: Request) -> Server:
     return request.app.state.server
 
 
+def key_of(request: Request) -> Key:
+    """Who asks."""
+    key = request.scope["key"]
+    assert isinstance(key, Key), "routes that are open to all ask for no key"
+    return key
+
+
 def told(request: Request) -> dict[str, Any]:
     """What the log is to say of this request besides its route and status; never a text."""
-    return request.scope.setdefault("told", {})
+    return request.scope["told"]

@@ -1,0 +1,28 @@
+"""The folder of an export: written whole, and in place of nothing but an earlier export of its kind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from foreword.core.files import write_folder
+from foreword.errors import ArtefactError
+
+
+def write_export(folder: str | Path, contents: Mapping[str, bytes], what: str, also: tuple[str, ...] = ()) -> Path:
+    """Write these files; `also` names files that an earlier export of this kind, which is `what`, may have had.
+
+    Raises: ArtefactError where the folder holds anything else than such an export, or cannot be written.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise ArtefactError(f"{target} is a file; name a folder that is not there yet.")
+    held = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    mark = next(iter(contents))
+    if held and (mark not in held or held - {*contents, *also}):
+        raise ArtefactError(f"{target} exists and is not {what} alone; nothing was written. Name a new folder.")
+    try:
+        write_folder(target, contents)
+    except OSError as error:
+        raise ArtefactError(
+            f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
+        ) from error
+    return target
