@@ -138,6 +138,10 @@ class Engine:
     def model(self) -> str:
         return self.lm.name
 
+    @property
+    def continues(self) -> bool:
+        return self._cache is not None
+
     def _widest(self) -> int:
         """The longest row that generation has room for: a power of two of columns, or the whole context."""
         dims = self.lm.dims

@@ -126,6 +126,11 @@ class Works(Protocol):
     @property
     def model(self) -> str: ...
 
+    @property
+    def continues(self) -> bool:
+        """Whether texts can be continued; a masked model only labels them."""
+        ...
+
     def classify(self, rows: Sequence[Asked]) -> Future[list[Judged]]:
         """Labels of rows, each with its own prompt. Raises: Busy; the future: ForewordError that says what is wrong."""
         ...

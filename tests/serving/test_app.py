@@ -364,8 +364,9 @@ def test_a_server_that_stops_takes_nothing_more(root, lm):
 
 def test_the_page_loads_nothing_from_elsewhere(http):
     page = http.get("/")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("/page/page.js", "/page/page.css"):
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "*" not in policy
+    for path in ("/page/page.js", "/page/page.css", "/page/icon.svg"):
         assert path in page.text
         assert http.get(path).status_code == 200
     whole = page.text + http.get("/page/page.js").text + http.get("/page/page.css").text

@@ -12,9 +12,12 @@ from foreword.serving.app.server import server_of
 
 router = APIRouter()
 PAGE = Path(__file__).parent / "page"
-KINDS = {"page.js": "text/javascript", "page.css": "text/css", "index.html": "text/html"}
+SCRIPTS = ("page.js", "answers.js", "shared.js")
+KINDS = {**dict.fromkeys(SCRIPTS, "text/javascript"), "page.css": "text/css", "icon.svg": "image/svg+xml"}
 SAFE = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }

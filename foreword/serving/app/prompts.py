@@ -178,7 +178,11 @@ def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> Pr
                 may_infer=key.may_infer(name), may_administer=key.may_administer(name),
             )
         )  # fmt: skip
-    return PromptList(data=lines, next=own[limit - 1] if len(own) > limit else None)
+    alone = server.engine.model
+    return PromptList(
+        data=lines, next=own[limit - 1] if len(own) > limit else None, model=alone if key.may_infer(alone) else None,
+        continues=server.engine.continues, may_add=bool(key.administer),
+    )  # fmt: skip
 
 
 def _stored(server: Server, name: str, data: bytes) -> Version:

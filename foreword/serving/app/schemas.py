@@ -270,6 +270,9 @@ class PromptList(BaseModel):
     object: Literal["list"] = "list"
     data: list[PromptLine]
     next: str | None = Field(description="Give it as `after` for the names that follow; null at the end.")
+    model: str | None = Field(description="The model alone, where this key may use it.")
+    continues: bool = Field(description="Whether the model continues texts; a masked model labels them only.")
+    may_add: bool = Field(description="Whether this key may add prompts, of some names at least.")
 
 
 class Added(BaseModel):
