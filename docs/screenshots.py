@@ -1,6 +1,6 @@
 """Pictures of the server's page: docs/page-*.png, of a real server with prompts learnt here, in minutes.
 
-python docs/screenshots.py [--store DIR]     needs Playwright and Debian's chromium; a store that is there is used again
+python -m docs.screenshots [--store DIR]     needs Playwright and chromium; a store that is there is used again
 """
 
 import argparse
@@ -8,11 +8,13 @@ import contextlib
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+
+from tests.serving.browser import launched
 
 ROOT = Path(__file__).parents[1]
 MODEL = "foreword-mini-causal"
@@ -21,14 +23,9 @@ PROMPTS = {
     "reviews": ("prompt-tuning", "builtin:sentiment", ["-o", "length=10", "-o", "steps=120"], None),
     "reviews-prefix": ("prefix-tuning", "builtin:sentiment", ["-o", "length=10", "-o", "steps=120"], None),
     "reviews-words": ("manual", "builtin:sentiment", [], None),
-    "intents": ("prefix-tuning", "builtin:intents", ["-o", "length=10", "-o", "steps=200"], None),
+    "intents": ("manual", "builtin:intents", [], None),
     "assistant": ("manual", "builtin:intents", [], "user : {text|shorten} assistant : {answer}"),
 }
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 REVIEW = "The cast is wonderful and the story drags, but I would see it again."
 ASK = "can you find me a train to paris for tomorrow morning?"
 
@@ -62,12 +59,11 @@ def serving(store: Path) -> Iterator[str]:
             process.stderr.read()
 
 
-def opened(browser: Browser, address: str, prompts: list[str], **options: object) -> Page:
-    context = browser.new_context(**{"viewport": {"width": 1180, "height": 640}, "reduced_motion": "reduce", **options})  # type: ignore[arg-type]
-    page = context.new_page()
+def opened(browser: Browser, address: str, prompts: list[str], **options: Any) -> Page:
+    page = browser.new_page(**{"viewport": {"width": 1180, "height": 500}, **options})
     page.goto(address)
     for name in prompts:
-        page.get_by_role("checkbox", name=re.compile(rf"^{name} ?(v\d+|model alone)$")).check()
+        page.get_by_role("checkbox", name=re.compile(rf"^{name} ?(v\d+|no prompt)$")).check()
     return page
 
 
@@ -81,8 +77,8 @@ def run(page: Page, text: str, cards: int) -> None:
 
 
 def pictures(browser: Browser, address: str, out: Path) -> None:
-    labels = opened(browser, address, ["reviews", "reviews-prefix", "reviews-words", "intents"])
-    run(labels, REVIEW, 4)
+    labels = opened(browser, address, ["reviews", "reviews-prefix", "reviews-words"])
+    run(labels, REVIEW, 3)
     labels.screenshot(path=out / "page-labels.png")
 
     texts = opened(browser, address, ["assistant", "intents", MODEL])
@@ -90,7 +86,9 @@ def pictures(browser: Browser, address: str, out: Path) -> None:
     run(texts, ASK, 3)
     texts.screenshot(path=out / "page-texts.png")
 
-    narrow = opened(browser, address, ["reviews", "intents"], viewport={"width": 400, "height": 860}, color_scheme="dark")
+    narrow = opened(
+        browser, address, ["reviews", "intents"], viewport={"width": 400, "height": 860}, color_scheme="dark"
+    )  # fmt: skip
     run(narrow, REVIEW, 2)
     narrow.screenshot(path=out / "page-narrow.png", full_page=True)
 
@@ -100,12 +98,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "page", help="where the prompts are learnt")
     given = parser.parse_args()
     make_store(given.store)
-    with serving(given.store) as address, sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, f"--crash-dumps-dir={profile}"])
-        try:
-            pictures(browser, address, ROOT / "docs")
-        finally:
-            browser.close()
+    with serving(given.store) as address, launched() as browser:
+        pictures(browser, address, ROOT / "docs")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ function line(one) {
   box.disabled = !one.may_infer;
   if (box.disabled) label.title = "This key may change it, and not use it.";
   box.addEventListener("change", () => choose(one, box));
-  label.append(box, element("span", one.name), element("small", one.alone ? "model alone" : `v${one.current}`));
+  label.append(box, element("span", one.name), element("small", one.alone ? "no prompt" : `v${one.current}`));
   item.append(label);
   if (one.may_administer) {
     const button = element("button", "×");
