@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 # The oldest supported transformers, as in pyproject.toml; the newest is in constraints.txt.
 OLDEST := 5.7.0
 
-.PHONY: help venv test test-slow test-matrix lint demo bench clean
+.PHONY: help venv browser test test-slow test-matrix lint demo serve bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,10 +22,15 @@ venv: .venv/.installed  ## make .venv with the pinned dependencies
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lint]'
 	@touch $@
 
-test: .venv/.installed  ## the test suite (minutes)
+browser:  ## chromium for the tests of the server's page, by apt-get as root; where there is none they are skipped
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	echo "There is no chromium, so the tests of the page are skipped; install Debian's package of that name." >&2
+
+test: .venv/.installed browser  ## the test suite (minutes)
 	$(PYTEST) -n $(WORKERS) -m 'not slow'
 
-test-slow: .venv/.installed  ## all tests, long ones included
+test-slow: .venv/.installed browser  ## all tests, long ones included
 	$(PYTEST) -n $(WORKERS)
 
 test-matrix: .venv/.installed .venv/transformers-$(OLDEST)  ## the model tests on oldest and newest transformers
@@ -42,6 +47,13 @@ lint: .venv/.lint  ## style and types
 
 demo: .venv/.installed  ## compare methods with the embedded model on an embedded task
 	$(BIN)/foreword demo
+
+serve: .venv/.installed demo/.made  ## the demo's prompts at http://127.0.0.1:8000 (the first time the demo is run before)
+	$(BIN)/foreword serve demo
+
+demo/.made: | .venv/.installed
+	$(BIN)/foreword demo
+	@touch $@
 
 bench: .venv/.installed  ## every benchmark (hours on two cores); each prints one JSON line last and goes on where it stopped
 	@for file in $(wildcard benchmarks/[a-z]*.py); do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done

@@ -99,7 +99,7 @@ def read_upload(data: bytes, *, limit: int = LIMIT) -> tuple[dict[str, bytes], A
 
 
 def _tarred(data: bytes, limit: int) -> Iterator[tuple[str, bytes]]:
-    raw = _unzipped(data, limit + MEMBERS * 2 * BLOCK + HEADER) if data[:2] == b"\x1f\x8b" else data
+    raw = _unzipped(data, limit) if data[:2] == b"\x1f\x8b" else data
     left, at, name = limit, 0, None
     for number in itertools.count():
         header = raw[at : at + BLOCK]
@@ -148,8 +148,9 @@ def _told_name(kind: bytes, told: bytes) -> str | None:
 
 def _unzipped(data: bytes, limit: int) -> bytes:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    raw = stream.decompress(data, limit + 1)
-    if len(raw) > limit:
+    most = limit + MEMBERS * 2 * BLOCK + HEADER  # with the headers of its members
+    raw = stream.decompress(data, most + 1)
+    if len(raw) > most:
         raise _too_large(limit)
     if not stream.eof:  # after which the sum was found right
         raise ArtefactError("The archive is cut off.")

@@ -128,6 +128,14 @@ def test_bodies_that_are_no_requests(http, body):
     assert answer.json()["error"]["message"]
 
 
+def test_json_that_is_not_said_to_be_json_is_told_so(http):
+    answer = http.post(
+        "/v1/classify", content=b'{"model": "two", "input": "x"}', headers={"Content-Type": "text/plain"}
+    )
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 def test_methods_and_paths_that_are_not_there(http):
     assert http.get("/v1/completions").status_code == 405
     assert http.get("/v1/none").json()["error"]["type"] == "not_found_error"

@@ -83,10 +83,10 @@ class _nothing:  # noqa: N801 - what stands beside a function
 
 def run(page, cards: int) -> list:
     page.get_by_role("button", name="Run").click()
-    page.wait_for_function(
-        "n => document.querySelectorAll('.answer').length === n && document.getElementById('run').textContent === 'Run'",
-        arg=cards,
+    ended = (
+        "n => document.querySelectorAll('.answer').length === n && document.querySelector('#run').innerText === 'Run'"
     )
+    page.wait_for_function(ended, arg=cards)
     return page.locator(".answer").all()
 
 
@@ -283,7 +283,9 @@ def test_markup_stays_text(opened):
     page.get_by_text("No name has that in it.").wait_for()
     assert page.locator("#prompts img, #answers img, #answers script").count() == 0
     assert page.evaluate("typeof window.hit") == "undefined"
-    blocked = "() => { try { document.body.innerHTML = '<b>x</b>'; return 'made' } catch (error) { return error.name } }"
+    blocked = (
+        "() => { try { document.body.innerHTML = '<b>x</b>'; return 'made' } catch (error) { return error.name } }"
+    )
     assert page.evaluate(blocked) == "TypeError"  # and the policy would stop whoever forgets
 
 

@@ -22,6 +22,7 @@ WORDS = {  # of pydantic's sentences, those that say too little here
     "extra_forbidden": "there is no such option",
     "json_invalid": "the body is not JSON",
     "missing": "this is needed",
+    "model_attributes_type": "a JSON object is needed, sent with `Content-Type: application/json`",
 }
 
 
