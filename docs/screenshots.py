@@ -81,7 +81,8 @@ def pictures(browser: Browser, address: str, out: Path) -> None:
     run(labels, REVIEW, 3)
     labels.screenshot(path=out / "page-labels.png")
 
-    texts = opened(browser, address, ["assistant", "intents", MODEL])
+    tall = {"width": 1180, "height": 640}
+    texts = opened(browser, address, ["assistant", "intents", MODEL], viewport=tall)
     texts.get_by_role("radio", name="Continue").check(force=True)
     run(texts, ASK, 3)
     texts.screenshot(path=out / "page-texts.png")

@@ -79,7 +79,8 @@ async function complete(name, told, place, signal, began) {
     if (event.error) throw new Error(event.error.message);
     first ||= since(began);
     place.version.textContent = event.model;
-    added.textContent += event.choices[0]?.text ?? "";
+    const more = event.choices[0]?.text ?? "";
+    added.textContent += text.textContent ? more : more.replace(/^ +/, ""); // a card begins with a word
     place.time.textContent = `first ${first}, all ${since(began)}`;
   }
   if (!added.textContent) place.body.append(element("p", "Nothing was added: the text had its end.", "more"));
