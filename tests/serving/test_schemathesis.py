@@ -39,6 +39,8 @@ def app(tmp_path_factory):
         yield make_app(Server(engine, PromptStore.open(root), KeyRing.open(root), Limits(tokens=20, rows=8)), len)
 
 
+# Schemathesis draws some of its choices from `random` itself.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
 def test_made_up_requests(app):
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HERE)
     given: dict[str, set[int]] = {}

@@ -20,7 +20,8 @@ from foreword.serving.work import Works
 class Server:
     """One engine's front. `active` counts requests under way, `uploading` those that bring a prompt.
 
-    `draining` turns new ones away. `replica` is told in every answer where it is set.
+    `draining` turns new ones away. `replica` is told in every answer where it is set. `draws` decides which requests
+    fall in a share.
     """
 
     engine: Works
@@ -33,6 +34,7 @@ class Server:
     uploading: int = 0
     replica: str | None = None
     metrics: Metrics = field(init=False)
+    draws: random.Random = field(default_factory=random.Random, init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine)
@@ -50,7 +52,7 @@ class Server:
         if not key.may_infer(name):
             raise missing(model)
         try:
-            return self.store.resolve(model, random.random())
+            return self.store.resolve(model, self.draws.random())
         except (UnknownPrompt, ConfigError):
             if model == self.engine.model:
                 return None
