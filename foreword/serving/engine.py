@@ -138,6 +138,11 @@ class Engine:
     def model(self) -> str:
         return self.lm.name
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has stopped, as it was asked to or not."""
+        return self._ended.is_set()
+
     def _widest(self) -> int:
         """The longest row that generation has room for: a power of two of columns, or the whole context."""
         dims = self.lm.dims

@@ -289,7 +289,8 @@ class PromptStore:
     @contextlib.contextmanager
     def _alone(self, how: int) -> Iterator[None]:
         """One thread of this process, and with LOCK_EX one process of all. Readers of what is in memory do not wait."""
-        with self._turn, (self.served_folder / LOCK).open("a") as held:
+        # On network file systems a shared lock needs a file that may be read, and the other one that may be written.
+        with self._turn, (self.served_folder / LOCK).open("a+") as held:
             fcntl.flock(held, how)  # let go as the file is closed
             yield
 

@@ -22,7 +22,7 @@ EVENTS = {  # the schema is that of one event
     "text/event-stream": {
         "schema": {
             "type": "object",
-            "description": "With `stream`: OpenAI's chunks as `data`, and `[DONE]` last; or an `error` event, and the end.",
+            "description": "With `stream`: OpenAI's chunks as `data`, and `[DONE]` last; or an `error` event.",
             "properties": {"data": {"type": "string"}, "event": {"enum": ["message", "error"]}},
             "required": ["data"],
         }
