@@ -18,12 +18,12 @@ MARK = "FOREWORD_TEST_MARK"  # inherited by whatever a server starts
 class Process:
     """A server that is running. Its log is in `lines`."""
 
-    def __init__(self, root: Path, *options: str):
+    def __init__(self, root: Path, *options: str, port: int = 0):
         self.mark = uuid.uuid4().hex
         self.lines: list[str] = []
         # A group of its own, as a terminal gives one: Ctrl-C goes to all of it.
         self.run = subprocess.Popen(
-            [sys.executable, "-m", "foreword", "serve", str(root), "--port", "0", *options],
+            [sys.executable, "-m", "foreword", "serve", str(root), "--port", str(port), *options],
             env={**os.environ, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
@@ -72,9 +72,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(root: Path, *options: str) -> Iterator[Process]:
+def process(root: Path, *options: str, port: int = 0) -> Iterator[Process]:
     """A server, of which nothing is left afterwards."""
-    started = Process(root, *options)
+    started = Process(root, *options, port=port)
     try:
         yield started
     finally:
