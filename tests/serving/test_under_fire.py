@@ -15,7 +15,8 @@ import pytest
 
 from foreword.models.load import load
 from foreword.serving.keys import KeyRing
-from tests.serving.fire import Fire, known, reader, writer
+from tests.serving.book import Book, Known, known
+from tests.serving.fire import Fire, reader, writer
 from tests.serving.processes import process
 
 MEMORY, COMPILED = 60_000, 40_000  # bytes: some eight prompts of twenty-four in memory
