@@ -518,13 +518,13 @@ def test_a_name_does_not_take_the_folder_of_another(store):
 
 def test_a_full_disk_changes_nothing(store, monkeypatch):
     store.add("x", fake(1))
-    for fails in ("write_folder", "write_whole"):
+    for place, fails in ((module, "write_folder"), (journal, "write_whole")):
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, fails, full)
+            patch.setattr(place, fails, full)
             with pytest.raises(OSError, match="No space"):
                 store.add("x", fake(2))
         assert seen_by(store) == seen_by(PromptStore.open(store.root)) == {"x": (1, {1: 1}, {}, None)}
