@@ -1,6 +1,7 @@
 """`foreword serve`: thousands of prompts over one model, by HTTP."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
 @click.option("--max-prompts", default=100_000, show_default=True, type=click.IntRange(min=1), help="In the store.")
 @click.option("--max-requests", default=512, show_default=True, type=click.IntRange(min=1), help="Under way at once.")
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=0.1), help="For one answer.")
-@click.option("--replicas", default=1, show_default=True, type=click.IntRange(min=1), help="Processes, by Ray Serve.")
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(min=1), help="Copies, by Ray Serve.")
 @click.option("--allow-other-weights", is_flag=True, help="Use prompts that were learnt with other weights.")
 @model_override
 @model_options
@@ -82,16 +83,19 @@ def serve(
     limits = Limits(max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds)
     room = Room(memory, compiled, cache, rows, waiting)
     name, chosen = _model(store, model, how)
+    prompts = f"{len(store.names()):,} prompts"
     if replicas > 1:
-        from foreword.serving.replicas import serve_replicas
+        from foreword.serving.replicas import Plan, serve_replicas
 
-        serve_replicas(folder, name, chosen, replicas, host, port, room, limits, allow_other_weights, note)
+        plan = Plan(folder.resolve(), partial(chosen.load, name), room, limits, allow_other_weights)
+        have = f"{prompts} over {replicas} replicas of {name}"
+        serve_replicas(plan, replicas, host, port, ready=lambda address: note(f"{address} serves {have}"))
         return
     lm = chosen.load(name)
     engine = Engine(lm, room, allow_other_weights=allow_other_weights, warn=note)
     server = Server(engine, store, keys, limits)
     try:
-        have = f"{len(store.names()):,} prompts over {lm.name}, {size(memory)} in memory, {size(compiled)} compiled"
+        have = f"{prompts} over {lm.name}, {size(memory)} in memory, {size(compiled)} compiled"
         run(server, host, port, ready=lambda address: note(f"{address} serves {have}"))
     finally:
         engine.close(finish=False)

@@ -12,19 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foreword.core.inject import inject_prefix
 from foreword.core.learnt import Probe
-from foreword.core.prompts import stack
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoder, Line
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
-from foreword.models.score import score
 from foreword.serving.engine import Engine, Room
 from foreword.serving.work import Asked, Busy, Delta, Sampling
 from tests.models.zoo import build
+from tests.serving.alone import alone_scores, alone_text
 from tests.serving.made import LABELS, TEMPLATES, artefact, saved
 
 WORDS = "river garden window, teacher winter bread! horse letter music 42 island Straße 東京 naïve".split()
@@ -64,15 +60,6 @@ def text_of(rng: random.Random) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
 
 
-def alone_scores(lm, engine, version, text):
-    """One row, its prompt in its slots or as its prefix, nothing compiled and nothing shared."""
-    made = engine.bank.entry(version).artefact
-    extra = made.value.start if made.form == "prefix" else 0
-    row = Encoder.build(lm, made.format, extra).encode({"text": text})
-    with torch.no_grad():
-        return score(lm, [row], stack([made.value], lm.embed), torch.zeros(1, dtype=torch.long))[0].softmax(-1)
-
-
 @pytest.mark.parametrize("name", ["foreword-tiny", "foreword-tiny-causal", "wild"])
 def test_labels_in_mixed_batches_are_those_of_rows_alone(name, llama, tmp_path):
     lm = llama if name == "wild" else load(name)
@@ -83,28 +70,15 @@ def test_labels_in_mixed_batches_are_those_of_rows_alone(name, llama, tmp_path):
         futures = [engine.classify(asked[i : i + 5]) for i in range(0, 60, 5)]
         found = [one for future in futures for one in future.result(60)]
         for one, row in zip(found, asked, strict=True):
-            wanted = alone_scores(lm, engine, row.version, row.text)
+            wanted = alone_scores(lm, engine.bank.entry(row.version).artefact, row.text)
             assert list(one.probabilities) == list(LABELS)
             assert one.label == LABELS[int(wanted.argmax())]
             assert max(abs(a - b) for a, b in zip(one.probabilities.values(), wanted.tolist(), strict=True)) < 1e-5
         assert engine.load().batches < 60
         # Another prompt, another answer: the comparison could fail.
-        other = [alone_scores(lm, engine, versions[0], row.text)[0] for row in asked]
+        other = [alone_scores(lm, engine.bank.entry(versions[0]).artefact, row.text)[0] for row in asked]
         apart = [abs(float(a) - b.probabilities["no"]) for a, b in zip(other, found, strict=True)]
         assert max(apart) > 1e-3 if name == "wild" else max(apart) > 1e-6
-
-
-def alone_text(lm, made, text: str, new: int) -> str:
-    """The library's own greedy loop over one row, its prompt in its slots or as its prefix."""
-    extra = made.value.start if made.form == "prefix" else 0
-    row = Encoder.build(lm, replace(made.format, labels=(), words=()), extra).encode_rows([Line({"text": text})])
-    bank = stack([made.value], lm.embed)
-    zero = torch.zeros(1, dtype=torch.long)
-    inputs, prefix = prepare(lm, collate(row), bank, zero)
-    prefix = inject_prefix(bank, zero, lm.dtype) if prefix is not None else None
-    [ids] = lm.generate(inputs, prefix, max_new_tokens=new, do_sample=False, pad_token_id=1).tolist()
-    ids = ids[: ids.index(3)] if 3 in ids else ids
-    return lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_path):
@@ -182,7 +156,7 @@ def test_tiers_stay_within_their_bytes_and_answers_stay_right(llama, tmp_path):
             rows = [Asked(version, text_of(rng)) for version in versions]
             futures = [engine.classify([row]) for row in rows]
             for future, row in zip(futures, rows, strict=True):
-                wanted = alone_scores(llama, engine, row.version, row.text).tolist()
+                wanted = alone_scores(llama, engine.bank.entry(row.version).artefact, row.text).tolist()
                 assert list(future.result(60)[0].probabilities.values()) == pytest.approx(wanted, abs=1e-5)
             load = engine.load()
             assert load.bytes_in_memory <= room.memory
@@ -248,7 +222,7 @@ def test_one_bad_row_stops_no_other(llama, tmp_path):
 
 def test_a_pass_that_fails_is_tried_row_by_row(llama, tmp_path, monkeypatch):
     """What goes wrong in the model for one row is told to that row alone."""
-    import foreword.serving.engine as module
+    import foreword.serving.labelling as module
 
     version = saved(tmp_path, "p", artefact(llama, "ahead"))
     inner = module.score
@@ -302,9 +276,9 @@ def test_a_cancelled_text_gives_its_place_away(llama, tmp_path):
         assert waiting.result.result(60).pieces
         with pytest.raises(CancelledError):
             long.result.result(0)
-        until = time.monotonic() + 60  # a result is told before its row has left
+        until = time.monotonic() + 60  # the answer comes a moment before its place is free
         while engine.load().generating and time.monotonic() < until:
-            time.sleep(0.01)
+            time.sleep(0.001)
         assert engine.load().generating == 0
 
 

@@ -31,17 +31,32 @@ HERE = {"Host": "127.0.0.1"}
 EACH = 25  # made-up requests of each operation
 
 
+OPEN = ("GET /health", "GET /ready")
+# Schemathesis draws the ids of its cases with it; what is asked comes from hypothesis alone.
+RANDOM = "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+
+
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    lm = load("foreword-tiny-causal")
-    root = filled(tmp_path_factory.mktemp("openapi") / "store", lm)
+def lm():
+    return load("foreword-tiny-causal")
+
+
+@pytest.fixture
+def root(tmp_path, lm):
+    return filled(tmp_path / "store", lm)
+
+
+@pytest.fixture
+def app(root, lm):
     with Engine(lm, ROOM) as engine:
         yield make_app(Server(engine, PromptStore.open(root), KeyRing.open(root), Limits(tokens=20, rows=8)), len)
 
 
-# Schemathesis draws some of its choices from `random` itself.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
-def test_made_up_requests(app):
+@pytest.mark.filterwarnings(RANDOM)
+@pytest.mark.parametrize("keys", [False, True], ids=["without keys", "with keys"])
+def test_made_up_requests(app, root, keys):
+    """The same ones each time. Where the server has keys, each is asked without one as well."""
+    headers = {**HERE, **({"Authorization": f"Bearer {KeyRing.open(root).add(['*'], ['*'])}"} if keys else {})}
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HERE)
     given: dict[str, set[int]] = {}
 
@@ -63,8 +78,13 @@ def test_made_up_requests(app):
             for key, one in (("name", [*NAMES][tried % len(NAMES)]), ("model", MODELS[tried % len(MODELS)])):
                 if tried % 3 and key in (case.path_parameters or {}):
                     case.path_parameters[key] = one
-            answer = case.call(headers=HERE)
+            if keys:
+                refused = case.call(headers=HERE)
+                case.validate_response(refused, checks=CHECKS)
+                assert (refused.status_code == 401) == (operation.label not in OPEN)
+            answer = case.call(headers=headers)
             case.validate_response(answer, checks=CHECKS)
+            assert answer.status_code != 401
             assert answer.status_code < 300 or answer.status_code in (*MEANINGS, 405)
             seen.add(answer.status_code)
 

@@ -15,6 +15,7 @@ from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.files import write_folder
 from foreword.errors import ConfigError
 from foreword.models.load import load
+from foreword.serving import adopted, journal, states
 from foreword.serving import store as module
 from foreword.serving.names import check_alias, check_name, parse
 from foreword.serving.store import PromptStore, UnknownPrompt
@@ -125,7 +126,7 @@ def test_what_is_removed_can_be_read_for_a_while_and_goes_at_last(store, monkeyp
     assert read(version) == 1
     PromptStore.open(store.root)
     assert read(version) == 1
-    monkeypatch.setattr(module, "GRACE", 0.0)
+    monkeypatch.setattr(states, "GRACE", 0.0)
     again = PromptStore.open(store.root)
     assert not version.folder.exists()
     assert again.add("x", fake(5)).number == 2  # numbers are never used twice
@@ -133,7 +134,7 @@ def test_what_is_removed_can_be_read_for_a_while_and_goes_at_last(store, monkeyp
 
 def test_a_running_store_clears_away_what_is_due(store, monkeypatch):
     kept, gone = store.add("x", fake(1)), store.add("y", fake(2))
-    monkeypatch.setattr(module, "GRACE", 0.3)
+    monkeypatch.setattr(states, "GRACE", 0.3)
     with store.watch(0.02):
         store.remove("y")
         assert read(gone) == 2
@@ -222,7 +223,7 @@ def test_links_or_copies_the_adopted_bytes_are_the_stores_own(tmp_path, monkeypa
 
 def test_training_that_replaces_an_artefact_meanwhile_is_adopted_whole(tmp_path, monkeypatch):
     """The folder changes between two of its files: all are of the new one, or all of the old."""
-    inner, done = module._link_file, []
+    inner, done = adopted._link_file, []
     plant(tmp_path / "artefacts" / "a", 1)
 
     def link(name, at, target):
@@ -231,7 +232,7 @@ def test_training_that_replaces_an_artefact_meanwhile_is_adopted_whole(tmp_path,
             done.append(name)
             plant(tmp_path / "artefacts" / "a", 2)
 
-    monkeypatch.setattr(module, "_link_file", link)
+    monkeypatch.setattr(adopted, "_link_file", link)
     version = PromptStore.open(tmp_path).resolve("a")
     assert done
     contents = {file.name: file.read_bytes() for file in version.folder.iterdir()}
@@ -268,9 +269,9 @@ def test_a_change_that_was_cut_off_is_seen_by_all_or_by_none(store, monkeypatch,
         if part == "after it":
             patch.setattr(broken, "_take", stop)
         else:
-            inner = module.write_whole
+            inner = journal.write_whole
             patch.setattr(
-                module, "write_whole", lambda path, data: (inner if path.name != module.STATE else stop)(path, data)
+                journal, "write_whole", lambda path, data: (inner if path.name != journal.STATE else stop)(path, data)
             )
         with pytest.raises(KeyboardInterrupt):
             broken.add("x", fake(1))
@@ -284,7 +285,7 @@ def test_a_change_that_was_cut_off_is_seen_by_all_or_by_none(store, monkeypatch,
 
 
 def test_who_is_far_behind_or_lost_its_mark_reads_everything(store, monkeypatch):
-    monkeypatch.setattr(module, "TOLD", 5)
+    monkeypatch.setattr(journal, "TOLD", 5)
     other = PromptStore.open(store.root)
     for number in range(12):
         store.add(f"n{number}", fake(number))
@@ -306,8 +307,8 @@ def test_only_the_names_that_changed_are_read_again(store, monkeypatch):
         store.add(f"n{number}", fake(number))
     other, opened = PromptStore.open(store.root), []
     store.add("n3", fake(99))
-    inner = module._parsed
-    monkeypatch.setattr(module, "_parsed", lambda text: opened.append(text) or inner(text))
+    inner = journal.parsed
+    monkeypatch.setattr(journal, "parsed", lambda text: opened.append(text) or inner(text))
     assert other.refresh()
     assert len(opened) == 1 and read(other.resolve("n3")) == 99
 
@@ -482,8 +483,8 @@ def test_ten_thousand_names_start_quickly(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", counted)
         assert len(PromptStore.open(tmp_path).names()) == 500
-    assert not [path for path in opened if path.name in module.FILES]
-    assert len([path for path in opened if path.name == module.STATE]) == 500
+    assert not [path for path in opened if path.name in adopted.FILES]
+    assert len([path for path in opened if path.name == journal.STATE]) == 500
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"current": 3, "versions": {}}', "null"])
@@ -492,7 +493,7 @@ def test_a_damaged_state_is_named_at_the_start_and_harms_no_other_later(store, t
     other, said = PromptStore.open(store.root), []
     with other.watch(0.01, said.append):
         (store.root / "served" / "names" / "x" / "served.json").write_text(text)
-        store._tell(["x"])
+        store._journal.tell(["x"])
         store.add("y", fake(2))
         until = time.monotonic() + 10
         while "y" not in other.names() and time.monotonic() < until:
@@ -517,13 +518,13 @@ def test_a_name_does_not_take_the_folder_of_another(store):
 
 def test_a_full_disk_changes_nothing(store, monkeypatch):
     store.add("x", fake(1))
-    for fails in ("write_folder", "write_whole"):
+    for place, fails in ((module, "write_folder"), (journal, "write_whole")):
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, fails, full)
+            patch.setattr(place, fails, full)
             with pytest.raises(OSError, match="No space"):
                 store.add("x", fake(2))
         assert seen_by(store) == seen_by(PromptStore.open(store.root)) == {"x": (1, {1: 1}, {}, None)}

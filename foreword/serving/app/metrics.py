@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from foreword.serving.work import Works
 
@@ -26,9 +26,13 @@ COUNTERS = {
 
 
 class Metrics:
-    """A registry of this server's own."""
+    """A registry of this server's own. Where it is one replica of several, its name is a label of every sample.
 
-    def __init__(self, engine: Works):
+    Each request for the page is answered by one of the replicas, whose counts may not be taken for another's.
+    """
+
+    def __init__(self, engine: Works, replica: str | None = None):
+        self.replica = replica
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "foreword_requests", "Requests answered", ("route", "method", "status"), registry=self.registry
@@ -44,7 +48,21 @@ class Metrics:
         self.registry.register(_OfEngine(engine))  # type: ignore[arg-type]  # a collector is what has `collect`
 
     def page(self) -> bytes:
-        return generate_latest(self.registry)
+        if self.replica is None:
+            return generate_latest(self.registry)
+        return generate_latest(_Named(self.registry, self.replica))  # type: ignore[arg-type]  # as below
+
+
+class _Named:
+    """The metrics of a registry, each sample with its replica."""
+
+    def __init__(self, registry: CollectorRegistry, replica: str):
+        self.registry, self.replica = registry, replica
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self.registry.collect():
+            metric.samples = [one._replace(labels={**one.labels, "replica": self.replica}) for one in metric.samples]
+            yield metric
 
 
 class _OfEngine:

@@ -1,5 +1,6 @@
 """/v1/prompts: what there is, adding, replacing, going back and removing."""
 
+import contextlib
 from typing import Annotated
 
 from anyio import to_thread
@@ -112,7 +113,7 @@ async def add(name: Name, request: Request) -> Added:
 @router.delete("/v1/prompts/{name}", status_code=204)
 async def remove(name: Name, request: Request) -> Response:
     """Remove a prompt with all its versions; requests under way are still answered with it."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.remove, name)
     return Response(status_code=204)
 
@@ -120,7 +121,7 @@ async def remove(name: Name, request: Request) -> Response:
 @router.delete("/v1/prompts/{name}/versions/{number}", status_code=204)
 async def remove_version(name: Name, number: Number, request: Request) -> Response:
     """Remove one version, which is not the current one and which nothing points to."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.remove, name, number)
     return Response(status_code=204)
 
@@ -128,14 +129,14 @@ async def remove_version(name: Name, number: Number, request: Request) -> Respon
 @router.post("/v1/prompts/{name}/rollback")
 async def roll_back(name: Name, request: Request, given: RollbackRequest | None = None) -> Added:
     """Make an earlier version current again: the one before by default."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     return _added(request, await to_thread.run_sync(server.store.roll_back, name, given.to if given else None))
 
 
 @router.put("/v1/prompts/{name}/aliases/{alias}", status_code=204)
 async def alias(name: Name, alias: Alias, given: VersionRequest, request: Request) -> Response:
     """Let `name@alias` mean a version."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.alias, name, check_alias(alias), given.version)
     return Response(status_code=204)
 
@@ -143,7 +144,7 @@ async def alias(name: Name, alias: Alias, given: VersionRequest, request: Reques
 @router.delete("/v1/prompts/{name}/aliases/{alias}", status_code=204)
 async def no_alias(name: Name, alias: Alias, request: Request) -> Response:
     """Take an alias away."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.alias, name, check_alias(alias), None)
     return Response(status_code=204)
 
@@ -151,7 +152,7 @@ async def no_alias(name: Name, alias: Alias, request: Request) -> Response:
 @router.put("/v1/prompts/{name}/share", status_code=204)
 async def share(name: Name, given: ShareRequest, request: Request) -> Response:
     """Send a fraction of the requests that name no version to another one."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.share, name, given.version, given.fraction)
     return Response(status_code=204)
 
@@ -159,7 +160,7 @@ async def share(name: Name, given: ShareRequest, request: Request) -> Response:
 @router.delete("/v1/prompts/{name}/share", status_code=204)
 async def no_share(name: Name, request: Request) -> Response:
     """Send all of them to the current version."""
-    server = _changed(request, name)
+    server = await _changed(request, name)
     await to_thread.run_sync(server.store.share, name, None)
     return Response(status_code=204)
 
@@ -213,9 +214,11 @@ def _served(server: Server, name: str, allowed: bool) -> Served:
     raise missing(name)
 
 
-def _changed(request: Request, name: str) -> Server:
+async def _changed(request: Request, name: str) -> Server:
     """Who may change a prompt that there is. Raises: Refused, the same for one that is not there."""
     server = server_of(request)
+    with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
+        await to_thread.run_sync(server.store.refresh)  # another replica may have added it just now
     _served(server, name, key_of(request).may_administer(name))
     told(request)["prompt"] = name
     return server

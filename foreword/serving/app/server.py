@@ -37,7 +37,7 @@ class Server:
     draws: random.Random = field(default_factory=random.Random, init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.engine)
+        self.metrics = Metrics(self.engine, self.replica)
 
     def version(self, key: Key, model: str) -> Version | None:
         """The prompt that a request names; None for the model alone.

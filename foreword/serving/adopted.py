@@ -1,0 +1,81 @@
+"""Artefacts where training wrote them: which there are, whether they are new, and taking them over without copying."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from foreword.core.artefact import CARD, RECORD, TENSORS
+from foreword.core.files import recover_folders
+
+SERVED = "served"
+FILES = (TENSORS, RECORD, CARD)
+
+
+def sources(path: Path) -> dict[str, Path]:
+    """The artefacts that training wrote, by name."""
+    if (path / RECORD).is_file():
+        return {path.resolve().name: path}
+    for parent in (path / "artefacts", path):
+        if parent.is_dir():
+            recover_folders(parent)
+            # Hidden is what training has under way; `served` is ours.
+            folders = [p.parent for p in sorted(parent.glob(f"[!.]*/{RECORD}"))]
+            found = {folder.name: folder for folder in folders if folder != path / SERVED}
+            if found:
+                return found
+    return {}
+
+
+def form_of(record: Path) -> str:
+    try:
+        return str(json.loads(record.read_text()).get("form"))
+    except (ValueError, AttributeError):
+        return "damaged"
+
+
+def stamp_of(folder: Path, at: int | None = None) -> list[list[int]]:
+    """Which files these are. Adopted ones stay linked, so that no other file gets their number."""
+    told = [os.stat(file if at is not None else folder / file, dir_fd=at) for file in (RECORD, TENSORS)]
+    return [[one.st_ino, one.st_mtime_ns, one.st_size] for one in told]
+
+
+def link(source: Path, target: Path) -> list[list[int]]:
+    """The same files in another folder, and their stamp: hard links, since what training replaces gets new files.
+
+    Where links fail they are copies. All are of one folder, even where training puts another in its place meanwhile.
+    """
+    for left in reversed(range(10)):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)  # a name's first folder makes the name's own
+        at = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in FILES:
+                _link_file(name, at, target)
+            return stamp_of(source, at)
+        except FileNotFoundError:  # replaced in between: now there is another folder of that name
+            if not left:
+                raise
+        finally:
+            os.close(at)
+    raise AssertionError("the last try returns or raises")
+
+
+def _link_file(name: str, at: int, target: Path) -> None:
+    try:
+        os.link(name, target / name, src_dir_fd=at)
+    except FileNotFoundError:
+        if name != CARD:
+            raise
+    except OSError:
+        with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=at)) as file:
+            (target / name).write_bytes(file.read())
+
+
+def digest(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(contents):
+        digest.update(f"{name}\0{len(contents[name])}\0".encode() + contents[name])
+    return digest.hexdigest()

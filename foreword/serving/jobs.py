@@ -1,0 +1,87 @@
+"""What is under way in the engine: rows to be labelled, texts being continued, and how many there may be."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from foreword.core.learnt import text_start
+from foreword.errors import ForewordError, ModelError
+from foreword.models.encode import Encoded
+from foreword.serving.bank import Entry
+from foreword.serving.decode import Chooser, Writer
+from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
+
+
+@final
+@dataclass(frozen=True)
+class Room:
+    """How much an engine holds. Sizes in bytes: prompts in memory, compiled prompts, and what generation keeps.
+
+    `rows` texts are generated at once; `waiting` rows may wait before more are refused.
+    """
+
+    memory: int = 2**30
+    compiled: int = 2**30
+    cache: int = 2**31
+    rows: int = 32
+    waiting: int = 4096
+
+
+@final
+@dataclass(eq=False)
+class Judging:
+    """Rows of one request to be labelled; the answer is whole or an error."""
+
+    result: Future[list[Judged]]
+    found: list[Judged | None]
+    left: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """One row to be labelled, for the `index`-th place of its request."""
+
+    of: Judging
+    index: int
+    entry: Entry
+    row: Encoded
+    names: tuple[str, ...]
+
+
+@final
+@dataclass(eq=False)
+class Writing:
+    """One text on its way, and its ticket: cancelling the result gives its place to the next."""
+
+    result: Future[Generated]
+    sampling: Sampling
+    on_delta: Callable[[Delta], None] | None
+    entry: Entry | None = None
+    row: Encoded | None = None
+    chooser: Chooser | None = None
+    writer: Writer | None = None
+    last: int = -1
+    pieces: list[Piece] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        self.result.cancel()
+
+
+def columns(entry: Entry | None, row: Encoded) -> int:
+    """What a row takes of the context, its prompt included."""
+    return len(row.ids_S) + (0 if entry is None else text_start(entry.value))
+
+
+def settle(result: Future[Any], value: Any) -> None:
+    with suppress(Exception):  # cancelled meanwhile
+        result.set_result(value)
+
+
+def fail(result: Future[Any], error: BaseException) -> None:
+    if not isinstance(error, ForewordError):
+        error = ModelError(f"The model failed on this row ({type(error).__name__}: {error}).")
+    with suppress(Exception):
+        result.set_exception(error)

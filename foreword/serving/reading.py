@@ -1,0 +1,126 @@
+"""From what is asked to rows of pieces: prompts are read from disk and texts tokenised, on a thread of their own."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from foreword.core.format import Format
+from foreword.core.learnt import text_start
+from foreword.core.template import Template
+from foreword.errors import ConfigError, DataError
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
+from foreword.serving.bank import Entry, PromptBank
+from foreword.serving.decode import Chooser, Writer
+from foreword.serving.jobs import Judging, Labelling, Writing
+from foreword.serving.store import Version
+from foreword.serving.work import Asked, Judged, Sampling
+from foreword.tasks.given import row_of
+from foreword.tasks.rows import Row
+
+PLAIN = "{text}{answer}"  # how the model alone is given a text
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Prompts of a bank and rows for them. A text and what is to be written after it have `columns` at most."""
+
+    lm: FrozenLM
+    bank: PromptBank
+    columns: int
+
+    def labelling(self, asked: Sequence[Asked], result: Future[list[Judged]]) -> list[Labelling]:
+        """The rows of one request, in order. Raises: ForewordError that says what is wrong with one of them."""
+        whole = Judging(result, [None] * len(asked), len(asked))
+        jobs: dict[int, Labelling] = {}
+        own: dict[Version, list[int]] = {}
+        for index, one in enumerate(asked):
+            if one.version is None:
+                raise ConfigError(
+                    f"{self.lm.name} alone has no labels; name a prompt that was made for classification."
+                )
+            own.setdefault(one.version, []).append(index)
+        for version, indices in own.items():
+            entry = self.bank.entry(version)
+            if not entry.artefact.format.labels and not all(asked[i].options for i in indices):
+                raise ConfigError(f"{version.name} has no labels of its own; give each row its options.")
+            rows = [_row(entry, asked[i], labelled=True) for i in indices]
+            for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
+                names = row.options or entry.artefact.format.labels
+                jobs[index] = Labelling(whole, index, entry, encoded, names)
+        return [jobs[index] for index in range(len(asked))]
+
+    def writing(self, asked: Asked, writing: Writing) -> None:
+        """Fill in the row that a text follows. Raises: ForewordError that says what is wrong."""
+        self._check_sampling(writing.sampling)
+        entry, encoder, row = self._to_continue(asked)
+        ahead = 0 if entry is None else text_start(entry.value)
+        room = min(encoder.room, self.columns - ahead) - writing.sampling.max_tokens
+        if encoder.own > room:
+            raise ConfigError(
+                f"max_tokens {writing.sampling.max_tokens} leaves no room for the text: a row may have "
+                f"{min(self.columns, self.lm.dims.context)} positions, of which the prompt and its template take "
+                f"{ahead + encoder.own}; ask for fewer."
+            )
+        [encoded] = replace(encoder, room=room).encode_rows([row])
+        tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
+        writing.entry, writing.row = entry, encoded
+        writing.chooser = Chooser.of(writing.sampling)
+        writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
+
+    def _check_sampling(self, sampling: Sampling) -> None:
+        if self.lm.kind != "causal":
+            raise ConfigError(f"{self.lm.name} is a masked model, which labels texts and cannot continue them.")
+        self.lm.require_prefix()
+        for name, value, right in (
+            ("max_tokens", sampling.max_tokens, sampling.max_tokens >= 1),
+            ("temperature", sampling.temperature, 0 <= sampling.temperature <= 100),
+            ("top_p", sampling.top_p, 0 < sampling.top_p <= 1),
+            ("top_k", sampling.top_k, sampling.top_k >= 0),
+            ("stop", sampling.stop, all(sampling.stop)),
+        ):
+            if not right:
+                raise ConfigError(f"{name} may not be {value!r}.")
+
+    def _to_continue(self, asked: Asked) -> tuple[Entry | None, Encoder, Row]:
+        """The prompt, how a row is put to the model, and the row."""
+        if asked.version is not None:
+            entry = self.bank.entry(asked.version)
+            return entry, entry.plain, _row(entry, asked, labelled=False)
+        if asked.messages:
+            if not self.lm.tokenizer.chat_template:
+                raise ConfigError(f"{self.lm.name} has no chat template; use completions, or a prompt by its name.")
+            turns = [{"role": role, "content": f"{{text{n}}}"} for n, (role, _) in enumerate(asked.messages)]
+            fields = {f"text{n}": content for n, (_, content) in enumerate(asked.messages)}
+            form = Format(Template.parse(turns), truncate="error")
+        elif asked.text is not None:
+            fields, form = {"text": asked.text}, Format(Template.parse(PLAIN), truncate="error")
+        else:
+            raise DataError(
+                f"{asked.where}: {self.lm.name} alone reads a text or messages, not fields; give one of them."
+            )
+        return None, self.bank.encoder(form, 0), Row(fields, None, (), asked.where)
+
+
+def _row(entry: Entry, asked: Asked, *, labelled: bool) -> Row:
+    """What was asked as a row of the prompt's fields. Raises: DataError, ConfigError that say what is missing."""
+    given: Any = dict(asked.fields)
+    if asked.messages:
+        if len(asked.messages) != 1 or asked.messages[0][0] != "user":
+            raise ConfigError(
+                f"{asked.where}: {entry.version.name} has its own instruction, and reads one message of the user; "
+                "give that alone."
+            )
+        given = asked.messages[0][1]
+    elif asked.text is not None:
+        given = asked.text
+    fields = entry.artefact.fields
+    if isinstance(given, str):
+        if len(fields) != 1:
+            raise DataError(f"{asked.where}: {entry.version.name} reads {', '.join(fields)}; give each by its name.")
+        given = {fields[0]: given}
+    if asked.options:
+        given["options"] = list(asked.options)
+    return row_of(entry.artefact, given, asked.where, labelled=labelled)

@@ -1,0 +1,176 @@
+"""Texts being continued: one batch that rows join when there is a place, and leave when they end."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ModelError
+from foreword.models.base import FrozenLM, Inputs, RowCache
+from foreword.models.batch import collate, prepare
+from foreword.serving.bank import PromptBank
+from foreword.serving.decode import choose
+from foreword.serving.jobs import Room, Writing, columns, fail, settle
+from foreword.serving.mixed import attempt, mixed_bank, prefix_of
+from foreword.serving.work import Delta, Finish, Generated, Piece, Sampling
+
+
+def continues(lm: FrozenLM) -> bool:
+    """Whether the model continues text, as far as a server goes."""
+    return lm.kind == "causal" and lm.takes_prefix
+
+
+def widest(lm: FrozenLM, room: Room) -> int:
+    """The longest row that generation has room for: a power of two of columns, or the whole context."""
+    dims = lm.dims
+    column = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
+    fits = room.cache // (room.rows * column)
+    if not continues(lm) or 1 << (dims.context - 1).bit_length() <= fits:
+        return dims.context
+    if fits < 64:
+        raise ModelError(
+            f"Generation of {room.rows} rows at once with a cache of {room.cache:,} bytes leaves "
+            f"{fits} positions a row; give it a larger cache, or fewer rows."
+        )
+    return 1 << (fits.bit_length() - 1)
+
+
+@final
+@dataclass(eq=False)
+class Writers:
+    """Of one model and one thread; `places` texts at once. Without a cache nothing comes here."""
+
+    lm: FrozenLM
+    bank: PromptBank
+    cache: RowCache | None
+    places: int
+    waiting: deque[Writing] = field(default_factory=deque)
+    under_way: list[Writing] = field(default_factory=list)
+    batches: int = 0
+    pieces: int = 0
+
+    def start(self) -> None:
+        """Prefill as many waiting texts as there are places, one pass at a time."""
+        taken: list[Writing] = []
+        tokens = 0
+        while self.waiting and len(self.under_way) + len(taken) < self.places:
+            job = self.waiting[0]
+            assert job.row is not None, "rows are read before they wait"
+            if job.result.done():
+                self.waiting.popleft()
+                continue
+            if taken and tokens + len(job.row.ids_S) > self.lm.batch_tokens:
+                break
+            tokens += len(job.row.ids_S)
+            taken.append(self.waiting.popleft())
+        if taken:
+            attempt(self._prefill, taken, [job.result for job in taken])
+
+    def _prefill(self, jobs: Sequence[Writing]) -> None:
+        assert self.cache is not None, "masked models do not come here"
+        first = len(self.cache)
+        try:
+            pairs = [(job.entry, job.row) for job in jobs if job.row is not None]
+            bank, task_of, led = mixed_bank(self.lm, self.bank, pairs)
+            rows = []
+            for (_, row), task, alone in zip(pairs, task_of, led, strict=True):
+                self.cache.add(prefix_of(bank, task))
+                rows.append(row.without_lead() if alone else row)
+            soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
+            inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))
+            logits_BV = self._read(inputs, first, [len(row.ids_S) for row in rows])
+        except BaseException:
+            while len(self.cache) > first:
+                self.cache.drop(len(self.cache) - 1)
+            raise
+        self.under_way += jobs
+        self._advance(jobs, logits_BV)
+        self.batches += 1
+
+    def step(self) -> None:
+        """One more piece of every text that is under way."""
+        assert self.cache is not None or not self.under_way, "masked models write nothing"
+        for index in reversed(range(len(self.under_way))):
+            if self.under_way[index].result.done():  # cancelled
+                self._leave(index)
+        if not self.under_way:
+            return
+        jobs = list(self.under_way)
+        try:
+            count = len(jobs)
+            ids_B1 = torch.tensor([[job.last] for job in jobs], device=self.lm.device)
+            zeros_B1 = torch.zeros(count, 1, dtype=torch.long, device=self.lm.device)
+            inputs = Inputs(self.lm.embed(ids_B1), torch.ones_like(zeros_B1, dtype=torch.bool), zeros_B1, zeros_B1)
+            logits_BV = self._read(inputs, 0, [1] * count)
+        except Exception as error:  # their states cannot be told any more
+            for job in jobs:
+                fail(job.result, error)
+            for index in reversed(range(len(self.under_way))):
+                self._leave(index)
+            return
+        self._advance(jobs, logits_BV)
+        self.batches += 1
+
+    def _read(self, inputs: Inputs, first: int, added: list[int]) -> Float[Tensor, "B V"]:
+        assert self.cache is not None
+        hidden_BRD = self.lm.hidden_at(inputs, cached=self.cache.next(first, added))
+        return self.lm.vocabulary_logits(hidden_BRD[:, 0])
+
+    def _advance(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> None:
+        """Choose each row's next piece, hand its text on, and let the rows go that ended."""
+        finite_B = logits_BV.isfinite().all(-1)
+        choosers = [job.chooser for job in jobs if job.chooser is not None]
+        chosen = choose(torch.where(finite_B[:, None], logits_BV, 0), choosers).tolist()
+        for row, (job, id, finite) in enumerate(zip(jobs, chosen, finite_B.tolist(), strict=True)):
+            if not finite:
+                fail(job.result, ModelError("The model gave logits that are not numbers; use another --dtype."))
+                continue
+            try:
+                self._one(job, int(id), logits_BV[row])
+            except Exception as error:
+                fail(job.result, error)
+        for index in reversed(range(len(self.under_way))):
+            if self.under_way[index].result.done():
+                self._leave(index)
+
+    def _one(self, job: Writing, id: int, logits_V: Float[Tensor, "V"]) -> None:
+        assert job.writer is not None and job.row is not None
+        self.pieces += 1
+        finish: Finish | None = None
+        ready = ""
+        added: tuple[Piece, ...] = ()
+        if id in self.lm.stops:
+            finish, ready = "stop", job.writer.end()
+        else:
+            job.last = id
+            text, ready, stopped = job.writer.add(id)
+            piece = self._piece(text, id, logits_V, job.sampling)
+            job.pieces.append(piece)
+            added = (piece,)
+            if stopped:
+                finish = "stop"
+            elif len(job.pieces) >= job.sampling.max_tokens:
+                finish, ready = "length", ready + job.writer.end()
+        if job.on_delta is not None and (ready or finish or added) and not job.result.done():
+            job.on_delta(Delta(ready, added, finish))
+        if finish:
+            whole = Generated(job.writer.text, tuple(job.pieces), finish, columns(job.entry, job.row), job.row.cut)
+            settle(job.result, whole)
+
+    def _piece(self, text: str, id: int, logits_V: Float[Tensor, "V"], sampling: Sampling) -> Piece:
+        if sampling.logprobs is None:
+            return Piece(text, float("nan"))
+        logprob_V = logits_V.log_softmax(-1)
+        top = logprob_V.topk(min(sampling.logprobs, len(logprob_V)))
+        words = [self.lm.tokenizer.decode([i]) for i in top.indices.tolist()]
+        return Piece(text, float(logprob_V[id]), tuple(zip(words, top.values.tolist(), strict=True)))
+
+    def _leave(self, index: int) -> None:
+        """Take a row out of the batch; the last one takes its place, here and in the cache."""
+        assert self.cache is not None
+        self.cache.drop(index)
+        self.under_way[index] = self.under_way[-1]
+        self.under_way.pop()
