@@ -1,0 +1,63 @@
+"""The proposer that a config asks for."""
+
+import dataclasses
+from typing import Protocol
+
+from foreword.errors import ConfigError
+from foreword.methods.search.notes import Notes
+from foreword.methods.search.proposers import Filler, LocalWriter, RemoteWriter, Sampling, Writer
+from foreword.methods.search.remote import Endpoint, Remote
+from foreword.models.base import FrozenLM
+
+
+class ProposerOptions(Protocol):
+    """The options that say who proposes."""
+
+    @property
+    def proposer(self) -> str: ...
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def remote_model(self) -> str | None: ...
+    @property
+    def key_variable(self) -> str: ...
+    @property
+    def allow_remote(self) -> bool: ...
+    @property
+    def token_budget(self) -> int: ...
+
+
+def check_proposer(config: ProposerOptions) -> None:
+    """Raises: ConfigError for a remote proposer that is not allowed, or options that contradict each other."""
+    remote = config.proposer == "remote"
+    if remote and not config.url:
+        raise ConfigError("proposer=remote needs url=ADDRESS of an OpenAI-compatible endpoint.")
+    if config.url and not remote:
+        raise ConfigError(f"url={config.url} was given, but proposer={config.proposer}; write proposer=remote too.")
+    if remote and not config.allow_remote:
+        raise ConfigError(
+            f"proposer=remote would send training rows to {config.url}; pass --allow-remote (allow_remote=true) if they "
+            "may leave this machine."
+        )
+
+
+def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, notes: Notes) -> Writer | Filler | None:
+    """The writer or filler; None for proposer=none.
+
+    Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
+    """
+    check_proposer(config)
+    if config.proposer == "none":
+        return None
+    if config.proposer == "remote":
+        endpoint = Endpoint(
+            config.url or "", config.remote_model or "", config.key_variable, token_budget=config.token_budget
+        )
+        return RemoteWriter(Remote(endpoint, notes), how)
+    if config.proposer != "self":
+        from foreword.models.load import load
+
+        lm = load(config.proposer)
+    print_of = dataclasses.asdict(lm.fingerprint())
+    who = f"{lm.kind} {print_of['tokenizer']} {print_of['weights']} {print_of['dtype']}"
+    return LocalWriter(lm, how, notes, who) if lm.kind == "causal" else Filler(lm, how, notes, who)

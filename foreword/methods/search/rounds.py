@@ -1,0 +1,155 @@
+"""Rounds of proposing and choosing under one budget, and what is recorded of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
+from foreword.errors import ConfigError
+from foreword.methods.search.arms import Arm, Pool, Reader
+from foreword.methods.search.halving import Cells, Evaluate, halve
+
+SHOWN = 10  # candidates that the artefact's record lists
+
+Ranked = Sequence[tuple[Arm, float]]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The winner among the pool's arms, its mean on the `common` rows it was chosen on, and every arm's values."""
+
+    winner: int
+    mean: float
+    common: int
+    spent: int
+    values: dict[int, tuple[float, ...]]
+
+    def means(self) -> dict[int, float]:
+        return {arm: math.fsum(v) / len(v) for arm, v in self.values.items()}
+
+
+def search(
+    pool: Pool,
+    rows: int,
+    budget: int,
+    evaluate: Evaluate,
+    *,
+    rounds: int = 0,
+    keep: int = 5,
+    resample: Callable[[Ranked], None] | None = None,
+) -> Outcome:
+    """Halve the pool; then `rounds` times let `resample` add candidates around the best `keep`, and halve those with
+    the new ones. The rounds share the budget; it is spent to the last evaluation, or until every cell is read.
+
+    Raises: ConfigError for a budget that cannot read every candidate once.
+    """
+    if budget < len(pool.arms):
+        raise ConfigError(
+            f"A budget of {budget} evaluations cannot read {len(pool.arms)} candidates once each; give a higher budget "
+            "or fewer candidates."
+        )
+    state = _Search(pool, rows, evaluate)
+    phases = 1 + (rounds if resample else 0)
+    field = list(range(len(pool.arms)))
+    for phase in range(phases):
+        state.halve(field, (budget - state.spent) // (phases - phase))
+        if phase + 1 < phases and resample is not None:
+            best, before = state.order[:keep], len(pool.arms)
+            resample([(pool.arms[a], state.mean(a)) for a in best])
+            room = (budget - state.spent) // (phases - phase - 1)
+            del pool.arms[before + room :]  # what could not be read once
+            field = [*best, *range(before, len(pool.arms))]
+    if state.spent < budget and len(field) < len(pool.arms):
+        state.halve(list(range(len(pool.arms))), budget - state.spent)
+    return Outcome(state.order[0], state.best, state.common, state.spent, state.values)
+
+
+class _Search:
+    """What is known of each arm of the pool."""
+
+    def __init__(self, pool: Pool, rows: int, evaluate: Evaluate) -> None:
+        self._pool, self._rows, self._evaluate = pool, rows, evaluate
+        self.values: dict[int, tuple[float, ...]] = {}
+        self.order: list[int] = []
+        self.spent, self.best, self.common = 0, math.nan, 0
+
+    def mean(self, arm: int) -> float:
+        return math.fsum(self.values[arm]) / len(self.values[arm])
+
+    def halve(self, field: Sequence[int], budget: int) -> None:
+        def evaluate(cells: Cells) -> Sequence[Sequence[float]]:
+            return self._evaluate([(field[arm], rows) for arm, rows in cells])
+
+        known = {i: self.values[arm] for i, arm in enumerate(field) if arm in self.values}
+        result = halve(len(field), self._rows, budget, evaluate, known=known)
+        self.values |= {field[i]: v for i, v in enumerate(result.values) if v}
+        self.order = [field[i] for i in result.ranking]
+        self.spent += result.spent
+        self.best, self.common = result.mean, result.common
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search gives: an empty prompt in a format that holds the words, and what is recorded of the way there."""
+
+    format: Format
+    metrics: dict[str, Any]
+    value: HardPrompt
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation, equal values sharing their mean rank; NaN where one side is constant."""
+    ranks = [_ranks(np.asarray(x, float)) for x in (one, other)]
+    if len(one) < 2 or any(np.ptp(r) == 0 for r in ranks):
+        return math.nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]
+
+
+def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[str, Any]:
+    """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
+
+    `spearman` compares the ranking by the budgeted means with the exhaustive one; `regret` is how much the choice is
+    below the best there, and `choice_rank` its place.
+    """
+    known = outcome.values
+    cells = [(a, range(len(known.get(a, ())), rows)) for a in range(len(pool.arms)) if len(known.get(a, ())) < rows]
+    rest = dict(zip([a for a, _ in cells], reader.values(pool.arms, cells), strict=True))
+    whole = [math.fsum([*known.get(a, ()), *rest.get(a, ())]) / rows for a in range(len(pool.arms))]
+    means = outcome.means()
+    read = sorted(means)
+    order = sorted(range(len(whole)), key=lambda a: -whole[a])
+    correlation = spearman([means[a] for a in read], [whole[a] for a in read])
+    return {
+        "spearman": None if math.isnan(correlation) else round(correlation, 4),
+        "regret": round(whole[order[0]] - whole[outcome.winner], 6),
+        "choice_rank": order.index(outcome.winner) + 1,
+        "best": pool.arms[order[0]].text,
+        "further_evaluations": sum(len(r) for _, r in cells),
+    }
+
+
+def candidates(pool: Pool, outcome: Outcome) -> list[dict[str, Any]]:
+    """The winner and the best of the others, as the record lists them."""
+    means = outcome.means()
+    order = sorted(means, key=lambda a: (a != outcome.winner, -len(outcome.values[a]), -means[a], a))
+    return [
+        {
+            "text": pool.arms[a].text,
+            "source": pool.arms[a].source,
+            "rows": len(outcome.values[a]),
+            "score": round(means[a], 6),
+        }
+        for a in order[:SHOWN]
+    ]
