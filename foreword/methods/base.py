@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from foreword.core.format import Format
+from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.models.base import FrozenLM
+from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 
 
@@ -82,7 +82,10 @@ class Learner:
 
 
 class Method(ABC):
-    """A way to make an artefact. Final subclasses hold no state; capabilities are class-level."""
+    """A way to make an artefact. Final subclasses hold no state; capabilities are class-level.
+
+    `kinds` of model and `answers` of task are those it works with.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -94,6 +97,22 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
+    answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
+
+    def require(self, kind: Kind, task: Task) -> None:
+        """Raise a ConfigError where the method does not work with such a model or such answers."""
+        if task.answers not in self.answers:
+            has = {"labels": "labels", "options": "options in each row", "text": "answers in text"}
+            raise ConfigError(
+                f"{self.name} needs {' or '.join(has[a] for a in self.answers)}, and {task.name} has "
+                f"{has[task.answers]}; choose another method (`foreword methods` says what each can do)."
+            )
+        if kind not in self.kinds:
+            raise ConfigError(
+                f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
+                f"--kind {self.kinds[0]} if it has such a head, or choose another method."
+            )
 
 
 class GradientMethod(Method):

@@ -15,6 +15,7 @@ class Manual(DirectMethod):
     source = "Brown et al. 2020; Schick & Schuetze 2021"
     Config = NoConfig
     form = "hard"
+    answers = ("labels", "options", "text")
     mixed_batch = True
     freezes_lm = True
 

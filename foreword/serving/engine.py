@@ -25,10 +25,10 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ForewordError, ModelError
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.batch import collate, prepare
+from foreword.models.decode import Chooser, Writer, choose
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.score import score
 from foreword.serving.bank import Entry, PromptBank
-from foreword.serving.decode import Chooser, Writer, choose
 from foreword.serving.store import Version
 from foreword.serving.work import Asked, Busy, Delta, Finish, Generated, Judged, Load, Piece, Sampling
 from foreword.tasks.given import row_of
