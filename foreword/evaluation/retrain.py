@@ -112,6 +112,11 @@ def job_again(
         raise task
     if not recipe.get("format"):
         raise ArtefactError("it has no recipe to make it again from (it was imported); train it from its rows.")
+    if artefact.config.get("allow_remote"):
+        raise ArtefactError(
+            f"its recipe asks {artefact.config.get('url')!r} for proposals, and recorded addresses are not asked; "
+            "train it again yourself, with --allow-remote."
+        )
     if task is None:
         if not recipe.get("data"):
             raise DataError("its rows were given in memory, so the recipe cannot name them; give them with --tasks.")

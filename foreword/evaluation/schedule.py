@@ -234,8 +234,9 @@ def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
         if all(i in cells for i in told["ids"]):
             yield [cells[i] for i in told["ids"]]
         elif told["method"] == plan.method.name and names.issuperset(told["names"]):
-            remove_whole(pin.with_suffix(".safetensors"))
-            _unpin(pin.with_suffix(".safetensors"))
+            for suffix in (".safetensors", ".jsonl"):
+                remove_whole(pin.with_suffix(suffix))
+            _unpin(pin)
 
 
 def _mixes(method: Method) -> bool:
@@ -243,8 +244,9 @@ def _mixes(method: Method) -> bool:
 
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
-    """Where a stack's state goes; the weights of a whole model are not worth writing every few steps."""
-    if not (plan.method.gradient and plan.method.freezes_lm):
+    """Where a stack's state, or a search's notes, go; the weights of a whole model are not worth writing so often."""
+    if not plan.method.searches and not (plan.method.gradient and plan.method.freezes_lm):
         return None
+    suffix = "jsonl" if plan.method.searches else "safetensors"
     name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
-    return plan.desk.store.folder / CHECKPOINTS / f"{name}.safetensors"
+    return plan.desk.store.folder / CHECKPOINTS / f"{name}.{suffix}"

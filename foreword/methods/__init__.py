@@ -1,5 +1,6 @@
 """Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
 
+from foreword.methods.ape import Ape
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
 from foreword.methods.fine_tuning import FineTuning
@@ -14,6 +15,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
+        Ape(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
-from foreword.core.prompts import HardPrompt
-from foreword.errors import ConfigError
-from foreword.methods.base import Job, Progress, SearchMethod
+from foreword.errors import ConfigError, DataError
+from foreword.methods.base import Found, Job, Progress, SearchMethod
 from foreword.methods.search import wording
-from foreword.methods.search.arms import Pool, Reader, Score, with_instruction
-from foreword.methods.search.choose import proposing
+from foreword.methods.search.arms import NONE, Pool, Reader, Score, with_instruction
+from foreword.methods.search.choose import check_proposer, proposing
 from foreword.methods.search.given import given_instructions
 from foreword.methods.search.notes import Notes
 from foreword.methods.search.proposers import Filler, Sampling, Writer
-from foreword.methods.search.remote import BudgetSpent
-from foreword.methods.search.rounds import Found, Outcome, Ranked, candidates, exhaustive, search
+from foreword.methods.search.remote import BudgetSpentError
+from foreword.methods.search.rounds import Outcome, Ranked, candidates, exhaustive, search
 from foreword.methods.search.split import SearchRows, search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
@@ -68,6 +65,9 @@ class ApeConfig:
     allow_remote: bool = False
     token_budget: int = 100_000
 
+    def __post_init__(self) -> None:
+        check_proposer(self)
+
 
 class Ape(SearchMethod):
     name = "ape"
@@ -75,6 +75,7 @@ class Ape(SearchMethod):
     source = "Zhou et al. 2022"
     Config = ApeConfig
     form = "hard"
+    answers = ("labels", "options", "text")
 
     def search(self, lm: FrozenLM, job: Job, notes: Notes, progress: Progress | None) -> Found:
         config: ApeConfig = job.config
@@ -87,7 +88,7 @@ class Ape(SearchMethod):
             pool.add(text, "given")
         maker = _Maker(job, rows.proposal, proposer, pool)
         maker.first()
-        reader = Reader(lm, rows.selection, config.score, notes)
+        reader = Reader(lm, job.task, rows.selection, config.score, notes)
         reader.told(job.name, config.budget, progress)
         outcome = search(
             pool,
@@ -104,12 +105,10 @@ class Ape(SearchMethod):
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return Found(pool.arms[outcome.winner].format, told, HardPrompt(torch.zeros(0, dtype=torch.long)))
+        return Found(NONE, pool.arms[outcome.winner].format, told)
 
 
-def described(
-    job: Job, pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score
-) -> dict[str, Any]:
+def described(job: Job, pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score) -> dict[str, Any]:
     """What the artefact records of a search; the winner's other score on the rows of the choice is read from notes."""
     winner = pool.arms[outcome.winner]
     metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
@@ -165,7 +164,7 @@ class _Maker:
                 return
             try:
                 texts, source = ask()
-            except BudgetSpent:  # the tokens are used up: go on with what there is
+            except BudgetSpentError:  # the tokens are used up: go on with what there is
                 self._spent = True
                 return
             for text in texts:
@@ -222,8 +221,10 @@ class _Maker:
 
 def answer_of(job: Job, row: Row) -> str:
     """The right answer of a row as text: a label's first word, or the option."""
+    if row.targets:
+        return row.targets[0]
     if row.label is None:
-        raise ConfigError(f"{row.where} has no label; proposals need one in every training row.")
+        raise DataError(f"{row.where} has no answer; proposals need one in every training row.")
     return row.options[row.label] if row.options else job.format.words[row.label][0]
 
 

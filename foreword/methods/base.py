@@ -13,6 +13,7 @@ from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
+from foreword.methods.search.notes import Notes
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 
@@ -97,6 +98,7 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    searches: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
 
@@ -133,6 +135,29 @@ class DirectMethod(Method):
     @abstractmethod
     def learn(self, lm: FrozenLM, job: Job) -> tuple[Learnt, Format, int]:
         """What was learnt, the format to use it in, and how many numbers were trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found, the format to use it in, and what the artefact records of the way there."""
+
+    value: Learnt
+    format: Format
+    metrics: dict[str, Any]
+
+
+class SearchMethod(Method):
+    """A method that chooses words under a budget of evaluations; nothing is trained."""
+
+    gradient = False
+    mixed_batch = False
+    freezes_lm = True
+    searches = True
+
+    @abstractmethod
+    def search(self, lm: FrozenLM, job: Job, notes: Notes, progress: "Progress | None") -> Found:
+        """What was found; every answer that cost something is noted before it is used, so that a killed search goes
+        on without asking again."""
 
 
 PEFT_NAMES = {
@@ -189,10 +214,12 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "demonstrations": 1, "rounds": 0,
+    "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "max_tokens": 1, "token_budget": 0,
+    "beam": 1, "longest": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
+ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "temperature", "top_p")
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

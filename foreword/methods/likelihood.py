@@ -11,6 +11,7 @@ from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
+from foreword.models.batch import with_common_lead
 from foreword.models.encode import Encoder
 from foreword.tasks.rows import Row
 
@@ -41,14 +42,16 @@ class Likelihood:
 
 
 def text_likelihoods(lm: FrozenLM, asked: Sequence[Asked], tokens_per_batch: int | None = None) -> list[Likelihood]:
-    """log p(text | prompt, row) of each row: the chain rule over all of its pieces, each normalised over the vocabulary.
+    """log p(text | prompt, row) of each row: the chain rule over its pieces, normalised over the vocabulary.
 
     For a masked model the sum over as many masks, filled independently. Label words, shifts and temperatures of the
     format have no part in it.
 
     Raises: DataError for a row that lacks a field or is too long, or a text without pieces.
     """
-    encoded = [Encoder.build(lm, a.format, text_start(a.value)).encode_texts(a.rows, a.texts) for a in asked]
+    encoded = [
+        with_common_lead(Encoder.build(lm, a.format, text_start(a.value)).encode_texts(a.rows, a.texts)) for a in asked
+    ]
     scores = stacked_scores(lm, [a.value for a in asked], encoded, tokens_per_batch)
     found = []
     for rows, score_N1 in zip(encoded, scores, strict=True):

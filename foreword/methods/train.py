@@ -17,10 +17,11 @@ from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
 from foreword.methods.answer import answer_rows, text_values
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, configure
+from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, SearchMethod, configure
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.predict import encode_rows, score_rows
+from foreword.methods.search.notes import Notes
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
@@ -113,6 +114,18 @@ def train_many(
                 done(index, _learn_directly(lm, job, method))
             except ForewordError as error:
                 done(index, error)
+        elif isinstance(method, SearchMethod):
+            file = (
+                checkpoint.with_name(f"{checkpoint.name}.search-{index}")
+                if checkpoint and len(jobs) > 1
+                else checkpoint
+            )
+            try:
+                notes = Notes.open(file, recipe_hash(lm, [job]), resume)
+                done(index, _search(lm, job, method, notes, _relayed(progress, index)))
+                notes.remove()
+            except ForewordError as error:
+                done(index, error)
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
@@ -159,6 +172,22 @@ def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
     if job.task.validation:
         artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
+
+
+def _search(lm: FrozenLM, job: Job, method: SearchMethod, notes: Notes, progress: Progress | None) -> Trained:
+    method.require(lm.kind, job.task)
+    began = time.perf_counter()
+    found = method.search(lm, job, notes, progress)
+    seconds = time.perf_counter() - began
+    artefact = make_artefact(lm, job, found.value, found.format, 0).with_metrics(**found.metrics)
+    if job.task.validation:
+        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
+    return Trained(artefact, seconds, 0.0)
+
+
+def _relayed(progress: Progress | None, job: int) -> Progress | None:
+    """Progress of one job of several."""
+    return (lambda step: progress(dataclasses.replace(step, job=job))) if progress else None
 
 
 def _start(lm: FrozenLM, job: Job) -> Run:

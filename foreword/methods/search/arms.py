@@ -7,20 +7,25 @@ from typing import Any, Literal, final
 
 import torch
 
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Answer, Field, Template, Turn
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.methods.answer import answer_rows, text_values
 from foreword.methods.base import Progress, Step
+from foreword.methods.likelihood import Asked, text_likelihoods
 from foreword.methods.predict import encode_rows
 from foreword.methods.search.halving import Cells
 from foreword.methods.search.notes import Notes, key_of
 from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
+from foreword.models.batch import with_common_lead
 from foreword.models.encode import Encoder
 from foreword.models.pieces import Pieces
 from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
 
 Score = Literal["likelihood", "metric"]
 CHUNK = 128  # rows read between two notes
@@ -119,62 +124,91 @@ class Pool:
 class Reader:
     """What candidates are worth on the selection rows: a log-probability of the right answer, or the metric.
 
-    Calling it gives values for the cells of a search over `arms`; `read` counts the evaluations.
+    For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
     """
 
-    def __init__(self, lm: FrozenLM, rows: Sequence[Row], score: Score, notes: Notes) -> None:
+    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, notes: Notes) -> None:
         for row in rows:
-            if row.label is None:
-                raise DataError(f"{row.where} has no label; a search needs one in every row that it chooses on.")
-        self._lm, self._rows, self._score, self._notes = lm, rows, score, notes
+            if row.label is None and not row.targets:
+                raise DataError(f"{row.where} has no answer; a search needs one in every row that it chooses on.")
+        self._lm, self._task, self._rows, self._notes = lm, task, rows, notes
+        self._score: Score = score
         self.read = 0
-        self._tell: Callable[[int], None] | None = None
+        self._tell: Callable[[float], None] | None = None
 
     def told(self, name: str, total: int, progress: Progress | None) -> None:
-        """Tell `progress` of every chunk from now on."""
+        """Tell `progress` of every chunk from now on; its loss is what the candidates read last have on average."""
         if progress is None:
             return
         began = time.monotonic()
 
-        def tell(read: int) -> None:
-            seconds = max(1e-9, time.monotonic() - began)
-            left = max(0, total - read) * seconds / max(1, read)
-            progress(Step(0, name, min(read, total), total, 0.0, None, read / seconds, left))
+        def tell(loss: float) -> None:
+            seconds, read = max(1e-9, time.monotonic() - began), min(self.read, total)
+            progress(Step(0, name, read, total, loss, None, read / seconds, (total - read) * seconds / read))
 
         self._tell = tell
 
     def values(self, arms: Sequence[Arm], cells: Cells, score: Score | None = None) -> list[list[float]]:
         """A value for each row of each cell, by this reader's score unless another is asked for."""
-        index = 1 if (score or self._score) == "metric" else 0
-        found = [self._chunk(arms, chunk) for chunk in _chunks(cells)]
-        return [[pair[index] for pair in pairs] for part in found for pairs in part]
+        kind: Score = score or self._score
+        return [values for chunk in _chunks(cells) for values in self._chunk(arms, chunk, kind)]
 
-    def _chunk(self, arms: Sequence[Arm], cells: Cells) -> list[list[list[float]]]:
-        """(log-probability, right or wrong) of each row of each cell. A chunk is noted whole and read whole, so that
-        one read again after a kill has the same company, and so the same last digits."""
-        keys = [[self._key(arms[arm], self._rows[row]) for row in rows] for arm, rows in cells]
-        known = [[self._notes.get(key) for key in some] for some in keys]
-        if any(value is None for some in known for value in some):
-            encoded = [encode_rows(self._lm, arms[arm].format, [self._rows[r] for r in rows]) for arm, rows in cells]
-            scores = stacked_scores(self._lm, [NONE] * len(cells), encoded)
-            known = [
-                [_measured(score_C, self._rows[row]) for score_C, row in zip(score_NC, rows, strict=True)]
-                for score_NC, (_, rows) in zip(scores, cells, strict=True)
-            ]
+    def _chunk(self, arms: Sequence[Arm], cells: Cells, score: Score) -> list[list[float]]:
+        """Values of each cell. A chunk is noted whole and read whole, so that one read again after a kill has the same
+        company, and so the same last digits."""
+        task, rows = self._task, self._rows
+        kind = "labels" if task.metric is None else f"{score} {task.metric}"
+        keys = [
+            [key_of(kind, arms[arm].format.to_json(), rows[r].text(), rows[r].label, rows[r].targets) for r in some]
+            for arm, some in cells
+        ]
+        known = [[self._notes.get(key) for key in own] for own in keys]
+        if any(value is None for own in known for value in own):
+            parts = [(arms[arm].format, [rows[r] for r in some]) for arm, some in cells]
+            if task.metric is None:
+                known = _label_values(self._lm, parts)
+            elif score == "metric":
+                known = _metric_values(self._lm, task, parts)
+            else:
+                known = _text_values(self._lm, parts)
             self._notes.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
-        self.read += sum(len(rows) for _, rows in cells)
+        self.read += sum(map(len, keys))
+        index = 1 if score == "metric" else 0
+        found = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]
         if self._tell:
-            self._tell(self.read)
-        return known
-
-    def _key(self, arm: Arm, row: Row) -> str:
-        return key_of("score", arm.format.to_json(), row.text(), row.label)
+            flat = [v for own in found for v in own]
+            self._tell(-sum(flat) / len(flat))
+        return found
 
 
-def _measured(score_C: torch.Tensor, row: Row) -> list[float]:
-    logprob_C = score_C.double().log_softmax(-1)
-    assert row.label is not None, "checked when the reader was made"
-    return [float(logprob_C[row.label]), float(int(logprob_C.argmax()) == row.label)]
+Parts = Sequence[tuple[Format, Sequence[Row]]]
+
+
+def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
+    """For each row the log-probability of the right label, and whether it is the likeliest."""
+    encoded = [with_common_lead(encode_rows(lm, form, rows)) for form, rows in parts]
+    found = []
+    for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
+        logprob_NC = score_NC.double().log_softmax(-1)
+        right = [row.label for row in rows]
+        found.append([[float(p_C[c]), float(int(p_C.argmax()) == c)] for p_C, c in zip(logprob_NC, right, strict=True)])
+    return found
+
+
+def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
+    """The mean log-likelihood of the pieces of each row's canonical answer."""
+    asked = [Asked(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
+    return [[float(v) for v in found.mean_N] for found in text_likelihoods(lm, asked)]
+
+
+def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
+    """The task's metric of what is written after each row."""
+    pairs = [(Artefact(NONE, form, "search", {}, 0, {}, {}), rows) for form, rows in parts]
+    assert task.metric is not None, "answers are texts"
+    return [
+        [float(v) for v in text_values(task, answered, rows)[task.metric]]
+        for answered, (_, rows) in zip(answer_rows(lm, pairs), pairs, strict=True)
+    ]
 
 
 def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
@@ -188,4 +222,3 @@ def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
         parts[-1].append((arm, rows))
         size += len(rows)
     return parts
-

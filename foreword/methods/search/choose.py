@@ -36,8 +36,8 @@ def check_proposer(config: ProposerOptions) -> None:
         raise ConfigError(f"url={config.url} was given, but proposer={config.proposer}; write proposer=remote too.")
     if remote and not config.allow_remote:
         raise ConfigError(
-            f"proposer=remote would send training rows to {config.url}; pass --allow-remote (allow_remote=true) if they "
-            "may leave this machine."
+            f"proposer=remote would send training rows to {config.url}; pass --allow-remote (allow_remote=true) if "
+            "they may leave this machine."
         )
 
 

@@ -38,7 +38,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, prompt: str, count: int, seed: int) -> list[str]:
-        """So many answers, each sampled; the same for the same seed. Raises: BudgetSpent (remote)."""
+        """So many answers, each sampled; the same for the same seed. Raises: BudgetSpentError (remote)."""
 
 
 @final

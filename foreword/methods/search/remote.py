@@ -16,7 +16,7 @@ MESSAGE_TOKENS = 32  # more than any known endpoint puts around a message
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-class BudgetSpent(Exception):
+class BudgetSpentError(Exception):
     """The next call might cost more tokens than are left."""
 
 
@@ -89,7 +89,7 @@ class Remote:
     def write(self, prompt: str, seed: int, *, max_tokens: int, temperature: float, top_p: float) -> str:
         """One text for the prompt.
 
-        Raises: BudgetSpent before a call that might exceed the budget; ModelError where the endpoint cannot be used.
+        Raises: BudgetSpentError before a call that might exceed the budget; ModelError where none can be made.
         """
         body: dict[str, Any] = {
             "model": self._endpoint.model,
@@ -116,7 +116,7 @@ class Remote:
             if attempt:
                 self._sleep(wait)
             if self._notes.spent + most > self._endpoint.token_budget:
-                raise BudgetSpent
+                raise BudgetSpentError
             self._calls += 1
             call = f"{key}/{self._calls}"
             self._notes.reserve(call, most)
@@ -197,5 +197,5 @@ class Remote:
             raise ModelError(
                 f"{self._endpoint.address} answered something that is not in OpenAI's form; check that url= is right."
             ) from None
-        known = isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0
-        return text if isinstance(text, str) else "", usage if known else most
+        tokens = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else most
+        return text if isinstance(text, str) else "", tokens

@@ -7,8 +7,6 @@ from typing import Any, final
 
 import numpy as np
 
-from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.methods.search.arms import Arm, Pool, Reader
 from foreword.methods.search.halving import Cells, Evaluate, halve
@@ -28,6 +26,11 @@ class Outcome:
     common: int
     spent: int
     values: dict[int, tuple[float, ...]]
+
+    def order(self) -> list[int]:
+        """Arms from the best: who was read on more rows got further, and of equal rows the mean decides."""
+        means = self.means()
+        return sorted(means, key=lambda a: (a != self.winner, -len(self.values[a]), -means[a], a))
 
     def means(self) -> dict[int, float]:
         return {arm: math.fsum(v) / len(v) for arm, v in self.values.items()}
@@ -93,22 +96,12 @@ class _Search:
         self.best, self.common = result.mean, result.common
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a search gives: an empty prompt in a format that holds the words, and what is recorded of the way there."""
-
-    format: Format
-    metrics: dict[str, Any]
-    value: HardPrompt
-
-
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's rank correlation, equal values sharing their mean rank; NaN where one side is constant."""
     ranks = [_ranks(np.asarray(x, float)) for x in (one, other)]
     if len(one) < 2 or any(np.ptp(r) == 0 for r in ranks):
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -120,17 +113,16 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[str, Any]:
     """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
 
-    `spearman` compares the ranking by the budgeted means with the exhaustive one; `regret` is how much the choice is
+    `spearman` compares the budgeted order with the exhaustive one; `regret` is how much the choice is
     below the best there, and `choice_rank` its place.
     """
     known = outcome.values
     cells = [(a, range(len(known.get(a, ())), rows)) for a in range(len(pool.arms)) if len(known.get(a, ())) < rows]
     rest = dict(zip([a for a, _ in cells], reader.values(pool.arms, cells), strict=True))
     whole = [math.fsum([*known.get(a, ()), *rest.get(a, ())]) / rows for a in range(len(pool.arms))]
-    means = outcome.means()
-    read = sorted(means)
+    found = outcome.order()
     order = sorted(range(len(whole)), key=lambda a: -whole[a])
-    correlation = spearman([means[a] for a in read], [whole[a] for a in read])
+    correlation = spearman([-place for place in range(len(found))], [whole[a] for a in found])
     return {
         "spearman": None if math.isnan(correlation) else round(correlation, 4),
         "regret": round(whole[order[0]] - whole[outcome.winner], 6),
@@ -143,7 +135,6 @@ def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[
 def candidates(pool: Pool, outcome: Outcome) -> list[dict[str, Any]]:
     """The winner and the best of the others, as the record lists them."""
     means = outcome.means()
-    order = sorted(means, key=lambda a: (a != outcome.winner, -len(outcome.values[a]), -means[a], a))
     return [
         {
             "text": pool.arms[a].text,
@@ -151,5 +142,5 @@ def candidates(pool: Pool, outcome: Outcome) -> list[dict[str, Any]]:
             "rows": len(outcome.values[a]),
             "score": round(means[a], 6),
         }
-        for a in order[:SHOWN]
+        for a in outcome.order()[:SHOWN]
     ]

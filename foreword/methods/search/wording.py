@@ -12,6 +12,7 @@ LONGEST = 400  # characters of an instruction
 COPIED = 20  # characters of a row that an instruction may not hold
 
 _QUOTES = "\"'`“”‘’«»*"
+_SPACED = re.compile(r" (?=[.,:;?!])|(?<=\w) (?='s\b)|(?<=[(]) | (?=[)])")  # as word pieces are put together
 _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in other words|output|answer)\s*:\s*", re.I)
 
 
@@ -46,8 +47,7 @@ def insert_asked(examples: Sequence[str]) -> str:
 def variation(instruction: str) -> str:
     """Iterative Monte-Carlo search: another wording of a good instruction (Zhou et al. 2022, section 3.3)."""
     return (
-        "Write the instruction in other words, with the same meaning.\n\n"
-        f"Instruction: {instruction}\nIn other words:"
+        f"Write the instruction in other words, with the same meaning.\n\nInstruction: {instruction}\nIn other words:"
     )
 
 
@@ -70,7 +70,7 @@ def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
     lines = [line.strip() for line in printable.splitlines()]
     first = next((line for line in lines if line.strip(_QUOTES + " .:-_")), "")
     first = _LEADS.sub("", first).strip(_QUOTES + " ")
-    first = " ".join(first.split()).lstrip(".:;,-_ ").rstrip(":;,-_ ")
+    first = _SPACED.sub("", " ".join(first.split())).lstrip(".:;,-_ ").rstrip(":;,-_ ")
     if not any(c.isalpha() for c in first) or len(first) > LONGEST:
         return None
     low = first.lower()

@@ -3,6 +3,7 @@
 The client of a remote endpoint, against a server on this machine that refuses, delays and counts.
 """
 
+import contextlib
 import email.utils
 import random
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.search.notes import Notes
-from foreword.methods.search.remote import BudgetSpent, Endpoint, Remote
+from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote
 from tests.methods.search.endpoint import Stub, serving
 
 OPTIONS = {"max_tokens": 20, "temperature": 0.9, "top_p": 0.9}
@@ -145,10 +146,11 @@ def test_the_budget_of_tokens_is_never_exceeded(waits):
             notes = Notes()
             remote = client(stub, waits, notes, token_budget=budget, attempts=50)
             written = 0
-            with pytest.raises(BudgetSpent):
+            with contextlib.suppress(BudgetSpentError):
                 for number in range(1000):
                     remote.write("some words to go on " * rng.randrange(1, 5), number, **OPTIONS)
                     written += 1
+            assert written < 1000
             assert stub.tokens + charged <= notes.spent <= budget, seed
             assert written == len(stub.answered)
             assert written == 0 if budget == 0 else budget < 1500 or written > 5, seed
