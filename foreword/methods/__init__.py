@@ -10,12 +10,14 @@ from foreword.methods.manual import Manual
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
+from foreword.methods.template_search import TemplateSearch
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
         Ape(),
+        TemplateSearch(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreword.errors import ConfigError, DataError
-from foreword.methods.base import Found, Job, Progress, SearchMethod
+from foreword.errors import ConfigError
+from foreword.methods.base import Job, Progress, Searched, SearchMethod
 from foreword.methods.search import wording
-from foreword.methods.search.arms import NONE, Pool, Reader, Score, with_instruction
+from foreword.methods.search.answers import answer_of
+from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
 from foreword.methods.search.choose import check_proposer, proposing
 from foreword.methods.search.given import given_instructions
-from foreword.methods.search.notes import Notes
+from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.proposers import Filler, Sampling, Writer
 from foreword.methods.search.remote import BudgetSpentError
-from foreword.methods.search.rounds import Outcome, Ranked, candidates, exhaustive, search
-from foreword.methods.search.split import SearchRows, search_rows
+from foreword.methods.search.rounds import Ranked, candidates, described, exhaustive, search
+from foreword.methods.search.split import search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 
@@ -55,9 +56,9 @@ class ApeConfig:
     seeds: bool = True
     instructions: str | None = None
     frame: Literal["template", "paper"] = "template"
-    temperature: float = 0.9
-    top_p: float = 0.9
-    max_tokens: int = 50
+    proposal_temperature: float = 0.9
+    proposal_top_p: float = 0.9
+    proposal_tokens: int = 50
     exhaustive: bool = False
     url: str | None = None
     remote_model: str | None = None
@@ -77,18 +78,18 @@ class Ape(SearchMethod):
     form = "hard"
     answers = ("labels", "options", "text")
 
-    def search(self, lm: FrozenLM, job: Job, notes: Notes, progress: Progress | None) -> Found:
+    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
-        how = Sampling(config.temperature, config.top_p, config.max_tokens)
-        proposer = proposing(lm, config, how, notes)
+        how = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
+        proposer = proposing(lm, config, how, ledger)
         pool = Pool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
         pool.add_as_written()
         for text in given_instructions(config.instructions, job.task.name):
             pool.add(text, "given")
         maker = _Maker(job, rows.proposal, proposer, pool)
         maker.first()
-        reader = Reader(lm, job.task, rows.selection, config.score, notes)
+        reader = Reader(lm, job.task, rows.selection, config.score, ledger)
         reader.told(job.name, config.budget, progress)
         outcome = search(
             pool,
@@ -99,34 +100,13 @@ class Ape(SearchMethod):
             keep=config.keep,
             resample=maker.around,
         )
-        record = described(job, pool, reader, rows, outcome, config.score)
-        record["remote_tokens"] = notes.spent
+        record = described(pool, reader, rows, outcome, config.score, config.budget)
+        record["remote_tokens"] = ledger.spent
         told: dict[str, Any] = {"search": record, "search_rows": rows.hashes(job.task)}
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return Found(NONE, pool.arms[outcome.winner].format, told)
-
-
-def described(job: Job, pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score) -> dict[str, Any]:
-    """What the artefact records of a search; the winner's other score on the rows of the choice is read from notes."""
-    winner = pool.arms[outcome.winner]
-    metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
-    return {
-        "chosen": winner.text or "the template as written",
-        "source": winner.source,
-        "candidates": len(pool.arms),
-        "refused": pool.refused,
-        "budget": job.config.budget,
-        "evaluations": outcome.spent,
-        "score": score,
-        "selection_score": round(outcome.mean, 6),
-        "selection_metric": round(math.fsum(metric) / len(metric), 6),
-        "chosen_on_rows": outcome.common,
-        "proposal_rows": len(rows.proposal),
-        "selection_rows": len(rows.selection),
-        "left_out": rows.left_out,
-    }
+        return Searched(NONE, pool.arms[outcome.winner].format, told)
 
 
 class _Maker:
@@ -178,7 +158,7 @@ class _Maker:
 
     def _examples(self, most: int) -> list[str]:
         chosen = self._rng.sample(range(len(self._rows)), min(most, len(self._rows)))
-        return [wording.shown(self._rows[i], answer_of(self._job, self._rows[i])) for i in chosen]
+        return [wording.shown(self._rows[i], answer_of(self._job.format, self._rows[i])) for i in chosen]
 
     def _proposed(self) -> tuple[list[str], str]:
         examples = self._examples(self._config.demonstrations)
@@ -217,15 +197,6 @@ class _Maker:
             raise ConfigError("resample=history: the past instructions and one example do not fit the proposer's "
                               "context; use resample=variation.")  # fmt: skip
         return self._proposer.write(prompt, TOGETHER, self._next_seed()), "history"
-
-
-def answer_of(job: Job, row: Row) -> str:
-    """The right answer of a row as text: a label's first word, or the option."""
-    if row.targets:
-        return row.targets[0]
-    if row.label is None:
-        raise DataError(f"{row.where} has no answer; proposals need one in every training row.")
-    return row.options[row.label] if row.options else job.format.words[row.label][0]
 
 
 def _shown(score: str, mean: float) -> float:

@@ -13,7 +13,7 @@ from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.search.notes import Notes
+from foreword.methods.search.ledger import Ledger
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 
@@ -138,7 +138,7 @@ class DirectMethod(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Searched:
     """What a search found, the format to use it in, and what the artefact records of the way there."""
 
     value: Learnt
@@ -155,7 +155,7 @@ class SearchMethod(Method):
     searches = True
 
     @abstractmethod
-    def search(self, lm: FrozenLM, job: Job, notes: Notes, progress: "Progress | None") -> Found:
+    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: "Progress | None") -> Searched:
         """What was found; every answer that cost something is noted before it is used, so that a killed search goes
         on without asking again."""
 
@@ -215,11 +215,11 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "demonstrations": 1, "rounds": 0,
-    "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "max_tokens": 1, "token_budget": 0,
-    "beam": 1, "longest": 1,
+    "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
+    "token_budget": 0, "beam": 1, "longest": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "temperature", "top_p")
+ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "proposal_temperature", "proposal_top_p")
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

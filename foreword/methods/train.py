@@ -21,7 +21,7 @@ from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Pro
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.predict import encode_rows, score_rows
-from foreword.methods.search.notes import Notes
+from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
@@ -121,9 +121,9 @@ def train_many(
                 else checkpoint
             )
             try:
-                notes = Notes.open(file, recipe_hash(lm, [job]), resume)
-                done(index, _search(lm, job, method, notes, _relayed(progress, index)))
-                notes.remove()
+                ledger = Ledger.open(file, recipe_hash(lm, [job]), resume)
+                done(index, _search(lm, job, method, ledger, _relayed(progress, index)))
+                ledger.remove()
             except ForewordError as error:
                 done(index, error)
         else:
@@ -174,10 +174,10 @@ def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
 
 
-def _search(lm: FrozenLM, job: Job, method: SearchMethod, notes: Notes, progress: Progress | None) -> Trained:
+def _search(lm: FrozenLM, job: Job, method: SearchMethod, ledger: Ledger, progress: Progress | None) -> Trained:
     method.require(lm.kind, job.task)
     began = time.perf_counter()
-    found = method.search(lm, job, notes, progress)
+    found = method.search(lm, job, ledger, progress)
     seconds = time.perf_counter() - began
     artefact = make_artefact(lm, job, found.value, found.format, 0).with_metrics(**found.metrics)
     if job.task.validation:

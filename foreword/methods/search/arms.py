@@ -18,7 +18,7 @@ from foreword.methods.base import Progress, Step
 from foreword.methods.likelihood import Asked, text_likelihoods
 from foreword.methods.predict import encode_rows
 from foreword.methods.search.halving import Cells
-from foreword.methods.search.notes import Notes, key_of
+from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
@@ -28,7 +28,7 @@ from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 Score = Literal["likelihood", "metric"]
-CHUNK = 128  # rows read between two notes
+CHUNK = 128  # rows read between two entries in the ledger
 NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
 
 
@@ -127,11 +127,11 @@ class Reader:
     For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
     """
 
-    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, notes: Notes) -> None:
+    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, ledger: Ledger) -> None:
         for row in rows:
             if row.label is None and not row.targets:
                 raise DataError(f"{row.where} has no answer; a search needs one in every row that it chooses on.")
-        self._lm, self._task, self._rows, self._notes = lm, task, rows, notes
+        self._lm, self._task, self._rows, self._ledger = lm, task, rows, ledger
         self._score: Score = score
         self.read = 0
         self._tell: Callable[[float], None] | None = None
@@ -162,7 +162,7 @@ class Reader:
             [key_of(kind, arms[arm].format.to_json(), rows[r].text(), rows[r].label, rows[r].targets) for r in some]
             for arm, some in cells
         ]
-        known = [[self._notes.get(key) for key in own] for own in keys]
+        known = [[self._ledger.get(key) for key in own] for own in keys]
         if any(value is None for own in known for value in own):
             parts = [(arms[arm].format, [rows[r] for r in some]) for arm, some in cells]
             if task.metric is None:
@@ -171,7 +171,7 @@ class Reader:
                 known = _metric_values(self._lm, task, parts)
             else:
                 known = _text_values(self._lm, parts)
-            self._notes.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
+            self._ledger.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
         self.read += sum(map(len, keys))
         index = 1 if score == "metric" else 0
         found = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Protocol
 
 from foreword.errors import ConfigError
-from foreword.methods.search.notes import Notes
+from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.proposers import Filler, LocalWriter, RemoteWriter, Sampling, Writer
 from foreword.methods.search.remote import Endpoint, Remote
 from foreword.models.base import FrozenLM
@@ -41,7 +41,7 @@ def check_proposer(config: ProposerOptions) -> None:
         )
 
 
-def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, notes: Notes) -> Writer | Filler | None:
+def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, ledger: Ledger) -> Writer | Filler | None:
     """The writer or filler; None for proposer=none.
 
     Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
@@ -53,11 +53,16 @@ def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, notes: Notes
         endpoint = Endpoint(
             config.url or "", config.remote_model or "", config.key_variable, token_budget=config.token_budget
         )
-        return RemoteWriter(Remote(endpoint, notes), how)
+        return RemoteWriter(Remote(endpoint, ledger), how)
     if config.proposer != "self":
         from foreword.models.load import load
 
         lm = load(config.proposer)
-    print_of = dataclasses.asdict(lm.fingerprint())
-    who = f"{lm.kind} {print_of['tokenizer']} {print_of['weights']} {print_of['dtype']}"
-    return LocalWriter(lm, how, notes, who) if lm.kind == "causal" else Filler(lm, how, notes, who)
+    who = identity(lm)
+    return LocalWriter(lm, how, ledger, who) if lm.kind == "causal" else Filler(lm, how, ledger, who)
+
+
+def identity(lm: FrozenLM) -> str:
+    """What tells a model from others in the ledger."""
+    known = dataclasses.asdict(lm.fingerprint())
+    return f"{lm.kind} {known['tokenizer']} {known['weights']} {known['dtype']} {known['quantisation']}"

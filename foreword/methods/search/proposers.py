@@ -11,7 +11,7 @@ from foreword.core.format import Format
 from foreword.core.shapes import Tensor
 from foreword.core.template import Template
 from foreword.errors import DataError
-from foreword.methods.search.notes import Notes, key_of
+from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.search.remote import Remote
 from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
@@ -43,10 +43,10 @@ class Writer(ABC):
 
 @final
 class LocalWriter(Writer):
-    """A causal model on this machine. `who` tells it from other models in the notes."""
+    """A causal model on this machine. `who` tells it from other models in the ledger."""
 
-    def __init__(self, lm: FrozenLM, how: Sampling, notes: Notes, who: str) -> None:
-        self._lm, self._how, self._notes, self._who = lm, how, notes, who
+    def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
+        self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
         source = [{"role": "user", "content": "{prompt}"}] if lm.instructed else "{prompt}"
         room = max(1, lm.dims.context - how.max_tokens)
         self._encoder = Encoder.build(lm, Format(Template.parse(source), truncate="error", max_length=room))
@@ -61,10 +61,10 @@ class LocalWriter(Writer):
     def write(self, prompt: str, count: int, seed: int) -> list[str]:
         how = self._how
         key = key_of("write", self._who, prompt, count, seed, how.temperature, how.top_p, how.max_tokens)
-        found = self._notes.get(key)
+        found = self._ledger.get(key)
         if found is None:
             found = self._generate(prompt, count, seed)
-            self._notes.put({key: found})
+            self._ledger.put({key: found})
         return list(found)
 
     @torch.no_grad()
@@ -111,15 +111,15 @@ class RemoteWriter(Writer):
 class Filler:
     """A masked model that fills gaps, one piece after the other, each sampled."""
 
-    def __init__(self, lm: FrozenLM, how: Sampling, notes: Notes, who: str) -> None:
-        self._lm, self._how, self._notes, self._who = lm, how, notes, who
+    def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
+        self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
         self._pieces = Pieces.of(lm.tokenizer, "masked")
         self._mask = int(lm.tokenizer.mask_token_id)
 
     def insert(self, before: str, after: str, length: int, count: int, seed: int) -> list[str]:
         """Words of `length` pieces between two texts; `after` is cut where the model's context ends."""
         key = key_of("insert", self._who, before, after, length, count, seed, self._how.temperature)
-        found = self._notes.get(key)
+        found = self._ledger.get(key)
         if found is None:
             head = [*self._pieces.before, *self._pieces.start([before])[0]]
             room = self._lm.dims.context - len(head) - length - len(self._pieces.after_row)
@@ -128,13 +128,13 @@ class Filler:
             rows = [[*head, *[self._mask] * length, *tail] for _ in range(count)]
             filled = self._fill(rows, [gap] * count, seed)
             found = [self._text(row[len(head) : len(head) + length]) for row in filled]
-            self._notes.put({key: found})
+            self._ledger.put({key: found})
         return list(found)
 
     def resample(self, text: str, count: int, seed: int, share: float = 0.3) -> list[str]:
         """The text with a share of its pieces drawn again, a different choice of pieces each time."""
         key = key_of("resample", self._who, text, count, seed, share, self._how.temperature)
-        found = self._notes.get(key)
+        found = self._ledger.get(key)
         if found is None:
             ids = self._pieces.start([text])[0][: self._lm.dims.context - 4]
             head, tail = [*self._pieces.before], [*self._pieces.after_row]
@@ -147,7 +147,7 @@ class Filler:
                 gaps.append([len(head) + i for i in gap])
             filled = self._fill(rows, gaps, seed)
             found = [self._text(row[len(head) : len(head) + len(ids)]) for row in filled]
-            self._notes.put({key: found})
+            self._ledger.put({key: found})
         return list(found)
 
     def _fill(self, rows: list[list[int]], gaps: list[list[int]], seed: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import Any, final
 from urllib.parse import urlsplit
 
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.search.notes import Notes, key_of
+from foreword.methods.search.ledger import Ledger, key_of
 
 MESSAGE_TOKENS = 32  # more than any known endpoint puts around a message
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -76,15 +76,15 @@ class Endpoint:
 class Remote:
     """A client of one endpoint. `sleep` waits between attempts."""
 
-    def __init__(self, endpoint: Endpoint, notes: Notes, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, sleep: Callable[[float], None] = time.sleep) -> None:
         try:
             import httpx
         except ImportError as error:
             raise ConfigError("A remote proposer needs httpx; install it with: pip install 'foreword[remote]'.") from (
                 error
             )
-        self._httpx, self._endpoint, self._notes, self._sleep = httpx, endpoint, notes, sleep
-        self._calls = notes.calls
+        self._httpx, self._endpoint, self._ledger, self._sleep = httpx, endpoint, ledger, sleep
+        self._calls = ledger.calls
 
     def write(self, prompt: str, seed: int, *, max_tokens: int, temperature: float, top_p: float) -> str:
         """One text for the prompt.
@@ -103,7 +103,7 @@ class Remote:
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
         key = key_of("remote", self._endpoint.address, body)
-        found = self._notes.get(key)
+        found = self._ledger.get(key)
         if found is None:
             # A piece is at least one byte, so this bounds the prompt for any tokenizer.
             most = len(prompt.encode()) + MESSAGE_TOKENS + max_tokens
@@ -115,16 +115,16 @@ class Remote:
         for attempt in range(self._endpoint.attempts):
             if attempt:
                 self._sleep(wait)
-            if self._notes.spent + most > self._endpoint.token_budget:
+            if self._ledger.spent + most > self._endpoint.token_budget:
                 raise BudgetSpentError
             self._calls += 1
             call = f"{key}/{self._calls}"
-            self._notes.reserve(call, most)
+            self._ledger.reserve(call, most)
             wait = min(self._endpoint.longest_wait, 2.0**attempt * (1 + random.Random(call).random()))
             try:
                 answer = self._post(body)
             except self._httpx.ConnectError as error:  # it was not heard
-                self._notes.settle(call, 0)
+                self._ledger.settle(call, 0)
                 failure = f"cannot be reached ({error})"
                 continue
             except self._httpx.TransportError as error:  # it may have been carried out: the reservation stays
@@ -132,10 +132,10 @@ class Remote:
                 continue
             if answer.status_code == 200:
                 text, tokens = self._read(answer, most)
-                self._notes.settle(call, tokens, {key: text})
+                self._ledger.settle(call, tokens, {key: text})
                 return text
             if answer.status_code < 500:
-                self._notes.settle(call, 0)
+                self._ledger.settle(call, 0)
             failure = f"answered {answer.status_code}{self._reason(answer)}"
             self._stop_at(answer, failure)
             wait = max(wait, self._asked_to_wait(answer))

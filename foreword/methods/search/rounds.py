@@ -8,8 +8,9 @@ from typing import Any, final
 import numpy as np
 
 from foreword.errors import ConfigError
-from foreword.methods.search.arms import Arm, Pool, Reader
+from foreword.methods.search.arms import Arm, Pool, Reader, Score
 from foreword.methods.search.halving import Cells, Evaluate, halve
+from foreword.methods.search.split import SearchRows
 
 SHOWN = 10  # candidates that the artefact's record lists
 
@@ -94,6 +95,29 @@ class _Search:
         self.order = [field[i] for i in result.ranking]
         self.spent += result.spent
         self.best, self.common = result.mean, result.common
+
+
+def described(
+    pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score, budget: int
+) -> dict[str, Any]:
+    """What the artefact records of a search; the winner's other score on the rows of the choice is read from ledger."""
+    winner = pool.arms[outcome.winner]
+    metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
+    return {
+        "chosen": winner.text or "the template as written",
+        "source": winner.source,
+        "candidates": len(pool.arms),
+        "refused": pool.refused,
+        "budget": budget,
+        "evaluations": outcome.spent,
+        "score": score,
+        "selection_score": round(outcome.mean, 6),
+        "selection_metric": round(math.fsum(metric) / len(metric), 6),
+        "chosen_on_rows": outcome.common,
+        "proposal_rows": len(rows.proposal),
+        "selection_rows": len(rows.selection),
+        "left_out": rows.left_out,
+    }
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:

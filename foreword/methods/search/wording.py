@@ -12,7 +12,7 @@ LONGEST = 400  # characters of an instruction
 COPIED = 20  # characters of a row that an instruction may not hold
 
 _QUOTES = "\"'`“”‘’«»*"
-_SPACED = re.compile(r" (?=[.,:;?!])|(?<=\w) (?='s\b)|(?<=[(]) | (?=[)])")  # as word pieces are put together
+_SPACED = re.compile(r" (?=[.,:;?!])|(?<=\w) ?(?='s\b)|(?<=') (?=s\b)|(?<=[(]) | (?=[)])")  # what putting word pieces together leaves
 _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in other words|output|answer)\s*:\s*", re.I)
 
 
@@ -70,7 +70,7 @@ def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
     lines = [line.strip() for line in printable.splitlines()]
     first = next((line for line in lines if line.strip(_QUOTES + " .:-_")), "")
     first = _LEADS.sub("", first).strip(_QUOTES + " ")
-    first = _SPACED.sub("", " ".join(first.split())).lstrip(".:;,-_ ").rstrip(":;,-_ ")
+    first = tidy(first).lstrip(".:;,-_ ").rstrip(":;,-_ ")
     if not any(c.isalpha() for c in first) or len(first) > LONGEST:
         return None
     low = first.lower()
@@ -79,6 +79,11 @@ def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
             if len(text) >= COPIED and text.lower() in low:
                 return None
     return first[0].upper() + first[1:]
+
+
+def tidy(text: str) -> str:
+    """Single spaces, and none where word pieces were put together with one too many."""
+    return _SPACED.sub("", " ".join(text.split()))
 
 
 def seeds(form: Format) -> list[str]:

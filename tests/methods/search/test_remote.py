@@ -11,7 +11,7 @@ import time
 import pytest
 
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.search.notes import Notes
+from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote
 from tests.methods.search.endpoint import Stub, serving
 
@@ -30,14 +30,14 @@ def no_key(monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret-123")
 
 
-def client(stub: Stub, waits: list[float], notes: Notes | None = None, **more) -> Remote:
-    return Remote(Endpoint(**{"url": stub.url, "model": "m", **more}), notes or Notes(), waits.append)
+def client(stub: Stub, waits: list[float], ledger: Ledger | None = None, **more) -> Remote:
+    return Remote(Endpoint(**{"url": stub.url, "model": "m", **more}), ledger or Ledger(), waits.append)
 
 
 def test_it_asks_in_openais_form_and_keeps_answers(waits, tmp_path):
     with serving(Stub()) as stub:
-        notes = Notes.open(tmp_path / "n.jsonl", "one", resume=False)
-        remote = client(stub, waits, notes, key_variable="MY_KEY")
+        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        remote = client(stub, waits, ledger, key_variable="MY_KEY")
         first = remote.write("propose", 1, **OPTIONS)
         assert first == remote.write("propose", 1, **OPTIONS) != remote.write("propose", 2, **OPTIONS)
         assert len(stub.bodies) == 2
@@ -46,10 +46,10 @@ def test_it_asks_in_openais_form_and_keeps_answers(waits, tmp_path):
             "model": "m", "messages": None, "seed": 1, "max_tokens": 20, "temperature": 0.9, "top_p": 0.9,
         }  # fmt: skip
         assert stub.headers[0]["Authorization"] == "Bearer secret-123"
-        again = Notes.open(tmp_path / "n.jsonl", "one", resume=True)
+        again = Ledger.open(tmp_path / "n.jsonl", "one", resume=True)
         assert client(stub, waits, again).write("propose", 2, **OPTIONS)
         assert len(stub.bodies) == 2
-        assert again.spent == notes.spent == stub.tokens
+        assert again.spent == ledger.spent == stub.tokens
         assert "secret-123" not in (tmp_path / "n.jsonl").read_text()
         plain = client(stub, waits, url=stub.url + "/completions")
         assert plain.write("propose", 1, **OPTIONS)
@@ -143,26 +143,26 @@ def test_the_budget_of_tokens_is_never_exceeded(waits):
             return None
 
         with serving(Stub(rule)) as stub:
-            notes = Notes()
-            remote = client(stub, waits, notes, token_budget=budget, attempts=50)
+            ledger = Ledger()
+            remote = client(stub, waits, ledger, token_budget=budget, attempts=50)
             written = 0
             with contextlib.suppress(BudgetSpentError):
                 for number in range(1000):
                     remote.write("some words to go on " * rng.randrange(1, 5), number, **OPTIONS)
                     written += 1
             assert written < 1000
-            assert stub.tokens + charged <= notes.spent <= budget, seed
+            assert stub.tokens + charged <= ledger.spent <= budget, seed
             assert written == len(stub.answered)
             assert written == 0 if budget == 0 else budget < 1500 or written > 5, seed
 
 
 def test_an_unanswered_call_counts_as_charged_and_is_tried_again(waits, tmp_path):
     with serving(Stub(lambda number, body: time.sleep(1.5) if number == 0 else None)) as stub:  # pyright: ignore
-        notes = Notes.open(tmp_path / "n.jsonl", "one", resume=False)
-        client(stub, waits, notes, timeout=0.5).write("x", 0, **OPTIONS)
+        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        client(stub, waits, ledger, timeout=0.5).write("x", 0, **OPTIONS)
         most = 1 + 32 + 20
-        assert notes.spent == most + (stub.tokens if len(stub.answered) == 1 else stub.tokens // 2)
-    assert Notes.open(tmp_path / "n.jsonl", "one", resume=True).spent == notes.spent
+        assert ledger.spent == most + (stub.tokens if len(stub.answered) == 1 else stub.tokens // 2)
+    assert Ledger.open(tmp_path / "n.jsonl", "one", resume=True).spent == ledger.spent
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,46 @@
-"""python -m pytest tests/methods/search/test_notes.py"""
+"""python -m pytest tests/methods/search/test_ledger.py"""
 
 import random
 
 import pytest
 
 from foreword.errors import ArtefactError
-from foreword.methods.search.notes import Notes, key_of
+from foreword.methods.search.ledger import Ledger, key_of
 
 
 def test_what_was_kept_is_there_after_any_kill(tmp_path):
     """Cut at every byte, the file gives what was whole, and goes on."""
-    file = tmp_path / "notes.jsonl"
-    notes = Notes.open(file, "r", resume=False)
-    notes.put({"a": 1.5, "b": "täxt\u2028\n"})
-    notes.reserve("c/1", 50)
-    notes.settle("c/1", 20, {"c": [1, 2]})
-    notes.reserve("d/2", 30)
-    assert notes.spent == 50
+    file = tmp_path / "ledger.jsonl"
+    ledger = Ledger.open(file, "r", resume=False)
+    ledger.put({"a": 1.5, "b": "täxt\u2028\n"})
+    ledger.reserve("c/1", 50)
+    ledger.settle("c/1", 20, {"c": [1, 2]})
+    ledger.reserve("d/2", 30)
+    assert ledger.spent == 50
     data = file.read_bytes()
     for end in range(0, len(data) + 1, 3):
         file.write_bytes(data[:end])
-        again = Notes.open(file, "r", resume=True)
+        again = Ledger.open(file, "r", resume=True)
         for key, answer in {"a": 1.5, "b": "täxt\u2028\n", "c": [1, 2]}.items():
             assert again.get(key) in (None, answer)
         assert again.spent <= 80
         again.put({"e": 2})
-        assert Notes.open(file, "r", resume=True).get("e") == 2
+        assert Ledger.open(file, "r", resume=True).get("e") == 2
     assert again.get("c") == [1, 2]
 
 
 def test_another_search_is_refused_and_a_new_one_starts_empty(tmp_path):
-    file = tmp_path / "notes.jsonl"
-    Notes.open(file, "one", resume=False).put({"a": 1})
+    file = tmp_path / "ledger.jsonl"
+    Ledger.open(file, "one", resume=False).put({"a": 1})
     with pytest.raises(ArtefactError, match="another search"):
-        Notes.open(file, "two", resume=True)
-    assert Notes.open(file, "two", resume=False).get("a") is None
+        Ledger.open(file, "two", resume=True)
+    assert Ledger.open(file, "two", resume=False).get("a") is None
     file.write_bytes(b"[1]\n{}\n")
-    with pytest.raises(ArtefactError, match="not the notes"):
-        Notes.open(file, "two", resume=True)
+    with pytest.raises(ArtefactError, match="not the ledger"):
+        Ledger.open(file, "two", resume=True)
     file.write_bytes(b"{{\n")
     with pytest.raises(ArtefactError, match="damaged"):
-        Notes.open(file, "two", resume=True)
+        Ledger.open(file, "two", resume=True)
 
 
 def test_keys_are_of_the_whole_question():

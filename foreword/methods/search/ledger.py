@@ -22,7 +22,7 @@ def key_of(*parts: Any) -> str:
 
 
 @final
-class Notes:
+class Ledger:
     """Answers by key, in memory and, where a file is given, on disk before they are used.
 
     `spent` is what remote calls cost in tokens: what was answered for, and all that was reserved for a call that may
@@ -35,18 +35,18 @@ class Notes:
         self._tokens: dict[str, int] = {}
 
     @staticmethod
-    def open(file: Path | None, recipe: str, resume: bool) -> "Notes":
-        """Notes of the search that `recipe` names; with `resume` those that are there already.
+    def open(file: Path | None, recipe: str, resume: bool) -> "Ledger":
+        """Ledger of the search that `recipe` names; with `resume` those that are there already.
 
         Raises: ArtefactError where the file is another search's, or cannot be read or written.
         """
-        notes = Notes(file)
+        ledger = Ledger(file)
         if file is None:
-            return notes
+            return ledger
         if not resume:
             remove_whole(file)
         try:
-            lines = notes._read()
+            lines = ledger._read()
         except OSError as error:
             raise ArtefactError(f"{file} cannot be read ({error.strerror or error}).") from error
         if lines and lines[0].get("search") != recipe:
@@ -55,10 +55,10 @@ class Notes:
                 "again without --resume, or name another folder."
             )
         if not lines:
-            notes._append([{"search": recipe}])
+            ledger._append([{"search": recipe}])
         for line in lines[1:]:
-            notes._take(line)
-        return notes
+            ledger._take(line)
+        return ledger
 
     def get(self, key: str) -> Any:
         """The answer, or None where there is none yet."""
@@ -115,7 +115,7 @@ class Notes:
         except ValueError as error:
             raise ArtefactError(f"{self._file} is damaged ({error}); start again without --resume.") from error
         if not all(isinstance(line, dict) for line in found):
-            raise ArtefactError(f"{self._file} is not the notes of a search; start again without --resume.")
+            raise ArtefactError(f"{self._file} is not the ledger of a search; start again without --resume.")
         return found
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
