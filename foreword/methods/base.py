@@ -102,14 +102,18 @@ class Method(ABC):
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
 
-    def require(self, kind: Kind, task: Task) -> None:
-        """Raise a ConfigError where the method does not work with such a model or such answers."""
+    def require_answers(self, task: Task) -> None:
+        """Raise a ConfigError where the method does not work with such answers."""
         if task.answers not in self.answers:
             has = {"labels": "labels", "options": "options in each row", "text": "answers in text"}
             raise ConfigError(
                 f"{self.name} needs {' or '.join(has[a] for a in self.answers)}, and {task.name} has "
                 f"{has[task.answers]}; choose another method (`foreword methods` says what each can do)."
             )
+
+    def require(self, kind: Kind, task: Task) -> None:
+        """Raise a ConfigError where the method does not work with such a model or such answers."""
+        self.require_answers(task)
         if kind not in self.kinds:
             raise ConfigError(
                 f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
