@@ -100,7 +100,7 @@ class _Search:
 def described(
     pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score, budget: int
 ) -> dict[str, Any]:
-    """What the artefact records of a search; the winner's other score on the rows of the choice is read from ledger."""
+    """What is recorded of a search; its metric on the rows of the choice is no part of the budget."""
     winner = pool.arms[outcome.winner]
     metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
     return {

@@ -12,7 +12,9 @@ LONGEST = 400  # characters of an instruction
 COPIED = 20  # characters of a row that an instruction may not hold
 
 _QUOTES = "\"'`“”‘’«»*"
-_SPACED = re.compile(r" (?=[.,:;?!])|(?<=\w) ?(?='s\b)|(?<=') (?=s\b)|(?<=[(]) | (?=[)])")  # what putting word pieces together leaves
+_SPACED = re.compile(
+    r" (?=[.,:;?!])|(?<=\w) ?(?='s\b)|(?<=') (?=s\b)|(?<=[(]) | (?=[)])"
+)  # what putting word pieces together leaves
 _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in other words|output|answer)\s*:\s*", re.I)
 
 
