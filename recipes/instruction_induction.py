@@ -35,7 +35,9 @@ from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
 
-SMALL = {"candidates": 20, "rounds": 1, "resampled": 10, "selection_rows": 30, "budget": 300, "frame": "paper"}
+SMALL = {
+    "candidates": 8, "resampled": 4, "selection_rows": 16, "budget": 160, "proposal_tokens": 24, "frame": "paper",
+}  # fmt: skip
 GOLD = 3  # gold instructions that are read on the test rows, the first ones
 START = "# Instruction induction"
 
@@ -150,9 +152,10 @@ Made by `python recipes/instruction_induction.py --seed {asked["seed"]}`: {lm.na
 al. (2022), {tests[0]} to {tests[-1]} test rows each; ape with
 {told}.
 
-Metrics in percent with 95% intervals over test rows; gold is the mean over the first {GOLD} gold instructions. Candidates are gold, seed and proposed instructions and
-the frame without one. They are ranked by likelihood on selection rows; place is that of the budgeted choice when all
-are read on all of them, regret how much mean log-likelihood a piece it costs, and Spearman compares both orders.
+Metrics are in percent with 95% intervals over test rows; gold is the mean over the first {GOLD} gold instructions.
+Candidates are gold, seed and proposed instructions and the frame without one, ranked by the likelihood of the answers
+on selection rows. Place is that of the budgeted choice when all are read on all of these rows, regret how much mean
+log-likelihood a piece it costs, and Spearman compares the budgeted with the exhaustive means.
 
 {grid}
 
@@ -180,7 +183,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/instruction-induction"))
     parser.add_argument("--page", type=Path, help="write the table to this file too: docs/instruction-induction.md")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--test", type=int, default=50, help="test rows a task")
+    parser.add_argument("--test", type=int, default=20, help="test rows a task")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()

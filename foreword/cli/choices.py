@@ -199,6 +199,15 @@ option_pairs = click.option(
     "-o", "--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the method (`foreword methods`)."
 )
 
+remote_option = click.option(
+    "--allow-remote", is_flag=True, help="Let a method send training rows to the address in -o url=."
+)
+
+
+def with_remote(given: tuple[str, ...], allowed: bool) -> tuple[str, ...]:
+    """The options given, with leave to ask a remote endpoint."""
+    return (*given, "allow_remote=true") if allowed else given
+
 
 def split_pair(text: str) -> tuple[str, str]:
     """KEY=VALUE as its two halves."""

@@ -8,6 +8,7 @@ import click
 
 from foreword.cli.console import pairs, print_json, size
 from foreword.cli.lists import json_flag
+from foreword.cli.searched import candidate_lines
 
 if TYPE_CHECKING:
     from foreword.core.artefact import Artefact
@@ -59,7 +60,13 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif name in ("config", "label_words"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":
-            yield from ((key.replace("_", " "), _measured(v)) for key, v in value.items())
+            for key, found in value.items():
+                if key == "candidates":
+                    yield from candidate_lines(found)
+                elif key == "search_rows":
+                    yield "search rows", ", ".join(f"{part} {text[:12]}" for part, text in found.items())
+                else:
+                    yield key.replace("_", " "), _measured(found)
         elif name == "bytes_stored":
             yield "bytes stored", size(value)
         else:

@@ -100,6 +100,13 @@ def notes(lines: Sequence[Line]) -> list[str]:
         for base, gap in line.versus.items():
             if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
                 told.append(f"Not shown{place}: a difference between {line.method} and {base} ({points(gap)} points).")
+        chosen_on = line.development.get("selection")
+        if chosen_on is not None and line.primary in line.metrics:
+            gap = 100 * (chosen_on - line.metrics[line.primary].mean)
+            told.append(
+                f"{line.method} chose on rows of its own{place}: {title(line.primary)} {100 * chosen_on:.1f} there, "
+                f"which is {gap:+.1f} points from the test rows'."
+            )
     if any(line.allowed > 1 for line in lines):
         told.append(
             f"Every method might try {max(line.allowed for line in lines)} grid points; each seed chose on its "

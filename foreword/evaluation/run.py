@@ -175,7 +175,7 @@ def _record(
         point=cell.point,
         tried=cell.rivals,
         allowed=desk.allowed,
-        development={k: float(v) for k, v in made.metrics.get("validation", {}).items() if k != "rows"},
+        development=_development(made),
         metrics=dict(metrics or {}),
         numbers_trained=made.numbers_trained,
         bytes_stored=made.bytes_stored,
@@ -184,6 +184,13 @@ def _record(
         environment=desk.environment,
         timing=timing,
     )
+
+
+def _development(made: Artefact) -> dict[str, float]:
+    """Metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
+    found = {k: float(v) for k, v in made.metrics.get("validation", {}).items() if k != "rows"}
+    search = made.metrics.get("search")
+    return found if search is None else {**found, "selection": float(search["selection_metric"])}
 
 
 def environment(lm: FrozenLM) -> dict[str, Any]:

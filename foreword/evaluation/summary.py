@@ -113,7 +113,10 @@ def _line(
         tried=max(r.tried for r in records),
         allowed=max(r.allowed for r in records),
         chosen=_chosen(records),
-        development={n: _mean([r.development.get(n) for r in records]) or math.nan for n in first.development},
+        development={
+            n: math.nan if (mean := _mean([r.development.get(n) for r in records])) is None else mean
+            for n in first.development
+        },
         metrics={n: interval([d[n] for d in draws.values()]) for n in names},
         versus=versus,
         numbers_trained=max(r.numbers_trained for r in records),

@@ -49,7 +49,7 @@ class ApeConfig:
     resampled: int = 15
     keep: int = 4
     resample: Literal["variation", "history"] = "variation"
-    budget: int = 1200
+    budget: int = 2000
     score: Literal["likelihood", "metric"] = "likelihood"
     proposal_rows: int = 100
     selection_rows: int = 200
@@ -98,6 +98,7 @@ class Ape(SearchMethod):
             lambda cells: reader.values(pool.arms, cells),
             rounds=config.rounds if proposer is not None else 0,
             keep=config.keep,
+            block=rows.block,
             resample=maker.around,
         )
         record = described(pool, reader, rows, outcome, config.score, config.budget)

@@ -34,7 +34,7 @@ class TemplateSearchConfig:
     longest: int = 4
     beam: int = 12
     examples: int = 16
-    budget: int = 1200
+    budget: int = 2000
     score: Score = "likelihood"
     selection_rows: int = 200
     exhaustive: bool = False
@@ -61,7 +61,9 @@ class TemplateSearch(SearchMethod):
             pool.add(_source(filling, lm.kind), "infilled")
         reader = Reader(lm, job.task, rows.selection, config.score, ledger)
         reader.told(job.name, config.budget, progress)
-        outcome = search(pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells))
+        outcome = search(
+            pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells), block=rows.block
+        )
         told: dict[str, Any] = {
             "search": described(pool, reader, rows, outcome, config.score, config.budget),
             "search_rows": rows.hashes(job.task),

@@ -1,7 +1,7 @@
 """The proposer that a config asks for."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from foreword.errors import ConfigError
 from foreword.methods.search.ledger import Ledger
@@ -10,6 +10,7 @@ from foreword.methods.search.remote import Endpoint, Remote
 from foreword.models.base import FrozenLM
 
 
+@runtime_checkable
 class ProposerOptions(Protocol):
     """The options that say who proposes."""
 

@@ -39,15 +39,18 @@ def halve(
     evaluate: Evaluate,
     *,
     eta: int = 2,
+    block: int = 1,
     known: Mapping[int, Sequence[float]] | None = None,
 ) -> Halved:
     """Spend exactly `budget` evaluations, or as many as there are cells without a value, and return the best arm.
 
-    After each round the best 1/`eta` of the arms go on. `known` are values that arms have already, on the first rows.
+    After each round the best 1/`eta` of the arms go on. Where labels take turns in the rows, `block` is how many there
+    are: as far as the budget allows, rounds end after whole turns, or an arm would win by leaning to the first label.
+    `known` are values that arms have already, on the first rows.
 
     Raises: ConfigError where there is nothing to compare.
     """
-    if arms < 1 or rows < 1 or budget < 0 or eta < 2:
+    if arms < 1 or rows < 1 or budget < 0 or eta < 2 or block < 1:
         raise ConfigError(
             f"A search over {arms} candidates on {rows} rows with a budget of {budget} evaluations and eta={eta} "
             "cannot be made; give one candidate, one row and eta=2, or more."
@@ -59,7 +62,8 @@ def halve(
     common = 0
     for number in range(rounds):
         # Every round reads a new row, or it would choose on what it knew already.
-        reachable = state.affordable(left, min(common + 1, rows))
+        step = block if 2 * state.cost(left, min(common + block, rows)) <= state.left else 1
+        reachable = state.affordable(left, min(common + step, rows))
         if number == 0 and not reachable:
             raise ConfigError("The budget is 0 evaluations and no candidate has a value; give a budget of 1 or more.")
         if number and len(reachable) < 2:
@@ -67,7 +71,7 @@ def halve(
         eliminated = [a for a in left if a not in reachable] + eliminated
         left = reachable
         keep = math.ceil(len(left) / eta)
-        common = state.depth(left, common + 1, keep, rounds - number)
+        common = state.depth(left, range(common + step, rows, step), keep, rounds - number)
         state.read([(a, common) for a in left])
         common = min(state.count(a) for a in left)
         left.sort(key=lambda a: (-state.mean(a, common), a))
@@ -121,12 +125,13 @@ class _State:
                 left -= cost
         return found
 
-    def depth(self, arms: Sequence[int], least: int, keep: int, rounds: int) -> int:
-        """How many rows, `least` or more, the arms are read on in this round, of `rounds` that are left: for an equal
+    def depth(self, arms: Sequence[int], depths: range, keep: int, rounds: int) -> int:
+        """How many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for an equal
         share of the budget, and so many that those who go on can use up the rest."""
         share = self.left // rounds
-        deepest, usable = min(least, self.rows), 0
-        for depth in range(deepest, self.rows + 1):
+        deepest, usable = depths[0] if depths else self.rows, 0
+        least = deepest
+        for depth in (*depths, self.rows):
             cost = self.cost(arms, depth)
             if cost > self.left or (depth > least and cost > share and usable >= self.left):
                 break

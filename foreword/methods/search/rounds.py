@@ -28,8 +28,16 @@ class Outcome:
     spent: int
     values: dict[int, tuple[float, ...]]
 
+    def paired(self) -> dict[int, float]:
+        """How far each arm is above the winner, on the first rows that both were read on."""
+        best = self.values[self.winner]
+        return {
+            arm: math.fsum(a - b for a, b in zip(v, best, strict=False)) / min(len(v), len(best))
+            for arm, v in self.values.items()
+        }
+
     def order(self) -> list[int]:
-        """Arms from the best: who was read on more rows got further, and of equal rows the mean decides."""
+        """Arms from the winner: who was read on more rows got further, and of equal rows the mean decides."""
         means = self.means()
         return sorted(means, key=lambda a: (a != self.winner, -len(self.values[a]), -means[a], a))
 
@@ -45,10 +53,12 @@ def search(
     *,
     rounds: int = 0,
     keep: int = 5,
+    block: int = 1,
     resample: Callable[[Ranked], None] | None = None,
 ) -> Outcome:
     """Halve the pool; then `rounds` times let `resample` add candidates around the best `keep`, and halve those with
-    the new ones. The rounds share the budget; it is spent to the last evaluation, or until every cell is read.
+    the new ones and the pool's first, the template as written, which a choice must beat on the same rows. The rounds
+    share the budget; it is spent to the last evaluation, or until every cell is read. `block` is as in `halve`.
 
     Raises: ConfigError for a budget that cannot read every candidate once.
     """
@@ -57,7 +67,7 @@ def search(
             f"A budget of {budget} evaluations cannot read {len(pool.arms)} candidates once each; give a higher budget "
             "or fewer candidates."
         )
-    state = _Search(pool, rows, evaluate)
+    state = _Search(pool, rows, evaluate, block)
     phases = 1 + (rounds if resample else 0)
     field = list(range(len(pool.arms)))
     for phase in range(phases):
@@ -67,7 +77,7 @@ def search(
             resample([(pool.arms[a], state.mean(a)) for a in best])
             room = (budget - state.spent) // (phases - phase - 1)
             del pool.arms[before + room :]  # what could not be read once
-            field = [*best, *range(before, len(pool.arms))]
+            field = [*dict.fromkeys([*best, 0]), *range(before, len(pool.arms))]
     if state.spent < budget and len(field) < len(pool.arms):
         state.halve(list(range(len(pool.arms))), budget - state.spent)
     return Outcome(state.order[0], state.best, state.common, state.spent, state.values)
@@ -76,8 +86,8 @@ def search(
 class _Search:
     """What is known of each arm of the pool."""
 
-    def __init__(self, pool: Pool, rows: int, evaluate: Evaluate) -> None:
-        self._pool, self._rows, self._evaluate = pool, rows, evaluate
+    def __init__(self, pool: Pool, rows: int, evaluate: Evaluate, block: int) -> None:
+        self._pool, self._rows, self._evaluate, self._block = pool, rows, evaluate, block
         self.values: dict[int, tuple[float, ...]] = {}
         self.order: list[int] = []
         self.spent, self.best, self.common = 0, math.nan, 0
@@ -90,7 +100,7 @@ class _Search:
             return self._evaluate([(field[arm], rows) for arm, rows in cells])
 
         known = {i: self.values[arm] for i, arm in enumerate(field) if arm in self.values}
-        result = halve(len(field), self._rows, budget, evaluate, known=known)
+        result = halve(len(field), self._rows, budget, evaluate, block=self._block, known=known)
         self.values |= {field[i]: v for i, v in enumerate(result.values) if v}
         self.order = [field[i] for i in result.ranking]
         self.spent += result.spent
@@ -137,16 +147,16 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[str, Any]:
     """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
 
-    `spearman` compares the budgeted order with the exhaustive one; `regret` is how much the choice is
+    `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means; `regret` is how much the choice is
     below the best there, and `choice_rank` its place.
     """
     known = outcome.values
     cells = [(a, range(len(known.get(a, ())), rows)) for a in range(len(pool.arms)) if len(known.get(a, ())) < rows]
     rest = dict(zip([a for a, _ in cells], reader.values(pool.arms, cells), strict=True))
     whole = [math.fsum([*known.get(a, ()), *rest.get(a, ())]) / rows for a in range(len(pool.arms))]
-    found = outcome.order()
+    found = outcome.paired()
     order = sorted(range(len(whole)), key=lambda a: -whole[a])
-    correlation = spearman([-place for place in range(len(found))], [whole[a] for a in found])
+    correlation = spearman([*found.values()], [whole[a] for a in found])
     return {
         "spearman": None if math.isnan(correlation) else round(correlation, 4),
         "regret": round(whole[order[0]] - whole[outcome.winner], 6),

@@ -22,6 +22,11 @@ class SearchRows:
     selection: tuple[Row, ...]
     left_out: int
 
+    @property
+    def block(self) -> int:
+        """How many labels take turns in the selection rows."""
+        return max(1, len({row.label for row in self.selection}))
+
     def hashes(self, task: Task) -> dict[str, str]:
         """sha256 of each part, order included, as `Task.hashes` makes them; and of the test rows."""
         part = task.with_(train=self.proposal, validation=self.selection).hashes()

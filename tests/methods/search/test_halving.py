@@ -82,7 +82,8 @@ def test_the_law_over_a_thousand_problems():
     gaps: dict[str, list[float]] = {"uniform": [], "ucb": [], "plain_halving": []}
     for number in range(PROBLEMS):
         value_AR, budget = problem(rng)
-        result, seen = found(value_AR, budget)
+        block = int(rng.integers(1, 5)) if number % 2 else 1
+        result, seen = found(value_AR, budget, block=block)
         assert result.spent == budget == len(seen) == len(set(seen)), (seed, number)
         read = {arm for arm, _ in seen}
         assert result.winner in read and result.common >= 1, (seed, number)
