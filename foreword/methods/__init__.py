@@ -2,6 +2,7 @@
 
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
+from foreword.methods.chain_of_thought import ChainOfThought
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
@@ -14,6 +15,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
+        ChainOfThought(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

@@ -84,7 +84,8 @@ class Learner:
 class Method(ABC):
     """A way to make an artefact. Final subclasses hold no state; capabilities are class-level.
 
-    `kinds` of model and `answers` of task are those it works with.
+    `kinds` of model and `answers` of task are those it works with. `learns` says whether training rows change what it
+    makes of a rule.
     """
 
     name: ClassVar[str]
@@ -97,6 +98,7 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
 
@@ -192,11 +194,12 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 
 LOWEST = {
+    "samples": 1, "max_new_tokens": 1, "demonstrations": 0, "top_k": 0,
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
+ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "temperature", "top_p")
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:
