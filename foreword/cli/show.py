@@ -39,6 +39,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "model": artefact.model,
         "template": form["template"],
         "label_words": dict(zip(form["labels"], form["words"], strict=True)),
+        **({"decoding": form["decoding"]} if "decoding" in form else {}),
         "metrics": artefact.metrics,
         "numbers_trained": artefact.numbers_trained,
         "bytes_stored": artefact.bytes_stored,
@@ -57,6 +58,8 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"{value['name']} ({value['kind']})"
         elif name in ("fingerprint", "hashes"):
             yield name, ", ".join(f"{key} {text[:12]}" for key, text in value.items())
+        elif name == "decoding":
+            yield name, ", ".join(f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in value.items())
         elif name in ("config", "label_words"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":

@@ -78,7 +78,7 @@ def caption(lines: Sequence[Line]) -> str:
     texts = [title(name) for name in _measured([line for line in lines if line.primary != "accuracy"])]
     if texts:
         named = f"{', '.join(texts)} in percent"
-        what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named.capitalize()
+        what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named[0].upper() + named[1:]
     return (
         f"{told} {what}; in brackets 95% intervals over "
         f"{covers}. Differences are paired, on the same rows and seeds; = marks one that is not shown (its interval "
@@ -95,7 +95,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
         against = line.versus.get("manual")
         if against is not None and against.high < 0:
             told.append(
-                f"{line.method} is below the hand-written prompt{place}: {points(against)} points of {title(line.primary)}."
+                f"{line.method} is below the hand-written prompt{place}: {points(against)} points of "
+                f"{title(line.primary)}."
             )
         for base, gap in line.versus.items():
             if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
@@ -169,7 +170,10 @@ def count(n: int) -> str:
 
 
 def matrix(lines: Sequence[Line]) -> str:
-    """The metric that each task is judged by, alone: one table a model and number of shots, methods down and tasks across. `markdown` has the rest."""
+    """What each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
+
+    `markdown` has the rest.
+    """
     groups: dict[tuple[str, str, int | None], list[Line]] = {}
     for line in lines:
         if line.metrics:
@@ -192,8 +196,8 @@ def matrix(lines: Sequence[Line]) -> str:
         return "No run has finished.\n"
     names = dict.fromkeys(title(line.primary) for some in groups.values() for line in some)
     key = (
-        f"Test {' or '.join(names)} in percent, with 95% intervals over the choice of test rows and of seeds. Against the "
-        "hand-written prompt on the same rows: = no difference is shown, < below it."
+        f"Test {' or '.join(names)} in percent, with 95% intervals over the choice of test rows and of seeds. Against "
+        "the hand-written prompt on the same rows: = no difference is shown, < below it."
     )
     return "\n\n".join([*parts, key]) + "\n"
 

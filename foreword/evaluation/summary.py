@@ -20,8 +20,8 @@ ReadPredictions = Callable[[Record], Found | None]
 class Line:
     """One method on one model, task and number of training rows: a mean over its seeds.
 
-    `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds. `chosen` are grid points
-    with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
+    `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds.
+    `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
     are of training, a share where runs trained together; examples per second are test rows scored.
     """
 

@@ -31,8 +31,9 @@ Verdict = Literal["better", "no difference shown", "worse", "failed"]
 
 @dataclass(frozen=True)
 class TaskLine:
-    """What became of one task: test accuracy (of texts: the task's `metric`) of the hand-written prompt and of what was learnt, and their difference.
+    """What became of one task: test accuracy of the hand-written prompt and of what was learnt, and their difference.
 
+    Where answers are texts it is the task's `metric` in place of accuracy.
     `verdict` is about the difference from the hand-written prompt; `reason` says why a task failed. `trained` is false
     where an unchanged task was found finished. `before` is what an artefact had that was made again, and `change` what
     the new one adds to that.

@@ -3,6 +3,7 @@
 from foreword.methods.ape import Ape
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
+from foreword.methods.chain_of_thought import ChainOfThought
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
@@ -16,6 +17,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
+        ChainOfThought(),
         Ape(),
         TemplateSearch(),
         BagOfWords(),

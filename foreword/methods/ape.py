@@ -27,7 +27,7 @@ TOGETHER = 5  # texts asked for with one prompt
 @dataclass(frozen=True)
 class ApeConfig:
     """`proposer` is self (the model itself), remote, or another model's name or folder; masked models fill gaps and
-    redraw words of seed instructions. `candidates` are proposed from `demonstrations` rows at a time; then `rounds`
+    redraw words of seed instructions. `candidates` are proposed from `examples` rows at a time; then `rounds`
     times `resampled` more around the best `keep`: other wordings, or (`resample=history`) with past scores shown (Yang
     et al. 2023).
 
@@ -44,7 +44,7 @@ class ApeConfig:
     proposer: str = "self"
     mode: Literal["auto", "forward", "insert"] = "auto"
     candidates: int = 40
-    demonstrations: int = 5
+    examples: int = 5
     rounds: int = 1
     resampled: int = 15
     keep: int = 4
@@ -76,6 +76,7 @@ class Ape(SearchMethod):
     source = "Zhou et al. 2022"
     Config = ApeConfig
     form = "hard"
+    learns = False
     answers = ("labels", "options", "text")
 
     def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:
@@ -162,7 +163,7 @@ class _Maker:
         return [wording.shown(self._rows[i], answer_of(self._job.format, self._rows[i])) for i in chosen]
 
     def _proposed(self) -> tuple[list[str], str]:
-        examples = self._examples(self._config.demonstrations)
+        examples = self._examples(self._config.examples)
         proposer, mode = self._proposer, self._config.mode
         if isinstance(proposer, Filler):
             if mode != "insert" and self._rng.random() < 0.7:
@@ -190,7 +191,7 @@ class _Maker:
 
     def _from_history(self, scored: Sequence[tuple[str, float]]) -> tuple[list[str], str]:
         assert isinstance(self._proposer, Writer), "only writers can be shown a history"
-        examples, shown = self._examples(min(3, self._config.demonstrations)), list(scored)
+        examples, shown = self._examples(min(3, self._config.examples)), list(scored)
         while len(shown) > 1 and not self._proposer.fits(wording.history(shown, examples)):
             shown.pop(0)
         prompt = wording.history(shown, examples)

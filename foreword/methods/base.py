@@ -85,7 +85,8 @@ class Learner:
 class Method(ABC):
     """A way to make an artefact. Final subclasses hold no state; capabilities are class-level.
 
-    `kinds` of model and `answers` of task are those it works with.
+    `kinds` of model and `answers` of task are those it works with. `learns` says whether training rows change what it
+    makes of a rule.
     """
 
     name: ClassVar[str]
@@ -98,6 +99,7 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
     searches: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
@@ -217,13 +219,16 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 
 LOWEST = {
+    "samples": 1, "max_new_tokens": 1, "demonstrations": 0, "top_k": 0,
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "demonstrations": 1, "rounds": 0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "examples": 1, "rounds": 0,
     "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
     "token_budget": 0, "beam": 1, "longest": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "proposal_temperature", "proposal_top_p")
+ABOVE_ZERO = (
+    "learning_rate", "alpha", "regularisation", "temperature", "top_p", "proposal_temperature", "proposal_top_p",
+)  # fmt: skip
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ class Manual(DirectMethod):
     Config = NoConfig
     form = "hard"
     answers = ("labels", "options", "text")
+    learns = False
     mixed_batch = True
     freezes_lm = True
 

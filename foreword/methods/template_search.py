@@ -46,6 +46,7 @@ class TemplateSearch(SearchMethod):
     source = "Gao et al. 2021"
     Config = TemplateSearchConfig
     form = "hard"
+    learns = False
     answers = ("labels", "options", "text")
 
     def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:

@@ -37,8 +37,8 @@ def read_task(
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
     What is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json`
     beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets and metric. The column
-    of labels is `label` unless one of the two says otherwise; without it a column called targets, output or answer holds
-    answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction induction).
+    of labels is `label` unless one of the two says otherwise; without it a column called targets, output or answer
+    holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction induction).
     """
     given = {"text": text, "label": label, "options": options, "labels": labels}
     given |= {"template": template, "label_words": label_words, "targets": targets, "metric": metric}

@@ -25,7 +25,7 @@ _DROPPED = str.maketrans("", "", string.punctuation.replace("-", "").replace("."
 
 def normalised(text: str) -> str:
     """The first line to its first full stop, in lower case, without punctuation and " and ", with single spaces."""
-    line = _END.split(text.strip().replace(" and ", " "), maxsplit=1)[0].lower()
+    line = _END.split(text.replace(" and ", " ").strip(), maxsplit=1)[0].lower()
     return " ".join(_HYPHEN.sub(" ", line).translate(_DROPPED).split())
 
 

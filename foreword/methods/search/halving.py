@@ -126,8 +126,8 @@ class _State:
         return found
 
     def depth(self, arms: Sequence[int], depths: range, keep: int, rounds: int) -> int:
-        """How many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for an equal
-        share of the budget, and so many that those who go on can use up the rest."""
+        """How many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for an
+        equal share of the budget, and so many that those who go on can use up the rest."""
         share = self.left // rounds
         deepest, usable = depths[0] if depths else self.rows, 0
         least = deepest

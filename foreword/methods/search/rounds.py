@@ -147,8 +147,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[str, Any]:
     """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
 
-    `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means; `regret` is how much the choice is
-    below the best there, and `choice_rank` its place.
+    `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means;
+    `regret` is how much the choice is below the best there, and `choice_rank` its place.
     """
     known = outcome.values
     cells = [(a, range(len(known.get(a, ())), rows)) for a in range(len(pool.arms)) if len(known.get(a, ())) < rows]
