@@ -28,6 +28,7 @@ HOMES = {
     "prometheus_client": ("serving/app/",),
     "uvicorn": ("serving/run.py", "cli/serve.py"),
     "ray": ("serving/replicas.py",),
+    "httpx": ("methods/search/remote.py",),
 }
 CORE = {"torch", "jaxtyping", "safetensors", "foreword"}
 HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "torchao", "sklearn", "datasets", "pandas", "torch"]

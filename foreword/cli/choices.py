@@ -56,6 +56,8 @@ class DataChoice:
     limit_train: int | None
     limit_test: int | None
     data_seed: int
+    targets: str | None = None
+    metric: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
         """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
@@ -66,6 +68,8 @@ class DataChoice:
             text=list(self.text) or None,
             label=self.label,
             options=list(self.options) or None,
+            targets=self.targets,
+            metric=self.metric,
             seed=self.data_seed,
             **more,
         )
@@ -86,6 +90,8 @@ class FormatChoice:
     truncate: "Truncate"
     max_length: int | None
     soft_first: bool = False
+    max_new_tokens: int | None = None
+    stop_strings: tuple[str, ...] = ()
 
     def template_source(self) -> Any:
         """The template: a string, or chat messages where it is a JSON list."""
@@ -111,7 +117,7 @@ class FormatChoice:
         return found or None
 
     def build(self, task: "Task", lm: "FrozenLM") -> "Format":
-        return task.format(
+        form = task.format(
             lm.kind,
             self.template_source(),
             self.words(),
@@ -120,6 +126,16 @@ class FormatChoice:
             max_length=self.max_length,
             soft_first=self.soft_first,
         )
+        said: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "stop_strings": self.stop_strings}
+        said = {name: value for name, value in said.items() if value}
+        if not said:
+            return form
+        if form.decoding is None:
+            raise ConfigError(
+                f"--max-new-tokens and --stop are for answers in text, and those of {task.name} are labels; leave them "
+                "out (chain-of-thought has options of these names: -o max_new_tokens=128)."
+            )
+        return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
 
 
 def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:
@@ -167,6 +183,14 @@ data_options = _bundle(
         click.option("--limit-train", type=click.IntRange(min=1), metavar="N", help="Use N training rows at most."),
         click.option("--limit-test", type=click.IntRange(min=1), metavar="N", help="Use N test rows at most."),
         click.option("--data-seed", default=0, show_default=True, metavar="SEED", help="Seed of splits and limits."),
+        click.option(
+            "--targets", metavar="COLUMN", help="The column of answers in text, one or a list of those accepted."
+        ),
+        click.option(
+            "--metric",
+            type=click.Choice(["exact_match", "f1", "contains", "exact_set", "number"]),
+            help="How answers in text are compared; default: exact_match.",
+        ),
     ],
 )
 
@@ -187,6 +211,15 @@ _FORMAT = [
         help="Which end of an over-long text is cut.",
     ),
     click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
+    click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer in text."),
+    click.option(
+        "--stop",
+        "stop_strings",
+        multiple=True,
+        callback=lambda _, __, given: tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in given),
+        metavar="TEXT",
+        help="Where an answer in text ends, \\n for a line; repeat for several.",
+    ),
 ]
 _SOFT_FIRST = click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS.")
 
@@ -198,6 +231,15 @@ shots_option = click.option("--shots", type=click.IntRange(min=1), metavar="K", 
 option_pairs = click.option(
     "-o", "--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the method (`foreword methods`)."
 )
+
+remote_option = click.option(
+    "--allow-remote", is_flag=True, help="Let a method send training rows to the address in -o url=."
+)
+
+
+def with_remote(given: tuple[str, ...], allowed: bool) -> tuple[str, ...]:
+    """The options given, with leave to ask a remote endpoint."""
+    return (*given, "allow_remote=true") if allowed else given
 
 
 def split_pair(text: str) -> tuple[str, str]:

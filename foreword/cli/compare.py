@@ -14,7 +14,9 @@ from foreword.cli.choices import (
     format_options,
     model_options,
     option_pairs,
+    remote_option,
     shots_option,
+    with_remote,
 )
 from foreword.cli.console import note, print_json, this_command
 from foreword.cli.lists import json_flag
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--no-test", is_flag=True, help="Stop at the development rows, for tuning.")
 @shots_option
 @option_pairs
+@remote_option
 @json_flag
 @data_options
 @format_options
@@ -67,6 +70,7 @@ def compare(
     no_test: bool,
     shots: int | None,
     given: tuple[str, ...],
+    allow_remote: bool,
     as_json: bool,
     which: DataChoice,
     how_put: FormatChoice,
@@ -85,7 +89,7 @@ def compare(
     from foreword.methods.train import find_method
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    options = parse_options(given, [find_method(name) for name in names])
+    options = parse_options(with_remote(given, allow_remote), [find_method(name) for name in names])
     numbers = parse_seeds(seeds)
     task = which.read(data)
     loaders = [functools.partial(how.load, model) for model in models]

@@ -12,10 +12,12 @@ from foreword.cli.opened import model_override, open_artefact, other_weights, te
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from foreword.evaluation.reading import Found
+    from foreword.methods.use import Prompted
     from foreword.tasks.rows import Row
     from foreword.tasks.task import Task
 
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "nll": "neg. log-likelihood", "ece": "calibration error"}
+NAMES = {"nll": "neg. log-likelihood"}  # others as in the tables of comparisons
 
 
 @click.command(short_help="Measure an artefact on labelled rows.")
@@ -48,37 +50,67 @@ def evaluate(
     \b
     foreword evaluate artefacts/x --data data/sst2 --split test
     """
-    import numpy as np
-
-    from foreword.evaluation.statistics import MEASURES, interval, resample
-    from foreword.tasks.metrics import log_probabilities
+    from foreword.evaluation.report import title
+    from foreword.evaluation.statistics import interval
 
     rows, task = _rows(artefact, data, split, which)
     opened = open_artefact(artefact, model, how, allow_other_weights)
-    labels = opened.artefact.format.labels
-    score_NC = opened.scores(rows).double().cpu().numpy()
-    logprob_NC, label_N = log_probabilities(score_NC), np.array([row.label for row in rows])
-    names = [name for name in MEASURES if labels or name != "macro_f1"]
-    found = {name: interval([resample(name, logprob_NC, label_N)]) for name in names}
+    reading, samples = read(opened, task, rows)
+    names = [*reading.metrics(closed=bool(opened.artefact.format.labels))]
+    found = {name: interval([one]) for name, one in reading.resampled(names).items()}
     if as_json:
         metrics = {n: {"value": i.mean, "low": i.low, "high": i.high} for n, i in found.items()}
-        print_json({"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics})
+        told = {"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics}
+        print_json(told | ({"samples": samples} if samples else {}))
         return
     table(
         ["metric", "value", "95% interval"],
-        [(NAMES[n], f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
+        [(NAMES.get(n, title(n)), f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
         numbers=(1, 2),
     )
     made = opened.artefact.model["name"]
     moved = f", read by {opened.lm.name}; made for {made}" if opened.lm and opened.lm.name != made else ""
     note(f"{len(rows)} {split} rows of {task.name}{moved}")
+    if samples and samples["asked"] > len(rows):
+        note(
+            f"{samples['drawn']:,} of {samples['asked']:,} samples were drawn; the other "
+            f"{samples['asked'] - samples['drawn']:,} could not have changed a vote"
+        )
+    if samples and samples["silent"]:
+        note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
     tell_cuts(opened, rows)
+
+
+def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, int]]":
+    """What the artefact says of the rows; and of its samples how many were asked for and drawn, and rows without an
+    answer."""
+    import numpy as np
+
+    from foreword.evaluation.reading import Scored, Texts
+    from foreword.methods.reason import vote_scores
+    from foreword.methods.use import require_same_answers
+    from foreword.tasks.extract import NO_ANSWER
+    from foreword.tasks.metrics import log_probabilities
+
+    require_same_answers(opened.artefact, task)
+    form = opened.artefact.format
+    label_N = np.array([-1 if row.label is None else row.label for row in rows])
+    if form.decoding is None or form.decoding.conclude is not None:
+        return Scored(log_probabilities(opened.scores(rows).double().cpu().numpy()), label_N), {}
+    answered = opened.answers(rows)
+    samples = {
+        "asked": sum(one.asked for one in answered),
+        "drawn": sum(one.drawn for one in answered),
+        "silent": sum(one.answer is NO_ANSWER for one in answered),
+    }
+    if task.metric:
+        return Texts.of(task.metric, answered, rows), samples
+    return Scored(log_probabilities(vote_scores(form, rows, answered).numpy()), label_N), samples
 
 
 def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[list[Row], Task]":
     """Labelled rows with the artefact's labels, their texts under the names that its template has for them."""
     from foreword.core.artefact import Artefact
-    from foreword.tasks.rows import Row
 
     made = Artefact.load(artefact)
     columns = which.text or made.fields
@@ -93,8 +125,8 @@ def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[lis
     if not found:
         raise DataError(f"{data} has no {split} rows; choose another --split, or --split all for the whole file.")
     for row in found:
-        if row.label is None:
+        if row.label is None and not row.targets:
             raise DataError(f"{row.where} has no label, so it cannot be measured; label it, or use `foreword predict`.")
     names = dict(zip(columns, made.fields, strict=True))
-    renamed = [Row({names[c]: row.fields[c] for c in columns}, row.label, row.options, row.where) for row in found]
+    renamed = [dataclasses.replace(row, fields={names[c]: row.fields[c] for c in columns}) for row in found]
     return renamed, task

@@ -35,6 +35,8 @@ def methods(name: str | None, as_json: bool) -> None:
             "freezes_lm": m.freezes_lm,
             "gradient": m.gradient,
             "mixed_batch": m.mixed_batch,
+            "kinds": list(m.kinds),
+            "answers": list(m.answers),
             "options": dataclasses.asdict(m.Config()),
         }
         for m in chosen
@@ -121,6 +123,7 @@ def tasks(source: str | None, as_json: bool) -> None:
             {
                 "source": name,
                 "labels": list(task.labels),
+                **({"metric": task.metric} if task.metric else {}),
                 "fields": list(task.fields),
                 "rows": {split: len(task.rows(split)) for split in ("train", "validation", "test")},
                 "hashes": task.hashes(),
@@ -133,7 +136,7 @@ def tasks(source: str | None, as_json: bool) -> None:
         task = found[source]
         pairs([("task", task.describe()), *[("", line) for line in task.notes]])
         click.echo()
-        pairs([(task.labels[r.label] if task.labels else "", "; ".join(r.fields.values())) for r in _one_each(task)])
+        pairs([(_answer(task, r), "; ".join(r.fields.values())) for r in _one_each(task)])
     else:
         table(
             ["task", "labels", "train", "validation", "test", "text"],
@@ -149,6 +152,10 @@ def tasks(source: str | None, as_json: bool) -> None:
             numbers=range(1, 5),
         )
         note("Your own: a folder or file (.jsonl, .csv, .parquet) or hf:owner/name; foreword tasks DIR describes it.")
+
+
+def _answer(task: typing.Any, row: typing.Any) -> str:
+    return task.labels[row.label] if task.labels else row.targets[0] if row.targets else ""
 
 
 def _one_each(task: typing.Any, most: int = 8) -> list[typing.Any]:

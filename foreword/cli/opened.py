@@ -44,11 +44,13 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
     from foreword.core.learnt import text_start
     from foreword.methods.predict import encode_rows
+    from foreword.methods.write import encode_to_write
     from foreword.models.encode import count_cut
 
     artefact = opened.artefact
     if opened.lm is None:
         return
-    cut, tokens = count_cut(encode_rows(opened.lm, artefact.format, rows, text_start(artefact.value)))
+    encode = encode_rows if artefact.format.decoding is None else encode_to_write
+    cut, tokens = count_cut(encode(opened.lm, artefact.format, rows, text_start(artefact.value)))
     if cut:
         note(f"{cut} of {len(rows)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")

@@ -1,10 +1,10 @@
-"""`foreword predict`: labels of texts, from the command line or from stdin."""
+"""`foreword predict`: labels of texts, or answers to them, from the command line or from stdin."""
 
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from foreword.cli.lists import json_flag
 from foreword.cli.opened import model_override, open_artefact, other_weights
 
 if TYPE_CHECKING:
-    from foreword.methods.use import Prompted
+    from foreword.methods.use import Prediction, Prompted
     from foreword.tasks.rows import Row
 
 CHUNK = 256
@@ -35,7 +35,7 @@ def predict(
     as_json: bool,
     how: ModelChoice,
 ) -> None:
-    """Print the label of each TEXT, or of each line of stdin.
+    """Print the label of each TEXT, or of each line of stdin; or the answer that is written to it, in one line.
 
     Where the artefact reads several fields, or each row brings its own options, a text is a JSON object of them:
     {"text_a": "...", "text_b": "..."} or {"question": "...", "options": ["yes", "no"]}.
@@ -45,23 +45,33 @@ def predict(
     foreword predict artefacts/x --json < texts.txt
     """
     opened = open_artefact(artefact, model, how, allow_other_weights)
+    writes = opened.artefact.format.answers == "text"
     where = "TEXT" if texts else "stdin, line"
     lines = enumerate(texts or (line.rstrip("\r\n") for line in sys.stdin), start=1)
     rows = (_row(opened, text, f"{where} {number}") for number, text in lines if texts or text.strip())
     for chunk in _chunks(rows):
         for row, found in zip(chunk, opened.predict_rows(chunk), strict=True):
             if as_json:
-                shown = {label: round(p, 6) for label, p in found.probabilities.items()}
-                print_json({**row.fields, "label": found.label, "probabilities": shown})
+                print_json({**row.fields, **_shown(opened, found)})
             else:
-                click.echo(found.label)
+                click.echo(" ".join(found.label.split()) if writes else found.label)
+
+
+def _shown(opened: "Prompted", found: "Prediction") -> dict[str, Any]:
+    """A prediction as JSON; no answer is null."""
+    shares = {label: round(p, 6) for label, p in found.probabilities.items()}
+    texts = {"texts": list(found.texts)} if found.texts else {}
+    if opened.artefact.format.answers == "text":
+        votes = {"votes": shares} if len(found.texts) > 1 else {}
+        return {"answer": found.label or None, **votes, **texts}
+    return {"label": found.label or None, "probabilities": shares, **texts}
 
 
 def _row(opened: "Prompted", text: str, where: str) -> "Row":
     from foreword.tasks.given import row_of
 
     artefact = opened.artefact
-    if len(artefact.fields) == 1 and artefact.format.labels:
+    if len(artefact.fields) == 1 and artefact.format.answers != "options":
         return row_of(artefact, text, where)
     try:
         given = json.loads(text)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 LABELS = ("model", "parameters", "task", "training rows", "method")
 FIRST = (
-    *("accuracy", "after - before", "learnt", "vs manual", "verdict"),
+    *("accuracy", "exact match", "F1", "contains", "exact set", "number"),
+    *("after - before", "learnt", "vs manual", "verdict"),
     *("vs fine-tuning", "seconds", "numbers", "bytes"),
 )
 GAP = 2

@@ -8,6 +8,7 @@ import click
 
 from foreword.cli.console import pairs, print_json, size
 from foreword.cli.lists import json_flag
+from foreword.cli.searched import candidate_lines
 
 if TYPE_CHECKING:
     from foreword.core.artefact import Artefact
@@ -38,6 +39,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "model": artefact.model,
         "template": form["template"],
         "label_words": dict(zip(form["labels"], form["words"], strict=True)),
+        **({"decoding": form["decoding"]} if "decoding" in form else {}),
         "metrics": artefact.metrics,
         "numbers_trained": artefact.numbers_trained,
         "bytes_stored": artefact.bytes_stored,
@@ -56,10 +58,18 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"{value['name']} ({value['kind']})"
         elif name in ("fingerprint", "hashes"):
             yield name, ", ".join(f"{key} {text[:12]}" for key, text in value.items())
+        elif name == "decoding":
+            yield name, ", ".join(f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in value.items())
         elif name in ("config", "label_words"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":
-            yield from ((key.replace("_", " "), _measured(v)) for key, v in value.items())
+            for key, found in value.items():
+                if key == "candidates":
+                    yield from candidate_lines(found)
+                elif key == "search_rows":
+                    yield "search rows", ", ".join(f"{part} {text[:12]}" for part, text in found.items())
+                else:
+                    yield key.replace("_", " "), _measured(found)
         elif name == "bytes_stored":
             yield "bytes stored", size(value)
         else:

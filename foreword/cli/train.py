@@ -14,13 +14,16 @@ from foreword.cli.choices import (
     format_options,
     model_options,
     option_pairs,
+    remote_option,
     shots_option,
     split_pair,
+    with_remote,
 )
 from foreword.cli.console import note, pairs, print_json, seconds, size, this_command
 from foreword.cli.lists import json_flag
 from foreword.cli.opened import tell_cuts
 from foreword.cli.progress import Bars
+from foreword.cli.searched import search_lines
 from foreword.cli.show import summary
 from foreword.cli.store import store_tasks
 from foreword.errors import ConfigError, ForewordError
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--stack", type=click.IntRange(min=1), metavar="N", help="With --tasks: tasks trained as one batch.")
 @shots_option
 @option_pairs
+@remote_option
 @json_flag
 @data_options
 @format_options
@@ -59,6 +63,7 @@ def train(
     stack: int | None,
     shots: int | None,
     given: tuple[str, ...],
+    allow_remote: bool,
     as_json: bool,
     which: DataChoice,
     how_put: FormatChoice,
@@ -79,7 +84,7 @@ def train(
     from foreword.methods.train import find_method, make_job
     from foreword.methods.use import Prompted
 
-    options = method_options(method, given)
+    options = method_options(method, with_remote(given, allow_remote))
     configure(find_method(method), options)  # a mistake in an option is told before a model is loaded
     if (data is None) == (tasks is None):
         raise ConfigError("Give either --data SOURCE for one task or --tasks DIR for every task of a folder.")
@@ -111,8 +116,10 @@ def train(
         return
     refuse_to_replace(out, overwrite)
     trained = _train_to(out, lm, job, checkpoint, stopped, resume)
-    tell_cuts(Prompted(lm, trained.artefact), task.train)
-    _tell(trained, out, as_json)
+    prompted = Prompted(lm, trained.artefact)
+    tell_cuts(prompted, task.train)
+    found = trained.artefact.metrics.get("search")
+    _tell(trained, out, as_json, search_lines(found, prompted, task) if found else [])
 
 
 def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: Path, resume: bool) -> "Trained":
@@ -135,15 +142,17 @@ def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: 
     return outcome
 
 
-def _tell(trained: "Trained", out: Path, as_json: bool) -> None:
+def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, str]]) -> None:
     artefact = trained.artefact
     if as_json:
-        print_json({"artefact": str(out), "seconds": round(trained.seconds, 3), **summary(artefact)})
+        told = {"searched": dict(more)} if more else {}
+        print_json({"artefact": str(out), "seconds": round(trained.seconds, 3), **told, **summary(artefact)})
         return
     validation = artefact.metrics.get("validation", {})
     pairs(
         [
             ("artefact", str(out)),
+            *more,
             *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
             ("numbers trained", f"{artefact.numbers_trained:,}"),
             ("bytes stored", size(artefact.bytes_stored)),

@@ -173,6 +173,8 @@ class Artefact:
     def _card(self) -> str:
         """The README of the folder, for the person who is handed it."""
         imported = self.recipe.get("imported")
+        decoding = self.format.decoding.to_json() if self.format.decoding else {}
+        reasons = self.format.decoding is not None and self.format.answers != "text"
         origin = f"Imported from {imported}" if imported else "Made by Foreword"
         lines = [
             f"# A {self.form} prompt made by {self.method}"
@@ -182,7 +184,10 @@ class Artefact:
             f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
             "",
             f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
-            f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",
+            f"- Answers: texts, decoded with {json.dumps(decoding, ensure_ascii=False)}"
+            if self.format.answers == "text"
+            else f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",
+            *([f"- Reasons first: {json.dumps(decoding, ensure_ascii=False)}"] if reasons else []),
             f"- Size: {self.bytes_stored:,} bytes; {self.numbers_trained:,} numbers were trained",
             *[f"- {name}: {value}" for name, value in self.metrics.items()],
             "",
@@ -195,6 +200,8 @@ class Artefact:
     def _privacy(self) -> str:
         if self.form == "word-counts":
             return "It holds words of the training texts, in clear."
+        if self.config.get("demonstrations"):
+            return "Its template holds training rows, in clear; treat it like the data."
         if self.numbers_trained:
             return (
                 "It holds no training text in clear, but what was learnt from private data can leak it; treat it like "

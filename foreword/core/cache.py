@@ -48,6 +48,18 @@ class RowCache:
             self.lengths[row] = prefix.length
         return row
 
+    def add_copy(self, other: "RowCache", row: int) -> int:
+        """A new row that has what a row of another cache has; returns its number."""
+        new, length = self.add(), other.lengths[row]
+        self.reserve(length)
+        for layer, pair in enumerate(zip(other._keys, other._values, strict=True)):
+            if pair[0] is None or pair[1] is None:
+                continue
+            for mine, theirs in zip(self._at(layer, pair[0]), (pair[0], pair[1]), strict=True):
+                mine[new, :, :length] = theirs[row, :, :length]
+        self.lengths[new] = length
+        return new
+
     def drop(self, row: int) -> None:
         """Take a row out; the last one gets its number."""
         last = len(self.lengths) - 1

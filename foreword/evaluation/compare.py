@@ -12,10 +12,12 @@ from typing import Any
 from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
+from foreword.evaluation.reading import Answer, Readers, Score
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import Score, make_cells, make_desk
+from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.summary import Line, summarise
+from foreword.methods.answer import answer_rows
 from foreword.methods.base import Job, Method, Progress
 from foreword.methods.train import Outcome
 from foreword.models.base import FrozenLM
@@ -58,6 +60,11 @@ class Tools:
     methods: Mapping[str, Method]
     train_many: Callable[..., list[Outcome]]
     score: Score
+    answer: Answer = answer_rows
+
+    @property
+    def readers(self) -> Readers:
+        return Readers(self.score, self.answer)
 
     @staticmethod
     def own() -> "Tools":
@@ -103,6 +110,8 @@ def compare(
     chosen = _methods(methods, tools, options)
     grids = {m.name: points(m, options.get(m.name, {}), how.allowed) for m in chosen}
     tasks = {seed: task if shots is None else task.few_shot(shots, seed) for seed in _seeds(seeds)}
+    for method in chosen:
+        method.require_answers(task)
     _check_rows(task, tasks, grids, how)
     store = Store.open(out)
     givens = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
@@ -113,7 +122,7 @@ def compare(
     done, records, failures = 0, [], []
     for given in givens:
         lm = _loaded(given)
-        desk = make_desk(lm, store, tools.score, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
+        desk = make_desk(lm, store, tools.readers, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
         forms = {seed: put(lm, t) for seed, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}

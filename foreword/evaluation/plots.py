@@ -1,4 +1,4 @@
-"""Accuracy by method with its intervals, as a picture. Needs the `plots` extra."""
+"""Accuracy (of texts: the task's metric) by method with its intervals, as a picture. Needs the `plots` extra."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def plot_accuracy(lines: Sequence[Line], file: str | Path) -> Path:
 
     Raises: ConfigError where matplotlib is not installed, nothing was tested, or the ending names no format.
     """
-    tested = [line for line in lines if "accuracy" in line.metrics]
+    tested = [line for line in lines if line.metrics]
     if not tested:
         raise ConfigError("There is nothing to plot: no run was tested.")
     try:
@@ -28,16 +28,17 @@ def plot_accuracy(lines: Sequence[Line], file: str | Path) -> Path:
     heights = [max(len(rows), 2) for rows in panels.values()]
     figure = Figure(figsize=(7, 0.45 * sum(heights) + 0.9 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+    for axis, (heading, rows) in zip(axes, panels.items(), strict=True):
         for place, line in enumerate(rows):
-            accuracy = line.metrics["accuracy"]
-            axis.plot([100 * accuracy.low, 100 * accuracy.high], [place, place], color="0.5", zorder=1)
-            axis.scatter([100 * accuracy.mean], [place], color="black", zorder=2)
+            value = line.metrics[line.primary]
+            axis.plot([100 * value.low, 100 * value.high], [place, place], color="0.5", zorder=1)
+            axis.scatter([100 * value.mean], [place], color="black", zorder=2)
         axis.set_yticks(range(len(rows)), [line.method for line in rows])
         axis.invert_yaxis()
-        axis.set_title(title, loc="left", fontsize="medium")
+        axis.set_title(heading, loc="left", fontsize="medium")
         axis.grid(axis="x", color="0.9")
-    axes[-1].set_xlabel("test accuracy, percent, with 95% intervals")
+    names = " or ".join(dict.fromkeys(title(line.primary) for line in tested))
+    axes[-1].set_xlabel(f"test {names}, percent, with 95% intervals")
     try:
         figure.savefig(file)
     except ValueError as error:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
+from foreword.evaluation.reading import Found, Scored, Texts, primary
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
 CHECKPOINTS = "checkpoints"  # of stacks that are being trained; gone when they have ended
@@ -73,6 +73,11 @@ class Record:
     artefact: str | None
     environment: dict[str, Any]
     timing: Timing | None = None
+
+    @property
+    def primary(self) -> str:
+        """The metric that the run is judged by: accuracy, or that of its task's texts."""
+        return primary(self.metrics or self.development)
 
     @property
     def question(self) -> tuple[Any, ...]:
@@ -129,29 +134,29 @@ class Store:
             found[record.role, record.id] = record
         return list(found.values())
 
-    def add(
-        self, record: Record, logprob_RC: NDArray[Any] | None = None, label_R: NDArray[Any] | None = None
-    ) -> Record:
+    def add(self, record: Record, found: Found | None = None) -> Record:
         """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
-        if logprob_RC is not None and label_R is not None:
-            place = f"{PREDICTIONS}/{record.id}.safetensors"
+        if found is not None:
+            place = f"{PREDICTIONS}/{record.id}.{'jsonl' if isinstance(found, Texts) else 'safetensors'}"
             record = replace(record, predictions=place)
-            arrays = {"logprob": logprob_RC.astype(np.float32), "label": label_R.astype(np.int32)}
             with writing(self.folder / place):
-                write_whole(self.folder / place, save_arrays(arrays))
+                write_whole(self.folder / place, _packed(found))
         if record.timing is not None:
             self._append(TIMINGS, {"id": record.id, **asdict(record.timing)})
         self._append(RESULTS, {name: getattr(record, name) for name in FIELDS})
         return record
 
-    def predictions(self, record: Record) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-        """Log-probabilities of each test row's labels, and the right label; None where the file is lost or damaged."""
+    def predictions(self, record: Record) -> Found | None:
+        """What was found on the test rows: label scores, or texts; None where the file is lost or damaged."""
         if record.predictions is None:
             return None
         try:
-            arrays = load_arrays((self.folder / record.predictions).read_bytes())
-            return arrays["logprob"].astype(np.float64), arrays["label"].astype(np.int64)
-        except (OSError, KeyError, SafetensorError):
+            data = (self.folder / record.predictions).read_bytes()
+            if record.predictions.endswith(".jsonl"):
+                return Texts.load(data)
+            arrays = load_arrays(data)
+            return Scored(arrays["logprob"].astype(np.float64), arrays["label"].astype(np.int64))
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError):
             return None
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
@@ -184,6 +189,12 @@ class Store:
                     "Delete that line and run the same command again; the other runs are kept."
                 ) from error
         return parsed
+
+
+def _packed(found: Found) -> bytes:
+    if isinstance(found, Texts):
+        return found.dump()
+    return save_arrays({"logprob": found.logprob_RC.astype(np.float32), "label": found.label_R.astype(np.int32)})
 
 
 def _whole_lines(file: BinaryIO) -> int:

@@ -18,18 +18,19 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         columns["training rows"] = [training(line) for line in lines]
     columns["method"] = [line.method for line in lines]
     if any(line.metrics for line in lines):
-        columns["accuracy"] = [percent(line.metrics.get("accuracy")) for line in lines]
-        columns["macro-F1"] = [percent(line.metrics.get("macro_f1")) for line in lines]
-        columns["NLL"] = [number(line.metrics.get("nll")) for line in lines]
-        columns["calibration error"] = [percent(line.metrics.get("ece")) for line in lines]
+        for name in _measured(lines):
+            shown = number if name == "nll" else percent
+            columns[title(name)] = [shown(line.metrics.get(name)) for line in lines]
         for base in BASELINES:
             if any(base in line.versus for line in lines):
                 columns[f"vs {base}"] = [versus(line, base) for line in lines]
     else:
-        columns["development accuracy"] = [
-            f"{100 * line.development.get('accuracy', float('nan')):.1f}" for line in lines
-        ]
-        columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+        for name in dict.fromkeys(line.primary for line in lines):
+            columns[f"development {title(name)}"] = [
+                f"{100 * line.development.get(name, float('nan')):.1f}" for line in lines
+            ]
+        if any(line.primary == "accuracy" for line in lines):
+            columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
     columns["numbers"] = [f"{line.numbers_trained:,}" for line in lines]
     columns["bytes"] = [f"{line.bytes_stored:,}" for line in lines]
     columns["seconds"] = ["" if line.train_seconds is None else f"{line.train_seconds:.1f}" for line in lines]
@@ -73,8 +74,13 @@ def caption(lines: Sequence[Line]) -> str:
     covers = (
         "test rows alone, since one seed shows no spread" if seeds == "1" else "the choice of test rows and of seeds"
     )
+    what = "Accuracy, macro-F1 and calibration error in percent, NLL in nats"
+    texts = [title(name) for name in _measured([line for line in lines if line.primary != "accuracy"])]
+    if texts:
+        named = f"{', '.join(texts)} in percent"
+        what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named[0].upper() + named[1:]
     return (
-        f"{told} Accuracy, macro-F1 and calibration error in percent, NLL in nats; in brackets 95% intervals over "
+        f"{told} {what}; in brackets 95% intervals over "
         f"{covers}. Differences are paired, on the same rows and seeds; = marks one that is not shown (its interval "
         "holds 0)."
     )
@@ -88,10 +94,20 @@ def notes(lines: Sequence[Line]) -> list[str]:
         place = f" on {where(line)}" if many else ""
         against = line.versus.get("manual")
         if against is not None and against.high < 0:
-            told.append(f"{line.method} is below the hand-written prompt{place}: {points(against)} points of accuracy.")
+            told.append(
+                f"{line.method} is below the hand-written prompt{place}: {points(against)} points of "
+                f"{title(line.primary)}."
+            )
         for base, gap in line.versus.items():
             if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
                 told.append(f"Not shown{place}: a difference between {line.method} and {base} ({points(gap)} points).")
+        chosen_on = line.development.get("selection")
+        if chosen_on is not None and line.primary in line.metrics:
+            gap = 100 * (chosen_on - line.metrics[line.primary].mean)
+            told.append(
+                f"{line.method} chose on rows of its own{place}: {title(line.primary)} {100 * chosen_on:.1f} there, "
+                f"which is {gap:+.1f} points from the test rows'."
+            )
     if any(line.allowed > 1 for line in lines):
         told.append(
             f"Every method might try {max(line.allowed for line in lines)} grid points; each seed chose on its "
@@ -101,6 +117,23 @@ def notes(lines: Sequence[Line]) -> list[str]:
     if compared > 1:
         told.append(f"{compared} differences, each at 95%, without correction for their number.")
     return told
+
+
+TITLES = {"macro_f1": "macro-F1", "nll": "NLL", "ece": "calibration error", "f1": "F1", "no_answer": "no answer"}
+
+
+def title(name: str) -> str:
+    """A metric's name for a person."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def _measured(lines: Sequence[Line]) -> list[str]:
+    """The metrics of any line, in order; that no answer was found is worth a column only where it happened."""
+    names = dict.fromkeys(name for line in lines for name in line.metrics)
+    silent = all(line.metrics["no_answer"].mean == 0 for line in lines if "no_answer" in line.metrics)
+    if any(line.primary == "accuracy" for line in lines):
+        names = dict.fromkeys(("accuracy", "macro_f1", "nll", "ece", *names))
+    return [name for name in names if name != "no_answer" or not silent]
 
 
 def percent(value: Interval | None) -> str:
@@ -137,10 +170,13 @@ def count(n: int) -> str:
 
 
 def matrix(lines: Sequence[Line]) -> str:
-    """Accuracy alone: one table a model and number of shots, methods down and tasks across. `markdown` has the rest."""
+    """What each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
+
+    `markdown` has the rest.
+    """
     groups: dict[tuple[str, str, int | None], list[Line]] = {}
     for line in lines:
-        if "accuracy" in line.metrics:
+        if line.metrics:
             groups.setdefault((line.model, line.kind, line.k), []).append(line)
     parts = []
     for (model, kind, shots), some in groups.items():
@@ -151,16 +187,17 @@ def matrix(lines: Sequence[Line]) -> str:
         body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
         for method in dict.fromkeys(line.method for line in some):
             found = [cells.get((method, task)) for task in tasks]
-            means = [100 * line.metrics["accuracy"].mean for line in found if line is not None]
+            means = [100 * line.metrics[line.primary].mean for line in found if line is not None]
             mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
             body.append([method, *("" if line is None else _marked(line) for line in found), mean])
         grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
         parts.append(f"**{model} ({kind}), {rows}, {seeds} seeds**\n\n{grid}")
     if not parts:
         return "No run has finished.\n"
+    names = dict.fromkeys(title(line.primary) for some in groups.values() for line in some)
     key = (
-        "Test accuracy in percent, with 95% intervals over the choice of test rows and of seeds. Against the "
-        "hand-written prompt on the same rows: = no difference is shown, < below it."
+        f"Test {' or '.join(names)} in percent, with 95% intervals over the choice of test rows and of seeds. Against "
+        "the hand-written prompt on the same rows: = no difference is shown, < below it."
     )
     return "\n\n".join([*parts, key]) + "\n"
 
@@ -173,4 +210,4 @@ def _head(task: str, lines: Sequence[Line]) -> str:
 def _marked(line: Line) -> str:
     gap = line.versus.get(BASELINES[0])
     mark = "" if gap is None or gap.low > 0 else " <" if gap.high < 0 else " ="
-    return percent(line.metrics["accuracy"]) + mark
+    return percent(line.metrics[line.primary]) + mark

@@ -12,10 +12,11 @@ from foreword.core.files import recover_folder, recover_folders
 from foreword.core.format import Format
 from foreword.errors import ArtefactError, DataError, ForewordError
 from foreword.evaluation.compare import Stage
+from foreword.evaluation.reading import Found, Readers, primary
 from foreword.evaluation.records import ARTEFACTS, RESULTS, Record, Store
-from foreword.evaluation.run import score_rows
-from foreword.evaluation.statistics import Resampled, difference, interval, resample
+from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, write_table
+from foreword.methods.answer import answer_rows
 from foreword.methods.base import Job, Progress
 from foreword.methods.predict import score_rows as scores_of
 from foreword.methods.train import make_job
@@ -112,6 +113,11 @@ def job_again(
         raise task
     if not recipe.get("format"):
         raise ArtefactError("it has no recipe to make it again from (it was imported); train it from its rows.")
+    if artefact.config.get("allow_remote"):
+        raise ArtefactError(
+            f"its recipe asks {artefact.config.get('url')!r} for proposals, and recorded addresses are not asked; "
+            "train it again yourself, with --allow-remote."
+        )
     if task is None:
         if not recipe.get("data"):
             raise DataError("its rows were given in memory, so the recipe cannot name them; give them with --tasks.")
@@ -150,17 +156,17 @@ class Before:
         if record is not None and record.hashes["test"] == task.hashes()["test"]:
             kept = self._store.predictions(record)
             if kept is not None:
-                return resample("accuracy", *kept)
+                return _primary(kept)
         try:
             lm = self._model(artefact)
             if lm is None:
                 return None
             check(lm, artefact)
-            scored = score_rows(lm, artefact, task.test, scores_of)
+            found = Readers(scores_of, answer_rows).read(lm, artefact, task, task.test).found
         except ForewordError as error:
             self.notes.append(f"{place.name}: before is not known ({error})")
             return None
-        return resample("accuracy", scored.logprob_RC, scored.label_R)
+        return _primary(found)
 
     def _model(self, artefact: Artefact) -> FrozenLM | None:
         name, kind = artefact.model["name"], artefact.model["kind"]
@@ -173,12 +179,17 @@ class Before:
         return self._models[name, kind]
 
 
+def _primary(found: Found) -> Resampled:
+    name = primary(found.metrics())
+    return found.resampled([name])[name]
+
+
 def _with_before(line: TaskLine, report: TaskReport, earlier: Resampled | None) -> TaskLine:
     if earlier is None:
         return line
     kept = report.store.predictions(report.records[line.name])
     assert kept is not None, "predictions are written before their record"
-    now = resample("accuracy", *kept)
+    now = _primary(kept)
     if now.rows != earlier.rows:
         return replace(line, before=interval([earlier]))
     return replace(line, before=interval([earlier]), change=difference([now], [earlier]))

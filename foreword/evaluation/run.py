@@ -1,80 +1,22 @@
 """One run: an artefact read on the test rows, measured, kept and recorded."""
 
-import json
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from foreword.core.artefact import Artefact, made_of
-from foreword.errors import ArtefactError, DataError
+from foreword.errors import ArtefactError
+from foreword.evaluation.reading import ReadCache, Readers, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
-from foreword.evaluation.statistics import interval, resample
+from foreword.evaluation.statistics import interval
 from foreword.methods.base import Job
 from foreword.methods.train import Trained
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import all_metrics, log_probabilities
-from foreword.tasks.rows import Row
-
-Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
-Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Log-probabilities of each row's labels, the right label, and how fast they were had."""
-
-    logprob_RC: NDArray[np.float64]
-    label_R: NDArray[np.int64]
-    examples_per_second: float
-
-    def metrics(self, closed: bool = True) -> dict[str, float]:
-        """All metrics of the rows; macro-F1 only where all rows share their labels (`closed`)."""
-        found = all_metrics(self.logprob_RC, self.label_R)
-        return {name: value for name, value in found.items() if closed or name != "macro_f1"}
-
-
-def score_rows(lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], score: Score) -> Scored:
-    """Read an artefact on labelled rows.
-
-    Raises: DataError where there are no rows, or one has no label.
-    """
-    if not rows:
-        raise DataError("There are no rows to evaluate on; give a task with rows in this split.")
-    for row in rows:
-        if row.label is None:
-            raise DataError(
-                f"{row.where or 'A row'} has no label, so nothing can be measured on it; label it or leave it out."
-            )
-    began = time.perf_counter()
-    scores = score(lm, [(artefact, rows)])[0]
-    seconds = time.perf_counter() - began
-    score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
-    label_R = np.array([row.label for row in rows], dtype=np.int64)
-    return Scored(log_probabilities(score_RC), label_R, len(rows) / max(seconds, 1e-9))
-
-
-class ScoreCache:
-    """Scores of artefacts that training left alone: a hand-written prompt reads the same rows once, not once a seed."""
-
-    def __init__(self, score: Score) -> None:
-        self._score = score
-        self._found: dict[str, Scored] = {}
-
-    def score(self, lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], rows_hash: str) -> Scored:
-        if artefact.numbers_trained:
-            return score_rows(lm, artefact, rows, self._score)
-        key = json.dumps([artefact.method, artefact.config, artefact.format.to_json(), artefact.fingerprint, rows_hash])
-        if key not in self._found:
-            self._found[key] = score_rows(lm, artefact, rows, self._score)
-        return self._found[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +29,7 @@ class Desk:
 
     lm: FrozenLM
     store: Store
-    cache: ScoreCache
+    cache: ReadCache
     fingerprint: dict[str, str]
     model_numbers: int
     environment: dict[str, Any]
@@ -96,12 +38,14 @@ class Desk:
     keep_bytes: int | None
 
 
-def make_desk(lm: FrozenLM, store: Store, score: Score, *, allowed: int, test: bool, keep_bytes: int | None) -> Desk:
+def make_desk(
+    lm: FrozenLM, store: Store, readers: Readers, *, allowed: int, test: bool, keep_bytes: int | None
+) -> Desk:
     """A desk for this model over this folder."""
     return Desk(
         lm=lm,
         store=store,
-        cache=ScoreCache(score),
+        cache=ReadCache(readers),
         fingerprint=asdict(lm.fingerprint()),
         model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
         environment=environment(lm),
@@ -164,14 +108,15 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     if not desk.test:
         timing = Timing(trained.seconds, together, None)
         return desk.store.add(_record(desk, cell, trained, timing, role="result", artefact=_keep(desk, cell, artefact)))
-    scored = desk.cache.score(desk.lm, artefact, task.test, task.hashes()["test"])
-    metrics = scored.metrics(closed=bool(task.labels))
-    accuracy = interval([resample("accuracy", scored.logprob_RC, scored.label_R)])
-    bounds = {"accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+    reading = desk.cache.read(desk.lm, artefact, task)
+    metrics = reading.found.metrics(closed=bool(task.labels))
+    name = primary(metrics)
+    judged = interval([reading.found.resampled([name])[name]])
+    bounds = {f"{name}_low": judged.low, f"{name}_high": judged.high}
     kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **metrics, **bounds}))
-    timing = Timing(trained.seconds, together, scored.examples_per_second)
+    timing = Timing(trained.seconds, together, reading.examples_per_second)
     record = _record(desk, cell, trained, timing, role="result", metrics=metrics, artefact=kept)
-    return desk.store.add(record, scored.logprob_RC, scored.label_R)
+    return desk.store.add(record, reading.found)
 
 
 def _keep(desk: Desk, cell: Cell, artefact: Artefact) -> str | None:
@@ -230,7 +175,7 @@ def _record(
         point=cell.point,
         tried=cell.rivals,
         allowed=desk.allowed,
-        development={k: float(v) for k, v in made.metrics.get("validation", {}).items() if k != "rows"},
+        development=_development(made),
         metrics=dict(metrics or {}),
         numbers_trained=made.numbers_trained,
         bytes_stored=made.bytes_stored,
@@ -239,6 +184,13 @@ def _record(
         environment=desk.environment,
         timing=timing,
     )
+
+
+def _development(made: Artefact) -> dict[str, float]:
+    """Metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
+    found = {k: float(v) for k, v in made.metrics.get("validation", {}).items() if k != "rows"}
+    search = made.metrics.get("search")
+    return found if search is None else {**found, "selection": float(search["selection_metric"])}
 
 
 def environment(lm: FrozenLM) -> dict[str, Any]:

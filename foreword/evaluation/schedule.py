@@ -11,6 +11,7 @@ from pathlib import Path
 from foreword.core.artefact import Artefact
 from foreword.core.files import remove_whole, write_whole
 from foreword.errors import ArtefactError, ForewordError
+from foreword.evaluation.reading import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
 from foreword.methods.base import Method, Progress
@@ -119,11 +120,11 @@ def _drop_choice(plan: Schedule, cell: Cell) -> None:
 
 
 def best_point(plan: Schedule, cells: Cells) -> Cell | None:
-    """The point with the best development accuracy, then likelihood, then the first; one point needs no choice."""
+    """The point best on the development rows, then likeliest, then the first; one point needs no choice."""
     if len(cells) == 1:
         return cells[0] if ("result", cells[0].id) in plan.found else None
     scored = [(c, plan.found["trial", c.id].development) for c in cells if ("trial", c.id) in plan.found]
-    return max(scored, key=lambda s: (s[1]["accuracy"], -s[1]["nll"]))[0] if scored else None
+    return max(scored, key=lambda s: (s[1][primary(s[1])], -s[1].get("nll", 0.0)))[0] if scored else None
 
 
 def is_complete(plan: Schedule, cells: Cells) -> bool:
@@ -234,8 +235,9 @@ def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
         if all(i in cells for i in told["ids"]):
             yield [cells[i] for i in told["ids"]]
         elif told["method"] == plan.method.name and names.issuperset(told["names"]):
-            remove_whole(pin.with_suffix(".safetensors"))
-            _unpin(pin.with_suffix(".safetensors"))
+            for suffix in (".safetensors", ".jsonl"):
+                remove_whole(pin.with_suffix(suffix))
+            _unpin(pin)
 
 
 def _mixes(method: Method) -> bool:
@@ -243,8 +245,9 @@ def _mixes(method: Method) -> bool:
 
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
-    """Where a stack's state goes; the weights of a whole model are not worth writing every few steps."""
-    if not (plan.method.gradient and plan.method.freezes_lm):
+    """Where a stack's state, or a search's notes, go; the weights of a whole model are not worth writing so often."""
+    if not plan.method.searches and not (plan.method.gradient and plan.method.freezes_lm):
         return None
+    suffix = "jsonl" if plan.method.searches else "safetensors"
     name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
-    return plan.desk.store.folder / CHECKPOINTS / f"{name}.safetensors"
+    return plan.desk.store.folder / CHECKPOINTS / f"{name}.{suffix}"

@@ -5,7 +5,7 @@ counts times a matrix.
 Two runs on the same rows share the counts; that is what makes their difference paired.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,19 +114,36 @@ def resample_all(
     """Metrics by name on resamples of the rows; equal `seed` and number of rows give any run equal resamples."""
     kinds, rows = [MEASURES[name] for name in names], len(label_R)
     features = [kind.features(logprob_RC, label_R) for kind in kinds]
-    all_RF = np.concatenate(features, axis=1)
+    sums_DX = _sums(np.concatenate(features, axis=1), seed)
+    ends = np.cumsum([f.shape[1] for f in features])[:-1]
+    found = {}
+    for kind, sums_DF in zip(kinds, np.split(sums_DX, ends, axis=1), strict=True):
+        value_D = kind.reduce(sums_DF, rows)
+        found[kind.name] = Resampled(float(value_D[0]), value_D[1:], rows, kind.low, kind.high)
+    return found
+
+
+def resample_values(values: Mapping[str, Array], seed: int = 0) -> dict[str, Resampled]:
+    """Means of values a row, between 0 and 1, on the resamples that label scores of as many rows would have."""
+    all_RF = np.stack([*values.values()], axis=1)
+    sums_DF = _sums(all_RF, seed)
+    rows = len(all_RF)
+    return {
+        name: Resampled(float(mean_D[0]), mean_D[1:], rows)
+        for name, mean_D in zip(values, (sums_DF / rows).T, strict=True)
+    }
+
+
+def _sums(all_RF: Array, seed: int) -> Array:
+    """Sums over the rows as they are, then over each resample."""
+    rows = len(all_RF)
     rng = np.random.default_rng([seed, rows])
-    parts = [all_RF.sum(axis=0, keepdims=True)]  # the rows as they are, then the resamples
+    parts = [all_RF.sum(axis=0, keepdims=True)]
     for start in range(0, DRAWS, 200):  # in parts: the counts of all draws over 100,000 rows would take 1.6 GB
         pick_DR = rng.integers(rows, size=(min(200, DRAWS - start), rows))
         count_DR = np.stack([np.bincount(pick_R, minlength=rows) for pick_R in pick_DR]).astype(np.float64)
         parts.append(count_DR @ all_RF)
-    ends = np.cumsum([f.shape[1] for f in features])[:-1]
-    found = {}
-    for kind, sums_DF in zip(kinds, np.split(np.concatenate(parts), ends, axis=1), strict=True):
-        value_D = kind.reduce(sums_DF, rows)
-        found[kind.name] = Resampled(float(value_D[0]), value_D[1:], rows, kind.low, kind.high)
-    return found
+    return np.concatenate(parts)
 
 
 def resample(name: str, logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0) -> Resampled:

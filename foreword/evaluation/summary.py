@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.evaluation.reading import Found, primary
 from foreword.evaluation.records import Record
-from foreword.evaluation.statistics import MEASURES, Interval, Resampled, difference, interval, resample_all
+from foreword.evaluation.statistics import Interval, Resampled, difference, interval
 
 BASELINES = ("manual", "fine-tuning")
-Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
-ReadPredictions = Callable[[Record], Predictions | None]
+ReadPredictions = Callable[[Record], Found | None]
 
 
 @dataclass(frozen=True)
 class Line:
     """One method on one model, task and number of training rows: a mean over its seeds.
 
-    `versus` maps a baseline to the accuracy's difference from it, on the same rows and seeds. `chosen` are grid points
-    with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
+    `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds.
+    `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
     are of training, a share where runs trained together; examples per second are test rows scored.
     """
 
@@ -46,6 +45,11 @@ class Line:
     bytes_stored: int
     train_seconds: float | None
     examples_per_second: float | None
+
+    @property
+    def primary(self) -> str:
+        """The metric that the task is judged by: accuracy, or that of its texts."""
+        return primary(self.metrics or self.development)
 
     @property
     def question(self) -> tuple[Any, ...]:
@@ -77,8 +81,7 @@ def _draws(records: Iterable[Record], read: ReadPredictions) -> dict[int, dict[s
     for record in records:
         predictions = read(record)
         if predictions is not None and record.metrics:
-            names = [name for name in MEASURES if name in record.metrics]
-            found[record.seed] = resample_all(names, *predictions)
+            found[record.seed] = predictions.resampled([*record.metrics])
     return found
 
 
@@ -86,14 +89,16 @@ def _difference(mine: Mapping[int, Any], base: Mapping[int, Any]) -> Interval | 
     shared = sorted(mine.keys() & base.keys())
     if not shared:
         return None
-    return difference([mine[s]["accuracy"] for s in shared], [base[s]["accuracy"] for s in shared])
+    name = primary(mine[shared[0]])
+    return difference([mine[s][name] for s in shared], [base[s][name] for s in shared])
 
 
 def _line(
     records: Sequence[Record], draws: Mapping[int, Mapping[str, Resampled]], versus: Mapping[str, Interval]
 ) -> Line:
     first = records[0]
-    names = [n for n in MEASURES if draws and all(n in d for d in draws.values())]
+    every = list(draws.values())
+    names = [name for name in (every[0] if every else ()) if all(name in one for one in every)]
     return Line(
         model=first.model,
         kind=first.kind,
@@ -108,7 +113,10 @@ def _line(
         tried=max(r.tried for r in records),
         allowed=max(r.allowed for r in records),
         chosen=_chosen(records),
-        development={n: _mean([r.development.get(n) for r in records]) or math.nan for n in first.development},
+        development={
+            n: math.nan if (mean := _mean([r.development.get(n) for r in records])) is None else mean
+            for n in first.development
+        },
         metrics={n: interval([d[n] for d in draws.values()]) for n in names},
         versus=versus,
         numbers_trained=max(r.numbers_trained for r in records),

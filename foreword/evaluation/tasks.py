@@ -17,7 +17,7 @@ from foreword.evaluation.compare import Stage, Tools
 from foreword.evaluation.records import Record, Store, writing
 from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
-from foreword.evaluation.statistics import Interval, difference, interval, resample
+from foreword.evaluation.statistics import Interval, difference, interval
 from foreword.methods.base import Job, Progress, configure
 from foreword.methods.train import find_method, make_job
 from foreword.models.base import FrozenLM
@@ -33,6 +33,7 @@ Verdict = Literal["better", "no difference shown", "worse", "failed"]
 class TaskLine:
     """What became of one task: test accuracy of the hand-written prompt and of what was learnt, and their difference.
 
+    Where answers are texts it is the task's `metric` in place of accuracy.
     `verdict` is about the difference from the hand-written prompt; `reason` says why a task failed. `trained` is false
     where an unchanged task was found finished. `before` is what an artefact had that was made again, and `change` what
     the new one adds to that.
@@ -49,6 +50,7 @@ class TaskLine:
     change: Interval | None = None
     reason: str | None = None
     trained: bool = False
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def train_jobs(
 ) -> TaskReport:
     """`train_tasks` for jobs by name, which may differ in method, options and seed."""
     store, tools = Store.open(out), Tools.own()
-    desk = make_desk(lm, store, tools.score, allowed=1, test=True, keep_bytes=None)
+    desk = make_desk(lm, store, tools.readers, allowed=1, test=True, keep_bytes=None)
     reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
     sound = {name: job for name, job in jobs.items() if isinstance(job, Job) and name not in reasons}
     learnt = {name: make_cells(desk, [job], job.task.shots, name)[0] for name, job in sound.items()}
@@ -174,11 +176,20 @@ def _line(name: str, store: Store, words: Record, learnt: Record) -> TaskLine:
     for record in (words, learnt):
         kept = store.predictions(record)
         assert kept is not None, "predictions are written before their record"
-        runs.append(resample("accuracy", *kept))
+        runs.append(kept.resampled([record.primary])[record.primary])
     apart = difference([runs[1]], [runs[0]])
     verdict: Verdict = "no difference shown" if not apart.shown else "better" if apart.mean > 0 else "worse"
     rows = learnt.rows
-    return TaskLine(name, verdict, rows["train"], rows["test"], interval([runs[0]]), interval([runs[1]]), apart)
+    return TaskLine(
+        name,
+        verdict,
+        rows["train"],
+        rows["test"],
+        interval([runs[0]]),
+        interval([runs[1]]),
+        apart,
+        metric=learnt.primary,
+    )
 
 
 def as_record(line: TaskLine) -> dict[str, Any]:
@@ -190,7 +201,7 @@ def as_record(line: TaskLine) -> dict[str, Any]:
     for key in ("manual", "learnt", "difference", "before", "change"):
         value: Interval | None = getattr(line, key)
         if value is not None:
-            told[key] = {"accuracy": value.mean, "low": value.low, "high": value.high}
+            told[key] = {line.metric: value.mean, "low": value.low, "high": value.high}
     return told
 
 

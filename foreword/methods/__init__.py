@@ -1,7 +1,9 @@
 """Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
 
+from foreword.methods.ape import Ape
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
+from foreword.methods.chain_of_thought import ChainOfThought
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
@@ -9,11 +11,15 @@ from foreword.methods.manual import Manual
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
+from foreword.methods.template_search import TemplateSearch
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
+        ChainOfThought(),
+        Ape(),
+        TemplateSearch(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from foreword.core.format import Format
+from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.models.base import FrozenLM
+from foreword.methods.search.ledger import Ledger
+from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 
 
@@ -82,7 +83,11 @@ class Learner:
 
 
 class Method(ABC):
-    """A way to make an artefact. Final subclasses hold no state; capabilities are class-level."""
+    """A way to make an artefact. Final subclasses hold no state; capabilities are class-level.
+
+    `kinds` of model and `answers` of task are those it works with. `learns` says whether training rows change what it
+    makes of a rule.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -94,6 +99,28 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
+    searches: ClassVar[bool] = False
+    kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
+    answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
+
+    def require_answers(self, task: Task) -> None:
+        """Raise a ConfigError where the method does not work with such answers."""
+        if task.answers not in self.answers:
+            has = {"labels": "labels", "options": "options in each row", "text": "answers in text"}
+            raise ConfigError(
+                f"{self.name} needs {' or '.join(has[a] for a in self.answers)}, and {task.name} has "
+                f"{has[task.answers]}; choose another method (`foreword methods` says what each can do)."
+            )
+
+    def require(self, kind: Kind, task: Task) -> None:
+        """Raise a ConfigError where the method does not work with such a model or such answers."""
+        self.require_answers(task)
+        if kind not in self.kinds:
+            raise ConfigError(
+                f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
+                f"--kind {self.kinds[0]} if it has such a head, or choose another method."
+            )
 
 
 class GradientMethod(Method):
@@ -114,6 +141,29 @@ class DirectMethod(Method):
     @abstractmethod
     def learn(self, lm: FrozenLM, job: Job) -> tuple[Learnt, Format, int]:
         """What was learnt, the format to use it in, and how many numbers were trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What a search found, the format to use it in, and what the artefact records of the way there."""
+
+    value: Learnt
+    format: Format
+    metrics: dict[str, Any]
+
+
+class SearchMethod(Method):
+    """A method that chooses words under a budget of evaluations; nothing is trained."""
+
+    gradient = False
+    mixed_batch = False
+    freezes_lm = True
+    searches = True
+
+    @abstractmethod
+    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: "Progress | None") -> Searched:
+        """What was found; every answer that cost something is noted before it is used, so that a killed search goes
+        on without asking again."""
 
 
 PEFT_NAMES = {
@@ -169,11 +219,16 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 
 LOWEST = {
+    "samples": 1, "max_new_tokens": 1, "demonstrations": 0, "top_k": 0,
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "examples": 1, "rounds": 0,
+    "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
+    "token_budget": 0, "beam": 1, "longest": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
+ABOVE_ZERO = (
+    "learning_rate", "alpha", "regularisation", "temperature", "top_p", "proposal_temperature", "proposal_top_p",
+)  # fmt: skip
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

@@ -15,6 +15,8 @@ class Manual(DirectMethod):
     source = "Brown et al. 2020; Schick & Schuetze 2021"
     Config = NoConfig
     form = "hard"
+    answers = ("labels", "options", "text")
+    learns = False
     mixed_batch = True
     freezes_lm = True
 

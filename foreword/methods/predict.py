@@ -12,7 +12,8 @@ from foreword.core.format import Format
 from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
-from foreword.errors import ModelError
+from foreword.errors import ConfigError, ModelError
+from foreword.methods.reason import reasoned_scores
 from foreword.methods.stack import batches_of, stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded, Encoder, collate, prepare
@@ -33,9 +34,16 @@ def score_rows(
     """
     scores: list[Tensor | None] = [None] * len(pairs)
     prompts: list[int] = []
+    reasoning: list[int] = []
     for index, (artefact, rows) in enumerate(pairs):
         value = artefact.value
-        if isinstance(value, WordCounts):
+        if artefact.format.answers == "text":
+            raise ConfigError(
+                "The artefact answers in text, so it has no scores of labels; use what writes (`answer_rows`)."
+            )
+        if artefact.format.decoding is not None:
+            reasoning.append(index)
+        elif isinstance(value, WordCounts):
             scores[index] = count_scores(value, artefact.fields, rows)
         elif lm is None:
             raise ModelError(
@@ -48,6 +56,11 @@ def score_rows(
         else:
             encoded = encode_rows(lm, artefact.format, rows)
             scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
+    if reasoning:
+        if lm is None:
+            raise ModelError("A model is needed to reason before it answers; none was loaded.")
+        for index, score in zip(reasoning, reasoned_scores(lm, [pairs[i] for i in reasoning]), strict=True):
+            scores[index] = score
     if prompts and lm is not None:
         values = [pairs[i][0].value for i in prompts]
         encoded = [encode_rows(lm, pairs[i][0].format, pairs[i][1], text_start(pairs[i][0].value)) for i in prompts]

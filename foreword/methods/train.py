@@ -16,14 +16,17 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, configure
+from foreword.methods.answer import answer_rows, text_values
+from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, SearchMethod, configure
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.predict import encode_rows, score_rows
+from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
 from foreword.tasks.metrics import accuracy, macro_f1, nll
+from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 
@@ -111,6 +114,18 @@ def train_many(
                 done(index, _learn_directly(lm, job, method))
             except ForewordError as error:
                 done(index, error)
+        elif isinstance(method, SearchMethod):
+            file = (
+                checkpoint.with_name(f"{checkpoint.name}.search-{index}")
+                if checkpoint and len(jobs) > 1
+                else checkpoint
+            )
+            try:
+                ledger = Ledger.open(file, recipe_hash(lm, [job]), resume)
+                done(index, _search(lm, job, method, ledger, _relayed(progress, index)))
+                ledger.remove()
+            except ForewordError as error:
+                done(index, error)
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
@@ -149,19 +164,36 @@ def train(
 
 
 def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
+    method.require(lm.kind, job.task)
     began = time.perf_counter()
     value, form, numbers = method.learn(lm, job)
     seconds = time.perf_counter() - began
     artefact = make_artefact(lm, job, value, form, numbers)
     if job.task.validation:
-        score = score_rows(lm, [(artefact, job.task.validation)])[0]
-        artefact = artefact.with_metrics(validation=_measure(score, [_label(r) for r in job.task.validation]))
+        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
+
+
+def _search(lm: FrozenLM, job: Job, method: SearchMethod, ledger: Ledger, progress: Progress | None) -> Trained:
+    method.require(lm.kind, job.task)
+    began = time.perf_counter()
+    found = method.search(lm, job, ledger, progress)
+    seconds = time.perf_counter() - began
+    artefact = make_artefact(lm, job, found.value, found.format, 0).with_metrics(**found.metrics)
+    if job.task.validation:
+        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
+    return Trained(artefact, seconds, 0.0)
+
+
+def _relayed(progress: Progress | None, job: int) -> Progress | None:
+    """Progress of one job of several."""
+    return (lambda step: progress(dataclasses.replace(step, job=job))) if progress else None
 
 
 def _start(lm: FrozenLM, job: Job) -> Run:
     method = find_method(job.method)
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
+    method.require(lm.kind, job.task)
     if not job.task.train:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
     learner = method.start(lm, job)
@@ -237,6 +269,26 @@ def _label(row: Any) -> int:
     if row.label is None:
         raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
     return row.label
+
+
+def measure(lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> dict[str, Any]:
+    """The metrics of an artefact on a task's rows: of its label scores, or of the texts it writes.
+
+    Raises: DataError for a row without a label or a target.
+    """
+    if not task.metric:
+        labels = [_label(row) for row in rows]
+        return _measure(score_rows(lm, [(artefact, rows)])[0], labels)
+    require_targets(rows)
+    values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
+    return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}
+
+
+def require_targets(rows: Sequence[Row]) -> None:
+    """Raises: DataError for a row without accepted answers."""
+    for row in rows:
+        if not row.targets:
+            raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")
 
 
 def _measure(score_NC: Any, label_N: Sequence[int]) -> dict[str, Any]:

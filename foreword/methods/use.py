@@ -11,12 +11,15 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
+from foreword.methods.answer import Answered, answer_rows, text_values
 from foreword.methods.base import Progress
 from foreword.methods.predict import score_rows
+from foreword.methods.reason import vote_scores
 from foreword.methods.train import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check, suited
 from foreword.models.load import load
+from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.given import Given, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
@@ -26,10 +29,14 @@ from foreword.tasks.task import Task
 @final
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest label of a text and the probability of each."""
+    """The likeliest label of a text and the probability of each; or the answer that was written, and its votes.
+
+    `label` is empty where no answer was found in what was written. `texts` is what was written before, if anything was.
+    """
 
     label: str
     probabilities: dict[str, float]
+    texts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.label
@@ -54,39 +61,77 @@ class Prompted:
         return self.predict_rows(rows)
 
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Labels of rows, in order."""
+        """Labels of rows, or the answers written to them, in order."""
+        if self.artefact.format.answers == "text":
+            return [_answered(one) for one in self.answers(rows)]
+        decoding = self.artefact.format.decoding
+        if decoding is not None and decoding.conclude is None:
+            answered = self.answers(rows)
+            scores = vote_scores(self.artefact.format, rows, answered)
+            texts = [one.texts for one in answered]
+        else:
+            scores, texts, answered = self.scores(rows), [()] * len(rows), []
         found = []
-        for row, score_C in zip(rows, self.scores(rows), strict=True):
+        for number, (row, score_C) in enumerate(zip(rows, scores, strict=True)):
             names = row.options or self.artefact.format.labels
             probability_C = score_C[: len(names)].double().softmax(-1).tolist()
             best = max(range(len(names)), key=probability_C.__getitem__)
-            found.append(Prediction(names[best], dict(zip(names, probability_C, strict=True))))
+            label = "" if answered and answered[number].answer is NO_ANSWER else names[best]
+            found.append(Prediction(label, dict(zip(names, probability_C, strict=True)), texts[number]))
         return found
+
+    def answers(self, rows: Sequence[Row]) -> list[Answered]:
+        """What the artefact writes after rows, and the answers in it.
+
+        Raises: ConfigError where it has labels that are scored.
+        """
+        return answer_rows(self.lm, [(self.artefact, rows)])[0]
 
     def scores(self, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
         """Log-scores whose softmax over labels is the probability; -inf where a row has no such option."""
         return score_rows(self.lm, [(self.artefact, rows)])[0]
 
     def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
-        """All metrics on a split of a task with the same labels.
+        """All metrics on a split of a task with the same labels, or of the answers in text.
 
         Raises: DataError where the split is empty, has no labels, or other labels than the artefact.
         """
+        require_same_answers(self.artefact, task)
         if self.artefact.format.labels and task.labels != self.artefact.format.labels:
             raise DataError(
                 f"The artefact's labels are {', '.join(self.artefact.format.labels)}, those of {task.name} are "
                 f"{', '.join(task.labels)}; evaluate on a task with the same labels."
             )
         rows = task.rows(split)
-        unlabelled = next((row for row in rows if row.label is None), None)
+        unlabelled = next((row for row in rows if row.label is None and not row.targets), None)
         if not rows or unlabelled is not None:
             where = f"{unlabelled.where} has no label" if unlabelled else f"{task.name} has no {split} rows"
             raise DataError(f"{where}; nothing can be measured on it.")
+        if task.metric:
+            values = text_values(task, self.answers(rows), rows)
+            return {name: float(value.mean()) for name, value in values.items()}
         return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
 
     def save(self, folder: str | Path) -> Path:
         """Write the artefact's folder."""
         return self.artefact.save(folder)
+
+
+def require_same_answers(artefact: Artefact, task: Task) -> None:
+    """Raises: DataError where one answers in text and the other has labels."""
+    if (artefact.format.answers == "text") != (task.answers == "text"):
+        told = ["has labels", "answers in text"]
+        own, other = artefact.format.answers == "text", task.answers == "text"
+        raise DataError(
+            f"The artefact {told[own]}, and {task.name} {told[other]}; give rows of the same kind, or name the column "
+            "of labels (label) or of answers (targets)."
+        )
+
+
+def _answered(one: Answered) -> Prediction:
+    total = sum(one.votes.values()) or 1.0
+    shares = {str(key): vote / total for key, vote in one.votes.items()}
+    return Prediction("" if one.answer is NO_ANSWER else str(one.answer), shares, one.texts)
 
 
 def open_artefact(

@@ -1,7 +1,7 @@
 """Encoded rows to the tensors of one forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -44,6 +44,22 @@ class Encoded:
         """The row after its constant columns, for a model that has them as a prefix."""
         k = self.lead
         return Encoded(self.ids_S[k:], self.slot_S[k:], self.answer - k, self.plan, self.cut)
+
+
+def with_common_lead(encoded: Sequence[Encoded]) -> list[Encoded]:
+    """The rows with all columns as their lead that every one of them begins with, the words before a field too.
+
+    Words that go on into a field are tokenised with it, so only the rows themselves tell how far they are the same. At
+    least one column is left of each; a single row keeps the lead that it has.
+    """
+    if len(encoded) < 2:
+        return list(encoded)
+    first = encoded[0]
+    shared = min(e.answer for e in encoded)
+    for e in encoded[1:]:
+        same_S = (first.ids_S[:shared] == e.ids_S[:shared]) & (first.slot_S[:shared] == e.slot_S[:shared])
+        shared = int(same_S.argmin()) if not same_S.all() else shared
+    return [replace(e, lead=shared) for e in encoded]
 
 
 @final

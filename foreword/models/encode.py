@@ -111,7 +111,25 @@ class Encoder:
 
     def encode_rows(self, rows: Sequence[TextRow]) -> list[Encoded]:
         """Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
-        plans = self._plans_of(rows)
+        return self._encode(rows, self._plans_of(rows))
+
+    def encode_texts(self, rows: Sequence[TextRow], texts: Sequence[str]) -> list[Encoded]:
+        """Rows with a text each in the answer's place: `score` gives its log-likelihood, normalised, by the chain rule
+        (causal), or the sum over its masks (masked).
+
+        Raises: DataError as `encode_rows`, and for a text that the tokenizer has no pieces for.
+        """
+        try:
+            return self._encode(rows, self.planner.texts(texts))
+        except ConfigError as error:
+            for row, text in zip(rows, texts, strict=True):
+                try:
+                    self.planner.texts([text])
+                except ConfigError:
+                    raise DataError(f"{row.where}: {error}") from None
+            raise
+
+    def _encode(self, rows: Sequence[TextRow], plans: Sequence[Plan | None]) -> list[Encoded]:
         filled = self._fill(rows)
         if self.chat:
             self.chat.check([row.where for row in rows], filled)

@@ -48,12 +48,13 @@ class Plan:
     """The label words of a row as pieces. Rows with the same labels share one plan, and its layouts are made once.
 
     `single` says that every word of every label is one piece: then logits rank labels as log-probabilities do, and no
-    sum over the vocabulary is needed.
+    sum over the vocabulary is needed, unless the plan is to be `normalised`: the likelihood of a text is asked for.
     """
 
     kind: Kind
     words: Words
     mean: bool = True
+    normalised: bool = False
 
     @cached_property
     def single(self) -> bool:

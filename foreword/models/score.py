@@ -1,7 +1,7 @@
 """Scores of label words: chain-rule log-probabilities, several words a label by log-sum-exp.
 
-Where every label word of a row is one piece, its labels' scores are logits, which softmax alike; else they are
-log-probabilities over the vocabulary. Rows that share a plan of labels cost no Python loop.
+Where every label word of a row is one piece, its labels' scores are logits, which softmax alike; else, and always where
+the likelihood of a text is asked for, they are log-probabilities over the vocabulary. Rows that share a plan of labels cost no Python loop.
 """
 
 import sys
@@ -161,7 +161,7 @@ def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
         real_QCWn=real_QCWn,
         pass_QCWn=padded([layout.pass_CWn for layout in layouts]),
         read_QCWn=padded([layout.read_CWn for layout in layouts]),
-        single_Q=torch.tensor([plan.single for plan in kept]),
+        single_Q=torch.tensor([plan.single and not plan.normalised for plan in kept]),
         mean_Q=torch.tensor([plan.mean and plan.kind == "masked" for plan in kept]),
     )
 

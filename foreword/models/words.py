@@ -63,20 +63,33 @@ class Planner:
 
         Raises: ConfigError for words that the tokenizer has no pieces for, or cannot tell apart.
         """
-        distinct = list(dict.fromkeys(w.strip() for _, words in sets for label in words for w in label))
-        ids = dict(zip(distinct, map(tuple, self.place.ids(self.pieces, distinct)), strict=True))
-        unknown = self.pieces.tokenizer.unk_token_id
-        for word, found in ids.items():
-            if not word or not found or unknown in found:
-                raise ConfigError(
-                    f"The {what} word {word!r} has no pieces in the tokenizer of {self.model!r}; choose another word."
-                )
+        ids = self._ids([w for _, words in sets for label in words for w in label], f"{what} word")
         plans = []
         for names, words in sets:
             self._check(names, words, ids, what)
             pieces = tuple(tuple(ids[w.strip()] for w in label) for label in words)
             plans.append(Plan(self.kind, pieces, self.mean))
         return plans
+
+    def texts(self, texts: Sequence[str]) -> list[Plan]:
+        """A plan for each text, whose one label is that text: its score is the text's whole log-likelihood.
+
+        Raises: ConfigError for a text that the tokenizer has no pieces for.
+        """
+        ids = self._ids(texts, "text")
+        return [Plan(self.kind, ((ids[text.strip()],),), mean=False, normalised=True) for text in texts]
+
+    def _ids(self, words: Sequence[str], what: str) -> dict[str, tuple[int, ...]]:
+        """Pieces of each distinct word."""
+        distinct = list(dict.fromkeys(word.strip() for word in words))
+        ids = dict(zip(distinct, map(tuple, self.place.ids(self.pieces, distinct)), strict=True))
+        unknown = self.pieces.tokenizer.unk_token_id
+        for word, found in ids.items():
+            if not word or not found or unknown in found:
+                raise ConfigError(
+                    f"The {what} {word!r} has no pieces in the tokenizer of {self.model!r}; choose another."
+                )
+        return ids
 
     def _check(
         self, names: Sequence[str], words: Sequence[Sequence[str]], ids: dict[str, tuple[int, ...]], what: str

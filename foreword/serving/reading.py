@@ -12,7 +12,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.serving.bank import Entry, PromptBank
-from foreword.serving.decode import Chooser, Writer
+from foreword.models.decode import Chooser, Writer
 from foreword.serving.jobs import Judging, Labelling, Writing
 from foreword.serving.store import Version
 from foreword.serving.work import Asked, Judged, Sampling

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ForewordError
+from foreword.models.decode import Sampling
 from foreword.serving.store import Version
 
 Finish = Literal["stop", "length"]
@@ -18,23 +19,6 @@ class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
     def __init__(self, message: str, retry_after: float):
         super().__init__(message)
         self.retry_after = retry_after
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How text is continued; the names and meanings are those of OpenAI's completions.
-
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave every piece in. `seed` None draws one. Text ends before the
-    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one.
-    """
-
-    max_tokens: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
 from foreword.models.batch import collate, prepare
 from foreword.serving.bank import PromptBank
-from foreword.serving.decode import choose
+from foreword.models.decode import choose
 from foreword.serving.jobs import Room, Writing, columns, fail, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
 from foreword.serving.work import Delta, Finish, Generated, Piece, Sampling

@@ -4,14 +4,33 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from foreword.core.format import Format
+from foreword.core.format import Decoding, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
+from foreword.tasks.rows import Row
+
+LONGEST = 256  # pieces of an answer, unless told otherwise
 
 
 def words_of(label: str) -> str:
     """The label word of a label's name: lower case, with `_`, `-`, `/` and spaces as one space."""
     return re.sub(r"[\s_\-/]+", " ", label).strip().lower() or label
+
+
+def default_decoding(rows: Sequence[Row], chat: bool) -> Decoding:
+    """Greedy and to the end of the line, unless targets or turns have several; a piece is a byte at least, so that two
+    pieces more than the longest target has bytes cut no right answer and make no wrong one right.
+    """
+    targets = [target for row in rows for target in row.targets]
+    longest = max((len(target.encode()) for target in targets), default=LONGEST)
+    lines = chat or any("\n" in target for target in targets)
+    return Decoding(min(LONGEST, longest + 2), stop_strings=() if lines else ("\n",))
+
+
+def text_template(fields: Sequence[str]) -> str:
+    """A plain template for answers in text: each field on a line of its own."""
+    texts = "\n".join(f"{_title(name)}: {{{name}{'|shorten' if i == 0 else ''}}}" for i, name in enumerate(fields))
+    return f"{texts}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
 
 
 def generic_template(kind: Literal["masked", "causal"], fields: Sequence[str], labels: Sequence[str]) -> str:
@@ -45,6 +64,8 @@ def build_format(
 ) -> Format:
     """The Format of a task; what is not given is generic."""
     words = _label_words(labels, label_words)
+    if template is None and options.get("decoding") is not None and not chat:
+        template = text_template(fields)
     if template is None:
         firsts = [w[0] for w in words]
         template = generic_chat(fields, firsts) if chat else generic_template(kind, fields, labels)

@@ -15,7 +15,7 @@ def row_of(artefact: Artefact, given: Given, where: str, *, labelled: bool = Tru
 
     Raises: DataError that says what is missing.
     """
-    fields, closed = artefact.fields, bool(artefact.format.labels) or not labelled
+    fields, closed = artefact.fields, artefact.format.answers != "options" or not labelled
     names = [*fields, *([] if closed else ["options"])]
     if isinstance(given, str):
         given = {fields[0]: given} if len(names) == 1 else {}

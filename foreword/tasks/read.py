@@ -11,8 +11,9 @@ from foreword.tasks.known import KNOWN
 from foreword.tasks.rows import Table
 from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
 from foreword.tasks.task import Task
+from foreword.tasks.texts import METRICS, Metric
 
-DESCRIPTION = "task.json"
+DESCRIPTION, LISTING = "task.json", "tasks.json"
 
 
 def read_task(
@@ -27,23 +28,26 @@ def read_task(
     seed: int = 0,
     template: Any = None,
     label_words: Mapping[str, str | Sequence[str]] | None = None,
+    targets: str | None = None,
+    metric: Metric | None = None,
 ) -> Task:
     """The task at `source`: DIR, FILE, hf:owner/name[:config] or builtin:name.
 
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
     What is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json`
-    beside NAME.jsonl, with any of text, label, options, labels, template and label_words. The column of labels is
-    `label` unless one of the two says otherwise.
+    beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets and metric. The column
+    of labels is `label` unless one of the two says otherwise; without it a column called targets, output or answer
+    holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction induction).
     """
     given = {"text": text, "label": label, "options": options, "labels": labels}
-    given |= {"template": template, "label_words": label_words}
+    given |= {"template": template, "label_words": label_words, "targets": targets, "metric": metric}
     origin = {"source": str(source), "name": name, "split": split, "seed": seed or None, **given}
     origin = {key: value for key, value in origin.items() if value is not None}
     place = str(source)
     if place.startswith("builtin:"):
         return _embedded(place.removeprefix("builtin:")).with_(origin=origin)
-    described = _description(place)
+    described = {**_listed(place), **_description(place)}
     said = {key: described.get(key) if value is None else value for key, value in given.items()}
     column: str = said["label"] or "label"
     tables, found = _tables(place, column)
@@ -125,6 +129,25 @@ def _description(place: str) -> dict[str, Any]:
     return said
 
 
+def _listed(place: str) -> dict[str, Any]:
+    """The metric that `tasks.json` beside the task's folder gives it, as instruction induction is published."""
+    path = Path(place).expanduser()
+    listing = path.resolve().parent / LISTING
+    if place.startswith("hf:") or not path.is_dir() or not listing.is_file():
+        return {}
+    try:
+        said = json.loads(listing.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listing} cannot be read ({error}); give a JSON object of tasks by name") from error
+    own = said.get(path.resolve().name) if isinstance(said, dict) else None
+    metric = own.get("metric") if isinstance(own, dict) else None
+    if metric is None:
+        return {}
+    if metric not in METRICS:
+        raise DataError(f"{listing}: the metric of {path.name} is {metric!r}; give one of {', '.join(METRICS)}")
+    return {"metric": metric}
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
@@ -143,6 +166,10 @@ def _are_words(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_text(w) or _are_texts(w) for w in value.values())
 
 
+def _is_metric(value: Any) -> bool:
+    return isinstance(value, str) and value in METRICS
+
+
 def _is_column(value: Any) -> bool:
     return _is_text(value) or _are_texts(value)
 
@@ -155,6 +182,8 @@ DESCRIBED = {  # what a description may have, and in which form
     "labels": (_are_texts, "give a list of names"),
     "template": (_is_template, "give a text, a list of messages, or either by kind of model (masked, causal, chat)"),
     "label_words": (_are_words, "give a word, or a list of words, by label"),
+    "targets": (_is_text, "give the name of a column"),
+    "metric": (_is_metric, f"give one of {', '.join(METRICS)}"),
 }
 
 

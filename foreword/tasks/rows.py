@@ -10,17 +10,25 @@ from typing import Any, final
 from foreword.errors import DataError
 
 UNLABELLED = (None, "", -1, "-1")  # what published test sets without labels hold
+TARGETS = ("targets", "output", "answer")  # columns of answers in text, where there is none of labels
+REASONING = "reasoning"  # the column of worked solutions
 
 
 @final
 @dataclass(frozen=True)
 class Row:
-    """One example. `label` is an index into the task's labels, or into the row's own `options` where it has them."""
+    """One example. `label` is an index into the task's labels, or into the row's own `options` where it has them.
+
+    Where answers are texts the label is None and `targets` are those accepted, the first of them canonical. `reasoning`
+    is a worked solution, for demonstrations; it is no part of what the model is asked.
+    """
 
     fields: Mapping[str, str]
     label: int | None
     options: tuple[str, ...] = ()
     where: str = ""
+    targets: tuple[str, ...] = ()
+    reasoning: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
@@ -52,7 +60,7 @@ class Table:
 
     def unlabelled(self, label: str) -> bool:
         """Whether no record has a label, as in published test sets that keep theirs back."""
-        return all(record.get(label) in UNLABELLED for record in self.records)
+        return all(record.get(label) in UNLABELLED or record.get(label) == [] for record in self.records)
 
     def columns(self) -> list[str]:
         """Columns in the order in which records show them."""
@@ -62,36 +70,65 @@ class Table:
 @final
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are read: the texts, the label, and the column or columns of each row's own options."""
+    """Which columns are read: the texts, the label, and the column or columns of each row's own options.
+
+    With `targets` the column `label` holds the accepted answers as text, one or a list. `reasoning` may be absent.
+    """
 
     text: tuple[str, ...]
     label: str
     options: tuple[str, ...] = ()
+    targets: bool = False
+    reasoning: str | None = None
 
 
-def choose_columns(
-    tables: Sequence[Table],
-    text: str | Sequence[str] | None,
-    label: str,
-    options: str | Sequence[str] | None,
-) -> Columns:
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """The columns asked for. `targets` names the column of answers in text; None: found where there are no labels."""
+
+    text: str | Sequence[str] | None = None
+    label: str = "label"
+    options: str | Sequence[str] | None = None
+    targets: str | None = None
+
+
+def target_column(tables: Sequence[Table], wanted: Wanted) -> str | None:
+    """The column of answers in text: the one asked for, or without a column of labels the first of TARGETS there is."""
+    present = [name for table in tables for name in table.columns()]
+    if wanted.targets is not None or wanted.options is not None or wanted.label in present or wanted.label != "label":
+        return wanted.targets
+    return next((name for name in TARGETS if name in present), None)
+
+
+def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
     """Check the columns asked for; without `text` take "text", or text_a and text_b, or every column of strings."""
     table = next((t for t in tables if t.records), None)
     if table is None:
         raise DataError(f"{tables[0].where if tables else 'the data'} holds no rows; give at least two labelled rows")
     present = table.columns()
+    text, options = wanted.text, wanted.options
     chosen = () if options is None else ((options,) if isinstance(options, str) else tuple(options))
+    targets = target_column(tables, wanted)
+    if targets is not None and chosen:
+        raise DataError(
+            f"{table.where}: answers in text (column {targets!r}) and options were both asked for; give one"
+        )
+    label = wanted.label if targets is None else targets
     for name in (label, *chosen):
-        _require(name, present, table.where, "label" if name == label else "options")
+        use = "options" if name != label else "label" if targets is None else "targets"
+        _require(name, present, table.where, use)
+    named = (text,) if isinstance(text, str) else tuple(text or ())
+    reasoning = REASONING if REASONING in present and REASONING not in named else None
     if text is None:
-        names = _guess_text(table, present, {label, *chosen})
+        names = _guess_text(table, present, {label, *chosen, *([reasoning] if reasoning else [])})
     else:
-        names = (text,) if isinstance(text, str) else tuple(text)
+        names = named
     if not names:
         raise DataError(f"{table.where} has no column of text (columns: {', '.join(present)}); name one with text=")
     for name in names:
         _require(name, present, table.where, "text")
-    return Columns(names, label, chosen)
+    return Columns(names, label, chosen, targets is not None, reasoning)
 
 
 def to_rows(table: Table, columns: Columns, labels: Sequence[str] | None) -> tuple[Row, ...]:
@@ -102,7 +139,11 @@ def to_rows(table: Table, columns: Columns, labels: Sequence[str] | None) -> tup
         place = table.place(i)
         fields = {name: _text(record, name, place) for name in columns.text}
         options = _options(record, columns.options, place)
+        reasoning = str(record.get(columns.reasoning) or "").strip() if columns.reasoning else ""
         value = record.get(columns.label)
+        if columns.targets:
+            rows.append(Row(fields, None, (), place, _targets(value, columns.label, place), reasoning))
+            continue
         if columns.options:
             label = _option_index(value, options, place)
         else:
@@ -114,7 +155,7 @@ def to_rows(table: Table, columns: Columns, labels: Sequence[str] | None) -> tup
                     "correct it or add training rows with it"
                 )
             label = index_of[name]
-        rows.append(Row(fields, label, options, place))
+        rows.append(Row(fields, label, options, place, (), reasoning))
     return tuple(rows)
 
 
@@ -199,6 +240,21 @@ def _options(record: Mapping[str, Any], columns: tuple[str, ...], place: str) ->
     if not all(options) or len(set(options)) < len(options):
         raise DataError(f"{place}: options must be different and not empty, but are {list(options)}")
     return options
+
+
+def _targets(value: Any, column: str, place: str) -> tuple[str, ...]:
+    """The accepted answers: one text or number, or a list of them."""
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)  # CSV has no lists: a JSON list in the cell
+        except json.JSONDecodeError:
+            parsed = None
+        given = parsed if isinstance(parsed, list) and all(isinstance(t, str) for t in parsed) else given
+    if not given or any(_missing(one) or not isinstance(one, (str, int, float)) for one in given):
+        shown = json.dumps(value, default=str, ensure_ascii=False)
+        raise DataError(f"{place}: {column!r} is {shown}; give the answer as text, or a list of answers")
+    return tuple(dict.fromkeys(str(one).strip() for one in given))
 
 
 def _option_index(value: Any, options: tuple[str, ...], place: str) -> int:

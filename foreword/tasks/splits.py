@@ -46,12 +46,12 @@ def draw_shots(
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """k rows of each class to train on and k others for development, from training rows with distinct texts.
 
-    Rows with their own options have no classes: there k counts rows.
+    Rows with their own options, or whose answers are texts, have no classes: there k counts rows.
     """
     if k < 1:
         raise ConfigError(f"{k} shots were asked for; give 1 or more rows a class")
     rng = random.Random(f"shots {seed}")
-    distinct = list({row.text(): row for row in reversed(rows) if row.label is not None}.values())[::-1]
+    distinct = list({row.text(): row for row in reversed(rows) if row.label is not None or row.targets}.values())[::-1]
     train: list[Row] = []
     development: list[Row] = []
     for label in range(max(len(labels), 1)):

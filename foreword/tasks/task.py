@@ -5,15 +5,17 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
-from foreword.core.format import Format, Truncate
-from foreword.errors import ConfigError, DataError
-from foreword.tasks.formats import build_format
-from foreword.tasks.rows import Columns, Row, Table, choose_columns, label_names, to_rows
+from foreword.core.format import Answers, Decoding, Format, Truncate
+from foreword.errors import ConfigError
+from foreword.tasks.arrange import arrange, labels_of, where_of
+from foreword.tasks.formats import build_format, default_decoding
+from foreword.tasks.rows import Row, Table, Wanted, choose_columns, to_rows
 from foreword.tasks.sources import split_mapping, table_of
-from foreword.tasks.splits import CARVE_RULE, SPLIT_RULE, carve, draw, draw_shots, hashed_split
+from foreword.tasks.splits import draw, draw_shots
+from foreword.tasks.texts import METRICS, Metric
 
 Source = Any  # list of dicts, datasets.Dataset, DataFrame, or sources.Table
 TemplateSource = str | Sequence[Mapping[str, str]]
@@ -22,9 +24,10 @@ TemplateSource = str | Sequence[Mapping[str, str]]
 @final
 @dataclass(frozen=True, init=False, eq=False)
 class Task:
-    """Rows to classify, in `train`, `validation` and `test`.
+    """Rows to classify or to answer in text, in `train`, `validation` and `test`.
 
-    `labels` are the label names in order; empty where each row has its own options. `template` and `label_words` are
+    `labels` are the label names in order; empty where each row has its own options, or where answers are texts, which
+    `metric` compares with the row's targets (None where they are not). `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
     None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
@@ -42,6 +45,7 @@ class Task:
     synthetic: bool
     origin: Mapping[str, Any] | None
     shots: int | None
+    metric: Metric | None
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class Task:
         template: TemplateSource | Mapping[str, TemplateSource] | None = None,
         label_words: Mapping[str, str | Sequence[str]] | None = None,
         labels: Sequence[str] | None = None,
+        targets: str | None = None,
+        metric: Metric | None = None,
         seed: int = 0,
     ) -> None:
         """One source of rows is split by hash into 70% train, 10% validation and 20% test; `seed` varies that split.
@@ -64,6 +70,8 @@ class Task:
         Given splits are kept. Without validation rows a tenth of the training rows is carved out. Without test rows
         the validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows
         that are reported. `text` names one column or several; `options` the column or columns of each row's choices.
+        `targets` names the column of answers in text (one called targets, output or answer is found where there are no
+        labels), and `metric` says how they are compared: exact_match unless given.
         """
         given = {"train": train, "validation": validation, "test": test}
         sources = {split: source for split, source in given.items() if source is not None}
@@ -76,12 +84,14 @@ class Task:
         if not sources:
             raise ConfigError("a task needs rows; give rows=, or train= and test=")
         tables = {
-            split: source if isinstance(source, Table) else table_of(source, _where(name, split), label)
+            split: source if isinstance(source, Table) else table_of(source, where_of(name, split), label)
             for split, source in sources.items()
         }
-        splits, notes = _arrange(tables, label, text, options, seed)
-        columns = choose_columns([*splits.values()], text, label, options)
-        names = _labels(splits, tables, columns, labels, name)
+        wanted = Wanted(text, label, options, targets)
+        splits, notes = arrange(tables, wanted, seed)
+        columns = choose_columns([*splits.values()], wanted)
+        names = labels_of(splits, tables, columns, labels, name)
+        _check_metric(metric, columns.targets, name)
         rows_of = {s: to_rows(t, columns, None if columns.options else names) for s, t in splits.items()}
         words = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in label_words.items()} if label_words else None
         self._set(
@@ -97,7 +107,13 @@ class Task:
             synthetic=False,
             origin=None,
             shots=None,
+            metric=(metric or "exact_match") if columns.targets else None,
         )
+
+    @property
+    def answers(self) -> Answers:
+        """What an answer is: one of the labels, one of the row's own options, or a text."""
+        return "text" if self.metric else "labels" if self.labels else "options"
 
     def _set(self, **values: Any) -> None:
         for key, value in values.items():
@@ -152,12 +168,19 @@ class Task:
         changes: dict[str, Any] = {}
         for split in ("train", "validation"):
             rows = self.rows(split)
+            if self.metric:
+                mixed = rng.sample([(row.targets, row.reasoning) for row in rows], len(rows))
+                changes[split] = tuple(
+                    replace(r, targets=targets, reasoning=reasoning)
+                    for r, (targets, reasoning) in zip(rows, mixed, strict=True)
+                )
+                continue
             new = [row.label for row in rows]
             if self.labels:
                 rng.shuffle(new)
             else:
                 new = [rng.randrange(len(row.options)) for row in rows]
-            changes[split] = tuple(Row(r.fields, n, r.options, r.where) for r, n in zip(rows, new, strict=True))
+            changes[split] = tuple(replace(r, label=n) for r, n in zip(rows, new, strict=True))
         note = f"labels of training and validation rows shuffled, seed {seed}"
         return self.with_(**changes, notes=(*self.notes, note))
 
@@ -174,14 +197,19 @@ class Task:
         for split in ("train", "validation", "test"):
             digest = hashlib.sha256()
             for row in self.rows(split):
-                answer = None if row.label is None else (row.options or self.labels)[row.label]
-                digest.update(json.dumps([row.text(), answer], ensure_ascii=False).encode() + b"\n")
+                answer = list(row.targets) or None
+                if row.label is not None:
+                    answer = (row.options or self.labels)[row.label]
+                told = [row.text(), answer, *([row.reasoning] if row.reasoning else [])]
+                digest.update(json.dumps(told, ensure_ascii=False).encode() + b"\n")
             found[split] = digest.hexdigest()
         return found
 
     def describe(self) -> str:
         """One line for a person: labels, split sizes, fields, and whether the text is synthetic."""
         what = f"{len(self.labels)} labels ({', '.join(self.labels)})" if self.labels else "options in each row"
+        if self.metric:
+            what = f"answers in text ({self.metric.replace('_', ' ')})"
         sizes = ", ".join(f"{len(self.rows(s))} {s}" for s in ("train", "validation", "test"))
         kind = "; synthetic text" if self.synthetic else ""
         return f"{self.name}: {what}; {sizes} rows; text in {', '.join(self.fields)}{kind}"
@@ -197,11 +225,28 @@ class Task:
         soft_first: bool = False,
         max_length: int | None = None,
         pieces: Literal["mean", "sum"] = "mean",
+        decoding: Decoding | None = None,
     ) -> Format:
         """How the task is put to such a model: the template and words given, else the task's, else generic ones.
 
-        `chat` asks for messages where neither a template was given nor the task has one.
+        `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
+        `decoding` says, by default greedily, to the end of the line and no longer than the training targets need.
+
+        Raises: ConfigError for a masked model where answers are texts.
         """
+        if self.metric:
+            if kind == "masked":
+                raise ConfigError(
+                    f"The answers of {self.name} are texts, and a masked model cannot write; use a causal model, or "
+                    "this one with --kind causal if it has such a head."
+                )
+            chats = chat or not isinstance(template if template is not None else self._template(kind, chat), str | None)
+            decoding = decoding or default_decoding(self.train or self.test, chats)
+        elif decoding is not None:
+            raise ConfigError(
+                f"The answers of {self.name} are labels, which are scored and not written; leave decoding out, or use "
+                "a method that writes before it answers (chain-of-thought)."
+            )
         return build_format(
             kind,
             self.fields,
@@ -213,6 +258,7 @@ class Task:
             soft_first=soft_first,
             max_length=max_length,
             pieces=pieces,
+            decoding=decoding,
         )
 
     def _template(self, kind: str, chat: bool) -> TemplateSource | None:
@@ -221,65 +267,10 @@ class Task:
         return self.template
 
 
-def _where(name: str, split: str) -> str:
-    return name if split == "all" else f"{name} ({split})"
-
-
-def _arrange(
-    tables: Mapping[str, Table],
-    label: str,
-    text: str | Sequence[str] | None,
-    options: str | Sequence[str] | None,
-    seed: int,
-) -> tuple[dict[str, Table], tuple[str, ...]]:
-    """The three splits, made as `Task.__init__` says, with notes on what was done."""
-    splits, notes = dict(tables), []
-    for split in [s for s in splits if s in ("validation", "test")]:
-        if splits[split].records and splits[split].unlabelled(label):
-            notes.append(f"the {split} rows have no labels and are left out")
-            del splits[split]
-    if not splits:
-        raise DataError(f"{next(iter(tables.values())).where} has no labels in column {label!r}; give labelled rows")
-    columns = choose_columns([*splits.values()], text, label, options)
-
-    def content(item: tuple[int, Mapping[str, Any]]) -> str:
-        return json.dumps([str(item[1].get(name)) for name in (*columns.text, *columns.options)], ensure_ascii=False)
-
-    if set(splits) == {"train"}:
-        splits = {"all": splits["train"]}
-    if "all" in splits:
-        table = splits["all"]
-        parts = hashed_split([*enumerate(table.records)], content, seed)
-        notes.append(f"split by {SPLIT_RULE} (seed {seed})")
-        names = ("train", "validation", "test")
-        return {n: table.pick([i for i, _ in part]) for n, part in zip(names, parts, strict=True)}, tuple(notes)
-    if "train" not in splits:
-        return splits, (*notes, "there are no training rows")
-    if "test" not in splits:
-        splits["test"] = splits.pop("validation")
-        notes.append("there are no test rows, so the validation rows are the test")
-    if "validation" not in splits:
-        table = splits["train"]
-        train, validation = carve([*enumerate(table.records)], content)
-        splits["train"] = table.pick([i for i, _ in train])
-        splits["validation"] = table.pick([i for i, _ in validation])
-        notes.append(CARVE_RULE)
-    return splits, tuple(notes)
-
-
-def _labels(
-    splits: Mapping[str, Table], tables: Mapping[str, Table], columns: Columns, given: Sequence[str] | None, name: str
-) -> tuple[str, ...]:
-    """Label names: those given, else those of the training rows (before validation rows were carved out of them)."""
-    if columns.options:
-        return ()
-    if given is not None:
-        names = tuple(given)
-        if len(set(names)) < len(names):
-            raise ConfigError(f"the labels given repeat: {', '.join(names)}; give each once")
-    else:
-        source = tables.get("all") or tables.get("train")
-        names = label_names([source] if source is not None else [*splits.values()], columns.label)
-    if len(names) < 2:
-        raise DataError(f"{name} has one label only ({', '.join(names)}); give rows of two labels or more")
-    return names
+def _check_metric(metric: str | None, texts: bool, name: str) -> None:
+    if metric is not None and metric not in METRICS:
+        raise ConfigError(f"{metric!r} is not a metric of texts; choose one of {', '.join(METRICS)}.")
+    if metric is not None and not texts:
+        raise ConfigError(
+            f"The answers of {name} are labels, which no metric of texts fits; name targets=, or no metric."
+        )

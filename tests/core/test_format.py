@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from foreword.core.format import Format
+from foreword.core.format import Decoding, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 
@@ -29,6 +29,7 @@ OTHER = {
     "soft_first": True,
     "max_length": 99,
     "pieces": "sum",
+    "decoding": Decoding(9, True, stop_strings=("\n",)),
 }
 
 

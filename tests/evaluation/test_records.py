@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from foreword.errors import ArtefactError
+from foreword.evaluation.reading import Scored
 from foreword.evaluation.records import Record, Store, Timing, run_id
 
 LOGPROB = np.log(np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 1e-9]]))
@@ -55,7 +56,7 @@ def record(number: int, **changes) -> Record:
 
 def test_records_and_predictions_come_back(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "a" / "b")
-    one = store.add(record(1, timing=Timing(1.5, 3, None)), LOGPROB, LABEL)
+    one = store.add(record(1, timing=Timing(1.5, 3, None)), Scored(LOGPROB, LABEL))
     two = store.add(record(2))
     assert Store.open(tmp_path / "a" / "b").records() == [one, two]
     logprob_RC, label_R = store.predictions(one)
@@ -117,7 +118,7 @@ def test_what_is_not_ours_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(tmp_path)
-    store.add(record(1), LOGPROB, LABEL)
+    store.add(record(1), Scored(LOGPROB, LABEL))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
     def full(_: int) -> None:
@@ -128,7 +129,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ArtefactError, match=r"No space left on device.*runs finished before are kept"):
             store.add(record(2, **change))
     with pytest.raises(ArtefactError, match=r"No space left"):
-        store.add(record(2), LOGPROB, LABEL)
+        store.add(record(2), Scored(LOGPROB, LABEL))
     monkeypatch.undo()
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "timings.jsonl"}
     assert after == before
@@ -139,7 +140,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("damage", [b"", b"short", None])
 def test_damaged_predictions_are_as_good_as_none(tmp_path: Path, damage: bytes | None) -> None:
     store = Store.open(tmp_path)
-    one = store.add(record(1), LOGPROB, LABEL)
+    one = store.add(record(1), Scored(LOGPROB, LABEL))
     file = tmp_path / str(one.predictions)
     if damage is None:
         file.unlink()
@@ -152,6 +153,7 @@ WRITER = """
 import sys
 sys.path.insert(0, {here!r})
 from tests.evaluation.test_records import record
+from foreword.evaluation.reading import Scored
 from foreword.evaluation.records import Store
 from pathlib import Path
 store = Store(Path({folder!r}))

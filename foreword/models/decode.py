@@ -6,14 +6,44 @@ from typing import Any, final
 
 import torch
 
+from foreword.core.format import Decoding
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.serving.work import Sampling
 
 CONTEXT = (
     6  # ids of the text before that its first new piece is decoded with: whether it goes on a word, or follows one
 )
 COLD = 1e-4  # below it all but the likeliest piece has no chance, and a quotient may be infinite
 BROKEN = "\ufffd"  # what a character decodes to of which some bytes are still to come
+
+
+@final
+@dataclass(frozen=True)
+class Sampling:
+    """How text is continued; the names and meanings are those of OpenAI's completions.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave every piece in. `seed` None draws one. Text ends before the
+    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+    @staticmethod
+    def of(decoding: Decoding, seed: int) -> "Sampling":
+        """What a format's decoding says of one sample; beams are another loop."""
+        return Sampling(
+            max_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature if decoding.do_sample else 0.0,
+            top_p=decoding.top_p,
+            top_k=decoding.top_k,
+            seed=seed,
+            stop=decoding.stop_strings,
+        )
 
 
 @final

@@ -1,4 +1,4 @@
-"""python -m pytest tests/serving/test_decode.py"""
+"""python -m pytest tests/models/test_decode.py"""
 
 import math
 import random
@@ -9,10 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foreword.models.decode import Chooser, Sampling, Writer, choose, narrowed
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load
-from foreword.serving.decode import Chooser, Writer, choose, narrowed
-from foreword.serving.work import Sampling
 
 TOKENIZER = byte_tokenizer("causal")
 

@@ -1,0 +1,167 @@
+"""An artefact read on rows: log-probabilities of labels, or the texts that it writes; what its metrics are made of."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foreword.core.artefact import Artefact
+from foreword.errors import DataError
+from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_values
+from foreword.methods.answer import Answered
+from foreword.models.base import FrozenLM
+from foreword.tasks.extract import NO_ANSWER
+from foreword.tasks.extract import Found as Extracted
+from foreword.tasks.metrics import all_metrics, log_probabilities
+from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
+from foreword.tasks.texts import Metric, text_metrics
+
+Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
+Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label
+Answer = Callable[[FrozenLM, Pairs], Sequence[Sequence[Answered]]]
+
+
+@final
+class Scored(NamedTuple):
+    """Log-probabilities of each row's labels, and the right label."""
+
+    logprob_RC: NDArray[np.float64]
+    label_R: NDArray[np.int64]
+
+    def metrics(self, closed: bool = True) -> dict[str, float]:
+        """All metrics of the rows; macro-F1 only where all rows share their labels (`closed`)."""
+        found = all_metrics(self.logprob_RC, self.label_R)
+        return {name: value for name, value in found.items() if closed or name != "macro_f1"}
+
+    def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
+        """Those of the metrics asked for that have intervals."""
+        return resample_all([name for name in MEASURES if name in names], self.logprob_RC, self.label_R)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """What was written for each row: its answer (None: there is none), the samples it was found in, and the targets.
+
+    `drawn` samples a row were written of those asked for. `metric` is the task's own.
+    """
+
+    metric: Metric
+    answers: tuple[str | None, ...]
+    texts: tuple[tuple[str, ...], ...]
+    targets: tuple[tuple[str, ...], ...]
+    asked: tuple[int, ...]
+
+    @staticmethod
+    def of(metric: Metric, answered: Sequence[Answered], rows: Sequence[Row]) -> "Texts":
+        return Texts(
+            metric,
+            tuple(None if a.answer is NO_ANSWER else cast("str", a.answer) for a in answered),
+            tuple(a.texts for a in answered),
+            tuple(row.targets for row in rows),
+            tuple(a.asked for a in answered),
+        )
+
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric's value a row, the task's own first."""
+        answers: list[Extracted] = [NO_ANSWER if a is None else a for a in self.answers]
+        return text_metrics(self.metric, answers, self.targets)
+
+    def metrics(self, closed: bool = True) -> dict[str, float]:
+        return {name: float(value_R.mean()) for name, value_R in self.values().items()}
+
+    def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
+        return resample_values({name: value for name, value in self.values().items() if name in names})
+
+    def dump(self) -> bytes:
+        """One JSON line a row, so that every number can be had again from what was written."""
+        columns = zip(self.answers, self.texts, self.targets, self.asked, strict=True)
+        lines = [
+            {"metric": self.metric, "answer": answer, "texts": list(texts), "targets": list(targets), "asked": asked}
+            for answer, texts, targets, asked in columns
+        ]
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    @staticmethod
+    def load(data: bytes) -> "Texts":
+        """Raises: ValueError, KeyError, TypeError where the lines are not those of `dump`."""
+        lines = [json.loads(line) for line in data.decode().splitlines()]
+        return Texts(
+            metric=lines[0]["metric"] if lines else "exact_match",
+            answers=tuple(line["answer"] for line in lines),
+            texts=tuple(tuple(line["texts"]) for line in lines),
+            targets=tuple(tuple(line["targets"]) for line in lines),
+            asked=tuple(line["asked"] for line in lines),
+        )
+
+
+Found = Scored | Texts
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was found on rows, and how many of them a second."""
+
+    found: Found
+    examples_per_second: float
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What scores labels and what writes answers."""
+
+    score: Score
+    answer: Answer
+
+    def read(self, lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> Reading:
+        """Read an artefact on labelled rows of a task.
+
+        Raises: DataError where there are no rows, or one has no label or target.
+        """
+        if not rows:
+            raise DataError("There are no rows to evaluate on; give a task with rows in this split.")
+        for row in rows:
+            if row.label is None and not row.targets:
+                raise DataError(
+                    f"{row.where or 'A row'} has no label, so nothing can be measured on it; label it or leave it out."
+                )
+        began = time.perf_counter()
+        if task.metric:
+            answered = self.answer(lm, [(artefact, rows)])[0]
+            found: Found = Texts.of(task.metric, answered, rows)
+        else:
+            scores = self.score(lm, [(artefact, rows)])[0]
+            score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
+            found = Scored(log_probabilities(score_RC), np.array([row.label for row in rows], dtype=np.int64))
+        return Reading(found, len(rows) / max(time.perf_counter() - began, 1e-9))
+
+
+class ReadCache:
+    """What was read of artefacts that training left alone: a hand-written prompt reads the same rows once, not once a
+    seed."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+        self._found: dict[str, Reading] = {}
+
+    def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> Reading:
+        """The artefact on the task's test rows."""
+        if artefact.numbers_trained:
+            return self._readers.read(lm, artefact, task, task.test)
+        told = [artefact.method, artefact.config, artefact.format.to_json(), artefact.fingerprint, task.metric]
+        key = json.dumps([*told, task.hashes()["test"]])
+        if key not in self._found:
+            self._found[key] = self._readers.read(lm, artefact, task, task.test)
+        return self._found[key]
+
+
+def primary(metrics: Mapping[str, Any]) -> str:
+    """The metric that a task is judged by: accuracy, or the first of those of its texts."""
+    return "accuracy" if "accuracy" in metrics or not metrics else next(iter(metrics))

@@ -1,0 +1,178 @@
+"""Chain of thought: the model writes its reasoning first, and the answer is found in it or scored after it.
+
+Wei et al. 2022 (demonstrations with reasoning), Kojima et al. 2022 (an instruction alone, and the answer scored in a
+second stage), Wang et al. 2022 (several samples that vote). Words alone: nothing is trained.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from foreword.core.format import Decoding, Extract, Format
+from foreword.core.prompts import HardPrompt
+from foreword.core.template import Answer, Field, Part, Soft, Template, Turn
+from foreword.core.template import Literal as Words
+from foreword.errors import ConfigError, DataError
+from foreword.methods.answer import choices_of
+from foreword.methods.base import DirectMethod, Job
+from foreword.methods.write import encode_to_write
+from foreword.models.base import FrozenLM
+from foreword.tasks.extract import MARKER, numbers
+from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
+
+BETWEEN = "\n\n"  # two demonstrations
+
+
+@dataclass(frozen=True)
+class ChainOfThoughtConfig:
+    """`demonstrations` training rows with reasoning stand before the row, drawn with the seed; `instruction` is what
+    the answer begins with. `extract` finds a number, one of the choices or a span; "auto" takes what the task's answers
+    are, and "score" puts `conclude` after the reasoning and scores the label words. `samples` above 1 are drawn and
+    vote.
+    """
+
+    instruction: str = "Let's think step by step."
+    demonstrations: int = 0
+    extract: Literal["auto", "number", "choice", "span", "score"] = "auto"
+    conclude: str = "The answer is"
+    samples: int = 1
+    vote: Literal["majority", "likelihood"] = "majority"
+    early_stop: bool = True
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 128
+
+
+class ChainOfThought(DirectMethod):
+    name = "chain-of-thought"
+    summary = "reasoning before the answer, by an instruction or demonstrations; samples may vote"
+    source = "Wei et al. 2022; Kojima et al. 2022; Wang et al. 2022"
+    Config = ChainOfThoughtConfig
+    form = "hard"
+    mixed_batch = True
+    freezes_lm = True
+    kinds = ("causal",)
+    answers = ("labels", "options", "text")
+    learns = False
+
+    def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
+        config: ChainOfThoughtConfig = job.config
+        extract = _extract(config, job.task)
+        if job.format.template.slots:
+            raise ConfigError(
+                "chain-of-thought uses words only, and this template has {soft:...} slots; remove them, or use "
+                "prompt-tuning."
+            )
+        if extract is not None and not MARKER.search(config.conclude + " "):
+            raise ConfigError(
+                f"chain-of-thought: conclude={config.conclude!r} is not found again in what is written; give words "
+                'that end with "answer is", "answer:" or "####", or extract=score.'
+            )
+        shown = _demonstrations(job, config)
+        template = reasoning_template(job.format, shown, config.instruction, config.conclude)
+        several = config.samples > 1
+        decoding = Decoding(
+            max_new_tokens=config.max_new_tokens,
+            do_sample=several,
+            temperature=config.temperature if several else 1.0,
+            top_p=config.top_p if several else 1.0,
+            top_k=config.top_k if several else 0,
+            stop_strings=_stops(job.format.template, bool(shown)),
+            extract=extract,
+            num_return_sequences=config.samples,
+            vote=config.vote,
+            seed=job.seed if several else 0,
+            early_stop=config.early_stop,
+            conclude=config.conclude if extract is None else None,
+        )
+        form = replace(job.format, template=template, decoding=decoding)
+        encode_to_write(lm, form, [])  # that there is room is told now
+        return HardPrompt(torch.zeros(0, dtype=torch.long)), form, 0
+
+
+def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, conclude: str) -> Template:
+    """The template with solved rows before it and the instruction where the answer begins; in a chat they are turns."""
+    template = form.template.for_kind("causal")
+    if template.chat:
+        first = [t for t in template.turns if t.role == "system"]
+        asked = [t for t in template.turns if t.role != "system"]
+        told = (Words(f"\n{instruction}"),) if instruction else ()
+        asked[-1] = Turn(asked[-1].role, (*asked[-1].parts, *told))
+        turns = list(first)
+        for row in shown:
+            turns += [Turn(t.role, (Words(_filled(t.parts, row)),)) for t in asked]
+            turns.append(Turn("assistant", (Words(_solved(form, row, conclude)),)))
+        return Template((*turns, *asked))
+    before = [part for part in template.turns[0].parts if not isinstance(part, Answer)]
+    if instruction:
+        last = before[-1] if before else None
+        spaced = not isinstance(last, Words) or not last.text[-1:].isspace()
+        before.append(Words(f" {instruction}" if spaced else instruction))
+    solved = "".join(f"{_filled(before, row).rstrip()} {_solved(form, row, conclude)}{BETWEEN}" for row in shown)
+    return Template((Turn("", (*([Words(solved)] if solved else []), *before, Answer())),))
+
+
+def _filled(parts: Sequence[Part], row: Row) -> str:
+    assert not any(isinstance(part, Soft) for part in parts), "there are words only"
+    return "".join(
+        row.fields[part.name] if isinstance(part, Field) else part.text if isinstance(part, Words) else ""
+        for part in parts
+    )
+
+
+def _solved(form: Format, row: Row, conclude: str) -> str:
+    """A row's reasoning and its answer."""
+    if row.targets:
+        answer = row.targets[0]
+    else:
+        assert row.label is not None, "rows without an answer are no demonstrations"
+        answer = choices_of(form, row)[row.label][0]
+    return f"{row.reasoning} {conclude} {answer}."
+
+
+def _demonstrations(job: Job, config: ChainOfThoughtConfig) -> list[Row]:
+    """Training rows with reasoning whose texts are in no other split."""
+    if not config.demonstrations:
+        return []
+    elsewhere = {row.text() for row in (*job.task.validation, *job.task.test)}
+    pool = list({row.text(): row for row in job.task.train if row.reasoning and row.text() not in elsewhere}.values())
+    if len(pool) < config.demonstrations:
+        raise DataError(
+            f"chain-of-thought: {config.demonstrations} demonstrations need as many training rows with reasoning, and "
+            f"{job.task.name} has {len(pool)}; give such rows a column called reasoning, or ask for fewer."
+        )
+    return random.Random(f"demonstrations {job.seed}").sample(pool, config.demonstrations)
+
+
+def _extract(config: ChainOfThoughtConfig, task: Task) -> Extract | None:
+    """What is looked for; None where label words are scored."""
+    choosing = task.answers != "text"
+    if config.extract == "auto":
+        if choosing:
+            return "choice"
+        targets = [row.targets[0] for row in (task.train or task.test) if row.targets]
+        return "number" if task.metric == "number" or all(_is_number(target) for target in targets) else "span"
+    if (config.extract in ("choice", "score")) != choosing:
+        fits = "auto, choice or score" if choosing else "auto, number or span"
+        what = "labels or options" if choosing else "texts"
+        raise ConfigError(
+            f"chain-of-thought: extract={config.extract} does not fit {task.name}, whose answers are {what}; "
+            f"give {fits}."
+        )
+    return None if config.extract == "score" else config.extract
+
+
+def _is_number(text: str) -> bool:
+    return len(numbers(text)) == 1 and not any(c.isalpha() for c in text)
+
+
+def _stops(template: Template, shown: bool) -> tuple[str, ...]:
+    """Where the model goes on to a row of its own."""
+    first = template.turns[0].parts[0] if template.turns[0].parts and not template.chat else None
+    begins = first.text.strip().partition("\n")[0] if isinstance(first, Words) else ""
+    return (*((BETWEEN,) if shown and not template.chat else ()), *((f"\n{begins}",) if begins else ()))

@@ -1,0 +1,224 @@
+"""Candidates of a search, and what each is worth on each row; every value is noted before it is used."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
+from foreword.core.template import Answer, Field, Template, Turn
+from foreword.core.template import Literal as Words
+from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.methods.answer import answer_rows, text_values
+from foreword.methods.base import Progress, Step
+from foreword.methods.likelihood import Asked, text_likelihoods
+from foreword.methods.predict import encode_rows
+from foreword.methods.search.halving import Cells
+from foreword.methods.search.ledger import Ledger, key_of
+from foreword.methods.stack import stacked_scores
+from foreword.models.base import FrozenLM
+from foreword.models.batch import with_common_lead
+from foreword.models.encode import Encoder
+from foreword.models.pieces import Pieces
+from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
+
+Score = Literal["likelihood", "metric"]
+CHUNK = 128  # rows read between two entries in the ledger
+NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
+
+
+@final
+@dataclass(frozen=True)
+class Arm:
+    """A candidate: its words ("" for the template as written), where they are from, and the format that has them."""
+
+    text: str
+    source: str
+    format: Format
+
+
+def with_instruction(form: Format, instruction: str, kind: str, frame: str = "template") -> Format:
+    """The format with an instruction: in front of its own template, or in the frame of Zhou et al. 2022.
+
+    Raises: ConfigError for a template with slots, or a chat in the paper's frame.
+    """
+    template = form.template
+    if template.slots:
+        raise ConfigError("A search for words needs a template without {soft:...} slots; remove them.")
+    if frame == "paper":
+        if template.chat:
+            raise ConfigError("frame=paper is one text, and this template is a list of messages; use frame=template.")
+        fields = [p for p in template.parts if isinstance(p, Field)]
+        several = len(fields) > 1
+        parts: list[Any] = [Words(f"Instruction: {instruction}\n")] if instruction else []
+        for field in fields:
+            parts += [Words(f"{field.name.replace('_', ' ').capitalize()}: " if several else "Input: "), field]
+            parts.append(Words("\n"))
+        parts += [Words("Output: "), template.answer or Answer("mask" if kind == "masked" else "answer")]
+        return replace(form, template=Template((Turn("", _joined(parts)),)))
+    if not instruction:
+        return form
+    first = template.turns[0]
+    space = "\n\n" if template.chat else "\n" if kind == "causal" else " "
+    turn = Turn(first.role, _joined([Words(instruction + space), *first.parts]))
+    return replace(form, template=Template((turn, *template.turns[1:])))
+
+
+def _joined(parts: Sequence[Any]) -> tuple[Any, ...]:
+    """Neighbouring literals as one, as parsing the source gives them."""
+    found: list[Any] = []
+    for part in parts:
+        if isinstance(part, Words) and found and isinstance(found[-1], Words):
+            found[-1] = Words(found[-1].text + part.text)
+        else:
+            found.append(part)
+    return tuple(found)
+
+
+def usable(lm: FrozenLM, text: str, form: Format) -> bool:
+    """Whether the candidate's words are plain text to the tokenizer and its template leaves room for a row."""
+    if any(isinstance(p, int) for p in Pieces.of(lm.tokenizer, lm.kind).split_special(text)):
+        return False  # a proposal must not write special tokens into a template
+    try:
+        encoder = Encoder.build(lm, form)
+    except ForewordError:
+        return False
+    return 2 * encoder.own <= encoder.room
+
+
+@final
+class Pool:
+    """Candidates without repetition, in the order in which they came."""
+
+    def __init__(self, lm: FrozenLM, build: Callable[[str], Format]) -> None:
+        self._lm, self._build = lm, build
+        self._seen: set[str] = set()
+        self.arms: list[Arm] = []
+        self.refused = 0
+
+    def add_as_written(self) -> None:
+        """The template as the person wrote it, whatever its length: what is found must beat it."""
+        self._seen.add("")
+        self.arms.append(Arm("", "as written", self._build("")))
+
+    def add(self, text: str, source: str) -> bool:
+        """Whether the candidate is new and usable, and so was added."""
+        key = " ".join(text.lower().split()).rstrip(".")
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        form = self._build(text)
+        if not usable(self._lm, text, form):
+            self.refused += 1
+            return False
+        self.arms.append(Arm(text, source, form))
+        return True
+
+
+@final
+class Reader:
+    """What candidates are worth on the selection rows: a log-probability of the right answer, or the metric.
+
+    For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
+    """
+
+    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, ledger: Ledger) -> None:
+        for row in rows:
+            if row.label is None and not row.targets:
+                raise DataError(f"{row.where} has no answer; a search needs one in every row that it chooses on.")
+        self._lm, self._task, self._rows, self._ledger = lm, task, rows, ledger
+        self._score: Score = score
+        self.read = 0
+        self._tell: Callable[[float], None] | None = None
+
+    def told(self, name: str, total: int, progress: Progress | None) -> None:
+        """Tell `progress` of every chunk from now on; its loss is what the candidates read last have on average."""
+        if progress is None:
+            return
+        began = time.monotonic()
+
+        def tell(loss: float) -> None:
+            seconds, read = max(1e-9, time.monotonic() - began), min(self.read, total)
+            progress(Step(0, name, read, total, loss, None, read / seconds, (total - read) * seconds / read))
+
+        self._tell = tell
+
+    def values(self, arms: Sequence[Arm], cells: Cells, score: Score | None = None) -> list[list[float]]:
+        """A value for each row of each cell, by this reader's score unless another is asked for."""
+        kind: Score = score or self._score
+        return [values for chunk in _chunks(cells) for values in self._chunk(arms, chunk, kind)]
+
+    def _chunk(self, arms: Sequence[Arm], cells: Cells, score: Score) -> list[list[float]]:
+        """Values of each cell. A chunk is noted whole and read whole, so that one read again after a kill has the same
+        company, and so the same last digits."""
+        task, rows = self._task, self._rows
+        kind = "labels" if task.metric is None else f"{score} {task.metric}"
+        keys = [
+            [key_of(kind, arms[arm].format.to_json(), rows[r].text(), rows[r].label, rows[r].targets) for r in some]
+            for arm, some in cells
+        ]
+        known = [[self._ledger.get(key) for key in own] for own in keys]
+        if any(value is None for own in known for value in own):
+            parts = [(arms[arm].format, [rows[r] for r in some]) for arm, some in cells]
+            if task.metric is None:
+                known = _label_values(self._lm, parts)
+            elif score == "metric":
+                known = _metric_values(self._lm, task, parts)
+            else:
+                known = _text_values(self._lm, parts)
+            self._ledger.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
+        self.read += sum(map(len, keys))
+        index = 1 if score == "metric" else 0
+        found = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]
+        if self._tell:
+            flat = [v for own in found for v in own]
+            self._tell(-sum(flat) / len(flat))
+        return found
+
+
+Parts = Sequence[tuple[Format, Sequence[Row]]]
+
+
+def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
+    """For each row the log-probability of the right label, and whether it is the likeliest."""
+    encoded = [with_common_lead(encode_rows(lm, form, rows)) for form, rows in parts]
+    found = []
+    for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
+        logprob_NC = score_NC.double().log_softmax(-1)
+        right = [row.label for row in rows]
+        found.append([[float(p_C[c]), float(int(p_C.argmax()) == c)] for p_C, c in zip(logprob_NC, right, strict=True)])
+    return found
+
+
+def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
+    """The mean log-likelihood of the pieces of each row's canonical answer."""
+    asked = [Asked(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
+    return [[float(v) for v in found.mean_N] for found in text_likelihoods(lm, asked)]
+
+
+def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
+    """The task's metric of what is written after each row."""
+    pairs = [(Artefact(NONE, form, "search", {}, 0, {}, {}), rows) for form, rows in parts]
+    assert task.metric is not None, "answers are texts"
+    return [
+        [float(v) for v in text_values(task, answered, rows)[task.metric]]
+        for answered, (_, rows) in zip(answer_rows(lm, pairs), pairs, strict=True)
+    ]
+
+
+def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
+    """Cells in parts of at most CHUNK rows; one with more is a part of its own."""
+    parts: list[list[tuple[int, range]]] = []
+    size = 0
+    for arm, rows in cells:
+        if not parts or size + len(rows) > CHUNK:
+            parts.append([])
+            size = 0
+        parts[-1].append((arm, rows))
+        size += len(rows)
+    return parts

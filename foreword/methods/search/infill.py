@@ -1,0 +1,152 @@
+"""Words between a row's texts and its answer, by beam search over all example rows at once (Gao et al. 2021, 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from foreword.core.template import Answer, Field, Literal, Template, Turn
+from foreword.methods.search.ledger import Ledger, key_of
+from foreword.methods.search.vocabulary import piece_logprobs
+from foreword.methods.search.wording import tidy
+from foreword.models.base import FrozenLM
+from foreword.models.pieces import Pieces
+
+WIDEST = 200  # characters of an example's text
+
+
+@final
+@dataclass(frozen=True)
+class Gap:
+    """A span to fill with so many pieces."""
+
+    length: int
+
+
+Shape = tuple[str | Gap, ...]  # names of fields, "answer", and gaps
+
+
+@final
+@dataclass(frozen=True)
+class Filling:
+    """Words for a shape's gaps, and the sum over the examples of their log-probabilities."""
+
+    shape: Shape
+    words: tuple[str, ...]
+    logprob: float
+
+    def template(self, kind: str) -> Template:
+        """The shape as a template with these words: single spaces between its parts, none before punctuation."""
+        given = iter(self.words)
+        parts: list[Field | Literal | Answer] = []
+        text = ""
+        first = next(p for p in self.shape if isinstance(p, str) and p != "answer")
+        for part in self.shape:
+            if isinstance(part, Gap):
+                word = next(given)
+                text += word if text or not parts or word[:1] in ".,:;?!" else f" {word}"
+                continue
+            if parts and not text.endswith(" "):
+                text += " "
+            elif not parts and text:
+                text += " "
+            if text:
+                parts.append(Literal(text))
+                text = ""
+            shorten = part == first
+            parts.append(Answer("mask" if kind == "masked" else "answer") if part == "answer" else Field(part, shorten))
+        return Template((Turn("", (*parts, *([Literal(text)] if text else []))),))
+
+
+def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
+    """Where gaps may stand. A causal model reads its answer at the end; a masked one anywhere, with a gap behind it
+    too, and between two texts.
+    """
+    first, *rest = fields
+    lengths = range(1, longest + 1)
+    tail: tuple[str | Gap, ...] = tuple(rest)
+    if kind == "causal":
+        if not rest:
+            return [(first, Gap(n), "answer") for n in lengths]
+        return [(first, Gap(m), *tail, Gap(n), "answer") for m in (1, 2) for n in lengths]
+    if not rest:
+        found: list[Shape] = [(first, Gap(n), "answer", Gap(m)) for n in lengths for m in (1, 2)]
+        return [*found, *((Gap(n), "answer", Gap(1), first) for n in lengths)]
+    return [(first, Gap(m), "answer", Gap(n), *tail) for m in (1, 2) for n in lengths]
+
+
+@final
+class Infiller:
+    """Fills shapes from example rows: their texts by field, and each one's answer."""
+
+    def __init__(
+        self, lm: FrozenLM, examples: Sequence[tuple[dict[str, str], str]], beam: int, ledger: Ledger, who: str
+    ) -> None:
+        self._lm, self._examples, self._beam, self._ledger, self._who = lm, examples, beam, ledger, who
+        self._pieces = Pieces.of(lm.tokenizer, lm.kind)
+
+    def fill(self, shape: Shape) -> list[Filling]:
+        """The `beam` best fillings. A causal model reads what stands before a gap only."""
+        key = key_of("infill", self._who, shape_key(shape), self._examples, self._beam)
+        found = self._ledger.get(key)
+        if found is None:
+            found = [[self._words(shape, ids), value] for ids, value in self._search(shape)]
+            self._ledger.put({key: found})
+        return [Filling(shape, tuple(words), value) for words, value in found if all(words)]
+
+    def _search(self, shape: Shape) -> list[tuple[list[int], float]]:
+        """Beam search over the pieces of all gaps, in order."""
+        beams: list[tuple[list[int], float]] = [([], 0.0)]
+        for step in range(sum(part.length for part in shape if isinstance(part, Gap))):
+            rows, at = [], []
+            for ids, _ in beams:
+                for fields, answer in self._examples:
+                    row, column = self._row(shape, ids, step, fields, answer)
+                    rows.append(row)
+                    at.append(column)
+            logp_XV = piece_logprobs(self._lm, rows, at)
+            sum_KV = logp_XV.unflatten(0, (len(beams), len(self._examples))).sum(1)
+            total_KV = sum_KV + torch.tensor([value for _, value in beams])[:, None]
+            best = total_KV.flatten().topk(min(self._beam, total_KV.numel()))
+            vocab = total_KV.shape[1]
+            beams = [
+                ([*beams[index // vocab][0], index % vocab], value)
+                for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
+        return beams
+
+    def _row(
+        self, shape: Shape, ids: Sequence[int], step: int, fields: dict[str, str], answer: str
+    ) -> tuple[list[int], int]:
+        """One example with the gaps filled as far as they are, and the column where the next piece is read."""
+        masked = self._lm.kind == "masked"
+        row, filled, column = [*self._pieces.before], 0, -1
+        for part in shape:
+            if isinstance(part, Gap):
+                for _ in range(part.length):
+                    if filled == step:
+                        column = len(row) if masked else len(row) - 1
+                        if not masked:
+                            return row or [int(self._lm.tokenizer.pad_token_id)], max(0, column)
+                    row.append(ids[filled] if filled < step else int(self._lm.tokenizer.mask_token_id or 0))
+                    filled += 1
+                continue
+            text = answer if part == "answer" else fields[part][:WIDEST]
+            begins = len(row) == len(self._pieces.before)
+            row += self._pieces.start([text])[0] if begins else self._pieces.after(("a",), [f" {text}"])[0]
+        return [*row, *self._pieces.after_row], column
+
+    def _words(self, shape: Shape, ids: Sequence[int]) -> list[str]:
+        """The text of each gap."""
+        found, at = [], 0
+        for part in shape:
+            if isinstance(part, Gap):
+                text = self._lm.tokenizer.decode(list(ids[at : at + part.length]), skip_special_tokens=True)
+                found.append(tidy(text))
+                at += part.length
+        return found
+
+
+def shape_key(shape: Shape) -> list[str | int]:
+    return [part.length if isinstance(part, Gap) else part for part in shape]

@@ -1,0 +1,39 @@
+"""Log-probabilities of every piece at one column of rows of ids: what proposing word by word needs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from foreword.core.shapes import Float, Tensor
+from foreword.methods.stack import batches_of
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoded, collate, prepare
+
+
+@torch.no_grad()
+def piece_logprobs(lm: FrozenLM, rows: Sequence[Sequence[int]], at: Sequence[int]) -> Float[Tensor, "B V"]:
+    """log p(piece) at column `at` of each row (masked), or right after it (causal); special pieces have -inf."""
+    encoded = [
+        Encoded(np.array(ids, np.int64), np.full(len(ids), -1, np.int64), column, None)
+        for ids, column in zip(rows, at, strict=True)
+    ]
+    found: list[Tensor | None] = [None] * len(rows)
+    for chosen in batches_of(encoded, lm.batch_tokens):
+        batch = collate([encoded[i] for i in chosen])
+        inputs, _ = prepare(lm, batch, None, torch.zeros(len(chosen), dtype=torch.long))
+        hidden_BRD = lm.hidden_at(replace(inputs, read_BR=batch.read_BR.to(lm.device)))
+        logits_BV = lm.vocabulary_logits(hidden_BRD[:, 0]).cpu()
+        for index, logit_V in zip(chosen, logits_BV, strict=True):
+            found[index] = logit_V
+    logits_BV = torch.stack([f for f in found if f is not None])
+    special = [i for i in special_ids(lm) if i < logits_BV.shape[1]]
+    logits_BV[:, special] = -torch.inf
+    return logits_BV.log_softmax(-1)
+
+
+def special_ids(lm: FrozenLM) -> list[int]:
+    """Pieces that no words may have."""
+    added = lm.tokenizer.added_tokens_decoder
+    return sorted({*lm.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})

@@ -1,0 +1,103 @@
+"""Template search: words around the answer filled in by a language model, the best template chosen before anything is
+trained (Gao et al. 2021, LM-BFF)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from foreword.core.format import Format
+from foreword.core.template import Template
+from foreword.errors import ConfigError
+from foreword.methods.base import Job, Progress, Searched, SearchMethod
+from foreword.methods.search.answers import answer_of
+from foreword.methods.search.arms import NONE, Pool, Reader, Score
+from foreword.methods.search.choose import identity
+from foreword.methods.search.infill import Filling, Infiller, shapes
+from foreword.methods.search.ledger import Ledger
+from foreword.methods.search.rounds import candidates, described, exhaustive, search
+from foreword.methods.search.split import search_rows
+from foreword.models.base import FrozenLM
+from foreword.models.load import load
+
+
+@dataclass(frozen=True)
+class TemplateSearchConfig:
+    """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
+
+    Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`
+    templates, spread over the shapes, go into the search. `budget`, `score`, `selection_rows` and `exhaustive` are as
+    in ape. The rows of the proposals are not those of the choice.
+    """
+
+    proposer: str = "self"
+    candidates: int = 60
+    longest: int = 4
+    beam: int = 12
+    examples: int = 16
+    budget: int = 2000
+    score: Score = "likelihood"
+    selection_rows: int = 200
+    exhaustive: bool = False
+
+
+class TemplateSearch(SearchMethod):
+    name = "template-search"
+    summary = "words around the answer filled in by a model, ranked by likelihood"
+    source = "Gao et al. 2021"
+    Config = TemplateSearchConfig
+    form = "hard"
+    learns = False
+    answers = ("labels", "options", "text")
+
+    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:
+        config: TemplateSearchConfig = job.config
+        if job.format.template.chat:
+            raise ConfigError("template-search fills in a template of one string, and this one is a list of messages.")
+        if job.format.template.slots:
+            raise ConfigError("A search for words needs a template without {soft:...} slots; remove them.")
+        rows = search_rows(job.task, job.seed, config.examples, config.selection_rows)
+        pool = Pool(lm, lambda text: _with(job.format, text))
+        pool.add_as_written()
+        for filling in self._fillings(lm, job, rows.proposal, ledger):
+            pool.add(_source(filling, lm.kind), "infilled")
+        reader = Reader(lm, job.task, rows.selection, config.score, ledger)
+        reader.told(job.name, config.budget, progress)
+        outcome = search(
+            pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells), block=rows.block
+        )
+        told: dict[str, Any] = {
+            "search": described(pool, reader, rows, outcome, config.score, config.budget),
+            "search_rows": rows.hashes(job.task),
+        }
+        if config.exhaustive:
+            told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
+        told["candidates"] = candidates(pool, outcome)
+        return Searched(NONE, pool.arms[outcome.winner].format, told)
+
+    def _fillings(self, lm: FrozenLM, job: Job, rows: Any, ledger: Ledger) -> list[Filling]:
+        """The likeliest fillings, taking turns over the shapes: sums over gaps of different lengths do not compare."""
+        config: TemplateSearchConfig = job.config
+        proposer = lm if config.proposer == "self" else load(config.proposer)
+        examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]
+        infiller = Infiller(proposer, examples, config.beam, ledger, identity(proposer))
+        ranked = [infiller.fill(shape) for shape in _shapes(job, lm, proposer, config.longest)]
+        found: list[Filling] = []
+        for turn in range(config.beam):
+            found += [some[turn] for some in ranked if turn < len(some)]
+        return found[: config.candidates]
+
+
+def _shapes(job: Job, lm: FrozenLM, proposer: FrozenLM, longest: int) -> list[Any]:
+    """Shapes that the model can read and the proposer can fill: a causal proposer sees nothing behind a gap."""
+    kind = "causal" if "causal" in (lm.kind, proposer.kind) else "masked"
+    return shapes(tuple(job.task.fields), kind, longest)
+
+
+def _source(filling: Filling, kind: str) -> str:
+    source = filling.template(kind).source
+    assert isinstance(source, str), "fillings are one string"
+    return source
+
+
+def _with(form: Format, source: str) -> Format:
+    return form if not source else dataclasses.replace(form, template=Template.parse(source))

@@ -1,0 +1,164 @@
+"""What models write after rows, for answers in text and for reasoning: the sibling of predict.score_rows."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.format import Decoding, Format
+from foreword.core.learnt import Probe, WordCounts, text_start
+from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.errors import ConfigError, ModelError
+from foreword.methods.stack import batches_of, view
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Encoded, collate, prepare, with_common_lead
+from foreword.models.compile import compile_leads
+from foreword.models.decode import Writer
+from foreword.models.encode import Encoder
+from foreword.models.write import Ask, Sample, write
+from foreword.tasks.rows import Row
+
+Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
+OnText = Callable[[int, int, int, Sample], bool]  # artefact, row, sample, text: whether the row needs no more of them
+
+
+def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
+    """The first text that each artefact writes after each of its rows, in order; it may be empty.
+
+    Rows of all artefacts share batches, and what leads the rows of one is read once for all of them.
+
+    Raises: ModelError, ConfigError, DataError as `write_samples` says.
+    """
+    texts = [[""] * len(rows) for _, rows in pairs]
+
+    def keep(artefact: int, row: int, sample: int, found: Sample) -> bool:
+        texts[artefact][row] = found.text
+        return True
+
+    write_samples(lm, pairs, keep, most=1)
+    return texts
+
+
+@torch.no_grad()
+def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int | None = None) -> None:
+    """Hand on as many texts a row as its format asks for (`most` at most) as they end, until a row has enough.
+
+    A row's sample is drawn from the format's seed, the row's text and the sample's number, so that it is the same in
+    any batch.
+
+    Raises: ModelError for a masked model; ConfigError for an artefact without decoding, or whose max_new_tokens leave
+    no room for the row; DataError for a row that is too long and may not be cut.
+    """
+    if not pairs:
+        return
+    if lm is None or any(isinstance(artefact.value, Probe | WordCounts) for artefact, _ in pairs):
+        raise ModelError("Probes and word counts have labels only; they write nothing.")
+    if lm.kind != "causal":
+        raise ModelError(
+            f"{lm.name!r} is a masked model, which cannot write; load it with kind causal or choose another."
+        )
+    prompts = [i for i, (a, _) in enumerate(pairs) if isinstance(a.value, HardPrompt | SoftPrompt | PrefixPrompt)]
+    own = [i for i in range(len(pairs)) if i not in set(prompts)]
+    for group in ([prompts] if prompts else []) + [[i] for i in own]:
+        read, bank = view(lm, [pairs[i][0].value for i in group])
+        asked = [_asks(read, pairs[i], n, most) for n, i in enumerate(group)]
+        flat = [(i, row, ask) for i, asks in zip(group, asked, strict=True) for row, ask in enumerate(asks)]
+        beams = [one for one in flat if one[2].decoding.num_beams > 1]
+        _write_beams(read, bank, beams, on_text)
+        flat = [one for one in flat if one[2].decoding.num_beams == 1]
+
+        def told(number: int, sample: int, found: Sample, flat: Sequence[tuple[int, int, Ask]] = flat) -> bool:
+            return on_text(flat[number][0], flat[number][1], sample, found)
+
+        write(read, [ask for _, _, ask in flat], bank, told)
+
+
+def written_form(form: Format) -> Format:
+    """The format in which rows are put to a model that writes: without label words, which would take room."""
+    return replace(form, labels=(), words=())
+
+
+def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
+    """Rows with room for what is written after them; `extra` positions are left to a prefix.
+
+    Raises: ConfigError where the template and max_new_tokens leave no room; DataError as `encode_rows` says.
+    """
+    if form.decoding is None:
+        raise ConfigError("The artefact does not say how text is written (its format has no decoding); it has labels.")
+    encoder = Encoder.build(lm, written_form(form), extra)
+    room = encoder.room - form.decoding.max_new_tokens
+    if encoder.own > room:
+        raise ConfigError(
+            f"max_new_tokens {form.decoding.max_new_tokens} leaves no room for the row: {lm.name!r} has "
+            f"{encoder.room + extra} positions, of which the prompt and its template take {extra + encoder.own}; ask "
+            "for fewer, or shorten the template."
+        )
+    plain = [replace(row, options=()) for row in rows]
+    return replace(encoder, room=room).encode_rows(plain)
+
+
+def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: int | None) -> list[Ask]:
+    artefact, rows = pair
+    value, decoding = artefact.value, artefact.format.decoding
+    encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
+    assert decoding is not None, "checked while encoding"
+    prefix = value if isinstance(value, PrefixPrompt) else None
+    if prefix is None and len(encoded) > 1:
+        encoded = with_common_lead(encoded)
+    if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
+        own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
+        prefix = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
+        encoded = [e.without_lead() for e in encoded]
+    count = min(decoding.num_return_sequences, most or decoding.num_return_sequences)
+    return [
+        Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)))
+        for e, row in zip(encoded, rows, strict=True)
+    ]
+
+
+def _seed(seed: int, row: Row, sample: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{sample}\n{row.text()}".encode()).digest()[:8], "big") >> 1
+
+
+def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int, Ask]], on_text: OnText) -> None:
+    """Beam search, by the library's own loop, for rows of one decoding at a time."""
+    by_decoding: dict[Decoding, list[tuple[int, int, Ask]]] = {}
+    for one in asked:
+        by_decoding.setdefault(one[2].decoding, []).append(one)
+    for decoding, some in by_decoding.items():
+        budget = max(1, lm.batch_tokens // decoding.num_beams)
+        for batch in batches_of([ask.encoded for _, _, ask in some], budget):
+            chosen = [some[i] for i in batch]
+            asks = [ask for _, _, ask in chosen]
+            own = _with_prefixes(lm, bank, asks)
+            inputs, prefix = prepare(lm, collate([a.encoded for a in asks]), own, torch.arange(len(asks)))
+            ids_XL = lm.generate(
+                inputs, prefix, num_beams=decoding.num_beams, do_sample=False, length_penalty=decoding.length_penalty,
+                max_new_tokens=decoding.max_new_tokens, early_stopping=True,
+            )  # fmt: skip
+            for (artefact, row, ask), ids in zip(chosen, ids_XL.tolist(), strict=True):
+                on_text(artefact, row, 0, _beam_text(lm, ask, ids))
+
+
+def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:
+    """A bank with one prompt a row, in order."""
+    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    made = stack([ask.prefix or nothing for ask in asks], lm.embed, lm.device)
+    if bank is None or bank.soft_TPD is None:
+        return made
+    return replace(made, soft_TPD=bank.soft_TPD[torch.tensor([ask.task for ask in asks], device=lm.device)])
+
+
+def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> Sample:
+    before = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
+    writer, ended = Writer(lm.tokenizer, before, ask.decoding.stop_strings), False
+    count = 0
+    for id in ids:
+        count += 1
+        if id in lm.stops or writer.add(id)[2]:
+            ended = True
+            break
+    writer.end()
+    return Sample(writer.text, count, float("nan"), ended)

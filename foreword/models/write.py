@@ -1,0 +1,247 @@
+"""Rows of a causal model written on, piece by piece, in a batch whose places are taken anew as texts end.
+
+A row is read once for all its samples: its keys and values are computed in one cache and copied to another, where each
+sample goes on by itself. What a sample draws depends on its own seed alone, never on who shares its batch.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+
+from foreword.core.cache import RowCache
+from foreword.core.format import Decoding
+from foreword.core.prompts import Bank, PrefixPrompt
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ModelError
+from foreword.models.base import FrozenLM, Inputs
+from foreword.models.batch import Encoded, collate, prepare
+from foreword.models.decode import Chooser, Sampling, Writer, choose
+from foreword.models.score import is_out_of_memory
+
+PLACES = 64  # texts under way at once, where memory has room for their keys and values
+MEMORY = 2**30  # bytes of keys and values
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """One row to be written on. `encoded` goes on after `prefix`; slots are filled from prompt `task` of the bank.
+
+    Sample s is drawn with the seed `seeds[s]`; greedy decoding draws nothing.
+    """
+
+    encoded: Encoded
+    prefix: PrefixPrompt | None
+    task: int
+    decoding: Decoding
+    seeds: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Sample:
+    """One text: how many pieces it took, the mean of their log-probabilities, and whether it ended by itself."""
+
+    text: str
+    pieces: int
+    mean_logprob: float
+    ended: bool
+
+
+@final
+@dataclass(eq=False)
+class _Trunk:
+    """A row that was read and has samples to begin: its place in the cache of rows, and what comes next."""
+
+    row: int
+    at: int
+    logits_V: Tensor
+    begun: int = 0
+
+
+@final
+@dataclass(eq=False)
+class _Text:
+    row: int
+    sample: int
+    chooser: Chooser
+    writer: Writer
+    pieces: int = 0
+    logprob: float = 0.0
+    last: int = -1
+    stopped: bool | None = None  # whether it ended by itself; None while it goes on
+
+
+OnSample = Callable[[int, int, Sample], bool]  # row, sample, text: whether the row needs no more of them
+
+
+@torch.no_grad()
+def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSample) -> None:
+    """Write every sample of every row, the first samples of rows before their second ones.
+
+    `on_sample` hears of each text as it ends; once it says that a row has enough, nothing more is written of that row.
+
+    Raises: ModelError for a masked model, for logits that are not numbers, or where not even one row fits memory.
+    """
+    if not asks:
+        return
+    places = _places(lm, asks)
+    while True:
+        loop = _Loop(lm, asks, bank, on_sample, places, lm.cache(places), lm.cache(places))
+        try:
+            loop.run()
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or loop.told:
+                raise
+            if places == 1:
+                raise ModelError(
+                    "Out of memory with a single text; use a smaller model or --dtype bfloat16."
+                ) from error
+            places //= 2
+            print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
+
+
+def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
+    longest = max(_length(ask) + ask.decoding.max_new_tokens for ask in asks)
+    dims = lm.dims
+    row = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
+    return max(1, min(PLACES, MEMORY // (row * 2 * longest), sum(len(ask.seeds) for ask in asks)))
+
+
+def _length(ask: Ask) -> int:
+    return len(ask.encoded.ids_S) + (0 if ask.prefix is None else ask.prefix.length)
+
+
+@final
+@dataclass(eq=False)
+class _Loop:
+    lm: FrozenLM
+    asks: Sequence[Ask]
+    bank: Bank | None
+    on_sample: OnSample
+    places: int
+    rows: RowCache  # rows that were read
+    live: RowCache  # texts under way
+    told: bool = False  # whether a text has been handed on, after which nothing can begin again
+    waiting: deque[int] = field(default_factory=deque)
+    enough: set[int] = field(default_factory=set)
+    trunks: deque[_Trunk] = field(default_factory=deque)
+    texts: list[_Text] = field(default_factory=list)
+
+    def run(self) -> None:
+        self.waiting.extend(sorted(range(len(self.asks)), key=lambda r: -_length(self.asks[r])))
+        while self.waiting or self.trunks or self.texts:
+            self._begin()
+            self._step()
+
+    def _begin(self) -> None:
+        """Take free places: the next sample of each row that was read, then new rows."""
+        while len(self.texts) < self.places:
+            few = len(self.trunks) < self.places - len(self.texts) or 2 * len(self.rows) <= self.places
+            if self.waiting and few and len(self.rows) < self.places:
+                self._read()
+            if not self.trunks:
+                return
+            self._start()
+
+    def _read(self) -> None:
+        """Read as many waiting rows as there are places, in one pass."""
+        taken: list[int] = []
+        tokens, free = 0, self.places - len(self.rows)
+        while self.waiting and len(taken) < free:
+            tokens += len(self.asks[self.waiting[0]].encoded.ids_S)
+            if taken and tokens > self.lm.batch_tokens:
+                break
+            taken.append(self.waiting.popleft())
+        asks, first = [self.asks[r] for r in taken], len(self.rows)
+        for ask in asks:
+            self.rows.add(ask.prefix)
+        soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
+        inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
+        logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])
+        # To the front: their first samples come before the second ones of others.
+        fresh = [_Trunk(row, first + n, logits_BV[n]) for n, row in enumerate(taken)]
+        self.trunks.extendleft(reversed(fresh))
+
+    def _start(self) -> None:
+        """Begin one sample of the row whose turn it is."""
+        trunk = self.trunks.popleft()
+        ask = self.asks[trunk.row]
+        if trunk.row not in self.enough:
+            self.live.add_copy(self.rows, trunk.at)
+            ids = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
+            chooser = Chooser.of(Sampling.of(ask.decoding, ask.seeds[trunk.begun]))
+            text = _Text(trunk.row, trunk.begun, chooser, Writer(self.lm.tokenizer, ids, ask.decoding.stop_strings))
+            self.texts.append(text)
+            trunk.begun += 1
+            self._advance([text], trunk.logits_V[None])
+            if trunk.row not in self.enough and trunk.begun < len(ask.seeds):
+                self.trunks.append(trunk)
+                self._leave()
+                return
+        self._forget(trunk)
+        self._leave()
+
+    def _forget(self, trunk: _Trunk) -> None:
+        last = len(self.rows) - 1
+        self.rows.drop(trunk.at)
+        for other in self.trunks:
+            if other.at == last:
+                other.at = trunk.at
+
+    def _step(self) -> None:
+        """One more piece of every text under way."""
+        if not self.texts:
+            return
+        count = len(self.texts)
+        ids_B1 = torch.tensor([[text.last] for text in self.texts], device=self.lm.device)
+        zeros_B1 = torch.zeros(count, 1, dtype=torch.long, device=self.lm.device)
+        inputs = Inputs(self.lm.embed(ids_B1), torch.ones_like(zeros_B1, dtype=torch.bool), zeros_B1, zeros_B1)
+        self._advance([*self.texts], self._logits(inputs, self.live, 0, [1] * count))
+        self._leave()
+
+    def _logits(self, inputs: Inputs, cache: RowCache, first: int, added: list[int]) -> Float[Tensor, "B V"]:
+        hidden_BRD = self.lm.hidden_at(inputs, cached=cache.next(first, added))
+        logits_BV = self.lm.vocabulary_logits(hidden_BRD[:, 0])
+        if not bool(logits_BV.isfinite().all()):
+            raise ModelError(f"{self.lm.name} gave logits that are not numbers; use another --dtype.")
+        return logits_BV
+
+    def _advance(self, texts: Sequence[_Text], logits_BV: Float[Tensor, "B V"]) -> None:
+        """Choose each text's next piece, and hand on the texts that end with it."""
+        chosen_B = choose(logits_BV, [text.chooser for text in texts])
+        at_B1 = chosen_B[:, None]
+        logprob_B = (logits_BV.gather(1, at_B1)[:, 0] - logits_BV.logsumexp(-1)).tolist()
+        for text, id, logprob in zip(texts, chosen_B.tolist(), logprob_B, strict=True):
+            if text.row in self.enough:
+                continue
+            text.pieces += 1
+            text.logprob += logprob
+            text.last = int(id)
+            if text.last in self.lm.stops:
+                text.stopped = True
+            elif text.writer.add(text.last)[2]:
+                text.stopped = True
+            elif text.pieces >= text.chooser.sampling.max_tokens:
+                text.stopped = False
+            if text.stopped is None:
+                continue
+            text.writer.end()
+            self.told = True
+            sample = Sample(text.writer.text, text.pieces, text.logprob / text.pieces, text.stopped)
+            if self.on_sample(text.row, text.sample, sample):
+                self.enough.add(text.row)
+
+    def _leave(self) -> None:
+        """Texts that ended, and those of rows that have enough, give their places away."""
+        for index in reversed(range(len(self.texts))):
+            text = self.texts[index]
+            if text.stopped is not None or text.row in self.enough:
+                self.live.drop(index)
+                self.texts[index] = self.texts[-1]
+                self.texts.pop()
