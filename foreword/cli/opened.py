@@ -24,12 +24,11 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     Raises: ArtefactError, ModelError.
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.train import find_method
     from foreword.methods.use import Prompted
     from foreword.models.fits import check, suited
 
     artefact = Artefact.load(folder)
-    if not find_method(artefact.method).uses_lm:
+    if artefact.form == "word-counts":
         return Prompted(None, artefact)
     # Words are read by any model, as whatever kind that one is.
     own = model is not None and artefact.any_model
@@ -42,13 +41,13 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
-    from foreword.core.learnt import text_start
-    from foreword.methods.predict import encode_rows
+    from foreword.methods.predict import encode_value
     from foreword.models.encode import count_cut
 
     artefact = opened.artefact
     if opened.lm is None:
         return
-    cut, tokens = count_cut(encode_rows(opened.lm, artefact.format, rows, text_start(artefact.value)))
+    encoded = encode_value(opened.lm, artefact.value, artefact.format, rows)
+    cut, tokens = count_cut(encoded)
     if cut:
-        note(f"{cut} of {len(rows)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")
+        note(f"{cut} of {len(encoded)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")

@@ -1,9 +1,11 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.core.template import Template
+from foreword.errors import ConfigError
 
 Truncate = Literal["tail", "head", "middle", "error"]
 
@@ -16,6 +18,10 @@ class Format:
     brings its own options. `soft_first` puts leading slots before [CLS] or BOS instead of after it. `max_length`
     limits a row in tokens, prompt included; None means the model's context. `pieces` says how a masked model scores a
     word of several pieces: the mean of the masks' log-probabilities, or their sum.
+
+    Calibration is part of the format: `shift` is added to the labels' log-scores (empty: nothing is), which are then
+    divided by `temperature`; `calibration` names the rule that they came from. Where rows bring their own options there
+    is no shift per label: the scores of the same options after `premise` are taken off instead.
     """
 
     template: Template
@@ -25,9 +31,28 @@ class Format:
     soft_first: bool = False
     max_length: int | None = None
     pieces: Literal["mean", "sum"] = "mean"
+    shift: tuple[float, ...] = ()
+    temperature: float = 1.0
+    calibration: str = "none"
+    premise: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift and (len(self.shift) != len(self.labels) or not all(map(math.isfinite, self.shift))):
+            raise ConfigError(
+                f"The calibration has {len(self.shift)} numbers for {len(self.labels)} labels; each label needs one "
+                "finite number."
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"The temperature is {self.temperature!r}; it must be a finite number above 0.")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are changed after they were read."""
+        return bool(self.shift) or self.temperature != 1.0 or self.premise is not None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        """What `from_json` reads back. Calibration stands there only where there is one, as in older records."""
+        plain = {
             "template": self.template.source,
             "labels": list(self.labels),
             "words": [list(w) for w in self.words],
@@ -36,6 +61,13 @@ class Format:
             "max_length": self.max_length,
             "pieces": self.pieces,
         }
+        added = {
+            "shift": list(self.shift),
+            "temperature": self.temperature,
+            "calibration": self.calibration,
+            "premise": self.premise,
+        }
+        return plain | (added if self.calibrated or self.calibration != "none" else {})
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Format":
@@ -47,4 +79,8 @@ class Format:
             soft_first=data["soft_first"],
             max_length=data["max_length"],
             pieces=data["pieces"],
+            shift=tuple(map(float, data.get("shift", ()))),
+            temperature=float(data.get("temperature", 1.0)),
+            calibration=str(data.get("calibration", "none")),
+            premise=data.get("premise"),
         )

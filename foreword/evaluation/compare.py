@@ -17,7 +17,7 @@ from foreword.evaluation.run import Score, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.summary import Line, summarise
 from foreword.methods.base import Job, Method, Progress
-from foreword.methods.train import Outcome
+from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task
 
@@ -135,7 +135,7 @@ def compare(
 
 
 def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:
-    return Job(task, form, method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
+    return Job(task, fitting(method, form), method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
 
 
 def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:

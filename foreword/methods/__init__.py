@@ -2,6 +2,8 @@
 
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
+from foreword.methods.few_shot import FewShot
+from foreword.methods.few_shot_knn import FewShotKnn
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
@@ -14,6 +16,8 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Manual(),
+        FewShot(),
+        FewShotKnn(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

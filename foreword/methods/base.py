@@ -43,8 +43,17 @@ class GradientConfig:
 
 
 @dataclass(frozen=True)
-class NoConfig:
-    """A method without options."""
+class HardConfig:
+    """What every method whose prompt is words shares: how the scores are calibrated afterwards (`methods.calibrate`).
+
+    "auto" chooses among the rules, "none" included, on development rows; `temperature` is fitted on them too.
+    `content_free` texts have | between them; `premise` stands for the domain (None: the template without its fields).
+    """
+
+    calibrate: Literal["none", "contextual", "pmi", "batch", "auto"] = "none"
+    temperature: bool = False
+    content_free: str = "N/A||[MASK]"
+    premise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,12 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
+    retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
+
+
+Notes = dict[str, Any]
+Found = tuple[Learnt, Format, int] | tuple[Learnt, Format, int, Notes]
 
 
 class GradientMethod(Method):
@@ -112,8 +127,11 @@ class DirectMethod(Method):
     gradient = False
 
     @abstractmethod
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Learnt, Format, int]:
-        """What was learnt, the format to use it in, and how many numbers were trained."""
+    def learn(self, lm: FrozenLM, job: Job) -> Found:
+        """What was learnt, the format to use it in, how many numbers were trained, and what else the record tells.
+
+        Scores of words are calibrated afterwards, where the method's config is a `HardConfig`.
+        """
 
 
 PEFT_NAMES = {
@@ -170,7 +188,7 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "demos": 1, "candidates": 2, "sets": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
@@ -200,6 +218,10 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         if name in ABOVE_ZERO and value is not None and not 0 < value <= HIGHEST:
             raise ConfigError(
                 f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
+            )
+        if name == "uncut" and not 0 < value <= 1:
+            raise ConfigError(
+                f"{method.name}: option uncut={given!r} is out of range; it is a share above 0, at most 1."
             )
         values[name] = value
     return method.Config(**values)

@@ -16,10 +16,12 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, configure
+from foreword.methods.base import DirectMethod, GradientMethod, HardConfig, Job, Method, Progress, configure
+from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
+from foreword.methods.features import encode_rows
 from foreword.methods.loop import Rows, Run, fit
-from foreword.methods.predict import encode_rows, score_rows
+from foreword.methods.predict import score_rows
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
@@ -67,15 +69,21 @@ def make_job(
 
     Raises: ConfigError for an unknown method or option.
     """
-    config = configure(find_method(method), options or {})
+    found = find_method(method)
+    config = configure(found, options or {})
     return Job(
         task,
-        form or task.format(lm.kind, chat=lm.instructed),
+        fitting(found, form or task.format(lm.kind, chat=lm.instructed)),
         method,
         config,
         seed,
         f"{task.name}/{method}/seed {seed}",
     )
+
+
+def fitting(method: Method, form: Format) -> Format:
+    """The format without its place for demonstrations, for a method that shows none."""
+    return form if method.demonstrates else dataclasses.replace(form, template=form.template.without_demos())
 
 
 def train_many(
@@ -150,12 +158,20 @@ def train(
 
 def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
     began = time.perf_counter()
-    value, form, numbers = method.learn(lm, job)
+    value, form, numbers, *notes = method.learn(lm, job)
+    score = None
+    if isinstance(job.config, HardConfig):
+        found = calibrate(lm, job.task, job.config, job.format, value, form)
+        value, form, score = found.value, found.format, found.development
+        notes.append(found.notes)
     seconds = time.perf_counter() - began
     artefact = make_artefact(lm, job, value, form, numbers)
-    if job.task.validation:
-        score = score_rows(lm, [(artefact, job.task.validation)])[0]
-        artefact = artefact.with_metrics(validation=_measure(score, [_label(r) for r in job.task.validation]))
+    for told in notes:
+        artefact = artefact.with_metrics(**told)
+    held = job.task.validation
+    if held and any(row.label is not None for row in held):
+        score = score_rows(lm, [(artefact, held)])[0] if score is None else score
+        artefact = artefact.with_metrics(validation=_measure(score, [_label(r) for r in held]))
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
 
 

@@ -48,12 +48,14 @@ class Plan:
     """The label words of a row as pieces. Rows with the same labels share one plan, and its layouts are made once.
 
     `single` says that every word of every label is one piece: then logits rank labels as log-probabilities do, and no
-    sum over the vocabulary is needed.
+    sum over the vocabulary is needed. `shift` is added to the labels' log-scores, which `temperature` then divides.
     """
 
     kind: Kind
     words: Words
     mean: bool = True
+    shift: tuple[float, ...] = ()
+    temperature: float = 1.0
 
     @cached_property
     def single(self) -> bool:

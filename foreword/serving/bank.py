@@ -71,7 +71,7 @@ class Recent(Generic[K, V]):
 class Entry:
     """A prompt in memory, ready to encode rows: labels for classification, and no labels for text that goes on.
 
-    `lead` columns at the front of every row are the same, and their keys and values are compiled; 0 where none are.
+    `lead` columns at the front of rows are the same, and their keys and values are compiled; 0 where none are.
     """
 
     version: Version
@@ -80,6 +80,10 @@ class Entry:
     labels: Encoder
     plain: Encoder
     lead: int
+
+    def led(self, row: Encoded) -> Encoded:
+        """The row as it is read: after the compiled columns, or whole, where its own text has changed them."""
+        return replace(row, lead=self.lead if row.shared == self.lead else 0)
 
 
 @final
@@ -222,9 +226,9 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
     extra = text_start(value)
     labels = encoder(artefact.format, extra)
     plain = encoder(replace(artefact.format, labels=(), words=()), extra)
-    assert plain.row.lead == labels.row.lead, "label words come after the last field"
+    assert plain.shared == labels.shared, "label words come after the last field"
     leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
-    return Entry(version, artefact, value, labels, plain, labels.row.lead if leads else 0)
+    return Entry(version, artefact, value, labels, plain, labels.shared if leads else 0)
 
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:

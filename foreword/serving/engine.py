@@ -237,7 +237,7 @@ class Engine:
                 rows = [_row(entry, asked[i], labelled=True) for i in indices]
                 for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
                     names = row.options or entry.artefact.format.labels
-                    jobs[index] = Labelling(whole, index, entry, encoded, names)
+                    jobs[index] = Labelling(whole, index, entry, entry.led(encoded), names)
         except Exception as error:
             _fail(result, error)
             return
@@ -260,7 +260,7 @@ class Engine:
                 )
             [encoded] = replace(encoder, room=room).encode_rows([row])
             tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
-            writing.entry, writing.row = entry, encoded
+            writing.entry, writing.row = entry, encoded if entry is None else entry.led(encoded)
             writing.chooser = Chooser.of(writing.sampling)
             writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
         except Exception as error:
