@@ -13,7 +13,7 @@ from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import Score, make_cells, make_desk
+from foreword.evaluation.run import Score, ScoreCache, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.summary import Line, summarise
 from foreword.methods.base import Job, Method, Progress
@@ -53,11 +53,11 @@ class How:
 
 @dataclass(frozen=True)
 class Tools:
-    """The methods, what trains them and what reads artefacts."""
+    """The methods, what trains them and what reads artefacts; a cache is shared by the comparisons that are given it."""
 
     methods: Mapping[str, Method]
     train_many: Callable[..., list[Outcome]]
-    score: Score
+    score: Score | ScoreCache
 
     @staticmethod
     def own() -> "Tools":

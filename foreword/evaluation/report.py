@@ -30,6 +30,9 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             f"{100 * line.development.get('accuracy', float('nan')):.1f}" for line in lines
         ]
         columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+    for name, cells in (("demonstrations", "shown"), ("calibration", "calibration")):
+        if any(getattr(line, cells) for line in lines):
+            columns[name] = [getattr(line, cells) for line in lines]
     columns["numbers"] = [f"{line.numbers_trained:,}" for line in lines]
     columns["bytes"] = [f"{line.bytes_stored:,}" for line in lines]
     columns["seconds"] = ["" if line.train_seconds is None else f"{line.train_seconds:.1f}" for line in lines]

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,16 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from foreword.core.artefact import Artefact, made_of
+from foreword.core.prompts import HardPrompt
 from foreword.errors import ArtefactError, DataError
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval, resample
-from foreword.methods.base import Job
+from foreword.methods.base import HardConfig, Job
 from foreword.methods.train import Trained
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import all_metrics, log_probabilities
 from foreword.tasks.rows import Row
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
+CALIBRATION = frozenset(f.name for f in fields(HardConfig))
+DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll")
 Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label
 
 
@@ -62,19 +65,29 @@ def score_rows(lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], score: Sco
 
 
 class ScoreCache:
-    """Scores of artefacts that training left alone: a hand-written prompt reads the same rows once, not once a seed."""
+    """Scores of artefacts that training left alone: a hand-written prompt reads the same rows once, not once a seed.
+
+    The same words calibrated by another rule are not read again either: their log-probabilities are shifted.
+    """
 
     def __init__(self, score: Score) -> None:
         self._score = score
         self._found: dict[str, Scored] = {}
 
     def score(self, lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], rows_hash: str) -> Scored:
-        if artefact.numbers_trained:
+        if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or artefact.format.premise is not None:
             return score_rows(lm, artefact, rows, self._score)
-        key = json.dumps([artefact.method, artefact.config, artefact.format.to_json(), artefact.fingerprint, rows_hash])
+        form = artefact.format
+        bare = replace(form, shift=(), temperature=1.0, calibration="none")
+        config = {name: value for name, value in artefact.config.items() if name not in CALIBRATION}
+        key = json.dumps([artefact.method, config, bare.to_json(), artefact.fingerprint, lm.kind, rows_hash])
         if key not in self._found:
-            self._found[key] = score_rows(lm, artefact, rows, self._score)
-        return self._found[key]
+            self._found[key] = score_rows(lm, replace(artefact, format=bare), rows, self._score)
+        found = self._found[key]
+        if not form.calibrated:
+            return found
+        shifted_RC = found.logprob_RC + np.array(form.shift or [0.0])
+        return replace(found, logprob_RC=log_probabilities(shifted_RC / form.temperature))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +109,20 @@ class Desk:
     keep_bytes: int | None
 
 
-def make_desk(lm: FrozenLM, store: Store, score: Score, *, allowed: int, test: bool, keep_bytes: int | None) -> Desk:
-    """A desk for this model over this folder."""
+def make_desk(
+    lm: FrozenLM,
+    store: Store,
+    score: Score | ScoreCache,
+    *,
+    allowed: int,
+    test: bool,
+    keep_bytes: int | None,
+) -> Desk:
+    """A desk for this model over this folder; a cache that is given keeps what it holds."""
     return Desk(
         lm=lm,
         store=store,
-        cache=ScoreCache(score),
+        cache=score if isinstance(score, ScoreCache) else ScoreCache(score),
         fingerprint=asdict(lm.fingerprint()),
         model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
         environment=environment(lm),
@@ -238,6 +259,7 @@ def _record(
         artefact=artefact,
         environment=desk.environment,
         timing=timing,
+        details={name: made.metrics[name] for name in DETAILS if name in made.metrics},
     )
 
 

@@ -46,6 +46,8 @@ class Line:
     bytes_stored: int
     train_seconds: float | None
     examples_per_second: float | None
+    shown: str = ""
+    calibration: str = ""
 
     @property
     def question(self) -> tuple[Any, ...]:
@@ -115,7 +117,26 @@ def _line(
         bytes_stored=max(r.bytes_stored for r in records),
         train_seconds=_mean([r.timing.train_seconds for r in records if r.timing]),
         examples_per_second=_mean([r.timing.examples_per_second for r in records if r.timing]),
+        shown=_shown(records),
+        calibration=_calibration(records),
     )
+
+
+def _shown(records: Sequence[Record]) -> str:
+    told = [r.details["demonstrations"] for r in records if "demonstrations" in r.details]
+    if not told:
+        return ""
+    low, high = min(t["shown"] for t in told), max(t["shown"] for t in told)
+    asked = max(t["asked"] for t in told)
+    return f"{low:g} of {asked}" if low == high else f"{low:g} to {high:g} of {asked}"
+
+
+def _calibration(records: Sequence[Record]) -> str:
+    """The rule; where it was chosen, which and how often."""
+    rules = Counter(r.details["calibration"]["rule"] for r in records if "calibration" in r.details)
+    if len(rules) == 1:
+        return next(iter(rules))
+    return ", ".join(f"{rule} ({times})" for rule, times in rules.most_common())
 
 
 def _chosen(records: Sequence[Record]) -> tuple[tuple[str, int], ...]:
