@@ -171,7 +171,9 @@ def answers(lines: Sequence[Line], task: str) -> list[str]:
     for base, what in zip(AGAINST, ("the hand-written words", "demonstrations, calibrated by choice"), strict=True):
         for name in LEARNT:
             gaps: dict[int, Interval] = {
-                k: line.versus[base] for (t, k, n), line in found.items() if (t, n) == (task, name) and base in line.versus
+                k: line.versus[base]
+                for (t, k, n), line in found.items()
+                if (t, n) == (task, name) and base in line.versus
             }
             above = sorted(k for k, gap in gaps.items() if gap.low > 0)
             below = sorted(k for k, gap in gaps.items() if gap.high < 0)
@@ -189,7 +191,9 @@ def _and(numbers: Sequence[int]) -> str:
 
 def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
     tasks = list(dict.fromkeys(line.task for line in lines))
-    machines = sorted({f"{r.environment['machine']}, {r.environment['dtype']}" for r in Store.open(given.out).records()})
+    machines = sorted(
+        {f"{r.environment['machine']}, {r.environment['dtype']}" for r in Store.open(given.out).records()}
+    )
     hashes = {r.task: r.hashes["test"][:12] for r in Store.open(given.out).records()}
     rows = {line.task: line.test_rows for line in lines}
     schedule = ", ".join(f"{key}={value}" for key, value in SCHEDULE.items())

@@ -8,7 +8,7 @@ import click
 from foreword.cli.choices import DataChoice, ModelChoice, data_options, model_options
 from foreword.cli.console import note, print_json, table
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import model_override, open_artefact, other_weights, tell_cuts
+from foreword.cli.opened import model_override, open_artefact, other_weights, tell_cuts, tell_shown
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def evaluate(
     moved = f", read by {opened.lm.name}; made for {made}" if opened.lm and opened.lm.name != made else ""
     note(f"{len(rows)} {split} rows of {task.name}{moved}")
     tell_cuts(opened, rows)
+    tell_shown(opened, rows)
 
 
 def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[list[Row], Task]":

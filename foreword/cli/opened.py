@@ -51,3 +51,16 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     cut, tokens = count_cut(encoded)
     if cut:
         note(f"{cut} of {len(encoded)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")
+
+
+def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
+    """One line on stderr where rows to be measured stand in the prompt with their answers."""
+    from foreword.core.learnt import Ensemble
+    from foreword.core.template import Literal
+
+    value = opened.artefact.value
+    forms = [m.format for m in value.members] if isinstance(value, Ensemble) else [opened.artefact.format]
+    texts = {p.text for form in forms for p in form.template.parts if isinstance(p, Literal) and p.data}
+    shown = sum(all(text in texts for text in row.fields.values()) for row in rows)
+    if shown:
+        note(f"{shown} of {len(rows)} rows are demonstrations of this prompt, which has their answers")

@@ -75,7 +75,11 @@ class ScoreCache:
         self._found: dict[str, Scored] = {}
 
     def score(self, lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], rows_hash: str) -> Scored:
-        if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or artefact.format.premise is not None:
+        if (
+            artefact.numbers_trained
+            or not isinstance(artefact.value, HardPrompt)
+            or artefact.format.premise is not None
+        ):
             return score_rows(lm, artefact, rows, self._score)
         form = artefact.format
         bare = replace(form, shift=(), temperature=1.0, calibration="none")

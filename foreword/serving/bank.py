@@ -14,7 +14,7 @@ import torch
 
 from foreword.core.artefact import RECORD, TENSORS, Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, text_start
+from foreword.core.learnt import Ensemble, Learnt, Neighbours, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
@@ -152,6 +152,12 @@ class PromptBank:
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
+        if isinstance(artefact.value, Ensemble | Neighbours) or artefact.format.premise is not None:
+            what = "each row's options are read a second time" if artefact.format.premise is not None else artefact.form
+            raise ArtefactError(
+                f"{name} takes more than one prompt before a row ({what}), which is not served; serve one of its "
+                "members, or use it with `foreword predict`."
+            )
         if not isinstance(artefact.value, PROMPTS):
             raise ArtefactError(
                 f"{name} is of the form {artefact.form}; served are words, soft prompts and prefixes, which share one "
