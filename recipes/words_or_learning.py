@@ -1,8 +1,8 @@
-"""At how many labels does learning beat words? Demonstrations and calibration beside learnt prompts, same labels, same rows.
+"""At how many labels does learning beat words? Demonstrations and calibration beside learnt prompts, the same labels.
 
-Expect the hand-written words of this small model to be hard to beat with 4 labels and prefixes to beat them with 16.
+Expect prefix-tuning to be shown above words from 16 labels a class on, and demonstrations not to help a model this small.
 
-    python recipes/words_or_learning.py --data ../shared/data     every cell that is missing, then the page and the picture
+    python recipes/words_or_learning.py --data ../shared/data     every cell that is missing, then page and picture
     python recipes/words_or_learning.py --list                    the cells: task/labels/variant
     python recipes/words_or_learning.py --only 'sst2/16/*'        some of them
     python recipes/words_or_learning.py --quick                   a tiny model and embedded rows: whether it works
@@ -68,8 +68,8 @@ class Cell:
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
-    """All cells, those of fewer minutes first within a number of labels. Demonstrations of 32 labels a class fit nowhere
-    in this model's context, so there only what learns is run."""
+    """All cells, a number of labels after the other. Demonstrations of 32 labels a class fit nowhere in this model's
+    context, so there only what learns is run."""
     found = []
     for shots in given.shots:
         variants = ZERO if not shots else {**(WORDS | NEAR if shots < 32 else {}), **LEARNT}

@@ -51,7 +51,8 @@ def cli() -> None:
 
 
 for command in (
-    demo, compare, train, retrain, ensemble, evaluate, predict, serve, keys, show, export, import_, methods, models, tasks,
+    demo, compare, train, retrain, ensemble, evaluate, predict, serve, keys, show, export, import_, methods, models,
+    tasks,
 ):  # fmt: skip
     cli.add_command(command)
 

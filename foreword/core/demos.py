@@ -18,7 +18,7 @@ class Example:
 
 
 def with_demos(template: Template, examples: Sequence[Example], separator: str) -> Template:
-    """The template with demonstrations in its `{demos}`, or at its front where it has none; in a chat, as earlier turns.
+    """The template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
 
     A demonstration is what the template has on the answer's side of `{demos}`, filled with an example, so that an
     instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one.
@@ -42,8 +42,8 @@ def _plain(template: Template, examples: Sequence[Example], separator: str) -> T
     body, rest = (after, before) if first else (before, after)
     if any(isinstance(p, Field) for p in rest):
         raise ConfigError(
-            f"The template {template.source!r} has fields on both sides of {{demos}}; put {{demos}} before or after all "
-            "fields and the answer."
+            f"The template {template.source!r} has fields on both sides of {{demos}}; put {{demos}} before or after "
+            "all fields and the answer."
         )
     gap = Literal(separator)
     shown: list[Part] = []

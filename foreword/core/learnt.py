@@ -1,4 +1,4 @@
-"""What is learnt besides prompts: weights, low-rank updates, probes, word counts, pools of examples, ensembles. Values."""
+"""What is learnt besides prompts: weights, low-rank updates, probes, word counts, pools of examples, ensembles."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -5,20 +5,23 @@ development rows, and only then reads the test rows. So the spread between seeds
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import Score, ScoreCache, make_cells, make_desk
+from foreword.evaluation.run import Desk, Score, ScoreCache, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
 from foreword.methods.base import Job, Method, Progress
 from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
+from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 Model = FrozenLM | str | Callable[[], FrozenLM]
@@ -41,7 +44,8 @@ class How:
 
     `allowed` grid points a method (None: as many as the largest grid has). `test=False` stops at the development rows.
     Artefacts above `keep_bytes` are not kept (None: all are). At most `stack` runs train as one (None: no limit).
-    `form` puts a task to a model; by default it is the task's own format for the model's kind.
+    `form` puts a task to a model; by default it is the task's own format for the model's kind. With `sensitivity`,
+    methods that are words are also measured in the task's ten paraphrased templates, on the same test rows.
     """
 
     allowed: int | None = None
@@ -49,11 +53,12 @@ class How:
     keep_bytes: int | None = 32 << 20
     stack: int | None = None
     form: Callable[[FrozenLM, Task], Format] | None = None
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The methods, what trains them and what reads artefacts; a cache is shared by the comparisons that are given it."""
+    """The methods, what trains them and what reads artefacts; comparisons that are given one cache share it."""
 
     methods: Mapping[str, Method]
     train_many: Callable[..., list[Outcome]]
@@ -125,13 +130,26 @@ def compare(
                 if on_stage:
                     on_stage(Stage(model, task.name, name, done, total))
 
-            plan = Schedule(desk, method, tools.train_many, how.stack, progress, tell, found, failures)
+            own = replace(desk, templates=_templates(desk, tools, how, method))
+            plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
             cells = {
                 seed: make_cells(desk, [_job(t, forms[seed], method, c, seed) for c in grids[method.name]], shots)
                 for seed, t in tasks.items()
             }
             records += run_method(plan, cells)
     return Comparison(tuple(summarise(records, store.predictions)), tuple(records), tuple(failures), store.folder)
+
+
+def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[Job], dict[str, Any]] | None:
+    """What measures a method of words in other templates; None where that is not asked for or makes no sense."""
+    if not (how.sensitivity and how.test and method.retemplates):
+        return None
+
+    def accuracy(artefact: Artefact, rows: Sequence[Row]) -> float:
+        scored = desk.cache.score(desk.lm, artefact, rows, artefact.hashes["test"])
+        return scored.metrics(closed=False)["accuracy"]
+
+    return lambda job: over_templates(desk.lm, job, tools.train_many, accuracy)
 
 
 def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:

@@ -43,8 +43,8 @@ class Record:
     `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
     label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
     the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
-    comparison's folder. `details` is what the method tells of its words: how many demonstrations, which calibration, and
-    what other templates would have given.
+    comparison's folder. `details` is what the method tells of its words: how many demonstrations, which calibration,
+    and what other templates would have given.
     """
 
     id: str

@@ -99,7 +99,7 @@ class Desk:
     """The model whose runs are measured, and the folder they are recorded in.
 
     `allowed` grid points a method may try; artefacts above `keep_bytes` are not kept; without `test` no test row is
-    read.
+    read. `templates` measures a method that is words in other templates too, where that is asked for.
     """
 
     lm: FrozenLM
@@ -111,6 +111,7 @@ class Desk:
     allowed: int
     test: bool
     keep_bytes: int | None
+    templates: Callable[[Job], dict[str, Any]] | None = None
 
 
 def make_desk(
@@ -196,6 +197,8 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **metrics, **bounds}))
     timing = Timing(trained.seconds, together, scored.examples_per_second)
     record = _record(desk, cell, trained, timing, role="result", metrics=metrics, artefact=kept)
+    if desk.templates:
+        record = replace(record, details=record.details | {"templates": desk.templates(cell.job)})
     return desk.store.add(record, scored.logprob_RC, scored.label_R)
 
 

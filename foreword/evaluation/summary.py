@@ -23,7 +23,9 @@ class Line:
 
     `versus` maps a baseline to the accuracy's difference from it, on the same rows and seeds. `chosen` are grid points
     with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
-    are of training, a share where runs trained together; examples per second are test rows scored.
+    are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
+    many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
+    `templates` are the worst, median and best accuracy over paraphrased templates, means over seeds.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Line:
     examples_per_second: float | None
     shown: str = ""
     calibration: str = ""
+    templates: tuple[float, float, float] | None = None
 
     @property
     def question(self) -> tuple[Any, ...]:
@@ -119,7 +122,16 @@ def _line(
         examples_per_second=_mean([r.timing.examples_per_second for r in records if r.timing]),
         shown=_shown(records),
         calibration=_calibration(records),
+        templates=_templates(records),
     )
+
+
+def _templates(records: Sequence[Record]) -> tuple[float, float, float] | None:
+    told = [r.details["templates"] for r in records if r.details.get("templates")]
+    if not told:
+        return None
+    worst, median, best = (float(np.mean([t[name] for t in told])) for name in ("worst", "median", "best"))
+    return worst, median, best
 
 
 def _shown(records: Sequence[Record]) -> str:

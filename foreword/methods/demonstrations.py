@@ -77,8 +77,8 @@ def longest_rows(lm: FrozenLM, form: Format, task: Task, uncut: float) -> list[R
     if length[longest].max() > room:
         raise ConfigError(
             f"The longest row takes {length[longest].max()} tokens and there is room for {room}, so no demonstration "
-            f"fits beside it; let the longest rows be cut with -o uncut=0.95, say (at present {uncut:g} of all rows stay "
-            "whole), or shorten them."
+            f"fits beside it; let the longest rows be cut with -o uncut=0.95, say (at present {uncut:g} of all rows "
+            "stay whole), or shorten them."
         )
     return [rows[i] for i in longest]
 

@@ -28,16 +28,16 @@ def ensemble(artefacts: Mapping[str, Artefact], rule: Rule = "mean") -> Artefact
         _check(names[0], first, name, artefacts[name])
         members += _members(name, artefacts[name])
     bound = [a for a in artefacts.values() if not a.any_model] or [first]
-    for other in bound[1:]:
-        differs = [
-            level for level in ("tokenizer", "shape", "weights") if _level(other, level) != _level(bound[0], level)
-        ]
-        if differs or other.model.get("kind") != bound[0].model.get("kind"):
-            raise ArtefactError(
-                f"{other.model.get('name')!r} and {bound[0].model.get('name')!r} differ in {', '.join(differs) or 'kind'}; "
-                "the members of an ensemble are read by one model."
-            )
     one = bound[0]
+    for other in bound[1:]:
+        levels = ("tokenizer", "shape", "weights")
+        differs = [level for level in levels if other.fingerprint.get(level) != one.fingerprint.get(level)]
+        if differs or other.model.get("kind") != one.model.get("kind"):
+            mine, theirs = one.model.get("name"), other.model.get("name")
+            raise ArtefactError(
+                f"The models {theirs!r} and {mine!r} differ in their {', '.join(differs) or 'kind'}; the members of an "
+                "ensemble are read by one model."
+            )
     plain = replace(first.format, shift=(), temperature=1.0, calibration="none", premise=None)
     return Artefact(
         value=Ensemble(tuple(members), rule),
@@ -60,8 +60,8 @@ def _members(name: str, artefact: Artefact) -> Sequence[Member]:
         return value.members
     if not isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
         raise ArtefactError(
-            f"{name} is of the form {artefact.form}; an ensemble holds words, soft prompts and prefixes, which share one "
-            "frozen model."
+            f"{name} is of the form {artefact.form}; an ensemble holds words, soft prompts and prefixes, which share "
+            "one frozen model."
         )
     return [Member(value, artefact.format)]
 
@@ -76,10 +76,6 @@ def _check(first_name: str, first: Artefact, name: str, other: Artefact) -> None
                 f"{name} has the {what} {', '.join(theirs) or 'of each row'} and {first_name} has "
                 f"{', '.join(mine) or 'those of each row'}; the members of an ensemble answer the same question."
             )
-
-
-def _level(artefact: Artefact, level: str) -> str | None:
-    return artefact.fingerprint.get(level)
 
 
 def _shared(hashes: Sequence[Mapping[str, str]]) -> dict[str, str]:

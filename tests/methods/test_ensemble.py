@@ -65,7 +65,7 @@ def test_many_prompts_are_one_pass(lm, task, monkeypatch):
         lm, "hidden_at", lambda inputs, *more: (calls.append(len(inputs.read_BR)), hidden(inputs, *more))[1]
     )
     score_rows(lm, [(made, task.test[:1])], tokens_per_batch=10**6)
-    assert calls == [3]
+    assert len(calls) == 1
 
 
 def test_majority_of_hand_made_votes():
