@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from foreword.evaluation.retrain import retrain
     from foreword.evaluation.tasks import train_tasks
     from foreword.methods import METHODS
+    from foreword.methods.ensemble import ensemble
     from foreword.methods.use import open_artefact, train
     from foreword.models.load import load, wrap
     from foreword.tasks.task import Task
@@ -29,6 +30,7 @@ _HOMES = {
     "Task": "foreword.tasks.task",
     "Template": "foreword.core.template",
     "compare": "foreword.evaluation.compare",
+    "ensemble": "foreword.methods.ensemble",
     "load": "foreword.models.load",
     "open_artefact": "foreword.methods.use",
     "retrain": "foreword.evaluation.retrain",
@@ -48,6 +50,7 @@ __all__ = [
     "Task",
     "Template",
     "compare",
+    "ensemble",
     "load",
     "open_artefact",
     "retrain",

@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 )
 @click.option("--stack", type=click.IntRange(min=1), metavar="N", help="Runs trained as one batch; default: all.")
 @click.option("--resume", is_flag=True, help="Accepted for the habit: a comparison always goes on where it was.")
+@click.option(
+    "--sensitivity/--no-sensitivity",
+    default=True,
+    show_default=True,
+    help="Measure methods that are words in ten other templates too: ten more evaluations each.",
+)
 @click.option("--no-test", is_flag=True, help="Stop at the development rows, for tuning.")
 @shots_option
 @option_pairs
@@ -67,6 +73,7 @@ def compare(
     allowed: int | None,
     stack: int | None,
     resume: bool,
+    sensitivity: bool,
     no_test: bool,
     shots: int | None,
     given: tuple[str, ...],
@@ -93,7 +100,20 @@ def compare(
     numbers = parse_seeds(seeds)
     task = which.read(data)
     loaders = [functools.partial(how.load, model) for model in models]
-    chosen = How(allowed=allowed, test=not no_test, stack=stack, form=lambda lm, t: how_put.build(t, lm))
+    asked = sensitivity and not no_test
+    chosen = How(
+        allowed=allowed,
+        test=not no_test,
+        stack=stack,
+        form=lambda lm, t: how_put.build(t, lm),
+        sensitivity=asked,
+    )
+    hard = [name for name in names if find_method(name).retemplates]
+    if asked and hard:
+        note(
+            f"{', '.join(hard)}: measured in ten other templates too, which takes ten times the test rows "
+            "(--no-sensitivity leaves it out)"
+        )
     found = run(loaders, task, names, out=out, seeds=numbers, shots=shots, options=options, how=chosen)
     report(found, out, as_json)
 

@@ -8,7 +8,7 @@ import click
 from foreword.cli.choices import DataChoice, ModelChoice, data_options, model_options
 from foreword.cli.console import note, print_json, table
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import model_override, open_artefact, other_weights, tell_cuts
+from foreword.cli.opened import model_override, open_artefact, other_weights, tell_cuts, tell_shown
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def evaluate(
     if samples and samples["silent"]:
         note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
     tell_cuts(opened, rows)
+    tell_shown(opened, rows)
 
 
 def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, int]]":

@@ -24,12 +24,11 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     Raises: ArtefactError, ModelError.
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.train import find_method
     from foreword.methods.use import Prompted
     from foreword.models.fits import check, suited
 
     artefact = Artefact.load(folder)
-    if not find_method(artefact.method).uses_lm:
+    if artefact.form == "word-counts":
         return Prompted(None, artefact)
     # Words are read by any model, as whatever kind that one is.
     own = model is not None and artefact.any_model
@@ -43,14 +42,30 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
     from foreword.core.learnt import text_start
-    from foreword.methods.predict import encode_rows
+    from foreword.methods.predict import encode_value
     from foreword.methods.write import encode_to_write
     from foreword.models.encode import count_cut
 
     artefact = opened.artefact
     if opened.lm is None:
         return
-    encode = encode_rows if artefact.format.decoding is None else encode_to_write
-    cut, tokens = count_cut(encode(opened.lm, artefact.format, rows, text_start(artefact.value)))
+    if artefact.format.decoding is None:
+        encoded = encode_value(opened.lm, artefact.value, artefact.format, rows)
+    else:
+        encoded = encode_to_write(opened.lm, artefact.format, rows, text_start(artefact.value))
+    cut, tokens = count_cut(encoded)
     if cut:
-        note(f"{cut} of {len(rows)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")
+        note(f"{cut} of {len(encoded)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")
+
+
+def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
+    """One line on stderr where rows to be measured stand in the prompt with their answers."""
+    from foreword.core.learnt import Ensemble
+    from foreword.core.template import Literal
+
+    value = opened.artefact.value
+    forms = [m.format for m in value.members] if isinstance(value, Ensemble) else [opened.artefact.format]
+    texts = {p.text for form in forms for p in form.template.parts if isinstance(p, Literal) and p.data}
+    shown = sum(all(text in texts for text in row.fields.values()) for row in rows)
+    if shown:
+        note(f"{shown} of {len(rows)} rows are demonstrations of this prompt, which has their answers")

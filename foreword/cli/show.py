@@ -40,6 +40,8 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "template": form["template"],
         "label_words": dict(zip(form["labels"], form["words"], strict=True)),
         **({"decoding": form["decoding"]} if "decoding" in form else {}),
+        "calibration": {k: form[k] for k in ("shift", "temperature", "premise") if form.get(k)},
+        **_several(artefact.value),
         "metrics": artefact.metrics,
         "numbers_trained": artefact.numbers_trained,
         "bytes_stored": artefact.bytes_stored,
@@ -47,6 +49,17 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "hashes": artefact.hashes,
         "parent": artefact.parent,
     }
+
+
+def _several(value: Any) -> dict[str, Any]:
+    """What stands before a row where it is more than one template: each member's, or a pool of examples."""
+    from foreword.core.learnt import Ensemble, Neighbours
+
+    if isinstance(value, Neighbours):
+        return {"pool": f"{len(value.examples)} examples, of which the {value.count} nearest are shown"}
+    if isinstance(value, Ensemble):
+        return {"rule": value.rule, "members": [member.format.template.source for member in value.members]}
+    return {}
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -60,7 +73,9 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(f"{key} {text[:12]}" for key, text in value.items())
         elif name == "decoding":
             yield name, ", ".join(f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in value.items())
-        elif name in ("config", "label_words"):
+        elif name == "members":
+            yield from ((f"member {number}", _plain(source)) for number, source in enumerate(value, 1))
+        elif name in ("config", "label_words", "calibration"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":
             for key, found in value.items():
@@ -83,6 +98,8 @@ def _measured(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return "/".join(f"{v:+.3f}" for v in value)
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False) if value and isinstance(value[0], dict) else "/".join(value)
     if isinstance(value, int) and not isinstance(value, bool):

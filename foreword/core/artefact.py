@@ -7,16 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from foreword.core.files import recover_folder, write_folder
 from foreword.core.format import Format
-from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Weights, WordCounts
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
-from foreword.core.shapes import Tensor
+from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, words_alone
+from foreword.core.packing import pack, unpack
 from foreword.errors import ArtefactError
 
 SCHEMA = 1
@@ -52,7 +50,14 @@ class Artefact:
     @property
     def any_model(self) -> bool:
         """Whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
-        return isinstance(self.value, WordCounts) or (isinstance(self.value, HardPrompt) and not self.value.length)
+        return words_alone(self.value)
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether training rows stand in it, in clear: demonstrations, or a pool of them."""
+        if isinstance(self.value, Ensemble):
+            return any(isinstance(m.value, Neighbours) or m.format.template.holds_data for m in self.value.members)
+        return isinstance(self.value, Neighbours) or self.format.template.holds_data
 
     @property
     def bytes_stored(self) -> int:
@@ -200,8 +205,8 @@ class Artefact:
     def _privacy(self) -> str:
         if self.form == "word-counts":
             return "It holds words of the training texts, in clear."
-        if self.config.get("demonstrations"):
-            return "Its template holds training rows, in clear; treat it like the data."
+        if self.holds_rows:
+            return "It holds rows of the training data, in clear, as demonstrations; whoever has it can read them."
         if self.numbers_trained:
             return (
                 "It holds no training text in clear, but what was learnt from private data can leak it; treat it like "
@@ -213,82 +218,6 @@ class Artefact:
 def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
     """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON."""
     return json.dumps([method, config, seed, hashes, form], sort_keys=True)
-
-
-def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A value as named tensors and what else its record needs."""
-    if isinstance(value, HardPrompt):
-        return ({"ids": value.ids_P} if value.length else {}), {"length": value.length}
-    if isinstance(value, SoftPrompt):
-        return {"embed": value.embed_PD}, {"shape": list(value.embed_PD.shape)}
-    if isinstance(value, PrefixPrompt):
-        tensors = {}
-        for site, (keys, values) in value.sites.items():
-            tensors |= {f"{site}.keys": keys, f"{site}.values": values}
-        return tensors, {"start": value.start, "sites": {site: list(kv[0].shape) for site, kv in value.sites.items()}}
-    if isinstance(value, Weights):
-        return value.tensors, {"names": sorted(value.tensors)}
-    if isinstance(value, LowRank):
-        tensors = {}
-        for name, (down, up) in value.factors.items():
-            tensors |= {f"{name}.down": down, f"{name}.up": up}
-        return tensors, {"scale": value.scale, "transposed": list(value.transposed), "names": sorted(value.factors)}
-    if isinstance(value, Probe):
-        return {"weight": value.weight_CD, "bias": value.bias_C}, {"pool": value.pool}
-    return (
-        {"idf": value.idf_V, "weight": value.weight_CV, "bias": value.bias_C},
-        {"words": list(value.words)},
-    )
-
-
-def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Learnt:
-    """The value back from its tensors; every size, dtype and number is checked."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ArtefactError(f"tensor {name!r} holds NaN or infinity.")
-        if not tensor.is_floating_point() and form != "hard":
-            raise ArtefactError(f"tensor {name!r} has dtype {tensor.dtype}; floating point was expected.")
-    if form == "hard":
-        ids = tensors.get("ids", torch.zeros(0, dtype=torch.long))
-        if ids.dtype != torch.long or ids.ndim != 1 or len(ids) != extra["length"]:
-            raise ArtefactError("tensor 'ids' is not a list of token ids of the recorded length.")
-        return HardPrompt(ids)
-    if form == "soft":
-        if list(tensors["embed"].shape) != extra["shape"]:
-            raise ArtefactError(
-                f"tensor 'embed' has shape {list(tensors['embed'].shape)}, its record says {extra['shape']}."
-            )
-        return SoftPrompt(tensors["embed"])
-    if form == "prefix":
-        return _unpack_prefix(tensors, extra)
-    if form == "weights":
-        if sorted(tensors) != extra["names"]:
-            raise ArtefactError("the names of the weights differ from the record's.")
-        return Weights(tensors)
-    if form == "low-rank":
-        factors = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in extra["names"]}
-        return LowRank(factors, float(extra["scale"]), tuple(extra["transposed"]))
-    if form == "probe":
-        return Probe(tensors["weight"], tensors["bias"], extra["pool"])
-    if form == "word-counts":
-        if len(extra["words"]) != len(tensors["idf"]):
-            raise ArtefactError(f"{len(extra['words'])} words are recorded for {len(tensors['idf'])} columns.")
-        return WordCounts(tuple(extra["words"]), tensors["idf"], tensors["weight"], tensors["bias"])
-    raise ArtefactError(f"form {form!r} is unknown; known are {', '.join(FORM.values())}.")
-
-
-def _unpack_prefix(tensors: dict[str, Tensor], extra: dict[str, Any]) -> PrefixPrompt:
-    sites = {}
-    for site, shape in extra["sites"].items():
-        pair = tensors[f"{site}.keys"], tensors[f"{site}.values"]
-        if any(list(t.shape) != shape for t in pair):
-            raise ArtefactError(
-                f"the prefix of site {site!r} has shape {list(pair[0].shape)}, its record says {shape}."
-            )
-        sites[site] = pair
-    if not isinstance(extra["start"], int) or extra["start"] < 0:
-        raise ArtefactError(f"start is {extra['start']!r}; it must be 0 or more.")
-    return PrefixPrompt(sites, extra["start"])
 
 
 def check_fits(

@@ -1,5 +1,6 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
@@ -82,6 +83,10 @@ class Format:
     limits a row in tokens, prompt included; None means the model's context. `pieces` says how a masked model scores a
     word of several pieces: the mean of the masks' log-probabilities, or their sum. `decoding` says how the model writes
     its answer; None where label words are scored.
+
+    Calibration is part of the format: `shift` is added to the labels' log-scores (empty: nothing is), which are then
+    divided by `temperature`; `calibration` names the rule that they came from. Where rows bring their own options there
+    is no shift per label: the scores of the same options after `premise` are taken off instead.
     """
 
     template: Template
@@ -92,6 +97,19 @@ class Format:
     max_length: int | None = None
     pieces: Literal["mean", "sum"] = "mean"
     decoding: Decoding | None = None
+    shift: tuple[float, ...] = ()
+    temperature: float = 1.0
+    calibration: str = "none"
+    premise: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift and (len(self.shift) != len(self.labels) or not all(map(math.isfinite, self.shift))):
+            raise ConfigError(
+                f"The calibration has {len(self.shift)} numbers for {len(self.labels)} labels; each label needs one "
+                "finite number."
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"The temperature is {self.temperature!r}; it must be a finite number above 0.")
 
     @property
     def answers(self) -> Answers:
@@ -101,9 +119,16 @@ class Format:
         chosen = self.decoding is None or self.decoding.extract == "choice" or self.decoding.conclude is not None
         return "options" if chosen else "text"
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are changed after they were read."""
+        return bool(self.shift) or self.temperature != 1.0 or self.premise is not None
+
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back. Decoding and calibration stand there only where there is one, as in older
+        records."""
         decoding = {} if self.decoding is None else {"decoding": self.decoding.to_json()}
-        return {
+        plain = {
             "template": self.template.source,
             "labels": list(self.labels),
             "words": [list(w) for w in self.words],
@@ -113,6 +138,13 @@ class Format:
             "pieces": self.pieces,
             **decoding,
         }
+        added = {
+            "shift": list(self.shift),
+            "temperature": self.temperature,
+            "calibration": self.calibration,
+            "premise": self.premise,
+        }
+        return plain | (added if self.calibrated or self.calibration != "none" else {})
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Format":
@@ -125,4 +157,8 @@ class Format:
             max_length=data["max_length"],
             pieces=data["pieces"],
             decoding=Decoding.from_json(data["decoding"]) if data.get("decoding") is not None else None,
+            shift=tuple(map(float, data.get("shift", ()))),
+            temperature=float(data.get("temperature", 1.0)),
+            calibration=str(data.get("calibration", "none")),
+            premise=data.get("premise"),
         )

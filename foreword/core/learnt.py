@@ -1,7 +1,10 @@
-"""What the baselines learn: weights, low-rank updates, a linear probe, word counts. Values, like prompts."""
+"""What is learnt besides prompts: weights, low-rank updates, probes, word counts, pools of examples, ensembles."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from foreword.core.demos import Example
+from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 
@@ -53,12 +56,55 @@ class WordCounts:
     bias_C: Float[Tensor, "C"]
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """A pool of examples; each row is shown the `count` nearest to it, the nearest last (Liu et al. 2022).
+
+    `embed_ND` has rows of length 1, made by the model itself or by the `encoder` named, which reads `{field} {field}`.
+    """
+
+    examples: tuple[Example, ...]
+    embed_ND: Float[Tensor, "N D"]
+    count: int
+    separator: str
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One of an ensemble: what was learnt, and the format in which its rows are put."""
+
+    value: HardPrompt | SoftPrompt | PrefixPrompt | Neighbours
+    format: Format
+
+
+Rule = Literal["mean", "majority"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Prompts that answer together, over the same labels: the mean of their probabilities, or the majority's label.
+
+    Their rows share batches (Lester et al. 2021, section 6).
+    """
+
+    members: tuple[Member, ...]
+    rule: Rule
+
+
 def text_start(value: "Learnt") -> int:
     """How many positions of the context a value takes before the text begins: those of a prefix."""
     return value.start if isinstance(value, PrefixPrompt) else 0
 
 
-Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts
+def words_alone(value: "Learnt") -> bool:
+    """Whether any model can read it: words of a template, or no model is needed. Token ids are of one tokenizer."""
+    if isinstance(value, Ensemble):
+        return all(words_alone(member.value) for member in value.members)
+    return isinstance(value, WordCounts) or (isinstance(value, HardPrompt) and not value.length)
+
+
+Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts | Neighbours | Ensemble
 FORM = {
     HardPrompt: "hard",
     SoftPrompt: "soft",
@@ -67,4 +113,6 @@ FORM = {
     LowRank: "low-rank",
     Probe: "probe",
     WordCounts: "word-counts",
+    Neighbours: "neighbours",
+    Ensemble: "ensemble",
 }

@@ -3,6 +3,7 @@
     {text}              a field of the row           {text|shorten}   the field that is cut when a row is too long
     {soft:20}           a slot of 20 positions       {soft:'It was'}  a slot as long as these words, started from them
     {mask} or {answer}  where the label word stands  {{ and }}        braces
+    {demos}             where demonstrations stand   {'a text'}       text of data, no token of which is special
 
 A template is one such string, or a list of {"role": ..., "content": ...} messages with such strings as content.
 """
@@ -14,21 +15,26 @@ from typing import Any, final
 
 from foreword.errors import ConfigError, DataError
 
-FORMS = "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, and {{ or }} for a brace"
+FORMS = (
+    "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, {demos}, {'text of data'}, and {{ or }} "
+    "for a brace"
+)
 LONGEST_SLOT = 10_000
 
 _NAME = re.compile(r"[^\s{}|:'\"](?:[^{}|:'\"\n]*[^\s{}|:'\"])?")
 _QUOTED = re.compile(r"soft\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
+_DATA = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
 _PLAIN = re.compile(r"[^{}]+")
-_RESERVED = ("mask", "answer", "soft")
+_RESERVED = ("mask", "answer", "soft", "demos")
 
 
 @final
 @dataclass(frozen=True)
 class Literal:
-    """Text of the template itself."""
+    """Text of the template itself; `data` marks text that came from rows, in which no token is a special one."""
 
     text: str
+    data: bool = False
 
 
 @final
@@ -59,6 +65,12 @@ class Answer:
 
 @final
 @dataclass(frozen=True)
+class Demos:
+    """Where demonstrations stand, until `core.demos` writes them there."""
+
+
+@final
+@dataclass(frozen=True)
 class Filled:
     """A field's text, from the row. Nothing in it is read as a template."""
 
@@ -67,8 +79,8 @@ class Filled:
     shorten: bool
 
 
-Part = Literal | Field | Soft | Answer
-Segment = Literal | Filled | Soft | Answer
+Part = Literal | Field | Soft | Answer | Demos
+Segment = Literal | Filled | Soft | Answer | Demos
 
 
 @final
@@ -101,6 +113,12 @@ class Template:
             raise ConfigError(f"The template {source!r} has {len(answers)} places for the answer; it may have one.")
         if answers and turns[0].role:
             raise ConfigError(f"Messages with {_write(answers[0])}: leave it out; the model's own turn is the answer.")
+        demos = sum(isinstance(p, Demos) for turn in turns for p in turn.parts)
+        if demos > 1 or (demos and turns[0].role):
+            raise ConfigError(
+                f"The template {source!r} has {{demos}} {demos} times; a string may have it once, and messages need "
+                "none: demonstrations become earlier turns."
+            )
         return Template(turns)
 
     @property
@@ -132,6 +150,15 @@ class Template:
     @property
     def answer(self) -> Answer | None:
         return next((p for p in self.parts if isinstance(p, Answer)), None)
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether text of rows stands in it, as demonstrations."""
+        return any(isinstance(p, Literal) and p.data for p in self.parts)
+
+    def without_demos(self) -> "Template":
+        """This template without its place for demonstrations."""
+        return Template(tuple(Turn(t.role, joined([p for p in t.parts if p != Demos()])) for t in self.turns))
 
     def fill(self, row: Mapping[str, str]) -> tuple[Segment, ...]:
         """The template's segments with the row's texts in place of the fields.
@@ -228,14 +255,15 @@ def _parse(source: str, what: str) -> tuple[Part, ...]:
         elif source[at] == "}":
             raise fail(at, "a '}' without its '{'; write }} for a brace")
         else:
-            quoted = _QUOTED.match(source, at + 1)
+            quoted = _QUOTED.match(source, at + 1) or _DATA.match(source, at + 1)
             end = quoted.end() if quoted else source.find("}", at) + 1
             if not end:
                 raise fail(at, "a '{' that is never closed; write {{ for a brace")
             flush()
             if quoted:
                 words = quoted.group(1) if quoted.group(1) is not None else quoted.group(2)
-                part: Part = Soft(words=re.sub(r"\\(.)", r"\1", words, flags=re.DOTALL))
+                words = re.sub(r"\\(.)", r"\1", words, flags=re.DOTALL)
+                part: Part = Literal(words, data=True) if quoted.re is _DATA else Soft(words=words)
             else:
                 part = _form(source[at + 1 : end - 1], at, fail)
             if isinstance(part, Soft):
@@ -256,6 +284,8 @@ def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part
         return Soft(length=int(value))
     if body in ("mask", "answer"):
         return Answer(body)
+    if body == "demos":
+        return Demos()
     name, bar, modifier = body.partition("|")
     name, modifier = name.strip(), modifier.strip()
     if name in _RESERVED or not _NAME.fullmatch(name):
@@ -274,6 +304,10 @@ def _check_slot(soft: Soft, where: str) -> None:
 
 def _write(part: Part) -> str:
     match part:
+        case Demos():
+            return "{demos}"
+        case Literal(text, True):
+            return "{'" + re.sub(r"(['\\])", r"\\\1", text) + "'}"
         case Literal(text):
             return text.replace("{", "{{").replace("}", "}}")
         case Field(name, shorten):
@@ -286,24 +320,36 @@ def _write(part: Part) -> str:
             return "{" + name + "}"
 
 
+def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts with neighbouring texts of the template as one, and without empty ones: as `parse` would have them."""
+    kept: list[Part] = []
+    for part in parts:
+        last = kept[-1] if kept else None
+        if isinstance(part, Literal) and not part.data and isinstance(last, Literal) and not last.data:
+            kept[-1] = Literal(last.text + part.text)
+        elif not isinstance(part, Literal) or part.text:
+            kept.append(part)
+    return tuple(kept)
+
+
 def _without_slots(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     kept: list[Part] = []
     removed = False
     for part in parts:
         last = kept[-1] if kept else None
+        own = isinstance(last, Literal) and not last.data
         if isinstance(part, Soft):
             removed = True
-            if isinstance(last, Literal):
+            if own:
                 kept[-1] = Literal(last.text.rstrip(" "))
-        elif isinstance(part, Literal):
-            begins = last is None or (isinstance(last, Literal) and last.text[-1:].isspace())
-            text = part.text.lstrip(" ") if removed and begins else part.text
-            if isinstance(last, Literal):
-                text = last.text + text
-                kept.pop()
-            kept.append(Literal(text))
-            removed = False
-        else:
-            kept.append(part)
-            removed = False
-    return tuple(p for p in kept if p != Literal(""))
+            continue
+        if (
+            removed
+            and isinstance(part, Literal)
+            and not part.data
+            and (last is None or (own and last.text[-1:].isspace()))
+        ):
+            part = Literal(part.text.lstrip(" "))
+        removed = False
+        kept.append(part)
+    return joined(kept)

@@ -5,21 +5,23 @@ development rows, and only then reads the test rows. So the spread between seeds
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
-from foreword.evaluation.reading import Answer, Readers, Score
+from foreword.evaluation.reading import Answer, ReadCache, Readers, Score, primary
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import make_cells, make_desk
+from foreword.evaluation.run import Desk, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
 from foreword.methods.answer import answer_rows
 from foreword.methods.base import Job, Method, Progress
-from foreword.methods.train import Outcome
+from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task
 
@@ -43,7 +45,8 @@ class How:
 
     `allowed` grid points a method (None: as many as the largest grid has). `test=False` stops at the development rows.
     Artefacts above `keep_bytes` are not kept (None: all are). At most `stack` runs train as one (None: no limit).
-    `form` puts a task to a model; by default it is the task's own format for the model's kind.
+    `form` puts a task to a model; by default it is the task's own format for the model's kind. With `sensitivity`,
+    methods that are words are also measured in the task's ten paraphrased templates, on the same test rows.
     """
 
     allowed: int | None = None
@@ -51,20 +54,22 @@ class How:
     keep_bytes: int | None = 32 << 20
     stack: int | None = None
     form: Callable[[FrozenLM, Task], Format] | None = None
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The methods, what trains them and what reads artefacts."""
+    """The methods, what trains them and what reads artefacts; comparisons that are given one cache share it."""
 
     methods: Mapping[str, Method]
     train_many: Callable[..., list[Outcome]]
     score: Score
     answer: Answer = answer_rows
+    cache: ReadCache | None = None
 
     @property
-    def readers(self) -> Readers:
-        return Readers(self.score, self.answer)
+    def own_cache(self) -> ReadCache:
+        return self.cache or ReadCache(Readers(self.score, self.answer))
 
     @staticmethod
     def own() -> "Tools":
@@ -122,7 +127,7 @@ def compare(
     done, records, failures = 0, [], []
     for given in givens:
         lm = _loaded(given)
-        desk = make_desk(lm, store, tools.readers, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
+        desk = make_desk(lm, store, tools.own_cache, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
         forms = {seed: put(lm, t) for seed, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
@@ -134,7 +139,8 @@ def compare(
                 if on_stage:
                     on_stage(Stage(model, task.name, name, done, total))
 
-            plan = Schedule(desk, method, tools.train_many, how.stack, progress, tell, found, failures)
+            own = replace(desk, templates=_templates(desk, tools, how, method))
+            plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
             cells = {
                 seed: make_cells(desk, [_job(t, forms[seed], method, c, seed) for c in grids[method.name]], shots)
                 for seed, t in tasks.items()
@@ -143,8 +149,20 @@ def compare(
     return Comparison(tuple(summarise(records, store.predictions)), tuple(records), tuple(failures), store.folder)
 
 
+def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[Job], dict[str, Any]] | None:
+    """What measures a method of words in other templates; None where that is not asked for or makes no sense."""
+    if not (how.sensitivity and how.test and method.retemplates):
+        return None
+
+    def judged(artefact: Artefact, task: Task) -> float:
+        metrics = desk.cache.read(desk.lm, artefact, task).found.metrics(closed=False)
+        return metrics[primary(metrics)]
+
+    return lambda job: over_templates(desk.lm, job, tools.train_many, judged)
+
+
 def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:
-    return Job(task, form, method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
+    return Job(task, fitting(method, form), method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
 
 
 def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:

@@ -1,10 +1,11 @@
-"""Accuracy (of texts: the task's metric) by method with its intervals, as a picture. Needs the `plots` extra."""
+"""Accuracy with its intervals as a picture: by method, or over numbers of labels. Needs the `plots` extra."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from foreword.errors import ArtefactError, ConfigError
 from foreword.evaluation.report import where
+from foreword.evaluation.statistics import Interval
 from foreword.evaluation.summary import Line
 
 
@@ -41,6 +42,51 @@ def plot_accuracy(lines: Sequence[Line], file: str | Path) -> Path:
     axes[-1].set_xlabel(f"test {names}, percent, with 95% intervals")
     try:
         figure.savefig(file)
+    except ValueError as error:
+        raise ConfigError(f"{file} cannot be drawn: {error}.") from error
+    except OSError as error:
+        raise ArtefactError(f"{file} could not be written ({error.strerror or error}).") from error
+    return Path(file)
+
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, Interval]]]]
+
+
+def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Path:
+    """Lines with their intervals over a few numbers, a panel for each group; equal names have equal colours.
+
+    Raises: ConfigError where matplotlib is not installed, or the file's ending names no format.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "Plots need matplotlib, which is not installed; run: pip install 'foreword[plots]'."
+        ) from error
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    places = sorted({x for lines in panels.values() for points in lines.values() for x, _ in points})
+    figure = Figure(figsize=(3.4 * min(3, len(panels)), 3.2 * -(-len(panels) // 3) + 1.0), layout="constrained")
+    axes = figure.subplots(-(-len(panels) // 3), min(3, len(panels)), squeeze=False).ravel()
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+        for number, name in enumerate(names):
+            points = lines.get(name, [])
+            at = [places.index(x) + 0.06 * (number - len(names) / 2) for x, _ in points]
+            mean = [100 * value.mean for _, value in points]
+            below = [100 * max(0.0, value.mean - value.low) for _, value in points]
+            above = [100 * max(0.0, value.high - value.mean) for _, value in points]
+            style = {"color": f"C{number % 10}", "marker": "osD^v<>PX*"[number % 10], "markersize": 4, "capsize": 2}
+            axis.errorbar(at, mean, [below, above], label=name, linewidth=1, elinewidth=0.7, **style)
+        axis.set_xticks(range(len(places)), [str(x) for x in places])
+        axis.set_title(title, loc="left", fontsize="medium")
+        axis.grid(axis="y", color="0.9")
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    figure.supxlabel(across, fontsize="medium")
+    figure.supylabel(up, fontsize="medium")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    try:
+        figure.savefig(file, dpi=150, metadata={"Software": None})
     except ValueError as error:
         raise ConfigError(f"{file} cannot be drawn: {error}.") from error
     except OSError as error:

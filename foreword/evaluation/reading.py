@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, cast, final
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from foreword.core.artefact import Artefact
+from foreword.core.prompts import HardPrompt
 from foreword.errors import DataError
 from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_values
 from foreword.methods.answer import Answered
+from foreword.methods.base import HardConfig
 from foreword.models.base import FrozenLM
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.extract import Found as Extracted
@@ -25,6 +27,7 @@ from foreword.tasks.texts import Metric, text_metrics
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label
 Answer = Callable[[FrozenLM, Pairs], Sequence[Sequence[Answered]]]
+CALIBRATION = frozenset(field.name for field in fields(HardConfig))
 
 
 @final
@@ -144,8 +147,10 @@ class Readers:
 
 
 class ReadCache:
-    """What was read of artefacts that training left alone: a hand-written prompt reads the same rows once, not once a
-    seed."""
+    """What was read of words that nothing trained: a hand-written prompt reads the same rows once, not once a seed.
+
+    The same words calibrated by another rule are not read again either: their log-probabilities are shifted.
+    """
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
@@ -153,13 +158,20 @@ class ReadCache:
 
     def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> Reading:
         """The artefact on the task's test rows."""
-        if artefact.numbers_trained:
+        form = artefact.format
+        if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or form.premise is not None:
             return self._readers.read(lm, artefact, task, task.test)
-        told = [artefact.method, artefact.config, artefact.format.to_json(), artefact.fingerprint, task.metric]
+        bare = replace(form, shift=(), temperature=1.0, calibration="none")
+        config = {name: value for name, value in artefact.config.items() if name not in CALIBRATION}
+        told = [artefact.method, config, bare.to_json(), artefact.fingerprint, lm.kind, task.metric]
         key = json.dumps([*told, task.hashes()["test"]])
         if key not in self._found:
-            self._found[key] = self._readers.read(lm, artefact, task, task.test)
-        return self._found[key]
+            self._found[key] = self._readers.read(lm, replace(artefact, format=bare), task, task.test)
+        reading = self._found[key]
+        if not form.calibrated or isinstance(reading.found, Texts):
+            return reading
+        shifted_RC = (reading.found.logprob_RC + np.array(form.shift or [0.0])) / form.temperature
+        return replace(reading, found=reading.found._replace(logprob_RC=log_probabilities(shifted_RC)))
 
 
 def primary(metrics: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -43,7 +43,8 @@ class Record:
     `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
     label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
     the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
-    comparison's folder.
+    comparison's folder. `details` is what the method tells of its words: how many demonstrations, which calibration,
+    and what other templates would have given.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Record:
     artefact: str | None
     environment: dict[str, Any]
     timing: Timing | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def primary(self) -> str:
@@ -93,7 +95,7 @@ class Record:
         )
 
 
-FIELDS = tuple(f.name for f in fields(Record) if f.name != "timing")
+FIELDS = tuple(f.name for f in fields(Record) if f.name not in ("timing", "details"))
 
 
 def run_id(decides: Mapping[str, Any]) -> str:
@@ -124,7 +126,8 @@ class Store:
         found: dict[tuple[str, str], Record] = {}
         for number, line in enumerate(self._lines(RESULTS), 1):
             try:
-                record = Record(**{name: line[name] for name in FIELDS}, timing=timings.get(line["id"]))
+                own = {name: line[name] for name in FIELDS}
+                record = Record(**own, timing=timings.get(line["id"]), details=line.get("details", {}))
             except KeyError as error:
                 raise ArtefactError(
                     f"{self.folder / RESULTS}, line {number} has no {error}; another version of Foreword wrote it. "
@@ -143,7 +146,8 @@ class Store:
                 write_whole(self.folder / place, _packed(found))
         if record.timing is not None:
             self._append(TIMINGS, {"id": record.id, **asdict(record.timing)})
-        self._append(RESULTS, {name: getattr(record, name) for name in FIELDS})
+        details = {"details": record.details} if record.details else {}
+        self._append(RESULTS, {name: getattr(record, name) for name in FIELDS} | details)
         return record
 
     def predictions(self, record: Record) -> Found | None:

@@ -31,6 +31,13 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             ]
         if any(line.primary == "accuracy" for line in lines):
             columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+    for name, cells in (("demonstrations", "shown"), ("calibration", "calibration")):
+        if any(getattr(line, cells) for line in lines):
+            columns[name] = [getattr(line, cells) for line in lines]
+    if any(line.templates for line in lines):
+        columns["other templates"] = [
+            " / ".join(f"{100 * value:.1f}" for value in line.templates) if line.templates else "" for line in lines
+        ]
     columns["numbers"] = [f"{line.numbers_trained:,}" for line in lines]
     columns["bytes"] = [f"{line.bytes_stored:,}" for line in lines]
     columns["seconds"] = ["" if line.train_seconds is None else f"{line.train_seconds:.1f}" for line in lines]
@@ -112,6 +119,11 @@ def notes(lines: Sequence[Line]) -> list[str]:
         told.append(
             f"Every method might try {max(line.allowed for line in lines)} grid points; each seed chose on its "
             "development rows, and test rows were read once, for the choice."
+        )
+    if any(line.templates for line in lines):
+        told.append(
+            "Other templates: worst, median and best accuracy over the task's paraphrased templates, on the same rows "
+            "(means over seeds)."
         )
     compared = sum(len(line.versus) for line in lines)
     if compared > 1:

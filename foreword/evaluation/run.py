@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 
 from foreword.core.artefact import Artefact, made_of
 from foreword.errors import ArtefactError
-from foreword.evaluation.reading import ReadCache, Readers, primary
+from foreword.evaluation.reading import ReadCache, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval
 from foreword.methods.base import Job
 from foreword.methods.train import Trained
 from foreword.models.base import FrozenLM
+
+DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Desk:
     """The model whose runs are measured, and the folder they are recorded in.
 
     `allowed` grid points a method may try; artefacts above `keep_bytes` are not kept; without `test` no test row is
-    read.
+    read. `templates` measures a method that is words in other templates too, where that is asked for.
     """
 
     lm: FrozenLM
@@ -36,16 +38,17 @@ class Desk:
     allowed: int
     test: bool
     keep_bytes: int | None
+    templates: Callable[[Job], dict[str, Any]] | None = None
 
 
 def make_desk(
-    lm: FrozenLM, store: Store, readers: Readers, *, allowed: int, test: bool, keep_bytes: int | None
+    lm: FrozenLM, store: Store, cache: ReadCache, *, allowed: int, test: bool, keep_bytes: int | None
 ) -> Desk:
-    """A desk for this model over this folder."""
+    """A desk for this model over this folder; the cache may hold what other desks read."""
     return Desk(
         lm=lm,
         store=store,
-        cache=ReadCache(readers),
+        cache=cache,
         fingerprint=asdict(lm.fingerprint()),
         model_numbers=sum(tensor.numel() for tensor in lm.named_weights().values()),
         environment=environment(lm),
@@ -116,6 +119,8 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **metrics, **bounds}))
     timing = Timing(trained.seconds, together, reading.examples_per_second)
     record = _record(desk, cell, trained, timing, role="result", metrics=metrics, artefact=kept)
+    if desk.templates:
+        record = replace(record, details=record.details | {"templates": desk.templates(cell.job)})
     return desk.store.add(record, reading.found)
 
 
@@ -183,6 +188,7 @@ def _record(
         artefact=artefact,
         environment=desk.environment,
         timing=timing,
+        details={name: made.metrics[name] for name in DETAILS if name in made.metrics},
     )
 
 

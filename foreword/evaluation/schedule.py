@@ -141,7 +141,9 @@ def _is_missing(plan: Schedule, cell: Cell) -> bool:
 
 def _is_tested(plan: Schedule, cell: Cell) -> bool:
     result = plan.found.get(("result", cell.id))
-    return result is not None and (not plan.desk.test or is_kept(plan.desk.store, result))
+    if result is None or (plan.desk.templates and "templates" not in result.details):
+        return False
+    return not plan.desk.test or is_kept(plan.desk.store, result)
 
 
 def _result(plan: Schedule, cell: Cell, trained: Trained, together: int) -> None:

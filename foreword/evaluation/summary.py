@@ -22,7 +22,9 @@ class Line:
 
     `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds.
     `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
-    are of training, a share where runs trained together; examples per second are test rows scored.
+    are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
+    many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
+    `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds.
     """
 
     model: str
@@ -45,6 +47,9 @@ class Line:
     bytes_stored: int
     train_seconds: float | None
     examples_per_second: float | None
+    shown: str = ""
+    calibration: str = ""
+    templates: tuple[float, float, float] | None = None
 
     @property
     def primary(self) -> str:
@@ -123,7 +128,35 @@ def _line(
         bytes_stored=max(r.bytes_stored for r in records),
         train_seconds=_mean([r.timing.train_seconds for r in records if r.timing]),
         examples_per_second=_mean([r.timing.examples_per_second for r in records if r.timing]),
+        shown=_shown(records),
+        calibration=_calibration(records),
+        templates=_templates(records),
     )
+
+
+def _templates(records: Sequence[Record]) -> tuple[float, float, float] | None:
+    told = [r.details["templates"] for r in records if r.details.get("templates")]
+    if not told:
+        return None
+    worst, median, best = (float(np.mean([t[name] for t in told])) for name in ("worst", "median", "best"))
+    return worst, median, best
+
+
+def _shown(records: Sequence[Record]) -> str:
+    told = [r.details["demonstrations"] for r in records if "demonstrations" in r.details]
+    if not told:
+        return ""
+    low, high = min(t["shown"] for t in told), max(t["shown"] for t in told)
+    asked = max(t["asked"] for t in told)
+    return f"{low:g} of {asked}" if low == high else f"{low:g} to {high:g} of {asked}"
+
+
+def _calibration(records: Sequence[Record]) -> str:
+    """The rule; where it was chosen, which and how often."""
+    rules = Counter(r.details["calibration"]["rule"] for r in records if "calibration" in r.details)
+    if len(rules) == 1:
+        return next(iter(rules))
+    return ", ".join(f"{rule} ({times})" for rule, times in rules.most_common())
 
 
 def _chosen(records: Sequence[Record]) -> tuple[tuple[str, int], ...]:

@@ -114,7 +114,7 @@ def train_jobs(
 ) -> TaskReport:
     """`train_tasks` for jobs by name, which may differ in method, options and seed."""
     store, tools = Store.open(out), Tools.own()
-    desk = make_desk(lm, store, tools.readers, allowed=1, test=True, keep_bytes=None)
+    desk = make_desk(lm, store, tools.own_cache, allowed=1, test=True, keep_bytes=None)
     reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
     sound = {name: job for name, job in jobs.items() if isinstance(job, Job) and name not in reasons}
     learnt = {name: make_cells(desk, [job], job.task.shots, name)[0] for name, job in sound.items()}

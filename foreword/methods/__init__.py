@@ -4,6 +4,8 @@ from foreword.methods.ape import Ape
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
 from foreword.methods.chain_of_thought import ChainOfThought
+from foreword.methods.few_shot import FewShot
+from foreword.methods.few_shot_knn import FewShotKnn
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
@@ -20,6 +22,8 @@ METHODS: dict[str, Method] = {
         ChainOfThought(),
         Ape(),
         TemplateSearch(),
+        FewShot(),
+        FewShotKnn(),
         BagOfWords(),
         LinearProbe(),
         PromptTuning(),

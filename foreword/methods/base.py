@@ -44,8 +44,17 @@ class GradientConfig:
 
 
 @dataclass(frozen=True)
-class NoConfig:
-    """A method without options."""
+class HardConfig:
+    """What every method whose prompt is words shares: how the scores are calibrated afterwards (`methods.calibrate`).
+
+    "auto" chooses among the rules, "none" included, on development rows; `temperature` is fitted on them too.
+    `content_free` texts have | between them; `premise` stands for the domain (None: the template without its fields).
+    """
+
+    calibrate: Literal["none", "contextual", "pmi", "batch", "auto"] = "none"
+    temperature: bool = False
+    content_free: str = "N/A||[MASK]"
+    premise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,13 @@ class Method(ABC):
                 f"--kind {self.kinds[0]} if it has such a head, or choose another method."
             )
 
+    demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
+    retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
+
+
+Notes = dict[str, Any]
+Found = tuple[Learnt, Format, int] | tuple[Learnt, Format, int, Notes]
+
 
 class GradientMethod(Method):
     """A method that the one loop trains."""
@@ -139,8 +155,11 @@ class DirectMethod(Method):
     gradient = False
 
     @abstractmethod
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Learnt, Format, int]:
-        """What was learnt, the format to use it in, and how many numbers were trained."""
+    def learn(self, lm: FrozenLM, job: Job) -> Found:
+        """What was learnt, the format to use it in, how many numbers were trained, and what else the record tells.
+
+        Scores of words are calibrated afterwards, where the method's config is a `HardConfig`.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,9 +271,14 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         low = LOWEST.get(name)
         if bad or (low is not None and value is not None and value < low):
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
-        if name in ABOVE_ZERO and value is not None and not 0 < value <= HIGHEST:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in ABOVE_ZERO and number and not 0 < value <= HIGHEST:
             raise ConfigError(
                 f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
+            )
+        if name == "uncut" and not 0 < value <= 1:
+            raise ConfigError(
+                f"{method.name}: option uncut={given!r} is out of range; it is a share above 0, at most 1."
             )
         values[name] = value
     return method.Config(**values)

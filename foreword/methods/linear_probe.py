@@ -10,7 +10,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import Probe
 from foreword.errors import ConfigError
 from foreword.methods.base import DirectMethod, Job
-from foreword.methods.predict import row_features
+from foreword.methods.features import row_features
 from foreword.methods.regression import choose_regularisation, logistic
 from foreword.models.base import FrozenLM
 

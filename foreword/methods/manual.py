@@ -5,7 +5,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import DirectMethod, Job, NoConfig
+from foreword.methods.base import DirectMethod, HardConfig, Job
 from foreword.models.base import FrozenLM
 
 
@@ -13,12 +13,13 @@ class Manual(DirectMethod):
     name = "manual"
     summary = "the template and label words as written; nothing is trained"
     source = "Brown et al. 2020; Schick & Schuetze 2021"
-    Config = NoConfig
+    Config = HardConfig
     form = "hard"
     answers = ("labels", "options", "text")
     learns = False
     mixed_batch = True
     freezes_lm = True
+    retemplates = True
 
     def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
         if job.format.template.slots:

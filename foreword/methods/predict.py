@@ -1,28 +1,38 @@
 """Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Probe, WordCounts, text_start
+from foreword.core.learnt import Ensemble, Learnt, Neighbours, Probe, Rule, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
+from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
+from foreword.methods.features import encode_rows, row_features
+from foreword.methods.neighbours import encode_near
 from foreword.methods.reason import reasoned_scores
-from foreword.methods.stack import batches_of, stacked_scores
+from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder, collate, prepare
+from foreword.models.encode import Encoded
 from foreword.tasks.rows import Row
 
 
-def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
-    """Rows as token ids and slots; `extra` positions are left to a prefix."""
-    return Encoder.build(lm, form, extra).encode_rows(rows)
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Rows to be read through something learnt; `fields` are the task's, which word counts need."""
+
+    value: Learnt
+    format: Format
+    rows: Sequence[Row]
+    fields: tuple[str, ...] = ()
 
 
 def score_rows(
@@ -32,54 +42,120 @@ def score_rows(
 
     Raises: ArtefactError where an artefact does not fit the model (`check` tells why before any work).
     """
-    scores: list[Tensor | None] = [None] * len(pairs)
-    prompts: list[int] = []
-    reasoning: list[int] = []
-    for index, (artefact, rows) in enumerate(pairs):
-        value = artefact.value
+    for artefact, _ in pairs:
         if artefact.format.answers == "text":
             raise ConfigError(
                 "The artefact answers in text, so it has no scores of labels; use what writes (`answer_rows`)."
             )
-        if artefact.format.decoding is not None:
-            reasoning.append(index)
-        elif isinstance(value, WordCounts):
-            scores[index] = count_scores(value, artefact.fields, rows)
-        elif lm is None:
+        if lm is None and not isinstance(artefact.value, WordCounts):
             raise ModelError(
                 f"An artefact of {artefact.method} needs its model {artefact.model.get('name')!r}; none was loaded."
             )
-        elif isinstance(value, Probe):
-            scores[index] = probe_scores(lm, value, artefact.format, rows)
-        elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt):
+    reasoning = [pair for pair in pairs if pair[0].format.decoding is not None]
+    rest = [pair for pair in pairs if pair[0].format.decoding is None]
+    reasoned = iter(reasoned_scores(lm, reasoning) if lm is not None else [])
+    read = iter(score_readings(lm, [Reading(a.value, a.format, rows, a.fields) for a, rows in rest], tokens_per_batch))
+    return [next(read if artefact.format.decoding is None else reasoned) for artefact, _ in pairs]
+
+
+def score_readings(
+    lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_batch: int | None = None
+) -> list[Float[Tensor, "N C"]]:
+    """The scores of each reading's rows. All prompts share batches: those of different readings, the members of an
+    ensemble, and what the scores of rows with their own options are calibrated by.
+    """
+    flat: list[Reading] = []
+    spans: list[list[range]] = []
+    for reading in readings:
+        own = []
+        for part in _members(reading):
+            wanted = [part] if _premise(part) is None else [_uncalibrated(part), _premise(part) or part]
+            own.append(range(len(flat), len(flat) + len(wanted)))
+            flat += wanted
+        spans.append(own)
+    scores = _score_flat(lm, flat, tokens_per_batch)
+    found = []
+    for reading, own in zip(readings, spans, strict=True):
+        parts = list(_members(reading))
+        read = [
+            scores[span[0]] if len(span) == 1 else _less(scores[span[0]], scores[span[1]]) / part.format.temperature
+            for part, span in zip(parts, own, strict=True)
+        ]
+        found.append(combined(read, reading.value.rule) if isinstance(reading.value, Ensemble) else read[0])
+    return found
+
+
+def combined(scores: Sequence[Float[Tensor, "N C"]], rule: Rule) -> Float[Tensor, "N C"]:
+    """Log of the members' mean probability; or, for the majority, log of the votes, where means decide between ties."""
+    logprob_MNC = torch.stack([score.double().log_softmax(-1) for score in scores])
+    mean_NC = logprob_MNC.logsumexp(0) - math.log(len(scores))
+    if rule == "mean":
+        return mean_NC
+    vote_NC = torch.nn.functional.one_hot(logprob_MNC.argmax(-1), logprob_MNC.shape[-1]).sum(0)
+    total_NC = ((vote_NC + mean_NC.exp()) / (len(scores) + 1)).log()
+    return total_NC.masked_fill(mean_NC.isneginf(), -torch.inf)
+
+
+def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:
+    """The difference; labels that a row lacks stay at -inf."""
+    return torch.where(score_NC.isneginf(), score_NC, score_NC - other_NC)
+
+
+def _members(reading: Reading) -> list[Reading]:
+    if not isinstance(reading.value, Ensemble):
+        return [reading]
+    return [replace(reading, value=m.value, format=m.format) for m in reading.value.members]
+
+
+def _uncalibrated(reading: Reading) -> Reading:
+    return replace(reading, format=replace(reading.format, temperature=1.0, premise=None))
+
+
+def _premise(reading: Reading) -> Reading | None:
+    """The rows' own options after the premise alone, where that is what calibrates them (Holtzman et al. 2021)."""
+    form = reading.format
+    if form.premise is None:
+        return None
+    put = replace(form, template=Template.parse(form.premise), temperature=1.0, premise=None)
+    return Reading(HardPrompt(torch.zeros(0, dtype=torch.long)), put, reading.rows, reading.fields)
+
+
+def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_batch: int | None) -> list[Tensor]:
+    scores: list[Tensor | None] = [None] * len(readings)
+    prompts: list[int] = []
+    for index, reading in enumerate(readings):
+        value = reading.value
+        if isinstance(value, WordCounts):
+            scores[index] = count_scores(value, reading.fields, reading.rows)
+            continue
+        assert lm is not None, "only word counts are read without a model"
+        if isinstance(value, Probe):
+            scores[index] = probe_scores(lm, value, reading.format, reading.rows)
+        elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
             prompts.append(index)
         else:
-            encoded = encode_rows(lm, artefact.format, rows)
+            encoded = encode_rows(lm, reading.format, reading.rows)
             scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
-    if reasoning:
-        if lm is None:
-            raise ModelError("A model is needed to reason before it answers; none was loaded.")
-        for index, score in zip(reasoning, reasoned_scores(lm, [pairs[i] for i in reasoning]), strict=True):
-            scores[index] = score
     if prompts and lm is not None:
-        values = [pairs[i][0].value for i in prompts]
-        encoded = [encode_rows(lm, pairs[i][0].format, pairs[i][1], text_start(pairs[i][0].value)) for i in prompts]
+        encoded = [encode_value(lm, readings[i].value, readings[i].format, readings[i].rows) for i in prompts]
+        values = [_prompt_of(readings[i].value) for i in prompts]
         for index, score in zip(prompts, stacked_scores(lm, values, encoded, tokens_per_batch), strict=True):
             scores[index] = score
     return [score for score in scores if score is not None]
 
 
-@torch.no_grad()
-def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> Float[Tensor, "N D"]:
-    """Frozen hidden states of each row, at the answer position or averaged over its tokens."""
-    encoded = encode_rows(lm, form, rows)
-    out: list[Tensor | None] = [None] * len(encoded)
-    for batch in batches_of(encoded, lm.batch_tokens):
-        inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
-        features = lm.features(inputs, "mean" if pool == "mean" else "answer").float().cpu()
-        for index, feature in zip(batch, features, strict=True):
-            out[index] = feature
-    return torch.stack([f for f in out if f is not None])
+def _prompt_of(value: Learnt) -> Learnt:
+    """What fills the slots of the rows: nothing where the rows bring their examples as words."""
+    return HardPrompt(torch.zeros(0, dtype=torch.long)) if isinstance(value, Neighbours) else value
+
+
+def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row]) -> list[Encoded]:
+    """Rows as they are put to the model; those of an ensemble once for each member."""
+    if isinstance(value, Ensemble):
+        return [e for m in value.members for e in encode_value(lm, m.value, m.format, rows)]
+    if isinstance(value, Neighbours):
+        return encode_near(lm, value, form, rows)[0]
+    return encode_rows(lm, form, rows, text_start(value))
 
 
 def probe_scores(lm: FrozenLM, probe: Probe, form: Format, rows: Sequence[Row]) -> Float[Tensor, "N C"]:

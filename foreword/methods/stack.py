@@ -136,8 +136,8 @@ def _accumulate(
         own = [e for e in examples if e.owner in read]
         prefixes: dict[int, PrefixPrompt] = {}
         if group.led:
-            prefixes = _lead_prefixes(lm, read, {owner: rows[owner][0] for owner in group.owners})
-            own = [dataclasses.replace(e, encoded=e.encoded.without_lead()) for e in own]
+            prefixes = _lead_prefixes(lm, read, {owner: _led(rows[owner][0]) for owner in group.owners})
+            own = [dataclasses.replace(e, encoded=_led(e.encoded).without_lead()) for e in own]
         cut = {owner: _detached(prefix) for owner, prefix in prefixes.items()}
         for chosen in batches_of([e.encoded for e in own], budget):
             _backward(lm, read, cut, [own[i] for i in chosen], losses, learners[0].dropout)
@@ -188,7 +188,7 @@ def _groups(
     led = [o for o, (v, r) in enumerate(zip(values, rows, strict=True)) if able and _shares_lead(v, r)]
     rest = tuple(o for o in range(len(values)) if o not in {*led} and rows[o])
     groups = [Group(rest, False)] if rest else []
-    size = max(1, budget // max((rows[o][0].lead for o in led), default=1))
+    size = max(1, budget // max((rows[o][0].shared for o in led), default=1))
     return groups + [Group(tuple(led[i : i + size]), True) for i in range(0, len(led), size)]
 
 
@@ -196,8 +196,13 @@ def _shares_lead(value: Learnt, rows: Sequence[Encoded]) -> bool:
     """Whether several rows begin with the same columns and go on after them."""
     if not isinstance(value, HardPrompt | SoftPrompt) or len(rows) < 2:
         return False
-    lead = rows[0].lead
-    return lead > 0 and all(e.lead == lead < len(e.ids_S) for e in rows)
+    shared = rows[0].shared
+    return shared > 0 and all(e.shared == shared < len(e.ids_S) for e in rows)
+
+
+def _led(row: Encoded) -> Encoded:
+    """The row, led by all that it shares with the others."""
+    return dataclasses.replace(row, lead=row.shared)
 
 
 def _lead_prefixes(lm: FrozenLM, values: Mapping[int, Learnt], first: Mapping[int, Encoded]) -> dict[int, PrefixPrompt]:
@@ -230,9 +235,9 @@ def stacked_scores(
         own = [list(rows[o]) for o in group.owners]
         read, bank = view(lm, [values[o] for o in group.owners])
         if group.led:
-            prefixes = compile_leads(lm, [r[0] for r in own], bank)
+            prefixes = compile_leads(lm, [_led(r[0]) for r in own], bank)
             bank = _joined(lm, bank, prefixes)
-            own = [[e.without_lead() for e in r] for r in own]
+            own = [[_led(e).without_lead() for e in r] for r in own]
         task_B = torch.tensor([t for t, r in enumerate(own) for _ in r], device=lm.device)
         found = score_all(read, [e for r in own for e in r], bank, task_B, tokens_per_batch=budget)
         for owner, score_NC in zip(group.owners, found.split([len(r) for r in own]), strict=True):

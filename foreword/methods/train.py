@@ -17,10 +17,21 @@ from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
 from foreword.methods.answer import answer_rows, text_values
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, SearchMethod, configure
+from foreword.methods.base import (
+    DirectMethod,
+    GradientMethod,
+    HardConfig,
+    Job,
+    Method,
+    Progress,
+    SearchMethod,
+    configure,
+)
+from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
+from foreword.methods.features import encode_rows
 from foreword.methods.loop import Rows, Run, fit
-from foreword.methods.predict import encode_rows, score_rows
+from foreword.methods.predict import score_rows
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
@@ -70,15 +81,21 @@ def make_job(
 
     Raises: ConfigError for an unknown method or option.
     """
-    config = configure(find_method(method), options or {})
+    found = find_method(method)
+    config = configure(found, options or {})
     return Job(
         task,
-        form or task.format(lm.kind, chat=lm.instructed),
+        fitting(found, form or task.format(lm.kind, chat=lm.instructed)),
         method,
         config,
         seed,
         f"{task.name}/{method}/seed {seed}",
     )
+
+
+def fitting(method: Method, form: Format) -> Format:
+    """The format without its place for demonstrations, for a method that shows none."""
+    return form if method.demonstrates else dataclasses.replace(form, template=form.template.without_demos())
 
 
 def train_many(
@@ -166,11 +183,19 @@ def train(
 def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
     method.require(lm.kind, job.task)
     began = time.perf_counter()
-    value, form, numbers = method.learn(lm, job)
+    value, form, numbers, *notes = method.learn(lm, job)
+    score = None
+    if isinstance(job.config, HardConfig):
+        found = calibrate(lm, job.task, job.config, job.format, value, form)
+        value, form, score = found.value, found.format, found.development
+        notes.append(found.notes)
     seconds = time.perf_counter() - began
     artefact = make_artefact(lm, job, value, form, numbers)
-    if job.task.validation:
-        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
+    for told in notes:
+        artefact = artefact.with_metrics(**told)
+    held = job.task.validation
+    if any(row.label is not None or row.targets for row in held):
+        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score))
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
 
 
@@ -271,14 +296,16 @@ def _label(row: Any) -> int:
     return row.label
 
 
-def measure(lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> dict[str, Any]:
-    """The metrics of an artefact on a task's rows: of its label scores, or of the texts it writes.
+def measure(
+    lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row], score: Any | None = None
+) -> dict[str, Any]:
+    """The metrics of an artefact on a task's rows: of its label scores (those given), or of the texts it writes.
 
     Raises: DataError for a row without a label or a target.
     """
     if not task.metric:
         labels = [_label(row) for row in rows]
-        return _measure(score_rows(lm, [(artefact, rows)])[0], labels)
+        return _measure(score_rows(lm, [(artefact, rows)])[0] if score is None else score, labels)
     require_targets(rows)
     values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
     return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}

@@ -21,7 +21,8 @@ class Encoded:
     """A row as pieces. `slot_S` is -1 where the row has text, else the position of the prompt that goes there.
 
     `answer` is the column read: the mask, or a causal row's last. `plan` is None where there are no label words. `cut`
-    counts pieces that truncation took, and `lead` the columns at the front that are the same in every row.
+    counts pieces that truncation took, and `lead` the columns at the front that are the same in every row. This row has
+    `shared` of them in common with all rows that say the same number, being of one format.
     """
 
     ids_S: Int[np.ndarray, "S"]
@@ -30,6 +31,7 @@ class Encoded:
     plan: Plan | None
     cut: int = 0
     lead: int = 0
+    shared: int = 0
 
     def __len__(self) -> int:
         """Columns of the row in the model, those of its label words included."""

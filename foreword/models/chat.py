@@ -11,7 +11,7 @@ from typing import Any, final
 
 from jinja2 import TemplateError
 
-from foreword.core.template import Answer, Field, Literal, Soft, Template
+from foreword.core.template import Answer, Demos, Field, Literal, Soft, Template
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.models.row import Hole, Part
 
@@ -39,8 +39,8 @@ class Chat:
                 f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, so it cannot take messages; "
                 "give the template as one string."
             )
-        padded = _render(tokenizer, [_messages(template, lambda i, p: _sentinel(i, isinstance(p, Field)))])[0]
         plain = list(template.parts)
+        padded = _render(tokenizer, [_messages(template, lambda i, p: _sentinel(i, not isinstance(p, Soft)), True)])[0]
         parts: list[Part] = []
         order: list[int] = []
         at = 0
@@ -49,13 +49,16 @@ class Chat:
             parts += [Literal(padded[at : found.start()])] if found.start() > at else []
             if isinstance(part, Field):
                 parts.append(Hole(part.name, part.shorten, not found.group(1), not found.group(3)))
+            elif isinstance(part, Literal):  # text of data, which the chat template may strip as a field's
+                stripped = Hole("", False, not found.group(1), not found.group(3)).trim(part.text)
+                parts.append(Literal(stripped, data=True))
             else:
                 assert isinstance(part, Soft), "chats have no answer"
                 parts.append(part)
             order.append(int(found.group(2)))
             at = found.end()
         parts += [Literal(padded[at:])] if at < len(padded) else []
-        wanted = [i for i, part in enumerate(plain) if isinstance(part, Field | Soft)]
+        wanted = [i for i, p in enumerate(plain) if isinstance(p, Field | Soft) or (isinstance(p, Literal) and p.data)]
         if sorted(order) != wanted:
             raise ModelError(
                 f"The chat template of {tokenizer.name_or_path!r} leaves out or repeats a message's text; "
@@ -95,14 +98,20 @@ def _sentinel(number: int, pad: bool) -> str:
     return f"{edge}{OPEN}{number}{CLOSE}{edge}"
 
 
-def _messages(template: Template, text_of: Callable[[int, Field | Soft], str]) -> list[dict[str, str]]:
-    """The messages with `text_of(number, part)` for every part that is not the template's own text."""
+def _messages(
+    template: Template, text_of: Callable[[int, Field | Soft | Literal], str], data: bool = False
+) -> list[dict[str, str]]:
+    """The messages with `text_of(number, part)` for every part that is not the template's own text.
+
+    Text of demonstrations stands as it is unless `data` says that it is asked for too.
+    """
     messages, number = [], 0
     for turn in template.turns:
         content = []
         for part in turn.parts:
-            assert not isinstance(part, Answer), "messages have no answer"
-            content.append(part.text if isinstance(part, Literal) else text_of(number, part))
+            assert not isinstance(part, Answer | Demos), "messages have neither"
+            own = isinstance(part, Literal) and not (data and part.data)
+            content.append(part.text if own else text_of(number, part))
             number += 1
         messages.append({"role": turn.role, "content": "".join(content)})
     return messages

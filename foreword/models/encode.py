@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol, final, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.batch import Batch, Encoded, collate, prepare
 from foreword.models.chat import Chat
 from foreword.models.labels import Plan
-from foreword.models.pieces import Pieces
+from foreword.models.pieces import CONTEXTS, Pieces
 from foreword.models.row import Gap, Hole, Mark, Row, Text, layout_row, with_answer, with_holes
 from foreword.models.shorten import Part, share_out, which
 from foreword.models.words import Place, Planner
@@ -50,7 +51,8 @@ class Line:
 class Encoder:
     """Puts rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
 
-    A row may have `room` columns, of which the template's own text and slots take `own`.
+    A row may have `room` columns, of which the template's own text and slots take `own`. `head` are the pieces that the
+    text before the first field begins with, whatever the field holds, as far as can be told; each row is held to them.
     """
 
     format: Format
@@ -61,6 +63,7 @@ class Encoder:
     room: int
     own: int
     plan: Plan | None
+    head: tuple[int, ...] = ()
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)  # of rows that bring their own options
 
     @staticmethod
@@ -83,7 +86,10 @@ class Encoder:
         planner = Planner(
             pieces, Place(chat.tail, chat.lead) if chat else Place.of(parts), lm.kind, format.pieces == "mean", lm.name
         )
-        plan = planner.plans([(format.labels, format.words)], "label")[0] if format.words else None
+        plan = None
+        if format.words:
+            labels = (format.labels, format.words)
+            [plan] = planner.plans([labels], "label", format.shift, format.temperature)
         own = row.constant + sum(len(pieces.start([item.own])[0]) for item in row.items if isinstance(item, Text))
         grows = plan.longest - 1 if plan else 0
         if own + grows > limit - extra:
@@ -92,7 +98,12 @@ class Encoder:
                 f"and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or template, or a "
                 "higher max_length."
             )
-        return Encoder(format, pieces, row, chat, planner, limit - extra, own, plan)
+        return Encoder(format, pieces, row, chat, planner, limit - extra, own, plan, _head(row, pieces))
+
+    @property
+    def shared(self) -> int:
+        """Columns that rows begin with in common, but for a row whose own text changes how they are tokenised."""
+        return self.row.lead + len(self.head)
 
     @property
     def prompt_length(self) -> int:
@@ -178,7 +189,9 @@ class Encoder:
             elif isinstance(item, Mark):
                 answer = at
             at += len(part)
-        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, self.row.lead)
+        lead = self.row.lead
+        same = tuple(flat[lead : self.shared]) == self.head
+        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, lead, self.shared if same else lead)
 
     def _shorten(
         self, ids: Sequence[Sequence[int]], filled: Mapping[int, Sequence[str]], cut: int, room: int, where: str
@@ -216,7 +229,8 @@ class Encoder:
         fresh = list(dict.fromkeys(o for row in rows if row.options and (o := tuple(row.options)) not in self.plans))
         if fresh:
             try:
-                made = self.planner.plans([(options, [(o,) for o in options]) for options in fresh], "option")
+                sets = [(options, [(o,) for o in options]) for options in fresh]
+                made = self.planner.plans(sets, "option", temperature=self.format.temperature)
             except ConfigError:
                 self._blame(rows)
                 raise
@@ -230,6 +244,21 @@ class Encoder:
                 self.planner.plans([(row.options, [(o,) for o in row.options])], "option")
             except ConfigError as error:
                 raise DataError(f"{row.where}: {error}") from None
+
+
+def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
+    """The pieces of the first field's own text before it that texts of several kinds leave as they are."""
+    item = next((item for item in row.items if item.ids is None or isinstance(item, Mark)), None)
+    if not isinstance(item, Text) or isinstance(item.parts[0], Hole):
+        return ()
+    ahead = ""
+    for part in item.parts:
+        if isinstance(part, Hole):
+            break
+        ahead += part
+    texts = [(ahead + probe).lstrip() if item.left else ahead + probe for probe in ("", *CONTEXTS)]
+    found = (pieces.start if item.first else pieces.following)(texts)
+    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*found, strict=False)))
 
 
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:

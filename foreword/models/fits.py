@@ -3,7 +3,8 @@
 import dataclasses
 
 from foreword.core.artefact import Artefact, check_fits
-from foreword.core.learnt import WordCounts
+from foreword.core.format import Format
+from foreword.core.learnt import Ensemble, WordCounts
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 
@@ -15,8 +16,15 @@ def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
     """
     if not artefact.any_model or isinstance(artefact.value, WordCounts) or artefact.model.get("kind") == lm.kind:
         return artefact
-    form = dataclasses.replace(artefact.format, template=artefact.format.template.for_kind(lm.kind))
-    return dataclasses.replace(artefact, format=form)
+    value = artefact.value
+    if isinstance(value, Ensemble):
+        members = tuple(dataclasses.replace(m, format=_for_kind(m.format, lm.kind)) for m in value.members)
+        value = dataclasses.replace(value, members=members)
+    return dataclasses.replace(artefact, value=value, format=_for_kind(artefact.format, lm.kind))
+
+
+def _for_kind(form: Format, kind: str) -> Format:
+    return dataclasses.replace(form, template=form.template.for_kind(kind))
 
 
 def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False) -> str | None:

@@ -49,12 +49,15 @@ class Plan:
 
     `single` says that every word of every label is one piece: then logits rank labels as log-probabilities do, and no
     sum over the vocabulary is needed, unless the plan is to be `normalised`: the likelihood of a text is asked for.
+    `shift` is added to the labels' log-scores, which `temperature` then divides.
     """
 
     kind: Kind
     words: Words
     mean: bool = True
     normalised: bool = False
+    shift: tuple[float, ...] = ()
+    temperature: float = 1.0
 
     @cached_property
     def single(self) -> bool:

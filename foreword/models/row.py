@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from foreword.core.template import Answer, Field, Literal, Soft
+from foreword.core.template import Answer, Demos, Field, Literal, Soft
+from foreword.errors import ConfigError
 from foreword.models.pieces import CONTEXTS, Pieces
 
 
@@ -122,8 +123,16 @@ class Row:
         return count
 
 
-def with_holes(parts: Sequence[Literal | Field | Soft | Answer]) -> list[Part]:
-    return [Hole(p.name, p.shorten) if isinstance(p, Field) else p for p in parts]
+def with_holes(parts: Sequence[Literal | Field | Soft | Answer | Demos]) -> list[Part]:
+    """Raises: ConfigError where demonstrations have not been written into their place."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Demos):
+            raise ConfigError(
+                "The template has {demos}, which few-shot and few-shot-knn fill; remove it, or use those."
+            )
+        found.append(Hole(part.name, part.shorten) if isinstance(part, Field) else part)
+    return found
 
 
 def with_answer(parts: Sequence[Part]) -> list[Part]:
@@ -187,7 +196,9 @@ def _flatten(parts: Sequence[Part], pieces: Pieces) -> Flat:
     """Literals as text and the special tokens written in them."""
     flat: Flat = []
     for part in parts:
-        if isinstance(part, Literal):
+        if isinstance(part, Literal) and part.data:
+            flat.append(part.text)
+        elif isinstance(part, Literal):
             flat += [p if isinstance(p, str) else Fixed((p,), True) for p in pieces.split_special(part.text)]
         else:
             flat.append(part)

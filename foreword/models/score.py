@@ -26,7 +26,8 @@ class Reads:
     """Which piece of which label is read where, for each distinct plan Q, padded; and the plan of each row.
 
     `pass_QCWn`, `read_QCWn` and `unique_QCWn` say in which model row of the row's own, at which column after the answer
-    and as which of the distinct pieces `ids_U`. `mean_Q` plans score a word by the mean over its pieces.
+    and as which of the distinct pieces `ids_U`. `mean_Q` plans score a word by the mean over its pieces. `shift_QC` and
+    `temperature_Q` calibrate the labels' scores; None where no plan does.
     """
 
     layouts: tuple[Layout, ...]
@@ -38,6 +39,8 @@ class Reads:
     read_QCWn: Int[Tensor, "Q C W n"]
     single_Q: Bool[Tensor, "Q"]
     mean_Q: Bool[Tensor, "Q"]
+    shift_QC: Float[Tensor, "Q C"] | None
+    temperature_Q: Float[Tensor, "Q"] | None
 
 
 @final
@@ -76,7 +79,8 @@ def score(
     value_BCWn = logit_MRU[row_BCWn, read_BCWn, reads.unique_QCWn[plan_B].to(lm.device)]
     if normaliser_MR is not None:
         value_BCWn = value_BCWn - normaliser_MR[row_BCWn, read_BCWn]
-    return _labels(value_BCWn, reads.real_QCWn[plan_B].to(lm.device), reads.mean_Q[plan_B].to(lm.device))
+    score_BC = _labels(value_BCWn, reads.real_QCWn[plan_B].to(lm.device), reads.mean_Q[plan_B].to(lm.device))
+    return _calibrated(score_BC, reads)
 
 
 @torch.no_grad()
@@ -163,7 +167,30 @@ def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
         read_QCWn=padded([layout.read_CWn for layout in layouts]),
         single_Q=torch.tensor([plan.single and not plan.normalised for plan in kept]),
         mean_Q=torch.tensor([plan.mean and plan.kind == "masked" for plan in kept]),
+        shift_QC=_shifts([plan.shift for plan in kept], shape[0]),
+        temperature_Q=_temperatures([plan.temperature for plan in kept]),
     )
+
+
+def _shifts(shifts: Sequence[tuple[float, ...]], labels: int) -> Float[Tensor, "Q C"] | None:
+    if not any(shifts):
+        return None
+    return torch.tensor([[*shift, *[0.0] * (labels - len(shift))] for shift in shifts], dtype=torch.float64)
+
+
+def _temperatures(temperatures: Sequence[float]) -> Float[Tensor, "Q"] | None:
+    if all(t == 1.0 for t in temperatures):
+        return None
+    return torch.tensor(temperatures, dtype=torch.float64)
+
+
+def _calibrated(score_BC: Float[Tensor, "B C"], reads: Reads) -> Float[Tensor, "B C"]:
+    """Each row's scores as its plan calibrates them; labels that a row lacks stay at -inf."""
+    if reads.shift_QC is not None:
+        score_BC = score_BC + reads.shift_QC[reads.plan_B].to(score_BC)
+    if reads.temperature_Q is not None:
+        score_BC = score_BC / reads.temperature_Q[reads.plan_B, None].to(score_BC)
+    return score_BC
 
 
 def _passes(reads: Reads) -> Passes:

@@ -58,7 +58,13 @@ class Planner:
     mean: bool
     model: str
 
-    def plans(self, sets: Sequence[LabelSet], what: Literal["label", "option"]) -> list[Plan]:
+    def plans(
+        self,
+        sets: Sequence[LabelSet],
+        what: Literal["label", "option"],
+        shift: tuple[float, ...] = (),
+        temperature: float = 1.0,
+    ) -> list[Plan]:
         """A plan for each set of labels; their words are tokenised in one call.
 
         Raises: ConfigError for words that the tokenizer has no pieces for, or cannot tell apart.
@@ -68,7 +74,7 @@ class Planner:
         for names, words in sets:
             self._check(names, words, ids, what)
             pieces = tuple(tuple(ids[w.strip()] for w in label) for label in words)
-            plans.append(Plan(self.kind, pieces, self.mean))
+            plans.append(Plan(self.kind, pieces, self.mean, shift=shift, temperature=temperature))
         return plans
 
     def texts(self, texts: Sequence[str]) -> list[Plan]:

@@ -14,7 +14,7 @@ import torch
 
 from foreword.core.artefact import RECORD, TENSORS, Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, text_start
+from foreword.core.learnt import Ensemble, Learnt, Neighbours, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
@@ -71,7 +71,7 @@ class Recent(Generic[K, V]):
 class Entry:
     """A prompt in memory, ready to encode rows: labels for classification, and no labels for text that goes on.
 
-    `lead` columns at the front of every row are the same, and their keys and values are compiled; 0 where none are.
+    `lead` columns at the front of rows are the same, and their keys and values are compiled; 0 where none are.
     """
 
     version: Version
@@ -80,6 +80,10 @@ class Entry:
     labels: Encoder
     plain: Encoder
     lead: int
+
+    def led(self, row: Encoded) -> Encoded:
+        """The row as it is read: after the compiled columns, or whole, where its own text has changed them."""
+        return replace(row, lead=self.lead if row.shared == self.lead else 0)
 
 
 @final
@@ -148,6 +152,12 @@ class PromptBank:
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
+        if isinstance(artefact.value, Ensemble | Neighbours) or artefact.format.premise is not None:
+            what = "each row's options are read a second time" if artefact.format.premise is not None else artefact.form
+            raise ArtefactError(
+                f"{name} takes more than one prompt before a row ({what}), which is not served; serve one of its "
+                "members, or use it with `foreword predict`."
+            )
         if not isinstance(artefact.value, PROMPTS):
             raise ArtefactError(
                 f"{name} is of the form {artefact.form}; served are words, soft prompts and prefixes, which share one "
@@ -221,10 +231,11 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
     assert isinstance(value, PROMPTS), "nothing else is served"
     extra = text_start(value)
     labels = encoder(artefact.format, extra)
-    plain = encoder(replace(artefact.format, labels=(), words=()), extra)
-    assert plain.row.lead == labels.row.lead, "label words come after the last field"
+    bare = replace(artefact.format, labels=(), words=(), shift=(), temperature=1.0, calibration="none")
+    plain = encoder(bare, extra)
+    assert plain.shared == labels.shared, "label words come after the last field"
     leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
-    return Entry(version, artefact, value, labels, plain, labels.row.lead if leads else 0)
+    return Entry(version, artefact, value, labels, plain, labels.shared if leads else 0)
 
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:

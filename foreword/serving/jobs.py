@@ -8,9 +8,9 @@ from typing import Any, final
 
 from foreword.core.learnt import text_start
 from foreword.errors import ForewordError, ModelError
+from foreword.models.decode import Chooser, Writer
 from foreword.models.encode import Encoded
 from foreword.serving.bank import Entry
-from foreword.models.decode import Chooser, Writer
 from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
 
 

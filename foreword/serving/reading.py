@@ -10,9 +10,9 @@ from foreword.core.learnt import text_start
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
+from foreword.models.decode import Chooser, Writer
 from foreword.models.encode import Encoder
 from foreword.serving.bank import Entry, PromptBank
-from foreword.models.decode import Chooser, Writer
 from foreword.serving.jobs import Judging, Labelling, Writing
 from foreword.serving.store import Version
 from foreword.serving.work import Asked, Judged, Sampling
@@ -49,7 +49,7 @@ class Reader:
             rows = [_row(entry, asked[i], labelled=True) for i in indices]
             for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
                 names = row.options or entry.artefact.format.labels
-                jobs[index] = Labelling(whole, index, entry, encoded, names)
+                jobs[index] = Labelling(whole, index, entry, entry.led(encoded), names)
         return [jobs[index] for index in range(len(asked))]
 
     def writing(self, asked: Asked, writing: Writing) -> None:
@@ -66,7 +66,7 @@ class Reader:
             )
         [encoded] = replace(encoder, room=room).encode_rows([row])
         tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
-        writing.entry, writing.row = entry, encoded
+        writing.entry, writing.row = entry, encoded if entry is None else entry.led(encoded)
         writing.chooser = Chooser.of(writing.sampling)
         writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
 

@@ -11,8 +11,8 @@ from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
 from foreword.models.batch import collate, prepare
-from foreword.serving.bank import PromptBank
 from foreword.models.decode import choose
+from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
 from foreword.serving.work import Delta, Finish, Generated, Piece, Sampling
@@ -121,7 +121,7 @@ class Writers:
 
     def _advance(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> None:
         """Choose each row's next piece, hand its text on, and let the rows go that ended."""
-        finite_B = logits_BV.isfinite().all(-1)
+        finite_B = logits_BV.sum(-1).isfinite()  # a NaN or an infinity stays one in the sum
         choosers = [job.chooser for job in jobs if job.chooser is not None]
         chosen = choose(torch.where(finite_B[:, None], logits_BV, 0), choosers).tolist()
         for row, (job, id, finite) in enumerate(zip(jobs, chosen, finite_B.tolist(), strict=True)):

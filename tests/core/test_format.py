@@ -30,6 +30,10 @@ OTHER = {
     "max_length": 99,
     "pieces": "sum",
     "decoding": Decoding(9, True, stop_strings=("\n",)),
+    "shift": (0.25, -1.5),
+    "temperature": 0.1 + 0.2,
+    "calibration": "contextual",
+    "premise": "So: {answer}",
 }
 
 
@@ -45,3 +49,20 @@ def test_a_broken_template_is_refused():
     data = PLAIN.to_json() | {"template": "{text"}
     with pytest.raises(ConfigError, match="never closed"):
         Format.from_json(data)
+
+
+def test_formats_of_before_calibration_load_and_keep_their_bytes():
+    old = PLAIN.to_json()
+    assert not {"shift", "temperature", "calibration", "premise"} & old.keys()
+    assert Format.from_json(old).temperature == 1.0
+    assert not PLAIN.calibrated
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"shift": (1.0,)}, "1 numbers for 2 labels"), ({"shift": (0.0, float("nan"))}, "finite"),
+     ({"temperature": 0.0}, "above 0"), ({"temperature": float("inf")}, "above 0")],
+)  # fmt: skip
+def test_a_calibration_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        replace(PLAIN, **wrong)

@@ -1,0 +1,89 @@
+"""Demonstrations: rows with their answers, written into a template as its own text filled with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from foreword.core.template import Answer, Demos, Field, Literal, Part, Soft, Template, Turn, field_text, joined
+from foreword.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Example:
+    """The texts of a row, and the word that answers it."""
+
+    fields: Mapping[str, str]
+    word: str
+
+
+def with_demos(template: Template, examples: Sequence[Example], separator: str) -> Template:
+    """The template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
+
+    A demonstration is what the template has on the answer's side of `{demos}`, filled with an example, so that an
+    instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one.
+
+    Raises: ConfigError for slots, for which a demonstration has no vectors, and for fields on the other side.
+    """
+    if template.slots:
+        raise ConfigError(
+            f"The template {template.source!r} has {{soft:...}} slots, and demonstrations are words; remove them."
+        )
+    if not template.fields:
+        raise ConfigError(f"The template {template.source!r} has no field to show an example in; give one as {{text}}.")
+    return _chat(template, examples) if template.chat else _plain(template, examples, separator)
+
+
+def _plain(template: Template, examples: Sequence[Example], separator: str) -> Template:
+    parts = template.parts if Demos() in template.parts else (Demos(), *template.parts)
+    at = parts.index(Demos())
+    before, after = parts[:at], parts[at + 1 :]
+    first = template.answer is None or template.answer in after
+    body, rest = (after, before) if first else (before, after)
+    if any(isinstance(p, Field) for p in rest):
+        raise ConfigError(
+            f"The template {template.source!r} has fields on both sides of {{demos}}; put {{demos}} before or after "
+            "all fields and the answer."
+        )
+    gap = Literal(separator)
+    shown: list[Part] = []
+    for example in examples:
+        filled = _filled(body, example)
+        shown += [*filled, gap] if first else [gap, *filled]
+    return Template((Turn("", joined([*before, *shown, *after])),))
+
+
+def _filled(body: Sequence[Part], example: Example) -> list[Part]:
+    """One demonstration. After a field the answer has one space, as when it is scored."""
+    parts: list[Part] = []
+    answer = next((p for p in body if isinstance(p, Answer)), None)
+    for part in [*body, *([] if answer else [Answer()])]:
+        if isinstance(part, Answer):
+            last = parts[-1] if parts else None
+            bare = last is not None and (last.data if isinstance(last, Literal) else True)
+            ends = not answer and isinstance(last, Literal) and not last.text[-1:].isspace()
+            parts.append(Literal(f" {example.word}" if bare or ends else example.word))
+        elif isinstance(part, Field):
+            parts.append(Literal(field_text(example.fields, part.name), data=True))
+        else:
+            assert not isinstance(part, Soft), "slots were refused"
+            parts.append(part)
+    return parts
+
+
+def _chat(template: Template, examples: Sequence[Example]) -> Template:
+    """Earlier turns: what the template asks, then the answer as the assistant's own."""
+    said = next((i for i, t in enumerate(template.turns) if t.role != "system"), len(template.turns))
+    system, asked = template.turns[:said], template.turns[said:]
+    if any(isinstance(p, Field) for turn in system for p in turn.parts) or not asked:
+        raise ConfigError("A chat with demonstrations needs its fields in messages of the user, not of the system.")
+    turns: list[Turn] = []
+    for example in examples:
+        for turn in asked:
+            filled = [
+                Literal(field_text(example.fields, p.name), data=True) if isinstance(p, Field) else p
+                for p in turn.parts
+            ]
+            turns.append(Turn(turn.role, joined(filled)))
+        turns.append(Turn("assistant", (Literal(example.word),)))
+    return Template((*system, *turns, *asked))

@@ -1,0 +1,50 @@
+"""How much hangs on one template: the same method with the same rows in ten others, measured on the same test rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from foreword.core.artefact import Artefact
+from foreword.core.template import Answer, Template
+from foreword.errors import ForewordError
+from foreword.methods.base import Job
+from foreword.methods.train import Outcome, Trained
+from foreword.models.base import FrozenLM
+from foreword.tasks.paraphrases import paraphrases
+from foreword.tasks.task import Task
+
+Judged = Callable[[Artefact, Task], float]  # by the metric that the task is judged by
+
+
+def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcome]], judged: Judged) -> dict[str, Any]:
+    """Worst, median and best test accuracy (of texts: the task's metric) over the task's paraphrased templates; empty where none can be used.
+
+    Demonstrations and calibration are made anew for each, with the job's seed. A template that this model cannot be
+    asked in is left out, and `tried` counts those that were read. It costs as many evaluations as there are templates.
+    """
+    found = []
+    for source in paraphrases(job.task.name, job.task.fields):
+        try:
+            template = _like(job.format.template, Template.parse(source), lm.kind)
+            form = replace(job.format, template=template, soft_first=False)
+            (outcome,) = train_many(lm, [replace(job, format=form)])
+            if isinstance(outcome, Trained):
+                found.append(round(judged(outcome.artefact, job.task), 6))
+        except ForewordError:
+            continue
+    if not found:
+        return {}
+    worst, median, best = min(found), float(np.median(found)), max(found)
+    return {"tried": len(found), "worst": worst, "median": round(median, 6), "best": best, "accuracies": found}
+
+
+def _like(own: Template, other: Template, kind: str) -> Template:
+    """The other template as the job's is given: for this kind of model, or as a message."""
+    if not own.chat:
+        return other.for_kind(kind)
+    at = next(i for i, part in enumerate(other.parts) if isinstance(part, Answer))
+    asked = Template((replace(other.turns[0], parts=other.parts[:at]),)).source
+    assert isinstance(asked, str), "a plain template has a plain source"
+    return Template.parse([{"role": "user", "content": asked.rstrip()}])

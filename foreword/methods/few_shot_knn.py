@@ -1,0 +1,58 @@
+"""Few-shot with each row's own demonstrations: the training rows nearest to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreword.core.learnt import Neighbours
+from foreword.errors import ConfigError
+from foreword.methods.base import DirectMethod, Found, HardConfig, Job
+from foreword.methods.demonstrations import example_of, longest_rows, pool_of
+from foreword.methods.neighbours import embeddings, encode_near
+from foreword.models.base import FrozenLM
+
+PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
+
+
+@dataclass(frozen=True)
+class FewShotKnnConfig(HardConfig):
+    """The `demos` nearest training rows stand before each row, the nearest last, as many as fit beside it.
+
+    Nearest by the mean hidden states of the model itself, or of `encoder`, a folder with a model for sentences.
+    """
+
+    demos: int = 8
+    encoder: str | None = None
+    separator: str = "\n\n"
+
+
+class FewShotKnn(DirectMethod):
+    name = "few-shot-knn"
+    summary = "the nearest training rows shown to each row; nothing is trained"
+    source = "Liu et al. 2022 (KATE)"
+    Config = FewShotKnnConfig
+    form = "neighbours"
+    mixed_batch = True
+    freezes_lm = True
+    demonstrates = True
+    retemplates = True
+
+    def learn(self, lm: FrozenLM, job: Job) -> Found:
+        config: FewShotKnnConfig = job.config
+        pool = pool_of(job.task)
+        longest_rows(lm, job.format, job.task, 0.5)  # where half of the rows have no room, none is worth showing
+        value = Neighbours(
+            examples=tuple(example_of(job.format, row) for row in pool),
+            embed_ND=embeddings(lm, job.format, pool, config.encoder),
+            count=config.demos,
+            separator=config.separator,
+            encoder=config.encoder,
+        )
+        rows = job.task.validation or pool[:PROBED]
+        _, shown = encode_near(lm, value, job.format, rows)
+        if not any(shown):
+            raise ConfigError(
+                f"Not one demonstration fits beside a row of {job.task.name!r}; use shorter rows or a shorter template."
+            )
+        told = {"shown": round(float(np.mean(shown)), 2), "asked": config.demos, "least": min(shown), "pool": len(pool)}
+        return value, job.format, 0, {"demonstrations": told}

@@ -1,0 +1,92 @@
+"""Rows with their nearest examples written before them, as many as fit; an example never stands before itself."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from foreword.core.demos import Example, with_demos
+from foreword.core.format import Format
+from foreword.core.learnt import Neighbours
+from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.template import Template
+from foreword.errors import ConfigError, DataError
+from foreword.methods.features import encode_rows, row_features
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoded
+from foreword.tasks.rows import Row
+
+
+def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | None) -> Float[Tensor, "N D"]:
+    """Mean hidden states of rows, of length 1: of the model itself over the task's template, or of the model `encoder`.
+
+    Raises: ModelError where the encoder cannot be loaded.
+    """
+    form = replace(form, template=form.template.without_demos(), labels=(), words=(), shift=(), temperature=1.0)
+    if encoder is not None:
+        from foreword.models.load import load
+
+        lm = load(encoder)
+        fields = " ".join(f"{{{name}|shorten}}" for name in form.template.fields)
+        form = Format(Template.parse(fields).for_kind(lm.kind))
+    rows = [replace(row, options=()) for row in rows]
+    return torch.nn.functional.normalize(row_features(lm, form, rows, "mean"), dim=-1)
+
+
+def nearest(value: Neighbours, rows: Sequence[Row], embed_BD: Float[Tensor, "B D"]) -> list[list[int]]:
+    """The examples of each row, the nearest first; those with the row's own texts are left out."""
+    found = []
+    for row, order_N in zip(rows, _order(value, embed_BD).tolist(), strict=True):
+        others = (i for i in order_N if not same_texts(value.examples[i], row))
+        found.append([i for i, _ in zip(others, range(value.count), strict=False)])
+    return found
+
+
+def _order(value: Neighbours, embed_BD: Float[Tensor, "B D"]) -> Int[Tensor, "B N"]:
+    return (embed_BD @ value.embed_ND.to(embed_BD).T).argsort(dim=1, descending=True, stable=True)
+
+
+def same_texts(example: Example, row: Row) -> bool:
+    return all(row.fields.get(name) == text for name, text in example.fields.items())
+
+
+def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Row]) -> tuple[list[Encoded], list[int]]:
+    """Rows with their examples, and how many each was shown: those that do not fit are left out whole, the farthest
+    first, and a row is never cut for an example's sake.
+    """
+    if not rows:
+        return [], []
+    bare = replace(form, template=form.template.without_demos())
+    plain = encode_rows(lm, bare, rows)
+    chosen = nearest(value, rows, embeddings(lm, form, rows, value.encoder))
+    encoded, shown = [], []
+    for row, alone, near in zip(rows, plain, chosen, strict=True):
+        count, found = len(near), None
+        while count and found is None:
+            count = min(count, _likely(lm, near[:count], value, alone))
+            found = _try(lm, value, form, row, near[:count], alone.cut) if count else None
+            count -= found is None and count > 0
+        # Rows that differ before their first field share no lead, and those of one task share their labels' plan.
+        encoded.append(replace(alone if found is None else found, plan=alone.plan, lead=0, shared=0))
+        shown.append(count if found is not None else 0)
+    return encoded, shown
+
+
+def _try(lm: FrozenLM, value: Neighbours, form: Format, row: Row, near: Sequence[int], cut: int) -> Encoded | None:
+    examples = [value.examples[i] for i in reversed(near)]
+    put = replace(form, template=with_demos(form.template, examples, value.separator))
+    try:
+        [found] = encode_rows(lm, put, [row])
+    except (ConfigError, DataError):  # longer than the context
+        return None
+    return found if found.cut <= cut else None
+
+
+def _likely(lm: FrozenLM, near: Sequence[int], value: Neighbours, alone: Encoded) -> int:
+    """An upper bound of how many may fit, by the length of their words: a word has one piece or more."""
+    room = lm.dims.context - len(alone.ids_S)
+    for count, index in enumerate(near):
+        room -= sum(len(text.split()) for text in value.examples[index].fields.values())
+        if room < 0:
+            return count
+    return len(near)
