@@ -267,7 +267,7 @@ def test_a_change_that_was_cut_off_is_seen_by_all_or_by_none(store, monkeypatch,
 
     with monkeypatch.context() as patch:
         if part == "after it":
-            patch.setattr(broken, "_take", stop)
+            patch.setattr(broken._journal, "take", stop)
         else:
             inner = journal.write_whole
             patch.setattr(
