@@ -337,17 +337,17 @@ def _without_slots(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     removed = False
     for part in parts:
         last = kept[-1] if kept else None
-        own = isinstance(last, Literal) and not last.data
+        own = last if isinstance(last, Literal) and not last.data else None
         if isinstance(part, Soft):
             removed = True
             if own:
-                kept[-1] = Literal(last.text.rstrip(" "))
+                kept[-1] = Literal(own.text.rstrip(" "))
             continue
         if (
             removed
             and isinstance(part, Literal)
             and not part.data
-            and (last is None or (own and last.text[-1:].isspace()))
+            and (last is None or (own and own.text[-1:].isspace()))
         ):
             part = Literal(part.text.lstrip(" "))
         removed = False

@@ -19,7 +19,8 @@ Judged = Callable[[Artefact, Task], float]  # by the metric that the task is jud
 
 
 def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcome]], judged: Judged) -> dict[str, Any]:
-    """Worst, median and best test accuracy (of texts: the task's metric) over the task's paraphrased templates; empty where none can be used.
+    """Worst, median and best test accuracy (of texts: the task's metric) over paraphrased templates; empty where none
+    can be used.
 
     Demonstrations and calibration are made anew for each, with the job's seed. A template that this model cannot be
     asked in is left out, and `tried` counts those that were read. It costs as many evaluations as there are templates.

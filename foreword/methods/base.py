@@ -271,12 +271,12 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         low = LOWEST.get(name)
         if bad or (low is not None and value is not None and value < low):
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in ABOVE_ZERO and number and not 0 < value <= HIGHEST:
+        above = name in ABOVE_ZERO and not isinstance(value, bool)  # some methods have a switch of the same name
+        if above and isinstance(value, int | float) and not 0 < value <= HIGHEST:
             raise ConfigError(
                 f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
             )
-        if name == "uncut" and not 0 < value <= 1:
+        if name == "uncut" and isinstance(value, int | float) and not 0 < value <= 1:
             raise ConfigError(
                 f"{method.name}: option uncut={given!r} is out of range; it is a share above 0, at most 1."
             )
