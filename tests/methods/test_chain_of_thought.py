@@ -53,6 +53,17 @@ def law_value(n: int) -> float:
     return total
 
 
+def fewest(texts) -> int:
+    """How many of these texts, in order, it takes until whatever the others say changes nothing: every way is tried."""
+    answers = [text.strip() for text in texts]
+    for seen in range(1, len(answers)):
+        known, left = Counter(answers[:seen]), len(answers) - seen
+        [(first, most)] = known.most_common(1)
+        if all(most > known[other] + left for other in ("7", "4", "2") if other != first):
+            return seen
+    return len(answers)
+
+
 @pytest.fixture(scope="module")
 def lm():
     """Whatever is asked, the instruction ends with a colon, and one of three digits follows by the law."""
@@ -90,7 +101,10 @@ def test_an_early_end_changes_no_vote_and_saves_samples(lm):
     early, late = (answer_rows(lm, [(a, task.test)])[0] for a in (artefact, whole))
     assert [one.answer for one in early] == [one.answer for one in late]
     assert all(one.drawn == 15 for one in late)
-    assert sum(one.drawn for one in early) < 0.95 * sum(one.drawn for one in late)
+    assert [one.drawn for one in early] == [fewest(one.texts) for one in late]
+    assert sum(one.drawn for one in early) < sum(one.drawn for one in late)
+    lonely = [answer_rows(lm, [(artefact, [row])])[0][0] for row in task.test[:10]]
+    assert [(one.answer, one.drawn) for one in lonely] == [(one.answer, one.drawn) for one in early[:10]]
     counts = [Counter(t.strip() for t in one.texts) for one in late]
     assert [one.votes for one in late] == [dict(c) for c in counts]
     estimate = np.mean([majority_at(5, c, ["7"], 15) for c in counts])
