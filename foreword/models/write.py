@@ -87,8 +87,8 @@ OnSample = Callable[[int, int, Sample], int]  # row, sample, text: how many more
 def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSample) -> None:
     """Write every sample of every row, the first samples of rows before their second ones.
 
-    `on_sample` hears of each text as it ends and says how many more of the row are needed at least: so many may be under
-    way, and once it is none, nothing more is written of the row.
+    `on_sample` hears of each text as it ends and says how many more of the row are needed at least: so many may be
+    under way, and once it is none, nothing more is written of the row.
 
     Raises: ModelError for a masked model, for logits that are not numbers, or where not even one row fits memory.
     """

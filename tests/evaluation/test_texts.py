@@ -1,4 +1,7 @@
-"""Comparisons of answers in text: their numbers come from the texts kept. Run: python -m pytest tests/evaluation/test_texts.py"""
+"""Comparisons of answers in text: their numbers come from the texts kept.
+
+Run: python -m pytest tests/evaluation/test_texts.py
+"""
 
 import json
 from pathlib import Path

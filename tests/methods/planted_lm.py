@@ -1,4 +1,4 @@
-"""Real models whose next byte follows a law that the test states: no layer adds anything, so only the last byte counts."""
+"""Real models whose next byte follows a law that the test states: no layer adds anything, the last byte alone counts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ def markov_lm(law: Mapping[str, Mapping[str, float]]) -> FrozenLM:
 
 
 def markov_parts(law: Mapping[str, Mapping[str, float]]) -> tuple[LlamaForCausalLM, Any]:
-    """A byte-level model and its tokenizer: after `before` comes each byte with the probability that `law` gives it, "" being the end.
+    """A byte-level model and its tokenizer: after each byte of `law` comes another with the probability given there.
 
-    After a byte without a law the text ends.
+    "" is the end; after a byte without a law the text ends.
     """
     tokenizer = byte_tokenizer("causal")
     end = tokenizer.eos_token_id

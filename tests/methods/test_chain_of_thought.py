@@ -214,7 +214,7 @@ def test_demonstrations_show_reasoning_and_answers_and_none_is_asked():
     assert made.format.decoding.stop_strings == ("\n\n", "\nQ:")
     other = train(lm, task, "chain-of-thought", demonstrations=3, max_new_tokens=4, seed=4).artefact
     assert other.format.template.source != source
-    with pytest.raises(DataError, match="5 demonstrations need as many .* has 4"):
+    with pytest.raises(DataError, match=r"5 demonstrations need as many .* has 4"):
         train(lm, task, "chain-of-thought", demonstrations=5)
 
 
@@ -240,7 +240,8 @@ def test_in_a_chat_demonstrations_are_turns():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"extract": "choice"}, "answers are texts; give auto, number or span"), ({"conclude": "Thus"}, "not found again"),
+        ({"extract": "choice"}, "answers are texts; give auto, number or span"),
+        ({"conclude": "Thus"}, "not found again"),
         ({"samples": 0}, "lowest allowed is 1"), ({"temperature": 0}, "above 0"), ({"max_new_tokens": 600}, "no room"),
     ],
 )  # fmt: skip
