@@ -47,7 +47,9 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
     def hear(artefact: int, row: int, sample: int, written: Sample) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
         found = extract(decoding.extract, written.text, words[artefact][row])
-        weight = math.exp(written.mean_logprob) if decoding.vote == "likelihood" else 1.0
+        # Beams have no likelihood, and one text of a row needs no weight.
+        weighed = decoding.vote == "likelihood" and decoding.num_return_sequences > 1
+        weight = min(1.0, math.exp(written.mean_logprob)) if weighed else 1.0
         ballot.add(sample, found, _key(decoding, found), weight)
         texts[artefact][row][sample] = written
         return ballot.needed if decoding.early_stop else ALL
