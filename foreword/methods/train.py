@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.answer import answer_rows, text_values
 from foreword.methods.base import (
     DirectMethod,
     GradientMethod,
@@ -31,13 +28,12 @@ from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.features import encode_rows
 from foreword.methods.loop import Rows, Run, fit
+from foreword.methods.measure import label_of, measure, measured
 from foreword.methods.predict import score_rows
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
-from foreword.tasks.metrics import accuracy, macro_f1, nll
-from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 
@@ -225,7 +221,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     lm.require_gradient()
     extra = text_start(learner.saved(learner.leaves))
     rows = [
-        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [_label(row) for row in part])
+        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [label_of(row) for row in part])
         for part in (job.task.train, job.task.validation)
     ]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
@@ -286,46 +282,8 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
     if run.dev.label_N:
         score = score_rows(lm, [(artefact, job.task.validation)])[0]
-        artefact = artefact.with_metrics(validation=_measure(score, run.dev.label_N))
+        artefact = artefact.with_metrics(validation=measured(score, run.dev.label_N))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
-
-
-def _label(row: Any) -> int:
-    if row.label is None:
-        raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
-    return row.label
-
-
-def measure(
-    lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row], score: Any | None = None
-) -> dict[str, Any]:
-    """The metrics of an artefact on a task's rows: of its label scores (those given), or of the texts it writes.
-
-    Raises: DataError for a row without a label or a target.
-    """
-    if not task.metric:
-        labels = [_label(row) for row in rows]
-        return _measure(score_rows(lm, [(artefact, rows)])[0] if score is None else score, labels)
-    require_targets(rows)
-    values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
-    return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}
-
-
-def require_targets(rows: Sequence[Row]) -> None:
-    """Raises: DataError for a row without accepted answers."""
-    for row in rows:
-        if not row.targets:
-            raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")
-
-
-def _measure(score_NC: Any, label_N: Sequence[int]) -> dict[str, Any]:
-    score, label = score_NC.double().cpu().numpy(), np.asarray(label_N)
-    return {
-        "rows": len(label_N),
-        "accuracy": round(float(accuracy(score, label)), 6),
-        "macro_f1": round(float(macro_f1(score, label)), 6),
-        "nll": round(float(nll(score, label)), 6),
-    }
 
 
 def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
