@@ -23,6 +23,7 @@ from foreword.methods.search.split import search_rows
 from foreword.methods.search.wording import edited, instruction_of
 from foreword.methods.stack import stacked_scores
 from foreword.models.load import load
+from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.planted import NOUNS, planted_task
@@ -52,8 +53,8 @@ class Executor:
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return load("foreword-tiny-causal")
+def lm():
+    return tiny("causal", context=4096)
 
 
 def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[Pool, list[Row], str]:
@@ -74,12 +75,12 @@ def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[Poo
     return pool, rows, stated(secret)
 
 
-def test_the_one_candidate_that_states_the_secret_mapping_is_returned(tiny):
+def test_the_one_candidate_that_states_the_secret_mapping_is_returned(lm):
     """With a budget at which uniform sampling finds it in fewer than 60% of the draws."""
     seed = random.SystemRandom().randrange(10**6)
     hits = draws = 0
     for trial in range(6):
-        pool, rows, secret = planted(tiny, seed + trial)
+        pool, rows, secret = planted(lm, seed + trial)
         executor = Executor(rows, pool, seed)
         outcome = search(pool, len(rows), 900, executor)
         assert pool.arms[outcome.winner].text == secret, (seed, trial)
@@ -95,10 +96,10 @@ def test_the_one_candidate_that_states_the_secret_mapping_is_returned(tiny):
     assert hits < 0.6 * draws, (seed, hits, draws)
 
 
-def test_resampling_adds_arms_around_the_best_and_spends_the_budget(tiny):
+def test_resampling_adds_arms_around_the_best_and_spends_the_budget(lm):
     """The secret is not among the first candidates; the second resampling proposes it."""
     seed = random.SystemRandom().randrange(10**6)
-    pool, rows, secret = planted(tiny, seed, decoys=19, stating=False)
+    pool, rows, secret = planted(lm, seed, decoys=19, stating=False)
     shown: list[Ranked] = []
 
     def around(best: Ranked) -> None:
@@ -115,8 +116,8 @@ def test_resampling_adds_arms_around_the_best_and_spends_the_budget(tiny):
     assert told[0]["text"] == secret and told[0]["source"] == "variation"
 
 
-def test_a_budget_below_one_row_each_is_refused(tiny):
-    pool, rows, _ = planted(tiny, 3, decoys=9)
+def test_a_budget_below_one_row_each_is_refused(lm):
+    pool, rows, _ = planted(lm, 3, decoys=9)
     with pytest.raises(ConfigError, match="A budget of 10 evaluations cannot read 11 candidates"):
         search(pool, len(rows), 10, Executor(rows, pool, 3))
 
