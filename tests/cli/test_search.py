@@ -37,9 +37,9 @@ def test_compare_reaches_both_and_says_how_far_the_choice_was_from_the_test_rows
         "-o", "template-search.candidates=4", "-o", "template-search.beam=2", "-o", "template-search.budget=60",
         "--out", tmp_path / "runs",
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
+    assert done.code == 0, done.out + done.err
     for method in ("ape", "template-search"):
-        assert f"{method} chose on rows of its own" in " ".join(done.output.split())
+        assert f"{method} chose on rows of its own" in " ".join((done.out + done.err).split())
     artefacts = [Artefact.load(p.parent) for p in (tmp_path / "runs" / "artefacts").glob("*/foreword.json")]
     found = {a.method: a for a in artefacts}
     test = read_task(rows).hashes()["test"]
@@ -57,13 +57,13 @@ def test_train_tells_the_choice_and_show_lists_candidates(foreword, rows, tmp_pa
         "train", "ape", *TINY, "--data", rows, "--out", tmp_path / "x", *QUICK, "-o", f"instructions={gold}",
         "-o", "exhaustive=true", "-o", "proposer=none", "--json",
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
+    assert done.code == 0, done.out + done.err
+    told = json.loads(done.out)
     assert set(told["searched"]) == {"chosen", "evaluations", "selection", "all rows", "test", "selection - test"}
     texts = {c["text"]: c["source"] for c in told["metrics"]["candidates"]}
     assert texts["Say yes or no."] == texts["Answer with one word"] == "given"
     shown = foreword("show", tmp_path / "x")
-    assert "candidate 1" in shown.output and "search rows" in shown.output
+    assert "candidate 1" in (shown.out + shown.err) and "search rows" in (shown.out + shown.err)
     assert not (tmp_path / "x.checkpoint").exists()
 
 
@@ -75,11 +75,11 @@ def test_a_remote_proposer_needs_leave_and_a_good_key(foreword, rows, tmp_path, 
             *("-o", f"url={stub.url}", "-o", "remote_model=m", "-o", "key_variable=MY_KEY"),
         ]
         refused = foreword(*asked)
-        assert refused.exit_code == 2 and "pass --allow-remote" in refused.output
+        assert refused.code == 2 and "pass --allow-remote" in (refused.out + refused.err)
         assert stub.bodies == []
         stopped = foreword(*asked, "--allow-remote")
-        assert stopped.exit_code == 2 and "the key is wrong or missing (MY_KEY is set" in stopped.output
-        assert len(stub.bodies) == 1 and "secret-7" not in stopped.output
+        assert stopped.code == 2 and "the key is wrong or missing (MY_KEY is set" in (stopped.out + stopped.err)
+        assert len(stub.bodies) == 1 and "secret-7" not in (stopped.out + stopped.err)
         assert not (tmp_path / "x").exists()
 
 
@@ -103,9 +103,9 @@ def test_a_remote_proposer_needs_leave_and_a_good_key(foreword, rows, tmp_path, 
 def test_wrong_input_is_one_sentence(foreword, rows, tmp_path, method, more, told):
     quick = QUICK[:4] if method == "ape" else []
     done = foreword("train", method, *TINY, "--data", rows, "--out", tmp_path / "x", *quick, *more)
-    assert done.exit_code == 2
-    assert told in " ".join(done.output.split())
-    assert "Traceback" not in done.output
+    assert done.code == 2
+    assert told in " ".join((done.out + done.err).split())
+    assert "Traceback" not in (done.out + done.err)
     assert not (tmp_path / "x").exists()
 
 
@@ -121,4 +121,4 @@ def test_instructions_of_another_task_are_told(foreword, rows, tmp_path):
         done = foreword(
             "train", "ape", *TINY, "--data", rows, "--out", tmp_path / "x", *QUICK, "-o", f"instructions={listing}"
         )
-        assert done.exit_code == 2 and told in " ".join(done.output.split())
+        assert done.code == 2 and told in " ".join((done.out + done.err).split())
