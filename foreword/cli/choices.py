@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foreword.core.format import Format, Truncate
     from foreword.models.base import FrozenLM
     from foreword.tasks.task import Task
+    from foreword.tasks.texts import Metric
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -57,7 +58,7 @@ class DataChoice:
     limit_test: int | None
     data_seed: int
     targets: str | None = None
-    metric: str | None = None
+    metric: "Metric | None" = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
         """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foreword.errors import ArtefactError, ConfigError
-from foreword.evaluation.report import where
+from foreword.evaluation.report import title, where
 from foreword.evaluation.summary import Line
 
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from foreword.core.format import Decoding, Format
-from foreword.methods.write import Pairs, write_samples
+from foreword.methods.write import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.write import Sample
 from foreword.tasks.extract import Found, extract
@@ -44,13 +44,13 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
     texts: list[list[dict[int, Sample]]] = [[{} for _ in rows] for _, rows in pairs]
     words = [[choices_of(artefact.format, row) for row in rows] for artefact, rows in pairs]
 
-    def hear(artefact: int, row: int, sample: int, written: Sample) -> bool:
+    def hear(artefact: int, row: int, sample: int, written: Sample) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
         found = extract(decoding.extract, written.text, words[artefact][row])
         weight = math.exp(written.mean_logprob) if decoding.vote == "likelihood" else 1.0
         ballot.add(sample, found, _key(decoding, found), weight)
         texts[artefact][row][sample] = written
-        return decoding.early_stop and ballot.decided
+        return ballot.needed if decoding.early_stop else ALL
 
     write_samples(lm, pairs, hear)
     return [

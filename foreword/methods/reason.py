@@ -13,7 +13,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Answer, Field, Literal, Template, Turn
 from foreword.methods.answer import Answered, answer_rows, choices_of
 from foreword.methods.stack import stacked_scores
-from foreword.methods.write import Pairs, write_samples
+from foreword.methods.write import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.models.write import Sample
@@ -61,9 +61,9 @@ def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
     """Every sample's text, by artefact and row."""
     found: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
 
-    def keep(artefact: int, row: int, sample: int, written: Sample) -> bool:
+    def keep(artefact: int, row: int, sample: int, written: Sample) -> int:
         found[artefact][row][sample] = written.text
-        return False
+        return ALL
 
     write_samples(lm, pairs, keep)
     return [[[texts[s] for s in sorted(texts)] for texts in rows] for rows in found]

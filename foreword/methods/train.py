@@ -9,24 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.answer import answer_rows, text_values
 from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, SearchMethod, configure
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
+from foreword.methods.measure import label_of, measure, measured
 from foreword.methods.predict import encode_rows, score_rows
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
-from foreword.tasks.metrics import accuracy, macro_f1, nll
-from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 
@@ -115,23 +111,20 @@ def train_many(
             except ForewordError as error:
                 done(index, error)
         elif isinstance(method, SearchMethod):
-            file = (
-                checkpoint.with_name(f"{checkpoint.name}.search-{index}")
-                if checkpoint and len(jobs) > 1
-                else checkpoint
-            )
             try:
-                ledger = Ledger.open(file, recipe_hash(lm, [job]), resume)
+                ledger = Ledger.open(_part(checkpoint, f"search-{index}", len(jobs)), recipe_hash(lm, [job]), resume)
                 done(index, _search(lm, job, method, ledger, _relayed(progress, index)))
                 ledger.remove()
             except ForewordError as error:
                 done(index, error)
+            except KeyboardInterrupt:
+                raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
     for number, group in enumerate(groups):
-        file = checkpoint.with_name(f"{checkpoint.name}.{number}") if checkpoint and len(groups) > 1 else checkpoint
         try:
+            file = _part(checkpoint, str(number), len(groups))
             _train_group(lm, [jobs[i] for i in group], [*group], done, progress, file, resume)
         except TrainingInterrupted as stop:
             partial = dict(zip(group, stop.trained, strict=True))
@@ -185,6 +178,11 @@ def _search(lm: FrozenLM, job: Job, method: SearchMethod, ledger: Ledger, progre
     return Trained(artefact, seconds, 0.0)
 
 
+def _part(checkpoint: Path | None, name: str, parts: int) -> Path | None:
+    """The file of one of several parts."""
+    return checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint and parts > 1 else checkpoint
+
+
 def _relayed(progress: Progress | None, job: int) -> Progress | None:
     """Progress of one job of several."""
     return (lambda step: progress(dataclasses.replace(step, job=job))) if progress else None
@@ -200,7 +198,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     lm.require_gradient()
     extra = text_start(learner.saved(learner.leaves))
     rows = [
-        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [_label(row) for row in part])
+        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [label_of(row) for row in part])
         for part in (job.task.train, job.task.validation)
     ]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
@@ -261,44 +259,8 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
     if run.dev.label_N:
         score = score_rows(lm, [(artefact, job.task.validation)])[0]
-        artefact = artefact.with_metrics(validation=_measure(score, run.dev.label_N))
+        artefact = artefact.with_metrics(validation=measured(score, run.dev.label_N))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
-
-
-def _label(row: Any) -> int:
-    if row.label is None:
-        raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
-    return row.label
-
-
-def measure(lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> dict[str, Any]:
-    """The metrics of an artefact on a task's rows: of its label scores, or of the texts it writes.
-
-    Raises: DataError for a row without a label or a target.
-    """
-    if not task.metric:
-        labels = [_label(row) for row in rows]
-        return _measure(score_rows(lm, [(artefact, rows)])[0], labels)
-    require_targets(rows)
-    values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
-    return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}
-
-
-def require_targets(rows: Sequence[Row]) -> None:
-    """Raises: DataError for a row without accepted answers."""
-    for row in rows:
-        if not row.targets:
-            raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")
-
-
-def _measure(score_NC: Any, label_N: Sequence[int]) -> dict[str, Any]:
-    score, label = score_NC.double().cpu().numpy(), np.asarray(label_N)
-    return {
-        "rows": len(label_N),
-        "accuracy": round(float(accuracy(score, label)), 6),
-        "macro_f1": round(float(macro_f1(score, label)), 6),
-        "nll": round(float(nll(score, label)), 6),
-    }
 
 
 def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:

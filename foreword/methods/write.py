@@ -21,7 +21,8 @@ from foreword.models.write import Ask, Sample, write
 from foreword.tasks.rows import Row
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
-OnText = Callable[[int, int, int, Sample], bool]  # artefact, row, sample, text: whether the row needs no more of them
+OnText = Callable[[int, int, int, Sample], int]  # artefact, row, sample, text: how many more the row needs at least
+ALL = 1 << 30  # as many as were asked for
 
 
 def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
@@ -33,9 +34,9 @@ def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
     """
     texts = [[""] * len(rows) for _, rows in pairs]
 
-    def keep(artefact: int, row: int, sample: int, found: Sample) -> bool:
+    def keep(artefact: int, row: int, sample: int, found: Sample) -> int:
         texts[artefact][row] = found.text
-        return True
+        return 0
 
     write_samples(lm, pairs, keep, most=1)
     return texts
@@ -43,7 +44,7 @@ def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
 
 @torch.no_grad()
 def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int | None = None) -> None:
-    """Hand on as many texts a row as its format asks for (`most` at most) as they end, until a row has enough.
+    """Hand on as many texts a row as its format asks for (`most` at most) as they end, until a row needs no more.
 
     A row's sample is drawn from the format's seed, the row's text and the sample's number, so that it is the same in
     any batch.
@@ -69,7 +70,7 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
         _write_beams(read, bank, beams, on_text)
         flat = [one for one in flat if one[2].decoding.num_beams == 1]
 
-        def told(number: int, sample: int, found: Sample, flat: Sequence[tuple[int, int, Ask]] = flat) -> bool:
+        def told(number: int, sample: int, found: Sample, flat: Sequence[tuple[int, int, Ask]] = flat) -> int:
             return on_text(flat[number][0], flat[number][1], sample, found)
 
         write(read, [ask for _, _, ask in flat], bank, told)
@@ -112,8 +113,9 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
         prefix = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
         encoded = [e.without_lead() for e in encoded]
     count = min(decoding.num_return_sequences, most or decoding.num_return_sequences)
+    ahead = count // 2 + 1 if decoding.early_stop and decoding.conclude is None else count
     return [
-        Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)))
+        Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)), ahead)
         for e, row in zip(encoded, rows, strict=True)
     ]
 

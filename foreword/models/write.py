@@ -31,7 +31,8 @@ MEMORY = 2**30  # bytes of keys and values
 class Ask:
     """One row to be written on. `encoded` goes on after `prefix`; slots are filled from prompt `task` of the bank.
 
-    Sample s is drawn with the seed `seeds[s]`; greedy decoding draws nothing.
+    Sample s is drawn with the seed `seeds[s]`; greedy decoding draws nothing. At most `ahead` samples are under way
+    before the first has ended.
     """
 
     encoded: Encoded
@@ -39,6 +40,7 @@ class Ask:
     task: int
     decoding: Decoding
     seeds: tuple[int, ...]
+    ahead: int
 
 
 @final
@@ -60,7 +62,9 @@ class _Trunk:
     row: int
     at: int
     logits_V: Tensor
+    needed: int
     begun: int = 0
+    ended: int = 0
 
 
 @final
@@ -76,14 +80,15 @@ class _Text:
     stopped: bool | None = None  # whether it ended by itself; None while it goes on
 
 
-OnSample = Callable[[int, int, Sample], bool]  # row, sample, text: whether the row needs no more of them
+OnSample = Callable[[int, int, Sample], int]  # row, sample, text: how many more the row needs at least
 
 
 @torch.no_grad()
 def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSample) -> None:
     """Write every sample of every row, the first samples of rows before their second ones.
 
-    `on_sample` hears of each text as it ends; once it says that a row has enough, nothing more is written of that row.
+    `on_sample` hears of each text as it ends and says how many more of the row are needed at least: so many may be
+    under way, and once it is none, nothing more is written of the row.
 
     Raises: ModelError for a masked model, for logits that are not numbers, or where not even one row fits memory.
     """
@@ -130,6 +135,7 @@ class _Loop:
     told: bool = False  # whether a text has been handed on, after which nothing can begin again
     waiting: deque[int] = field(default_factory=deque)
     enough: set[int] = field(default_factory=set)
+    by_row: dict[int, _Trunk] = field(default_factory=dict)
     trunks: deque[_Trunk] = field(default_factory=deque)
     texts: list[_Text] = field(default_factory=list)
 
@@ -145,9 +151,14 @@ class _Loop:
             few = len(self.trunks) < self.places - len(self.texts) or 2 * len(self.rows) <= self.places
             if self.waiting and few and len(self.rows) < self.places:
                 self._read()
-            if not self.trunks:
-                return
-            self._start()
+            for _ in range(len(self.trunks)):
+                trunk = self.trunks[0]
+                if trunk.row in self.enough or trunk.begun - trunk.ended < trunk.needed:
+                    self._start()
+                    break
+                self.trunks.rotate(-1)
+            else:
+                return  # all that was read has as many texts under way as it may need
 
     def _read(self) -> None:
         """Read as many waiting rows as there are places, in one pass."""
@@ -165,7 +176,8 @@ class _Loop:
         inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
         logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])
         # To the front: their first samples come before the second ones of others.
-        fresh = [_Trunk(row, first + n, logits_BV[n]) for n, row in enumerate(taken)]
+        fresh = [_Trunk(row, first + n, logits_BV[n], self.asks[row].ahead) for n, row in enumerate(taken)]
+        self.by_row.update({trunk.row: trunk for trunk in fresh})
         self.trunks.extendleft(reversed(fresh))
 
     def _start(self) -> None:
@@ -234,7 +246,10 @@ class _Loop:
             text.writer.end()
             self.told = True
             sample = Sample(text.writer.text, text.pieces, text.logprob / text.pieces, text.stopped)
-            if self.on_sample(text.row, text.sample, sample):
+            trunk = self.by_row[text.row]
+            trunk.ended += 1
+            trunk.needed = self.on_sample(text.row, text.sample, sample)
+            if trunk.needed <= 0:
                 self.enough.add(text.row)
 
     def _leave(self) -> None:

@@ -3,6 +3,7 @@
 Samples without an answer cast no vote. Of answers with equal votes that one wins whose first sample comes first.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
@@ -51,14 +52,14 @@ class Ballot:
         return self.answers[min(sample for sample, (key, _) in self.cast.items() if key == first)]
 
     @property
-    def decided(self) -> bool:
-        """Whether no votes to come can change the winner."""
+    def needed(self) -> int:
+        """How many votes to come it takes at least until no others can change the winner; 0 once none can.
+
+        Above, not as many as the second: of equal ones a sample to come with a lower number could decide.
+        """
         left = self.asked - len(self.answers)
-        if left == 0:
-            return True
-        votes = list(self.votes.values())
-        # Above, not as many: of equal ones a sample to come with a lower number could decide.
-        return bool(votes) and votes[0] > (votes[1] if len(votes) > 1 else 0.0) + left * (1 + 1e-9)
+        first, second = [*self.votes.values(), 0.0, 0.0][:2]
+        return max(0, min(left, math.floor((second + left - first) / 2 * (1 + 1e-12)) + 1))
 
 
 def majority_at(k: int, counts: Mapping[Hashable, int], right: Sequence[Hashable], total: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 from foreword.errors import ConfigError
 from foreword.evaluation import report
 from foreword.evaluation.plots import plot_accuracy
+from foreword.evaluation.reading import Scored
 from foreword.evaluation.records import Record, Timing
 from foreword.evaluation.statistics import Interval
 from foreword.evaluation.summary import Line, summarise
@@ -40,7 +41,7 @@ def planted(method: str, seed: int, skill: float, **changes) -> tuple[Record, np
 
 def lines_of(runs: list[tuple[Record, np.ndarray]]) -> list[Line]:
     kept = {made.id: logprob_RC for made, logprob_RC in runs}
-    return summarise([made for made, _ in runs], lambda r: (kept[r.id], LABEL_R) if r.id in kept else None)
+    return summarise([made for made, _ in runs], lambda r: Scored(kept[r.id], LABEL_R) if r.id in kept else None)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
-"""Real models whose next byte follows a law that the test states: no layer adds anything, so only the last byte counts."""
+"""Real models whose next byte follows a law that the test states: no layer adds anything, the last byte alone counts."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -12,10 +13,16 @@ from foreword.models.load import wrap
 WIDTH = 264  # a byte is one hot
 
 
-def markov_lm(law: Mapping[str, Mapping[str, float]], seed: int = 0) -> FrozenLM:
-    """A byte-level model: after `before` comes each byte with the probability that `law` gives it, "" being the end.
+def markov_lm(law: Mapping[str, Mapping[str, float]]) -> FrozenLM:
+    """The model of `markov_parts`, frozen."""
+    model, tokenizer = markov_parts(law)
+    return wrap(model, tokenizer, kind="causal")
 
-    After a byte without a law the text ends.
+
+def markov_parts(law: Mapping[str, Mapping[str, float]]) -> tuple[LlamaForCausalLM, Any]:
+    """A byte-level model and its tokenizer: after each byte of `law` comes another with the probability given there.
+
+    "" is the end; after a byte without a law the text ends.
     """
     tokenizer = byte_tokenizer("causal")
     end = tokenizer.eos_token_id
@@ -24,7 +31,7 @@ def markov_lm(law: Mapping[str, Mapping[str, float]], seed: int = 0) -> FrozenLM
         vocab_size=len(tokenizer), max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=end, num_key_value_heads=2, rms_norm_eps=1e-12, **sizes,
     )  # fmt: skip
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = LlamaForCausalLM(config).double().eval()
 
     def id_of(text: str) -> int:
@@ -43,4 +50,4 @@ def markov_lm(law: Mapping[str, Mapping[str, float]], seed: int = 0) -> FrozenLM
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.lm_head.weight.copy_(logit_VD / WIDTH**0.5)  # a one-hot row leaves its norm with this length
-    return wrap(model, tokenizer, kind="causal")
+    return model, tokenizer

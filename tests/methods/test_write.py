@@ -14,7 +14,7 @@ from foreword.core.format import Decoding, Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, Prompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.methods.write import encode_to_write, write_rows, write_samples
+from foreword.methods.write import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
 from foreword.models.hf.lm import HFLM
@@ -104,11 +104,11 @@ def test_samples_differ_by_number_and_seed_and_not_by_company():
     def drawn(pairs, of: int) -> dict[tuple[int, int], str]:
         found = {}
 
-        def keep(artefact: int, row: int, sample: int, written: Sample) -> bool:
+        def keep(artefact: int, row: int, sample: int, written: Sample) -> int:
             if artefact == of:
                 assert (row, sample) not in found
                 found[row, sample] = written.text
-            return False
+            return ALL
 
         write_samples(lm, pairs, keep)
         return found
@@ -136,7 +136,7 @@ def test_a_lead_is_read_once_and_a_row_once_for_all_its_samples(monkeypatch):
 
     monkeypatch.setattr(type(lm), "embed", counted)
     pieces = []
-    write_samples(lm, [(made, some)], lambda a, r, s, written: bool(pieces.append(written.pieces)))
+    write_samples(lm, [(made, some)], lambda a, r, s, written: pieces.append(written.pieces) or ALL)
     whole = encode_to_write(lm, made.format, some)
     lead = with_common_lead(whole)[0].lead
     own = [len(e.ids_S) - lead for e in whole]
@@ -150,7 +150,7 @@ def test_a_lead_is_read_once_and_a_row_once_for_all_its_samples(monkeypatch):
 
 def ending(lm: FrozenLM, made: Artefact, some: list[Row]) -> list[Sample]:
     found: list[Sample] = []
-    write_samples(lm, [(made, some)], lambda a, r, s, written: not found.append(written))
+    write_samples(lm, [(made, some)], lambda a, r, s, written: found.append(written) or 0)
     return found
 
 

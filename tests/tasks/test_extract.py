@@ -39,7 +39,8 @@ CHOICES = [("good", "positive"), ("not good", "negative"), ("so-so",)]
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("The answer is Good.", "good"), ("The answer is not good", "not good"), ("It was good, then bad: negative", "not good"),
+        ("The answer is Good.", "good"), ("The answer is not good", "not good"),
+        ("It was good, then bad: negative", "not good"),
         ("goodness", NO_ANSWER), ("answer: so-so, not good", "so-so"), ("good good POSITIVE", "good"), ("", NO_ANSWER),
         ("positive. The answer is hidden", "good"),
     ],
@@ -52,7 +53,8 @@ def test_choices(text, wanted):
     ("text", "wanted"),
     [
         ("x y. The answer is the cat. And so on", "the cat"), ("The answer is 3.5 m.", "3.5 m"), ("the cat", NO_ANSWER),
-        ("answer: 'was seen'\nQ: more", "was seen"), ("The answer is ", NO_ANSWER), ("the answer is a. The answer is b", "b"),
+        ("answer: 'was seen'\nQ: more", "was seen"), ("The answer is ", NO_ANSWER),
+        ("the answer is a. The answer is b", "b"),
     ],
 )  # fmt: skip
 def test_spans(text, wanted):

@@ -65,27 +65,28 @@ def test_a_vote_that_ends_early_ends_as_the_whole_one(pairs, rng, rule):
     ballot = Ballot(len(answers), rule)
     for sample in rng.sample(range(len(answers)), len(answers)):
         ballot.add(sample, NO_ANSWER if answers[sample] is None else answers[sample], weight=weights[sample])
-        if ballot.decided:
+        if not ballot.needed:
             break
     assert ballot.winner == whole.winner
 
 
 def test_it_ends_as_soon_as_it_may_and_no_sooner():
     ballot = Ballot(5)
-    for n, decided in enumerate((False, False, True)):
+    assert ballot.needed == 3
+    for n in range(3):
         ballot.add(n, "a")
-        assert ballot.decided == decided
+        assert ballot.needed == 2 - n
     close = Ballot(5)
     for n, answer in enumerate("aab"):
         close.add(n, answer)
-    assert not close.decided
+    assert close.needed == 1
     close.add(3, "b")
-    assert not close.decided
+    assert close.needed == 1
     none = Ballot(2)
     none.add(0, NO_ANSWER)
-    assert not none.decided and none.winner is NO_ANSWER
+    assert none.needed == 1 and none.winner is NO_ANSWER
     none.add(1, NO_ANSWER)
-    assert none.decided and none.winner is NO_ANSWER and not none.votes
+    assert not none.needed and none.winner is NO_ANSWER and not none.votes
 
 
 def enumerated(k: int, answers: list, right: set) -> float:

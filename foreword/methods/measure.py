@@ -1,0 +1,51 @@
+"""What an artefact is worth on labelled rows: the metrics that go into its record."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from foreword.core.artefact import Artefact
+from foreword.errors import DataError
+from foreword.methods.answer import answer_rows, text_values
+from foreword.methods.predict import score_rows
+from foreword.models.base import FrozenLM
+from foreword.tasks.metrics import accuracy, macro_f1, nll
+from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
+
+
+def label_of(row: Any) -> int:
+    if row.label is None:
+        raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
+    return row.label
+
+
+def measure(lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> dict[str, Any]:
+    """The metrics of an artefact on a task's rows: of its label scores, or of the texts it writes.
+
+    Raises: DataError for a row without a label or a target.
+    """
+    if not task.metric:
+        labels = [label_of(row) for row in rows]
+        return measured(score_rows(lm, [(artefact, rows)])[0], labels)
+    require_targets(rows)
+    values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
+    return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}
+
+
+def require_targets(rows: Sequence[Row]) -> None:
+    """Raises: DataError for a row without accepted answers."""
+    for row in rows:
+        if not row.targets:
+            raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")
+
+
+def measured(score_NC: Any, label_N: Sequence[int]) -> dict[str, Any]:
+    score, label = score_NC.double().cpu().numpy(), np.asarray(label_N)
+    return {
+        "rows": len(label_N),
+        "accuracy": round(float(accuracy(score, label)), 6),
+        "macro_f1": round(float(macro_f1(score, label)), 6),
+        "nll": round(float(nll(score, label)), 6),
+    }
