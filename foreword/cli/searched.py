@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> list[tuple[str, str]]:
     """Names and values. The test rows are read once, after the choice."""
-    from foreword.methods.train import measure
+    from foreword.methods.measure import measure
 
     lines = [
         ("chosen", f"{found['chosen']} ({found['source']})"),

@@ -212,6 +212,8 @@ class Artefact:
                 "It holds no training text in clear, but what was learnt from private data can leak it; treat it like "
                 "the data."
             )
+        if "search" in self.metrics:
+            return "Its words were proposed by a model that was shown training rows, and may repeat some of theirs."
         return "It holds no training text: only the words of its template."
 
 

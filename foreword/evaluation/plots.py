@@ -67,7 +67,7 @@ def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Pa
     places = sorted({x for lines in panels.values() for points in lines.values() for x, _ in points})
     figure = Figure(figsize=(3.4 * min(3, len(panels)), 3.2 * -(-len(panels) // 3) + 1.0), layout="constrained")
     axes = figure.subplots(-(-len(panels) // 3), min(3, len(panels)), squeeze=False).ravel()
-    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+    for axis, (heading, lines) in zip(axes, panels.items(), strict=False):
         for number, name in enumerate(names):
             points = lines.get(name, [])
             at = [places.index(x) + 0.06 * (number - len(names) / 2) for x, _ in points]
@@ -77,7 +77,7 @@ def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Pa
             style = {"color": f"C{number % 10}", "marker": "osD^v<>PX*"[number % 10], "markersize": 4, "capsize": 2}
             axis.errorbar(at, mean, [below, above], label=name, linewidth=1, elinewidth=0.7, **style)
         axis.set_xticks(range(len(places)), [str(x) for x in places])
-        axis.set_title(title, loc="left", fontsize="medium")
+        axis.set_title(heading, loc="left", fontsize="medium")
         axis.grid(axis="y", color="0.9")
     for axis in axes[len(panels) :]:
         axis.axis("off")

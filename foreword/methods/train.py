@@ -128,23 +128,20 @@ def train_many(
             except ForewordError as error:
                 done(index, error)
         elif isinstance(method, SearchMethod):
-            file = (
-                checkpoint.with_name(f"{checkpoint.name}.search-{index}")
-                if checkpoint and len(jobs) > 1
-                else checkpoint
-            )
             try:
-                ledger = Ledger.open(file, recipe_hash(lm, [job]), resume)
+                ledger = Ledger.open(_part(checkpoint, f"search-{index}", len(jobs)), recipe_hash(lm, [job]), resume)
                 done(index, _search(lm, job, method, ledger, _relayed(progress, index)))
                 ledger.remove()
             except ForewordError as error:
                 done(index, error)
+            except KeyboardInterrupt:
+                raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
     for number, group in enumerate(groups):
-        file = checkpoint.with_name(f"{checkpoint.name}.{number}") if checkpoint and len(groups) > 1 else checkpoint
         try:
+            file = _part(checkpoint, str(number), len(groups))
             _train_group(lm, [jobs[i] for i in group], [*group], done, progress, file, resume)
         except TrainingInterrupted as stop:
             partial = dict(zip(group, stop.trained, strict=True))
@@ -204,6 +201,11 @@ def _search(lm: FrozenLM, job: Job, method: SearchMethod, ledger: Ledger, progre
     if job.task.validation:
         artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
     return Trained(artefact, seconds, 0.0)
+
+
+def _part(checkpoint: Path | None, name: str, parts: int) -> Path | None:
+    """The file of one of several parts."""
+    return checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint and parts > 1 else checkpoint
 
 
 def _relayed(progress: Progress | None, job: int) -> Progress | None:

@@ -31,6 +31,7 @@ class Ledger:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
+        self._head: dict[str, Any] | None = None  # written with the first answer, so that no file is left without one
         self._answers: dict[str, Any] = {}
         self._tokens: dict[str, int] = {}
 
@@ -54,8 +55,7 @@ class Ledger:
                 f"{file} holds another search (other rows, options, seed or model), so it cannot go on here; start "
                 "again without --resume, or name another folder."
             )
-        if not lines:
-            ledger._append([{"search": recipe}])
+        ledger._head = None if lines else {"search": recipe}
         for line in lines[1:]:
             ledger._take(line)
         return ledger
@@ -121,13 +121,15 @@ class Ledger:
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if self._file is None:
             return
-        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        head = [] if self._head is None else [self._head]
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in (*head, *lines))
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            self._head = None
         except OSError as error:
             raise ArtefactError(
                 f"{self._file} cannot be written ({error.strerror or error}); make room and go on with --resume."

@@ -12,9 +12,9 @@ LONGEST = 400  # characters of an instruction
 COPIED = 20  # characters of a row that an instruction may not hold
 
 _QUOTES = "\"'`“”‘’«»*"
-_SPACED = re.compile(
-    r" (?=[.,:;?!])|(?<=\w) ?(?='s\b)|(?<=') (?=s\b)|(?<=[(]) | (?=[)])"
-)  # what putting word pieces together leaves
+# what putting word pieces together leaves
+_SPACED = re.compile(r" (?=[.,:;?!)])|(?<=[(]) ")
+_SHORTENED = re.compile(r"(?<=[\w)]) ?' (?=(?:s|t|re|ve|ll|d|m)\b)")
 _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in other words|output|answer)\s*:\s*", re.I)
 
 
@@ -85,7 +85,7 @@ def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
 
 def tidy(text: str) -> str:
     """Single spaces, and none where word pieces were put together with one too many."""
-    return _SPACED.sub("", " ".join(text.split()))
+    return _SHORTENED.sub("'", _SPACED.sub("", " ".join(text.split())))
 
 
 def seeds(form: Format) -> list[str]:
