@@ -35,7 +35,6 @@ from foreword.tasks.task import Task
 
 RULES = ("none", "contextual", "pmi", "batch", "auto")
 WORDS = {f"few-shot, {rule}": ("few-shot", {"calibrate": rule}) for rule in RULES}
-NEAR: dict[str, tuple[str, dict[str, Any]]] = {"few-shot-knn": ("few-shot-knn", {"demos": 4})}
 SCHEDULE = {"batch_size": 8, "steps": 60, "eval_every": 20, "length": 10}
 LEARNT: dict[str, tuple[str, dict[str, Any]]] = {
     "bag-of-words": ("bag-of-words", {}),
@@ -49,7 +48,7 @@ SHOTS = (0, 16, 4, 32)  # in the order in which they are run
 SEEDS = (0, 1, 2)
 TEST_ROWS, UNLABELLED = 500, 200
 AGAINST = ("manual, none", "few-shot, auto")
-DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", "few-shot-knn", *LEARNT)
+DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", *LEARNT)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     context, so there only what learns is run."""
     found = []
     for shots in given.shots:
-        variants = ZERO if not shots else {**(WORDS | NEAR if shots < 32 else {}), **LEARNT}
+        variants = ZERO if not shots else {**(WORDS if shots < 32 else {}), **LEARNT}
         for task in given.tasks:
             found += [Cell(task, shots, name, method, options) for name, (method, options) in variants.items()]
     return [c for c in found if not given.only or any(fnmatch.fnmatch(c.path, p) for p in given.only)]
@@ -120,7 +119,7 @@ def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
 
 def variant(record: Record) -> str | None:
     """What a run is called on the page; None for one of another schedule."""
-    for name, (method, options) in {**ZERO, **WORDS, **NEAR, **LEARNT}.items():
+    for name, (method, options) in {**ZERO, **WORDS, **LEARNT}.items():
         same = all(record.config.get(key) == value for key, value in options.items() if key not in SCHEDULE)
         if record.method == method and same:
             return name
@@ -153,7 +152,7 @@ def table(lines: Sequence[Line], task: str) -> str:
     """Accuracy of one task: variants down, labels a class across; and how many demonstrations stood before a row."""
     found = by_place(lines)
     shots = sorted({k for t, k, _ in found if t == task})
-    names = [n for n in [*ZERO, *WORDS, *NEAR, *LEARNT] if any((task, k, n) in found for k in shots)]
+    names = [n for n in [*ZERO, *WORDS, *LEARNT] if any((task, k, n) in found for k in shots)]
     body = [["", *(f"{k} labels" for k in shots), "demonstrations shown"], ["---"] * (len(shots) + 2)]
     for name in names:
         cells_of = [found.get((task, k, name)) if k or name in ZERO else None for k in shots]
