@@ -23,7 +23,7 @@ from foreword.tasks.task import Task
 from tests.planted import planted_task, two_of_three
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
-LEARNERS = [name for name in METHODS if name != "manual"]
+LEARNERS = [name for name, method in METHODS.items() if method.learns]
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "learning_rate": 1e-2}
 QUICK = {

@@ -103,6 +103,7 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     uses_lm: ClassVar[bool] = True
+    learns: ClassVar[bool] = True  # a rule in the rows changes what it makes, beyond the words that it shows
     demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
     retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
 
@@ -223,6 +224,8 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
             raise ConfigError(
                 f"{method.name}: option uncut={given!r} is out of range; it is a share above 0, at most 1."
             )
+        if name == "separator":
+            value = value.replace("\\n", "\n").replace("\\s", " ")  # a command line takes neither at its ends
         values[name] = value
     return method.Config(**values)
 

@@ -17,6 +17,7 @@ class Manual(DirectMethod):
     form = "hard"
     mixed_batch = True
     freezes_lm = True
+    learns = False
     retemplates = True
 
     def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
