@@ -39,8 +39,8 @@ HEAD = """# Demonstrations read once
 
 Written by `python -m benchmarks.few_shot`. A few-shot prompt over {rows} rows of SST-2's lengths: Foreword reads the
 demonstrations once and every row after their keys and values; the other side is the same frozen model that reads them
-with every row, in batches of as many tokens. Rounds of both are taken in turn; the ratio is the median over rounds with a
-95% bootstrap interval. A cell is void unless all label log-probabilities agree to {tolerance:g}.
+with every row, in batches of as many tokens. Rounds of both are taken in turn; the ratio is the median over rounds with
+a 95% bootstrap interval. A cell is void unless all label log-probabilities agree to {tolerance:g}.
 
 - `mini`: the embedded model (6 layers of 384). `gpt2`: GPT-2-small's shape with random weights.
 - tokens: positions that the model computed for all rows together.
@@ -193,7 +193,7 @@ def verdict(record: dict[str, Any]) -> str:
 def render(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         HEAD.format(rows=ROWS, tolerance=TOLERANCE),
-        "| model/demonstrations | machine | rows/s shared | rows/s whole | ratio | tokens | largest difference | goal |",
+        "| model/demonstrations | machine | rows/s shared | rows/s whole | ratio | tokens | difference | goal |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(records, key=lambda r: NAMES.index(r["cell"])):

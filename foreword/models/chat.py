@@ -110,8 +110,10 @@ def _messages(
         content = []
         for part in turn.parts:
             assert not isinstance(part, Answer | Demos), "messages have neither"
-            own = isinstance(part, Literal) and not (data and part.data)
-            content.append(part.text if own else text_of(number, part))
+            if isinstance(part, Literal) and not (data and part.data):
+                content.append(part.text)
+            else:
+                content.append(text_of(number, part))
             number += 1
         messages.append({"role": turn.role, "content": "".join(content)})
     return messages
