@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from foreword.core.artefact import Artefact
     from foreword.core.template import Template
     from foreword.errors import ArtefactError, ConfigError, DataError, ForewordError, ModelError
+    from foreword.evaluation.bias import bias_report
     from foreword.evaluation.compare import compare
     from foreword.evaluation.retrain import retrain
     from foreword.evaluation.tasks import train_tasks
@@ -29,6 +30,7 @@ _HOMES = {
     "ModelError": "foreword.errors",
     "Task": "foreword.tasks.task",
     "Template": "foreword.core.template",
+    "bias_report": "foreword.evaluation.bias",
     "compare": "foreword.evaluation.compare",
     "ensemble": "foreword.methods.ensemble",
     "load": "foreword.models.load",
@@ -49,6 +51,7 @@ __all__ = [
     "ModelError",
     "Task",
     "Template",
+    "bias_report",
     "compare",
     "ensemble",
     "load",

@@ -1,6 +1,6 @@
 """At how many labels does learning beat words? Demonstrations and calibration beside learnt prompts, the same labels.
 
-Expect prefix-tuning to be shown above words from 16 labels a class on, and demonstrations not to help a model this small.
+Expect learning to be shown above words in some tasks at 16 labels a class, and demonstrations not to help this model.
 
     python recipes/words_or_learning.py --data ../shared/data     every cell that is missing, then page and picture
     python recipes/words_or_learning.py --list                    the cells: task/labels/variant
@@ -35,7 +35,6 @@ from foreword.tasks.task import Task
 
 RULES = ("none", "contextual", "pmi", "batch", "auto")
 WORDS = {f"few-shot, {rule}": ("few-shot", {"calibrate": rule}) for rule in RULES}
-NEAR: dict[str, tuple[str, dict[str, Any]]] = {"few-shot-knn": ("few-shot-knn", {"demos": 4})}
 SCHEDULE = {"batch_size": 8, "steps": 60, "eval_every": 20, "length": 10}
 LEARNT: dict[str, tuple[str, dict[str, Any]]] = {
     "bag-of-words": ("bag-of-words", {}),
@@ -48,8 +47,14 @@ TASKS = ("sst2", "trec", "ag_news", "sick", "rte")
 SHOTS = (0, 16, 4, 32)  # in the order in which they are run
 SEEDS = (0, 1, 2)
 TEST_ROWS, UNLABELLED = 500, 200
+ABOUT = """At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval
+over the choice of test rows and, with labels, of {seeds} seeds, each of which draws its labels and as many development rows.
+Everything in a column of one task has the same labels and is read on the same rows. `none`, `contextual`, `pmi` and
+`batch` are calibrations; `auto` chooses one on the development rows. `manual` has no label (batch: {texts} texts without
+theirs). Of the labels' rows as many are shown as demonstrations as fit beside the longest row, in a context of 512
+tokens."""
 AGAINST = ("manual, none", "few-shot, auto")
-DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", "few-shot-knn", *LEARNT)
+DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", *LEARNT)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     context, so there only what learns is run."""
     found = []
     for shots in given.shots:
-        variants = ZERO if not shots else {**(WORDS | NEAR if shots < 32 else {}), **LEARNT}
+        variants = ZERO if not shots else {**(WORDS if shots < 32 else {}), **LEARNT}
         for task in given.tasks:
             found += [Cell(task, shots, name, method, options) for name, (method, options) in variants.items()]
     return [c for c in found if not given.only or any(fnmatch.fnmatch(c.path, p) for p in given.only)]
@@ -120,7 +125,7 @@ def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
 
 def variant(record: Record) -> str | None:
     """What a run is called on the page; None for one of another schedule."""
-    for name, (method, options) in {**ZERO, **WORDS, **NEAR, **LEARNT}.items():
+    for name, (method, options) in {**ZERO, **WORDS, **LEARNT}.items():
         same = all(record.config.get(key) == value for key, value in options.items() if key not in SCHEDULE)
         if record.method == method and same:
             return name
@@ -153,7 +158,7 @@ def table(lines: Sequence[Line], task: str) -> str:
     """Accuracy of one task: variants down, labels a class across; and how many demonstrations stood before a row."""
     found = by_place(lines)
     shots = sorted({k for t, k, _ in found if t == task})
-    names = [n for n in [*ZERO, *WORDS, *NEAR, *LEARNT] if any((task, k, n) in found for k in shots)]
+    names = [n for n in [*ZERO, *WORDS, *LEARNT] if any((task, k, n) in found for k in shots)]
     body = [["", *(f"{k} labels" for k in shots), "demonstrations shown"], ["---"] * (len(shots) + 2)]
     for name in names:
         cells_of = [found.get((task, k, name)) if k or name in ZERO else None for k in shots]
@@ -199,22 +204,22 @@ def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
     schedule = ", ".join(f"{key}={value}" for key, value in SCHEDULE.items())
     parts = [
         "# Words or learning",
-        "At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval "
-        f"over the choice of test rows and, with labels, of {len(given.seeds)} seeds (each draws its labels). Everything "
-        "in a column of one task has the same labels and is read on the same rows; `none`, `contextual`, `pmi` and "
-        "`batch` are calibrations, and `auto` chooses one on as many development rows as there are labels. "
-        f"`manual` has no label (batch: {UNLABELLED} texts without theirs) and is compared with every column. As many "
-        "demonstrations stand before a row as fit beside the longest one, at most one a label.",
+        " ".join(ABOUT.format(seeds=len(given.seeds), texts=UNLABELLED).split()),
         f"![curves]({given.picture.name})",
     ]
+    missing = [c.path for c in cells(given) if (c.task.split(":")[-1], c.shots, c.name) not in by_place(lines)]
+    if missing:
+        parts.append(f"Not run yet, {len(missing)} of {len(cells(given))} cells: {', '.join(missing)}.")
     for task in tasks:
         listed = "\n".join(f"- {sentence}" for sentence in answers(lines, task))
-        parts.append(f"## {task} ({rows[task]:,} test rows, sha256 {hashes[task]})\n\n{table(lines, task)}\n\n{listed}")
-    parts.append(
-        f"Differences are paired, each at 95%, without correction for their number. Learners: {schedule}; prompt-tuning "
-        f"0.01 and prefix-tuning 0.02 as learning rates. Model {given.model}; {'; '.join(machines)}. Made by `python "
-        "recipes/words_or_learning.py`."
+        head = f"## {task} ({rows[task]:,} test rows, sha256 {hashes[task]})"
+        parts.append(f"{head}\n\n{table(lines, task)}\n\n{listed}".strip())
+    under = (
+        "Differences are paired, each at 95%, without correction for their number.",
+        f"Learners: {schedule}; prompt-tuning 0.01 and prefix-tuning 0.02 as learning rates.",
+        f"Model {given.model}; {'; '.join(machines)}. Made by `python recipes/words_or_learning.py`.",
     )
+    parts.append(" ".join(under))
     return "\n\n".join(parts) + "\n"
 
 

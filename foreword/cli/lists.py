@@ -66,6 +66,8 @@ def _line(method: typing.Any) -> tuple[str, str, str, str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, str) and value != value.strip():
+        return repr(value)
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 import foreword
+from foreword.cli.bias import bias
 from foreword.cli.compare import compare
 from foreword.cli.demo import demo
 from foreword.cli.ensemble import ensemble
@@ -51,8 +52,8 @@ def cli() -> None:
 
 
 for command in (
-    demo, compare, train, retrain, ensemble, evaluate, predict, serve, keys, show, export, import_, methods, models,
-    tasks,
+    demo, compare, train, retrain, ensemble, evaluate, predict, bias, serve, keys, show, export, import_,
+    methods, models, tasks,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -98,6 +98,8 @@ def _measured(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, str) and value != value.strip():
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) and value and isinstance(value[0], float):
         return "/".join(f"{v:+.3f}" for v in value)
     if isinstance(value, list):

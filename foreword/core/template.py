@@ -336,19 +336,15 @@ def _without_slots(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     kept: list[Part] = []
     removed = False
     for part in parts:
-        last = kept[-1] if kept else None
-        own = last if isinstance(last, Literal) and not last.data else None
+        own = kept[-1] if kept else None
+        text = own.text if isinstance(own, Literal) and not own.data else None
         if isinstance(part, Soft):
             removed = True
-            if own:
-                kept[-1] = Literal(own.text.rstrip(" "))
+            if text is not None:
+                kept[-1] = Literal(text.rstrip(" "))
             continue
-        if (
-            removed
-            and isinstance(part, Literal)
-            and not part.data
-            and (last is None or (own and own.text[-1:].isspace()))
-        ):
+        begins = own is None or (text is not None and text[-1:].isspace())
+        if removed and begins and isinstance(part, Literal) and not part.data:
             part = Literal(part.text.lstrip(" "))
         removed = False
         kept.append(part)

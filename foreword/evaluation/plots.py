@@ -84,7 +84,7 @@ def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Pa
     figure.supxlabel(across, fontsize="medium")
     figure.supylabel(up, fontsize="medium")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * min(3, len(panels)), fontsize="small")
     try:
         figure.savefig(file, dpi=150, metadata={"Software": None})
     except ValueError as error:

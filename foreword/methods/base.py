@@ -276,10 +276,10 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
             raise ConfigError(
                 f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
             )
-        if name == "uncut" and isinstance(value, int | float) and not 0 < value <= 1:
-            raise ConfigError(
-                f"{method.name}: option uncut={given!r} is out of range; it is a share above 0, at most 1."
-            )
+        if name == "uncut" and isinstance(value, float) and not 0 < value <= 1:
+            raise ConfigError(f"{method.name}: option uncut={given!r} is out of range; it is a share of 1, above 0.")
+        if name == "separator" and isinstance(value, str):  # a command line takes neither at its ends
+            value = value.replace("\\n", "\n").replace("\\s", " ")
         values[name] = value
     return method.Config(**values)
 

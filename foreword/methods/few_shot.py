@@ -29,7 +29,8 @@ from foreword.tasks.rows import Row
 
 @dataclass(frozen=True)
 class FewShotConfig(HardConfig):
-    """`demos` rows are shown (None: as many training rows as fit), `separator` after each.
+    """`demos` rows are shown (None: as many training rows as fit), `separator` after each, with \\n for a new line and
+    \\s for a space.
 
     `select`: drawn at "random", "balanced" over labels, or "validated", the best of `candidates` balanced sets on
     development rows. `order`: drawn, or by "entropy", that of `candidates` orders whose predictions of the development
@@ -55,6 +56,7 @@ class FewShot(DirectMethod):
     form = "hard"
     mixed_batch = True
     freezes_lm = True
+    learns = False
     demonstrates = True
     retemplates = True
 

@@ -34,6 +34,7 @@ class FewShotKnn(DirectMethod):
     form = "neighbours"
     mixed_batch = True
     freezes_lm = True
+    learns = False
     demonstrates = True
     retemplates = True
 

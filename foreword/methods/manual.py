@@ -19,6 +19,7 @@ class Manual(DirectMethod):
     learns = False
     mixed_batch = True
     freezes_lm = True
+    learns = False
     retemplates = True
 
     def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:

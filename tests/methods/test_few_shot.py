@@ -238,7 +238,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(task):
         task.format("causal", template="{demos}{demos}{text}")
     with pytest.raises(ConfigError, match="lowest allowed is 1"):
         train(lm, task, "few-shot", demos=0)
-    with pytest.raises(ConfigError, match="share above 0"):
+    with pytest.raises(ConfigError, match="share of 1, above 0"):
         train(lm, task, "few-shot", uncut=1.5)
     long = task.with_(test=(*task.test, Row({"text": "x" * 4 * LONG}, 0)))
     with pytest.raises(ConfigError, match=r"uncut=0\.95"):

@@ -1,0 +1,38 @@
+"""The recipe of the curve runs, goes on, and says what is missing: python -m pytest tests/recipes/test_words_or_learning.py"""
+
+import importlib.util
+from pathlib import Path
+
+SPEC = importlib.util.spec_from_file_location(
+    "words_or_learning", Path(__file__).parents[2] / "recipes" / "words_or_learning.py"
+)
+recipe = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(recipe)
+
+
+def test_a_quick_run_makes_the_page_and_the_picture_and_goes_on_where_it_stopped(tmp_path, capsys):
+    given = ["--quick", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "page.md")]
+    assert recipe.main([*given, "--only", "*/0/*", "--only", "*/few-shot, *"]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert "Not run yet" not in page  # of the cells that were asked for
+    assert recipe.main([*given, "--page"]) == 0
+    assert "Not run yet, 3 of 12 cells: builtin:sentiment/2/bag-of-words" in (tmp_path / "page.md").read_text()
+    lines = (tmp_path / "runs" / "results.jsonl").read_text().splitlines()
+    assert recipe.main(given) == 0
+    now = (tmp_path / "runs" / "results.jsonl").read_text().splitlines()
+    assert now[: len(lines)] == lines
+    page = (tmp_path / "page.md").read_text()
+    assert "Not run yet" not in page
+    for name in (*recipe.ZERO, *recipe.WORDS, *recipe.LEARNT):
+        assert f"| {name} |" in page
+    assert "prefix-tuning against the hand-written words: " in page
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    again = page
+    assert recipe.main([*given, "--page"]) == 0
+    assert (tmp_path / "page.md").read_text() == again
+
+
+def test_cells_are_listed_and_wrong_patterns_told(capsys):
+    assert recipe.main(["--list", "--only", "trec/16/*"]) == 0
+    assert "trec/16/few-shot, auto" in capsys.readouterr().out
+    assert recipe.main(["--only", "nothing/*"]) == 2
