@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
@@ -28,7 +29,7 @@ class GradientConfig:
     """
 
     learning_rate: float = 1e-3
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
     steps: int = 300
     batch_size: int = 32
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -49,7 +50,11 @@ class NoConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact to make: a task put in a format, a method with its config, and a seed."""
+    """One artefact to make: a task put in a format, a method with its config, and a seed.
+
+    `family` are the tasks that episodes are drawn from where they are several, and `task` is then all their rows;
+    `init` is the artefact that training starts from, where it was given one.
+    """
 
     task: Task
     format: Format
@@ -57,6 +62,30 @@ class Job:
     config: Any
     seed: int = 0
     name: str = ""
+    family: tuple[Task, ...] = ()
+    init: Artefact | None = None
+
+
+class Start(str):
+    """What a config says of the artefact that training starts from: "start:" and the hash of its tensors."""
+
+
+class OwnStep(ABC):
+    """The gradient of a learner that is not that of a mean loss over rows: a step over episodes, say."""
+
+    rows: int  # that a step reads, for progress
+
+    @abstractmethod
+    def gradients(self, leaves: Mapping[str, Tensor], step: int) -> float:
+        """Leave the gradient of step `step` (from 0) in the leaves, and give its loss; nothing else is remembered."""
+
+    @abstractmethod
+    def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
+        """Accuracy and minus the mean negative log-likelihood on development problems; None where there are none."""
+
+    @abstractmethod
+    def record(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the artefact's recipe says beside the options."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +94,7 @@ class Learner:
 
     `build` runs once a step, however many rows the step has. `fold` makes the value that is saved (what `build` gives,
     unless said otherwise). `lm` is the model to train through where it is not the job's own, and `dropout` says whether
-    the model's dropout is on while training.
+    the model's dropout is on while training. Where it has steps of its `own`, its gradient comes from there.
     """
 
     leaves: dict[str, Tensor]
@@ -75,6 +104,7 @@ class Learner:
     fold: Callable[[Mapping[str, Tensor]], Learnt] | None = None
     lm: FrozenLM | None = None
     dropout: bool = False
+    own: OwnStep | None = None
 
     def saved(self, leaves: Mapping[str, Tensor]) -> Learnt:
         """What an artefact keeps of these leaves."""
@@ -93,6 +123,7 @@ class Method(ABC):
     mixed_batch: ClassVar[bool]
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
+    takes_init: ClassVar[str | None] = None  # the form of an artefact that training may start from
     uses_lm: ClassVar[bool] = True
 
 
@@ -144,6 +175,10 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
         raise ConfigError(
             f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
         )
+    if Start in args:
+        if isinstance(given, Start):
+            return given
+        return _parse(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):
             return None
@@ -170,10 +205,11 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "ways": 2, "shots": 1, "queries": 1, "inner_steps": 1,
+    "validation_episodes": 0, "pool": 0,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")
+ABOVE_ZERO = ("learning_rate", "alpha", "regularisation", "inner_rate", "model_rate", "sharpness")
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:
