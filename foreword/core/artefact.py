@@ -14,7 +14,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from foreword.core.files import recover_folder, write_folder
 from foreword.core.format import Format
-from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Weights, WordCounts
+from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Tuned, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Tensor
 from foreword.errors import ArtefactError
@@ -230,6 +230,12 @@ def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {"start": value.start, "sites": {site: list(kv[0].shape) for site, kv in value.sites.items()}}
     if isinstance(value, Weights):
         return value.tensors, {"names": sorted(value.tensors)}
+    if isinstance(value, Tuned):
+        tensors, extra = pack(value.prompt)
+        named = {f"prompt.{k}": v for k, v in tensors.items()} | {
+            f"model.{k}": v for k, v in value.weights.tensors.items()
+        }
+        return named, {**extra, "form": FORM[type(value.prompt)], "names": sorted(value.weights.tensors)}
     if isinstance(value, LowRank):
         tensors = {}
         for name, (down, up) in value.factors.items():
@@ -267,6 +273,8 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
         if sorted(tensors) != extra["names"]:
             raise ArtefactError("the names of the weights differ from the record's.")
         return Weights(tensors)
+    if form == "tuned":
+        return _unpack_tuned(tensors, extra)
     if form == "low-rank":
         factors = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in extra["names"]}
         return LowRank(factors, float(extra["scale"]), tuple(extra["transposed"]))
@@ -277,6 +285,15 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
             raise ArtefactError(f"{len(extra['words'])} words are recorded for {len(tensors['idf'])} columns.")
         return WordCounts(tuple(extra["words"]), tensors["idf"], tensors["weight"], tensors["bias"])
     raise ArtefactError(f"form {form!r} is unknown; known are {', '.join(FORM.values())}.")
+
+
+def _unpack_tuned(tensors: dict[str, Tensor], extra: dict[str, Any]) -> Tuned:
+    own = {k.removeprefix("prompt."): t for k, t in tensors.items() if k.startswith("prompt.")}
+    weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+    prompt = unpack(extra["form"], own, extra)
+    if sorted(weights) != extra["names"] or not isinstance(prompt, SoftPrompt | PrefixPrompt):
+        raise ArtefactError("the names of the weights, or the prompt beside them, differ from the record's.")
+    return Tuned(prompt, Weights(weights))
 
 
 def _unpack_prefix(tensors: dict[str, Tensor], extra: dict[str, Any]) -> PrefixPrompt:

@@ -14,6 +14,14 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False)
+class Tuned:
+    """A prompt together with weights of the model that were learnt with it: for a model that is not frozen."""
+
+    prompt: SoftPrompt | PrefixPrompt
+    weights: Weights
+
+
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """Updates `scale * up @ down` of named weight matrices (LoRA, Hu et al. 2021).
 
@@ -55,15 +63,17 @@ class WordCounts:
 
 def text_start(value: "Learnt") -> int:
     """How many positions of the context a value takes before the text begins: those of a prefix."""
-    return value.start if isinstance(value, PrefixPrompt) else 0
+    prompt = value.prompt if isinstance(value, Tuned) else value
+    return prompt.start if isinstance(prompt, PrefixPrompt) else 0
 
 
-Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts
+Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | Tuned | LowRank | Probe | WordCounts
 FORM = {
     HardPrompt: "hard",
     SoftPrompt: "soft",
     PrefixPrompt: "prefix",
     Weights: "weights",
+    Tuned: "tuned",
     LowRank: "low-rank",
     Probe: "probe",
     WordCounts: "word-counts",

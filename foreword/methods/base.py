@@ -176,8 +176,8 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
             f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
         )
     if Start in args:
-        if isinstance(given, Start):
-            return given
+        if isinstance(given, str) and given.startswith("start:"):
+            return Start(given)
         return _parse(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):

@@ -46,7 +46,7 @@ def score_rows(
         elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt):
             prompts.append(index)
         else:
-            encoded = encode_rows(lm, artefact.format, rows)
+            encoded = encode_rows(lm, artefact.format, rows, text_start(value))
             scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
     if prompts and lm is not None:
         values = [pairs[i][0].value for i in prompts]

@@ -20,9 +20,7 @@ _NAMED = Path(__file__).parents[1] / "data" / "splits"
 @cache
 def named_splits() -> dict[str, dict[str, dict[str, list[str]]]]:
     """Published splits by name, then by data set: the classes of train, validation and test."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))["data"] for path in sorted(_NAMED.glob("*.json"))
-    }
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["data"] for path in sorted(_NAMED.glob("*.json"))}
 
 
 def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Task:
@@ -56,6 +54,17 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
     )
     refuse_leakage({part: task.rows(part) for part in SPLITS}, task.name)
     return task.with_(origin=origin)
+
+
+def has_classes(source: str | Path) -> bool:
+    """Whether a folder has a `splits.json` that keeps classes apart."""
+    file = Path(source) / OWN
+    if not file.is_file():
+        return False
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("kind") == "classes"
+    except (OSError, ValueError, AttributeError):
+        return False  # reading the task tells what is wrong
 
 
 def apart(task: Task) -> bool:

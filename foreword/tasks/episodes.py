@@ -1,4 +1,4 @@
-"""Episodes: small problems of N classes with K examples each, drawn from labelled rows; seeded, hashed, never leaking."""
+"""Episodes: small problems of N classes with K examples each, drawn from labelled rows; seeded and hashed."""
 
 import hashlib
 import json
@@ -117,16 +117,16 @@ class Source:
         task = self.tasks[episode.task]
         rows = task.rows(split)
         names = tuple(task.labels[c] for c in episode.classes)
-        parts = {
-            part: tuple(
+
+        def taken(part: Literal["support", "query"], numbers: Sequence[int]) -> tuple[Row, ...]:
+            return tuple(
                 Row(rows[n].fields, episode.label(place, part), (), rows[n].where) for place, n in enumerate(numbers)
             )
-            for part, numbers in (("support", episode.support), ("query", episode.query))
-        }
-        words = {name: task.label_words[name] for name in names if name in (task.label_words or {})}
-        return task.with_(
-            labels=names, label_words=words or None, train=parts["support"], validation=(), test=parts["query"]
-        )
+
+        own = task.label_words or {}
+        words = {name: own[name] for name in names if name in own}
+        support, query = taken("support", episode.support), taken("query", episode.query)
+        return task.with_(labels=names, label_words=words or None, train=support, validation=(), test=query)
 
     def hash(self, split: Split, episodes: Sequence[Episode]) -> str:
         """sha256 of what the episodes hold: the tasks' names, class names and texts, in order."""

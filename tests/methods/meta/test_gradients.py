@@ -136,7 +136,7 @@ def test_the_gradient_by_the_step_sizes_is_the_slope(seed):
 @pytest.mark.parametrize("kind", [*KINDS, "front"])
 def test_folded_tasks_are_a_loop_over_tasks_and_a_permutation_permutes(kind):
     """Unequal lengths and padding; a task's meta-gradient does not know its company."""
-    lm, folds, loss, start = folded(kind, 3, 3)
+    _, folds, loss, start = folded(kind, 3, 3)
     rates, support, query = rates_of(start), folds(0), folds(9)
     together = meta_gradient(loss(support), loss(query), start, rates, last(2)).start["embed"]
     assert len({len(f.encoded.ids_S) for f in support}) > 1
@@ -185,7 +185,7 @@ def test_products_do_not_depend_on_how_rows_share_passes(times):
     assert close(found[1], found[2], 1e-10 if times is product else 1e-6)
 
 
-def test_texts_before_the_prompt_are_read_once_and_change_nothing(monkeypatch):
+def test_texts_before_the_prompt_are_read_once_and_change_nothing():
     """Gradients and products equal those of whole rows; where the kept columns are shifted by one they do not."""
     lm, folds, loss, start = folded("causal", 2, 4)
     texts, vector = Texts(lm), random_like(start)
