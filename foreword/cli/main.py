@@ -12,6 +12,7 @@ import click
 import foreword
 from foreword.cli.compare import compare
 from foreword.cli.demo import demo
+from foreword.cli.episodes import episodes
 from foreword.cli.evaluate import evaluate
 from foreword.cli.export import export
 from foreword.cli.import_ import import_
@@ -50,7 +51,8 @@ def cli() -> None:
 
 
 for command in (
-    demo, compare, train, retrain, evaluate, predict, serve, keys, show, export, import_, methods, models, tasks,
+    demo, compare, train, retrain, evaluate, episodes,
+    predict, serve, keys, show, export, import_, methods, models, tasks,
 ):  # fmt: skip
     cli.add_command(command)
 

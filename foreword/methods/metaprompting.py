@@ -15,12 +15,15 @@ from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.methods.meta.guard import twice_differentiable
 from foreword.methods.meta.inner import Leaves, Loss
-from foreword.methods.meta.step import RATE, MetaStep, Plan, points_of, rates_of
+from foreword.methods.meta.step import RATE, Lens, MetaStep, Plan, points_of, rates_of
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.episodes import Source
+
+SOFT_INITS = ("vocabulary", "uniform", "labels", "text")
+PREFIX_INITS = ("vocabulary", "labels", "text", "random")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class MetaPromptingConfig(GradientConfig):
     algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"] = "maml"
     prompt: Literal["soft", "prefix"] = "soft"
     length: int = 8
-    init: Literal["vocabulary", "uniform", "labels", "random"] = "vocabulary"
+    init: Literal["vocabulary", "uniform", "labels", "text", "random"] = "vocabulary"
+    init_text: str = ""
     ways: int = 5
     shots: int = 1
     queries: int = 15
@@ -73,17 +77,15 @@ class MetaPromptingConfig(GradientConfig):
 
 
 @final
-class PromptLens:
+class PromptLens(Lens):
     """Rows read with a prompt in front, scored by their label words."""
 
     def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
         self._lm, self._twice, self._shape = lm, twice, shape
         self._texts = Texts(lm) if shape.form == "soft" else None
 
-    def loss(self, rows: Sequence[Fold], tasks: int, budget: int) -> Loss:
-        return PromptLoss(self._lm, self._twice, self._shape, rows, tasks, budget, self._texts)
-
-    support_loss = loss
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)
 
     def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
         return scores_of(self._lm, self._shape, leaves, query, budget)
@@ -177,12 +179,13 @@ def initial_leaf(lm: FrozenLM, job: Job, form: Format) -> tuple[Tensor, Shape]:
     config: MetaPromptingConfig = job.config
     generator = torch.Generator().manual_seed(job.seed)
     if config.prompt == "soft":
-        own: Any = SlotConfig(length=config.length, init=config.init)  # pyright: ignore[reportArgumentType]
+        own: Any = SlotConfig(length=config.length, init=config.init, init_text=config.init_text)  # pyright: ignore
         _, embed_PD = initial_prompt(lm, replace(job, config=own, format=form), generator)
         return embed_PD, Shape("soft")
     lm.require_prefix()
     # Activations of sampled words, where those are asked for: of a format without labels.
-    own = PrefixTuningConfig(length=config.length, init="random" if config.init == "random" else "labels")
+    init: Any = "labels" if config.init == "vocabulary" else config.init
+    own = PrefixTuningConfig(length=config.length, init=init, init_text=config.init_text)
     form = replace(form, labels=(), words=()) if config.init == "vocabulary" else form
     pair = initial_prefix(lm, Encoder.build(lm, form, config.length), own, generator)
     return pair, Shape("prefix", config.length)

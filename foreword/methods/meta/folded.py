@@ -1,4 +1,4 @@
-"""Losses of many tasks' prompts over one frozen model: their rows in mixed batches, each read with its task's prompt."""
+"""Losses of many tasks' prompts over one frozen model: rows in mixed batches, each read with its task's prompt."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class Fold:
 @final
 @dataclass(frozen=True)
 class Shape:
-    """How leaves become prompts: "embed" (T, P, D) is soft, "pair" (T, 2, N, P, H, K) a prefix whose text is at `start`.
+    """How leaves become prompts: "embed" (T, P, D) is soft; "pair" (T, 2, N, P, H, K) a prefix, the text at `start`.
 
     Weights of the model, where they learn too, are leaves of their own names after "model.", with T = 1.
     """

@@ -1,9 +1,10 @@
 """A step of meta-training, and its validation: what the one loop calls where other learners have rows."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from foreword.errors import ModelError
 from foreword.methods.base import OwnStep
 from foreword.methods.meta.deck import Deck, Part
 from foreword.methods.meta.folded import MODEL, Fold
-from foreword.methods.meta.inner import Leaves, Loss, Product, adapt, finite_product, gradient, product
+from foreword.methods.meta.inner import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
 from foreword.methods.meta.outer import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
 from foreword.models.score import is_out_of_memory
 from foreword.tasks.episodes import Episode
@@ -44,12 +45,16 @@ class Plan:
         return self.algorithm == "maml" and self.second_order != "finite"
 
 
-class Lens(Protocol):
-    """How a kind of learner reads folded rows: a loss that can be differentiated, and scores."""
+class Lens(ABC):
+    """How a kind of learner reads folded rows: losses that can be differentiated, and scores."""
 
-    def loss(self, rows: Sequence[Fold], tasks: int, budget: int) -> Loss: ...
-    def support_loss(self, rows: Sequence[Fold], tasks: int, budget: int) -> Loss: ...
-    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]: ...
+    @abstractmethod
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        """The mean loss of each task on its query rows, or on its support rows where no query is given."""
+
+    @abstractmethod
+    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+        """The scores of every query row under its task's leaves, in order."""
 
 
 def rates_of(plan: Plan, leaves: Mapping[str, Tensor]) -> Leaves:
@@ -77,7 +82,7 @@ def adapted(
     start = spread(points_of(leaves), tasks)
     if not plan.inner_steps:
         return start
-    return adapt(lens.support_loss(support, tasks, budget), start, rates_of(plan, leaves), plan.inner_steps).last
+    return adapt(lens.loss(support, (), tasks, budget), start, rates_of(plan, leaves), plan.inner_steps).last
 
 
 @final
@@ -127,22 +132,22 @@ class MetaStep(OwnStep):
         start, rates = spread(points_of(leaves), count), rates_of(self.plan, leaves)
 
         def loss(*parts: Part) -> Loss:
-            rows = self.deck.folds("train", episodes, parts)
-            make = self.lens.support_loss if parts == ("support",) else self.lens.loss
-            return make(rows, count, budget)
+            support = self.deck.folds("train", episodes, ("support",))
+            query = self.deck.folds("train", episodes, parts) if parts else ()
+            return self.lens.loss(support, query, count, budget)
 
         if plan.algorithm in ("multitask", "vocabulary"):
             loss_T, slope = gradient(loss("support", "query"), start)
-            return MetaGradient(slope, {}, loss_T, adapt(loss("support"), start, rates, 0)), {}
+            return MetaGradient(slope, {}, loss_T, Path((start,), (), ())), {}
         if plan.algorithm == "reptile":
             return reptile(loss("support", "query"), start, rates, plan.inner_steps), {}
         weights = weights_of(plan.inner_steps, 2 * step / plan.steps, plan.multi_step)
         if plan.algorithm == "maml" and plan.second_order == "unrolled":
-            found = unrolled(loss("support"), loss("query"), start, rates, weights)
+            found = unrolled(loss(), loss("query"), start, rates, weights)
         else:
             times: dict[str, Product] = {"chain": product, "finite": finite_product}
             chosen = times[plan.second_order] if plan.algorithm == "maml" else None
-            found = meta_gradient(loss("support"), loss("query"), start, rates, weights, chosen)
+            found = meta_gradient(loss(), loss("query"), start, rates, weights, chosen)
         by_rates: Leaves = {}
         for name, slope in found.rates.items():
             if (leaf := leaves.get(RATE + name)) is not None:
