@@ -142,7 +142,8 @@ def memory(setting: Setting) -> dict[str, Any]:
     """Peaks of fresh processes; of the step alone too, since the model is most of a process."""
     found: dict[str, Any] = {}
     for name, how, steps in (
-        ("one", "chain", 1), ("many", "chain", setting.many), ("graph_one", "graph", 1), ("graph", "graph", setting.graph)
+        ("one", "chain", 1), ("many", "chain", setting.many), ("graph_one", "graph", 1),
+        ("graph", "graph", setting.graph),
     ):  # fmt: skip
         command = [sys.executable, "-m", "benchmarks.meta", "--peak", how, "--steps", str(steps)]
         told = json.dumps({**asdict(setting), "threads": torch.get_num_threads()})

@@ -14,7 +14,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from foreword.core.files import recover_folder, write_folder
 from foreword.core.format import Format
-from foreword.core.learnt import FORM, Learnt, LowRank, Probe, Tuned, Weights, WordCounts
+from foreword.core.learnt import FORM, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Tensor
 from foreword.errors import ArtefactError
@@ -230,6 +230,8 @@ def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {"start": value.start, "sites": {site: list(kv[0].shape) for site, kv in value.sites.items()}}
     if isinstance(value, Weights):
         return value.tensors, {"names": sorted(value.tensors)}
+    if isinstance(value, PromptPool):
+        return {"keys": value.keys_KD, "values": value.values_KPD}, {"shape": list(value.values_KPD.shape)}
     if isinstance(value, Tuned):
         tensors, extra = pack(value.prompt)
         named = {f"prompt.{k}": v for k, v in tensors.items()} | {
@@ -273,6 +275,13 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
         if sorted(tensors) != extra["names"]:
             raise ArtefactError("the names of the weights differ from the record's.")
         return Weights(tensors)
+    if form == "pool":
+        keys, values = tensors["keys"], tensors["values"]
+        if list(values.shape) != extra["shape"] or list(keys.shape) != [values.shape[0], values.shape[2]]:
+            raise ArtefactError(
+                f"the pool has keys {list(keys.shape)} and values {list(values.shape)}, which do not fit."
+            )
+        return PromptPool(keys, values)
     if form == "tuned":
         return _unpack_tuned(tensors, extra)
     if form == "low-rank":

@@ -22,6 +22,18 @@ class Tuned:
 
 
 @dataclass(frozen=True, eq=False)
+class PromptPool:
+    """Keys and soft prompts, from which every row mixes a prompt of its own (MetaPrompter, Jiang et al. 2023)."""
+
+    keys_KD: Float[Tensor, "K D"]
+    values_KPD: Float[Tensor, "K P D"]
+
+    @property
+    def length(self) -> int:
+        return self.values_KPD.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """Updates `scale * up @ down` of named weight matrices (LoRA, Hu et al. 2021).
 
@@ -67,13 +79,14 @@ def text_start(value: "Learnt") -> int:
     return prompt.start if isinstance(prompt, PrefixPrompt) else 0
 
 
-Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | Tuned | LowRank | Probe | WordCounts
+Learnt = HardPrompt | SoftPrompt | PrefixPrompt | PromptPool | Weights | Tuned | LowRank | Probe | WordCounts
 FORM = {
     HardPrompt: "hard",
     SoftPrompt: "soft",
     PrefixPrompt: "prefix",
     Weights: "weights",
     Tuned: "tuned",
+    PromptPool: "pool",
     LowRank: "low-rank",
     Probe: "probe",
     WordCounts: "word-counts",

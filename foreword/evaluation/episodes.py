@@ -17,14 +17,18 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
-from foreword.core.learnt import Tuned
+from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ConfigError, DataError
 from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, scores_of
+from foreword.methods.meta.folded import MODEL, Fold, Shape
 from foreword.methods.meta.inner import Leaves, Rates, adapt
 from foreword.methods.meta.outer import spread
+from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.prototypes import prototype_scores
+from foreword.methods.meta.step import Lens
+from foreword.methods.metaprompting import PromptLens
+from foreword.methods.predict import score_rows
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
@@ -171,14 +175,13 @@ class _Desk:
             found = prototype_scores(self.lm, support, query, len(group), budget, protocol.transductive)
         else:
             assert arm.start is not None, "zero-step and adapted arms have a start"
-            leaves, shape = leaves_of(arm.start)
-            deck = self.deck(shape.start)
+            leaves, extra, lens = leaves_of(self.lm, arm.start, protocol.transductive)
+            deck = self.deck(extra)
             support, query = (deck.folds(split, group, (part,)) for part in ("support", "query"))
             steps = protocol.steps if arm.how == "adapted" else 0
-            some = adapt_start(
-                self.lm, shape, leaves, support, len(group), rates_for(arm.start, leaves, rate or 0.0), steps
-            )
-            found = scores_of(self.lm, shape, some, query, budget)
+            rates = rates_for(arm.start, leaves, rate or 0.0)
+            some = adapt_start(lens, leaves, support, len(group), rates, steps, budget)
+            found = lens.scores(some, support, query, budget)
         ends = np.cumsum([len(e.query) for e in group])[:-1]
         return np.split(torch.stack(found).double().numpy(), ends) if _even(group) else _ragged(found, group)
 
@@ -192,27 +195,35 @@ class _Desk:
             "schedule": "constant", "keep": "last", "eval_every": protocol.steps,
         }  # fmt: skip
         made = train(self.lm, task, "fine-tuning", seed=protocol.seed, form=own, **options).artefact
-        from foreword.methods.predict import score_rows
-
         return score_rows(self.lm, [(made, task.test)])[0].double().cpu().numpy()
 
 
-def leaves_of(start: Artefact) -> tuple[Leaves, Shape]:
-    """The leaves of a start, and how they become a prompt.
+def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tuple[Leaves, int, Lens]:
+    """The leaves of a start on the model's device, the columns that a prefix takes, and how rows are read with them.
 
     Raises: ConfigError for an artefact without a prompt that can be adapted.
     """
     value = start.value
     prompt = value.prompt if isinstance(value, Tuned) else value
     weights = value.weights.tensors if isinstance(value, Tuned) else {}
-    rest = {MODEL + name: tensor.float() for name, tensor in weights.items()}
+    found = {MODEL + name: tensor.float() for name, tensor in weights.items()}
+    shape = Shape("soft")
+    lens: Lens | None = None
     if isinstance(prompt, SoftPrompt):
-        return {"embed": prompt.embed_PD, **rest}, Shape("soft")
-    if isinstance(prompt, PrefixPrompt):
-        return {"pair": torch.stack(prompt.sites["self"]), **rest}, Shape("prefix", prompt.start)
-    raise ConfigError(
-        f"An artefact of {start.method} has no prompt to adapt; give a start, or any soft prompt or prefix."
-    )
+        found["embed"] = prompt.embed_PD
+    elif isinstance(prompt, PrefixPrompt):
+        shape = Shape("prefix", prompt.start)
+        found["pair"] = torch.stack(prompt.sites["self"])
+    elif isinstance(prompt, PromptPool):
+        found |= {"keys": prompt.keys_KD, "values": prompt.values_KPD}
+        share, sharpness = start.config.get("prototypes", 0.5), start.config.get("sharpness", 10.0)
+        lens = PoolLens(lm, lm, share, sharpness, transductive)
+    else:
+        raise ConfigError(
+            f"An artefact of {start.method} has no prompt to adapt; give a start, or any soft prompt or prefix."
+        )
+    leaves = {name: leaf.to(lm.device) for name, leaf in found.items()}
+    return leaves, shape.start, lens or PromptLens(lm, lm, shape)
 
 
 def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
@@ -232,14 +243,11 @@ def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
 
 
 def adapt_start(
-    lm: FrozenLM, shape: Shape, leaves: Leaves, support: Sequence[Fold], tasks: int, rates: Rates, steps: int
+    lens: Lens, leaves: Leaves, support: Sequence[Fold], tasks: int, rates: Rates, steps: int, budget: int
 ) -> Leaves:
     """The start after the inner loop on the support rows of each task, as a stack."""
-    stacked = spread({name: leaf.to(lm.device) for name, leaf in leaves.items()}, tasks)
-    if not steps:
-        return stacked
-    loss = PromptLoss(lm, lm, shape, support, tasks, lm.batch_tokens)
-    return adapt(loss, stacked, {name: rate.to(lm.device) for name, rate in rates.items()}, steps).last
+    stacked = spread(leaves, tasks)
+    return adapt(lens.loss(support, (), tasks, budget), stacked, rates, steps).last if steps else stacked
 
 
 def _form_of(arm: Arm, task: Any, plain: Format) -> Format:
@@ -249,10 +257,10 @@ def _form_of(arm: Arm, task: Any, plain: Format) -> Format:
     for told in arm.start.recipe.get("tasks", []):
         if told["task"] == task.name and told["format"]["labels"] == list(plain.labels):
             return Format.from_json(told["format"])
-    leaves, shape = leaves_of(arm.start)
-    if shape.form == "prefix":
+    value = arm.start.value.prompt if isinstance(arm.start.value, Tuned) else arm.start.value
+    if not isinstance(value, SoftPrompt | PromptPool):
         return plain
-    return replace(plain, template=plain.template.with_soft(len(leaves["embed"])))
+    return replace(plain, template=plain.template.with_soft(value.length))
 
 
 def _even(group: Sequence[Episode]) -> bool:
@@ -285,7 +293,7 @@ class _Book:
             "model": desk.lm.fingerprint().weights, "start": None if arm.start is None else arm.start.sha256,
             "how": arm.how, "rate": rate, "steps": protocol.steps if arm.tuned else 0, "split": split,
             "hash": desk.source.hash(split, episodes), "forms": [form.to_json() for form in desk.forms],
-            "transductive": protocol.transductive and arm.how == "prototypes",
+            "transductive": protocol.transductive and (arm.start is None or arm.start.form == "pool"),
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         if key not in self._lines:

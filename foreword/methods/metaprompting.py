@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, Tuned, Weights
+from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
@@ -15,6 +15,7 @@ from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.methods.meta.guard import twice_differentiable
 from foreword.methods.meta.inner import Leaves, Loss
+from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.step import RATE, Lens, MetaStep, Plan, points_of, rates_of
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
@@ -36,7 +37,10 @@ class MetaPromptingConfig(GradientConfig):
     step size of its own that is learnt too (Meta-SGD). `second_order`: a "chain" of Hessian-vector products, the graph
     "unrolled", or "finite" differences. `multi_step` weighs the query loss after every inner step, annealed to the last
     over the first half of training (MAML++). `prompt`: a "soft" prompt or a "prefix". With `tune_model` the model's
-    weights adapt as well, at `model_rate`, as in the paper: the result is not that of a frozen model. Every
+    weights adapt as well, at `model_rate`, as in the paper: the result is not that of a frozen model. With `pool` keys
+    and soft prompts each row mixes a prompt of its own (MetaPrompter), and a class is scored by the mean feature of its
+    support rows (the `prototypes` share of the probability, cosines times `sharpness`) and by its label words;
+    `transductive` lets query rows see each other, as the published code does, and is told wherever it is used. Every
     `eval_every` steps the accuracy of `validation_episodes` adapted episodes is taken.
     """
 
@@ -53,6 +57,10 @@ class MetaPromptingConfig(GradientConfig):
     second_order: Literal["chain", "unrolled", "finite"] = "chain"
     multi_step: bool = False
     learn_rates: bool = False
+    pool: int = 0
+    prototypes: float = 0.5
+    sharpness: float = 10.0
+    transductive: bool = False
     tune_model: bool = False
     model_rate: float = 5e-5
     validation_episodes: int = 20
@@ -68,6 +76,13 @@ class MetaPromptingConfig(GradientConfig):
         if self.init not in allowed:
             raise ConfigError(
                 f"metaprompting: init={self.init} is not for a {self.prompt} prompt; choose {', '.join(allowed)}."
+            )
+        if self.pool and (self.prompt != "soft" or self.tune_model or self.learn_rates):
+            raise ConfigError("metaprompting: a pool is of soft prompts over a frozen model, with one inner rate; leave "
+                              "out prompt=prefix, tune_model and learn_rates.")  # fmt: skip
+        if not 0 <= self.prototypes <= 1:
+            raise ConfigError(
+                f"metaprompting: prototypes={self.prototypes:g} is not a share; give a number from 0 to 1."
             )
         if self.algorithm == "vocabulary":
             object.__setattr__(self, "steps", 1)  # nothing is trained
@@ -115,12 +130,15 @@ class MetaPrompting(GradientMethod):
         if config.tune_model:
             lm.require_weights()
             leaves |= {MODEL + n: w.detach().float().clone() for n, w in lm.named_weights().items()}
+        first = leaves[name]
+        if config.pool:
+            leaves = pool_leaves(lm, job, formats[0])
         lm.require_gradient()
         read = lm.checkpointing(True) if config.checkpointing else lm
         plan = plan_of(config)
         twice = read
         if plan.twice:
-            twice = twice_differentiable(read, shape, {name: initial}, deck.longest("train"))
+            twice = twice_differentiable(read, shape, {name: first}, deck.longest("train"))
         for leaf in leaves.values():
             leaf.requires_grad_()
         budget = config.tokens_per_batch or lm.batch_tokens
@@ -128,11 +146,16 @@ class MetaPrompting(GradientMethod):
         def record(leaves: Mapping[str, Tensor]) -> dict[str, Any]:
             return told(config, source, formats, leaves)
 
-        own = MetaStep(PromptLens(read, twice, shape), deck, plan, job.seed, budget, record, alone=config.tune_model)
+        lens = PromptLens(read, twice, shape)
+        if config.pool:
+            lens = PoolLens(read, twice, config.prototypes, config.sharpness, config.transductive)
+        own = MetaStep(lens, deck, plan, job.seed, budget, record, alone=config.tune_model)
 
         stored = {n: w.dtype for n, w in lm.named_weights().items()} if config.tune_model else {}
 
         def build(leaves: Mapping[str, Tensor]) -> Learnt:
+            if config.pool:
+                return PromptPool(leaves["keys"], leaves["values"])
             prompt = shape.prompt(leaves)
             weights = {n: leaves[MODEL + n].to(dtype) for n, dtype in stored.items()}
             return Tuned(prompt, Weights(weights)) if weights else prompt
@@ -191,6 +214,15 @@ def initial_leaf(lm: FrozenLM, job: Job, form: Format) -> tuple[Tensor, Shape]:
     return pair, Shape("prefix", config.length)
 
 
+def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
+    """Keys from a normal distribution, and for each a prompt drawn as `init` says."""
+    config: MetaPromptingConfig = job.config
+    values = [initial_leaf(lm, replace(job, seed=1_000_003 * (n + 1) + job.seed), form)[0] for n in range(config.pool)]
+    generator = torch.Generator().manual_seed(job.seed)
+    keys = torch.randn(config.pool, lm.dims.width, generator=generator)
+    return {"keys": keys.to(lm.device), "values": torch.stack(values)}
+
+
 def rate_shape(initial: Tensor) -> tuple[int, ...]:
     """One step size for each position (of each layer's keys and values, in a prefix)."""
     return (*initial.shape[:-1], 1) if initial.ndim == 2 else (*initial.shape[:3], 1, 1)
@@ -212,5 +244,6 @@ def told(
         "frozen": not config.tune_model,
         "adaptation": {**adaptation, **({"rates": learnt} if learnt else {})},
         "episodes": {**sizes, "by_classes": source.by_classes},
+        **({"transductive": config.transductive} if config.pool else {}),
         "tasks": tasks,
     }

@@ -9,10 +9,11 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Probe, WordCounts, text_start
+from foreword.core.learnt import Probe, PromptPool, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
+from foreword.methods.meta.pool import pool_scores
 from foreword.methods.stack import batches_of, stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded, Encoder, collate, prepare
@@ -43,6 +44,10 @@ def score_rows(
             )
         elif isinstance(value, Probe):
             scores[index] = probe_scores(lm, value, artefact.format, rows)
+        elif isinstance(value, PromptPool):
+            scores[index] = pool_scores(
+                lm, value, encode_rows(lm, artefact.format, rows), tokens_per_batch or lm.batch_tokens
+            )
         elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt):
             prompts.append(index)
         else:

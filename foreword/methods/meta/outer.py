@@ -3,7 +3,8 @@
 With phi_0 the start and phi_{i+1} = phi_i - a * g(phi_i), the exact gradient goes back over the stored points: v_k is
 the query's gradient at phi_k, and v_i = v_{i+1} - H(phi_i) (a * v_{i+1}). Only one inner step is differentiated twice
 at a time, so memory is that of one step, however many there are. What a step size adds is -v_{i+1} * g(phi_i)
-(Meta-SGD, Li et al. 2017). Query losses at every point, weighted, are MAML++'s multi-step loss (Antoniou et al. 2019, eq. 4).
+(Meta-SGD, Li et al. 2017). Query losses at every point, weighted, are MAML++'s multi-step loss (Antoniou et al. 2019,
+eq. 4).
 """
 
 from collections.abc import Sequence

@@ -61,11 +61,11 @@ def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loo
     start = start_of(lm, prompt=prompt)
     source = Source((TASK,), ways=2, shots=3, queries=3)
     episodes = source.episodes("test", 1, 2)
-    leaves, shape = leaves_of(start)
+    leaves, extra, lens = leaves_of(lm, start)
     form = start.format
-    deck = Deck(lm, source, [form], shape.start)
+    deck = Deck(lm, source, [form], extra)
     support = deck.folds("test", episodes, ("support",))
-    ends = adapt_start(lm, shape, leaves, support, 2, rates_for(start, leaves, 0.2), 3)
+    ends = adapt_start(lens, leaves, support, 2, rates_for(start, leaves, 0.2), 3, 200)
     method = {"soft": "prompt-tuning", "prefix": "prefix-tuning"}[prompt]
     for number, episode in enumerate(episodes):
         own = source.as_task("test", episode)
@@ -74,7 +74,7 @@ def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loo
             learning_rate=0.2, steps=3, batch_size=6, clip=0, keep="last", eval_every=3,
         ).artefact  # fmt: skip
         assert made.parent == start.sha256
-        end, _ = leaves_of(made)
+        end, *_ = leaves_of(lm, made)
         for name, leaf in end.items():
             assert torch.allclose(leaf, ends[name][number], atol=2e-6)
             assert not torch.allclose(leaf, leaves[name], atol=1e-4)
@@ -160,7 +160,7 @@ def test_learnt_step_sizes_move_and_are_recorded_and_used():
     assert len(rates) == 3
     assert all(r > 0 for r in rates)
     assert len({round(r, 6) for r in rates}) == 3
-    leaves, _ = leaves_of(start)
+    leaves, *_ = leaves_of(lm, start)
     assert torch.allclose(rates_for(start, leaves, 0.1)["embed"].flatten(), torch.tensor(rates))
     assert torch.allclose(rates_for(start, leaves, 0.2)["embed"].flatten(), 2 * torch.tensor(rates))
 
