@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 
@@ -12,11 +12,10 @@ from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
 from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
+from foreword.methods.meta.folded import MODEL, Shape
 from foreword.methods.meta.guard import twice_differentiable
-from foreword.methods.meta.inner import Leaves, Loss
 from foreword.methods.meta.pool import PoolLens
-from foreword.methods.meta.step import RATE, Lens, MetaStep, Plan, points_of, rates_of
+from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
@@ -78,8 +77,10 @@ class MetaPromptingConfig(GradientConfig):
                 f"metaprompting: init={self.init} is not for a {self.prompt} prompt; choose {', '.join(allowed)}."
             )
         if self.pool and (self.prompt != "soft" or self.tune_model or self.learn_rates):
-            raise ConfigError("metaprompting: a pool is of soft prompts over a frozen model, with one inner rate; leave "
-                              "out prompt=prefix, tune_model and learn_rates.")  # fmt: skip
+            raise ConfigError(
+                "metaprompting: a pool is of soft prompts over a frozen model, with one inner rate; leave out "
+                "prompt=prefix, tune_model and learn_rates."
+            )
         if not 0 <= self.prototypes <= 1:
             raise ConfigError(
                 f"metaprompting: prototypes={self.prototypes:g} is not a share; give a number from 0 to 1."
@@ -89,21 +90,6 @@ class MetaPromptingConfig(GradientConfig):
         if self.tune_model and self.second_order == "unrolled":
             raise ConfigError("metaprompting: tune_model needs second_order=chain or finite; a graph of all inner "
                               "steps through all weights has no room.")  # fmt: skip
-
-
-@final
-class PromptLens(Lens):
-    """Rows read with a prompt in front, scored by their label words."""
-
-    def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
-        self._lm, self._twice, self._shape = lm, twice, shape
-        self._texts = Texts(lm) if shape.form == "soft" else None
-
-    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
-        return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)
-
-    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
-        return scores_of(self._lm, self._shape, leaves, query, budget)
 
 
 class MetaPrompting(GradientMethod):

@@ -13,9 +13,10 @@ from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
 from foreword.methods.base import OwnStep
 from foreword.methods.meta.deck import Deck, Part
-from foreword.methods.meta.folded import MODEL, Fold
+from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.methods.meta.inner import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
 from foreword.methods.meta.outer import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
+from foreword.models.base import FrozenLM
 from foreword.models.score import is_out_of_memory
 from foreword.tasks.episodes import Episode
 from foreword.tasks.metrics import accuracy, nll
@@ -55,6 +56,21 @@ class Lens(ABC):
     @abstractmethod
     def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
         """The scores of every query row under its task's leaves, in order."""
+
+
+@final
+class PromptLens(Lens):
+    """Rows read with a prompt in front, scored by their label words."""
+
+    def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
+        self._lm, self._twice, self._shape = lm, twice, shape
+        self._texts = Texts(lm) if shape.form == "soft" else None
+
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)
+
+    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+        return scores_of(self._lm, self._shape, leaves, query, budget)
 
 
 def rates_of(plan: Plan, leaves: Mapping[str, Tensor]) -> Leaves:
