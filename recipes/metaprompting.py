@@ -5,7 +5,7 @@ Expect adapted starts above their zero-step accuracy; whether MAML beats a multi
 tuned as well, are 79.6 (1 shot) and 83.9 (5 shots); they are of other episodes and not to be compared.
 
     python recipes/metaprompting.py                          every cell that is missing, then the tables
-    python recipes/metaprompting.py --list                   the cells: classes/DATA/SHOTS/START/SEED, tasks/LEFT-OUT/...
+    python recipes/metaprompting.py --list                   the cells: classes/DATA/SHOTS/START/SEED, tasks/...
     python recipes/metaprompting.py --only 'classes/hwu64/1/*'
     python recipes/metaprompting.py --table                  the tables of what is there
     python recipes/metaprompting.py --quick                  a tiny model and two steps: whether it works
@@ -259,8 +259,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help=f"meta-training steps [{TRAINING['steps']}]")
     parser.add_argument("--dtype", default="float32", help="of the model [float32]")
     parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--write", type=Path, default=Path("docs/metaprompting.md"), help="the page with the tables")
-    return parser.parse_args(arguments)
+    parser.add_argument("--write", type=Path, help="the page with the tables [docs/metaprompting.md]")
+    given = parser.parse_args(arguments)
+    given.write = given.write or (given.out / "table.md" if given.quick else Path("docs/metaprompting.md"))
+    return given
 
 
 def main(arguments: list[str] | None = None) -> int:
