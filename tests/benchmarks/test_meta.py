@@ -44,7 +44,7 @@ def test_a_clone_that_computes_something_else_voids_the_cell(monkeypatch):
 
 
 def test_the_published_schedule_is_counted_as_its_code_runs():
-    """Five passes of 16 queries, three steps of 5 rows (or 8 of 25) each, the query read after every step, 512 columns."""
+    """Five passes of 16 queries, three steps of 5 rows (8 of 25), queries read after every step, 512 columns."""
     assert meta.published(5, 75) == 153_600
     assert meta.published(25, 75) == 176_640
 

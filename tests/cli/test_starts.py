@@ -39,7 +39,7 @@ def test_a_start_over_a_folder_of_tasks_is_one_artefact(foreword, start):
     record = json.loads((start / "foreword.json").read_text())
     told = {task["task"]: task["format"] for task in record["recipe"]["tasks"]}
     assert told["task1"]["words"] == [["when"], ["where"], ["person"]]
-    assert told["task1"]["template"] == "{soft:2}{text}? {mask}" or "{soft:2}" in told["task1"]["template"]
+    assert "{soft:2}" in told["task1"]["template"]
     assert record["recipe"]["frozen"] is True
     assert len(record["metrics"]["curve"]) == 1
 

@@ -6,7 +6,7 @@ The pool of prompts and the prototypes: against a reading row by row, with the c
 import pytest
 import torch
 
-from foreword.core.artefact import Artefact
+from foreword.core.artefact import Artefact, unpack
 from foreword.core.learnt import PromptPool
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ArtefactError, ConfigError
@@ -120,8 +120,6 @@ def test_a_pool_is_kept_and_read_again(tmp_path):
     with pytest.raises(ConfigError, match="the artefact given is pool"):
         train(lm, TASK, "prompt-tuning", init=made)
     with pytest.raises(ArtefactError, match="do not fit"):
-        from foreword.core.artefact import unpack
-
         unpack("pool", {"keys": torch.zeros(2, 3), "values": torch.zeros(2, 1, 4)}, {"shape": [2, 1, 4]})
     with pytest.raises(ConfigError, match="a pool is of soft prompts"):
         make_job(lm, TASK, "metaprompting", options={"pool": 2, "prompt": "prefix"})

@@ -1,7 +1,7 @@
 """A family of tasks with a known best start: python -m pytest tests/methods/meta/test_synthetic.py
 
-Over a frozen random model, a task's labels are the scores that a prompt of its own gives: that prompt is a shared centre
-and a step in a shared subspace of few dimensions. One step from the centre is the best that one start can do on average.
+Over a frozen random model, a task's labels are the scores that a prompt of its own gives: that prompt is a shared
+centre and a step in a shared subspace of few dimensions. One step from the centre is what a start is measured by.
 """
 
 from collections.abc import Mapping
