@@ -103,6 +103,9 @@ def measure_arms(
 
     Raises: DataError where episodes cannot be drawn; ArtefactError for starts of another model.
     """
+    tried = {"adapted": protocol.rates, "fine-tuning": protocol.fine_tuning_rates}
+    if not protocol.validation and any(len(tried.get(arm.how, ())) > 1 for arm in arms):
+        raise ConfigError("Several rates were given and no validation episodes to choose on; give one rate, or some.")
     book = _Book(out / RESULTS)
     tuning = source.episodes("validation", protocol.seed, protocol.validation) if protocol.validation else []
     test = source.episodes(protocol.split, protocol.seed, protocol.episodes)
@@ -117,16 +120,16 @@ def measure_arms(
         )
         rate = None
         if arm.tuned:
-            tried = protocol.rates if arm.how == "adapted" else protocol.fine_tuning_rates
-            if len(tried) > 1 and not tuning:
-                raise ConfigError("Several rates were given and no validation episodes to choose on; give one or more.")
             points = []
-            for number, candidate in enumerate(tried if len(tried) > 1 else ()):
+            for number, candidate in enumerate(tried[arm.how]):
+                if len(tried[arm.how]) == 1:
+                    points.append((0.0, 0, candidate))
+                    break
                 if tell:
                     tell(f"{arm.label}: rate {candidate:g} on {len(tuning)} validation episodes")
                 point = book.get(desk, arm, candidate, protocol, "validation", tuning)
                 points.append((float(point.accuracy_E.mean()), -number, candidate))
-            rate = max(points)[2] if points else next(iter(tried))
+            rate = max(points)[2]
         if tell:
             tell(f"{arm.label}: {len(test)} {protocol.split} episodes" + (f" at {rate:g}" if rate else ""))
         found.append(book.get(desk, arm, rate, protocol, protocol.split, test))
