@@ -255,6 +255,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
     parser.add_argument("--quick", action="store_true", help="tiny models: whether it works, not how fast")
+    parser.add_argument("--tasks", type=int, default=0, help="tasks of a meta-batch (0: 2)")
+    parser.add_argument("--pairs", type=int, default=0, help="pairs of meta-steps to time (0: 3)")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
     parser.add_argument("--rows", default="../shared/data/huffpost/all.jsonl", help="HuffPost; made up where missing")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-meta"), help="the folder of the results' JSON")
@@ -289,6 +291,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def every(given: argparse.Namespace) -> dict[str, Any]:
     setting = replace(Setting(rows=given.rows), **(QUICK if given.quick else {}))
+    told = {"tasks": given.tasks, "pairs": given.pairs}
+    setting = replace(setting, **{name: value for name, value in told.items() if value})
     folder = given.out / ("quick" if given.quick else "full")
     folder.mkdir(parents=True, exist_ok=True)
     records: dict[str, dict[str, Any]] = {}

@@ -100,7 +100,7 @@ def shuffled(task: Task, seed: int) -> Task:
 def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
     """The null control: with labels drawn anew nothing is known of a query, adapted or not."""
     lm = load("foreword-mini")
-    task = many_classes(random.SystemRandom().randrange(10**6), rows=12)
+    task = many_classes(random.SystemRandom().randrange(10**6), rows=12, noise=False)
     start = train(lm, task, "metaprompting", **{**SHORT, "ways": 3, "algorithm": "vocabulary"}).artefact
     arms = [Arm("s", "adapted", start), Arm("prototypes", "prototypes")]
     protocol = Protocol(episodes=24, validation=0, steps=2, rates=(0.3,))
@@ -109,7 +109,7 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
         measure_arms(lm, source_of(t, shots=3, queries=6), [form], arms, protocol, out=tmp_path / name)
         for name, t in (("true", task), ("null", shuffled(task, 1)))
     )
-    assert true[1].accuracy_E.mean() > 0.6, "the control of the control: prototypes know the nouns"
+    assert true[1].accuracy_E.mean() > 0.7, "the control of the control: prototypes know the nouns"
     for measured in null:
         # Three classes; 24 episodes of 18 rows that share 36 rows in all, so the interval is that of the rows.
         assert abs(measured.accuracy_E.mean() - 1 / 3) < 0.25

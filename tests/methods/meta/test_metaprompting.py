@@ -38,14 +38,15 @@ SHORT = {
 }
 
 
-def many_classes(seed: int = 0, classes: int = 9, rows: int = 8) -> Task:
-    """Nine classes, three in each split; a row has a noun of its class among others."""
+def many_classes(seed: int = 0, classes: int = 9, rows: int = 8, noise: bool = True) -> Task:
+    """Nine classes, three in each split; a row has a noun of its class, and with `noise` another."""
     rng = random.Random(seed)
     names = rng.sample(NOUNS, classes)
     records: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
     for c, name in enumerate(names):
         part = ("train", "validation", "test")[3 * c // classes]
-        records[part] += [{"text": f"{name} {rng.choice(NOUNS)} {i}", "label": name} for i in range(rows)]
+        others = [rng.choice(NOUNS) if noise else "number" for _ in range(rows)]
+        records[part] += [{"text": f"{name} {other} {i}", "label": name} for i, other in enumerate(others)]
     return Task(**records, labels=names, name="classes", template={"masked": "{text} : {mask} .", "causal": "{text} :"})
 
 

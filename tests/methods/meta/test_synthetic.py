@@ -15,7 +15,7 @@ from foreword.models.load import load
 from foreword.models.score import score
 from tests.methods.meta.problems import folded
 
-RATE, LENGTH, DIMENSIONS = 1.0, 3, 2
+RATE, LENGTH, DIMENSIONS, SPREAD = 1.0, 3, 2, 2.0
 
 
 class Taught(Loss):
@@ -54,7 +54,7 @@ def test_a_learnt_start_is_as_good_as_the_centre_and_a_random_one_is_not():
     rates = {"embed": torch.full((1, 1, 1), RATE)}
 
     def losses(seed: int) -> tuple[Taught, Taught]:
-        away = 0.7 * torch.randn(tasks, DIMENSIONS, generator=torch.Generator().manual_seed(seed))
+        away = SPREAD * torch.randn(tasks, DIMENSIONS, generator=torch.Generator().manual_seed(seed))
         teachers = centre + (away @ basis).view(tasks, LENGTH, -1)
         return Taught(lm, shape, support_rows, teachers), Taught(lm, shape, query_rows, teachers)
 
@@ -68,8 +68,8 @@ def test_a_learnt_start_is_as_good_as_the_centre_and_a_random_one_is_not():
 
     random_start = torch.randn(LENGTH, lm.dims.width, generator=draw)
     leaf = random_start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([leaf], lr=0.05)
-    steps = 300
+    optimizer = torch.optim.Adam([leaf], lr=0.1)
+    steps = 200
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for seed in range(steps):
         support, query = losses(seed)
