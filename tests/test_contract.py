@@ -37,13 +37,23 @@ QUICK = {
     "prefix-tuning": {"steps": 60, "learning_rate": 1e-2},
     "lora": {"steps": 40, "learning_rate": 5e-3},
     "fine-tuning": {"steps": 40, "learning_rate": 3e-4},
+    "metaprompting": {
+        "steps": 40,
+        "learning_rate": 3e-2,
+        "shots": 2,
+        "queries": 8,
+        "inner_steps": 1,
+        "inner_rate": 1e-3,
+    },
 }
 
 
 def short(name: str, **more) -> dict:
     options = dict(SHORT) if METHODS[name].gradient else dict(BRIEF.get(name, {}))
-    if name in ("prompt-tuning", "p-tuning", "prefix-tuning"):
+    if name in ("prompt-tuning", "p-tuning", "prefix-tuning", "metaprompting"):
         options["length"] = 3
+    if METHODS[name].episodes:
+        options |= {"batch_size": 2, "inner_steps": 2, "validation_episodes": 2, "queries": 3}
     return {**options, **more}
 
 

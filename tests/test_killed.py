@@ -47,10 +47,15 @@ def jobs(tasks: Path) -> dict[str, list[object]]:
             *("train", "prompt-tuning", *tiny, "--tasks", tasks, "--stack", "2", *FAST),
             *("-o", "steps=60", "-o", "eval_every=20"),
         ],
+        "start": [
+            *("train", "metaprompting", *tiny, "--tasks", tasks, "-o", "length=2", "-o", "batch_size=2"),
+            *("-o", "queries=2", "-o", "inner_steps=1", "-o", "learn_rates=true", "-o", "steps=60"),
+            *("-o", "eval_every=20", "-o", "validation_episodes=2", "-o", "init=uniform"),
+        ],
     }
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "tenants"])
+@pytest.mark.parametrize("kind", ["run", "comparison", "tenants", "start"])
 def test_killed_at_random_moments_a_job_ends_in_the_same_bytes(kind, tasks, tmp_path):
     seed = random.SystemRandom().randrange(2**32)
     draw, command = random.Random(seed), jobs(tasks)[kind]

@@ -72,6 +72,10 @@ def _shown(value: object) -> str:
 
 
 def _allowed(kind: typing.Any) -> str:
+    from foreword.methods.base import Start
+
+    if kind is Start:
+        return "an artefact's folder"
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(map(str, typing.get_args(kind)))
     if typing.get_args(kind):

@@ -14,6 +14,7 @@ from foreword.cli.bias import bias
 from foreword.cli.compare import compare
 from foreword.cli.demo import demo
 from foreword.cli.ensemble import ensemble
+from foreword.cli.episodes import episodes
 from foreword.cli.evaluate import evaluate
 from foreword.cli.export import export
 from foreword.cli.import_ import import_
@@ -52,7 +53,7 @@ def cli() -> None:
 
 
 for command in (
-    demo, compare, train, retrain, ensemble, evaluate, predict, bias, serve, keys, show, export, import_,
+    demo, compare, train, retrain, ensemble, evaluate, episodes, predict, bias, serve, keys, show, export, import_,
     methods, models, tasks,
 ):  # fmt: skip
     cli.add_command(command)

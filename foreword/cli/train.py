@@ -25,6 +25,7 @@ from foreword.cli.opened import tell_cuts
 from foreword.cli.progress import Bars
 from foreword.cli.searched import search_lines
 from foreword.cli.show import summary
+from foreword.cli.sources import read_family, read_source
 from foreword.cli.store import store_tasks
 from foreword.errors import ConfigError, ForewordError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from foreword.methods.base import Job
     from foreword.methods.train import Outcome, Trained
     from foreword.models.base import FrozenLM
+    from foreword.tasks.task import Task
 
 
 @click.command(short_help="Train one method and write what was learnt.")
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
 @click.option("--overwrite", is_flag=True, help="Replace the artefact that --out holds.")
 @click.option("--resume", is_flag=True, help="Go on where a stopped run of this command was (--tasks always does).")
+@click.option("--init", metavar="FOLDER", help="Start from this artefact: what metaprompting learnt, or any prompt.")
+@click.option("--classes", metavar="SPLIT", help="Classes kept apart: metaprompter2023, ds2020 or a JSON file.")
 @click.option("--stack", type=click.IntRange(min=1), metavar="N", help="With --tasks: tasks trained as one batch.")
 @shots_option
 @option_pairs
@@ -60,6 +64,8 @@ def train(
     seed: int,
     overwrite: bool,
     resume: bool,
+    init: str | None,
+    classes: str | None,
     stack: int | None,
     shots: int | None,
     given: tuple[str, ...],
@@ -71,6 +77,9 @@ def train(
 ) -> None:
     """Train METHOD on a task and write what was learnt; with --tasks, one artefact for each task of a folder.
 
+    metaprompting learns one start over all tasks of a folder, or over episodes of one with many classes (--classes, or
+    the folder's own splits.json keep those of training, validation and test apart); --init trains from it.
+
     With --tasks all train in mixed batches over one model, tasks whose rows and recipe are unchanged are skipped, and a
     table says which beat their hand-written prompt. `task.json` in a task's folder, or NAME.task.json beside its file,
     may give its template, label_words, text, label, options and labels.
@@ -78,17 +87,24 @@ def train(
     \b
     foreword train prefix-tuning --model gpt2 --data data/sst2 --out artefacts/x -o length=20 -o learning_rate=5e-3
     foreword train prompt-tuning --model gpt2 --tasks tenants/ --out store/
+    foreword train metaprompting --model gpt2 --tasks tasks/ --out starts/x
+    foreword train prompt-tuning --model gpt2 --data few.jsonl --init starts/x --out artefacts/y
     """
     from foreword.core.files import remove_whole
     from foreword.methods.base import configure
+    from foreword.methods.init import with_init
     from foreword.methods.train import find_method, make_job
     from foreword.methods.use import Prompted
+    from foreword.tasks.episodes import joined
 
-    options = method_options(method, with_remote(given, allow_remote))
-    configure(find_method(method), options)  # a mistake in an option is told before a model is loaded
+    options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}
+    found = find_method(method)
+    configure(found, with_init(found, options)[0])  # a mistake in an option is told before a model is loaded
+    if classes is not None and not found.episodes:
+        raise ConfigError(f"--classes is for metaprompting; {method} trains on rows of all classes.")
     if (data is None) == (tasks is None):
         raise ConfigError("Give either --data SOURCE for one task or --tasks DIR for every task of a folder.")
-    if tasks is not None:
+    if tasks is not None and not found.episodes:
         store_tasks(
             method, model, tasks, out, options, seed=seed, shots=shots, stack=stack, overwrite=overwrite,
             as_json=as_json, which=which, how_put=how_put, how=how,
@@ -96,7 +112,6 @@ def train(
         return
     if stack is not None:
         raise ConfigError("--stack is for --tasks; one task trains as a batch of its own.")
-    assert data is not None
     checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
     if not resume:  # before any work
         refuse_to_replace(out, overwrite)
@@ -104,11 +119,20 @@ def train(
         raise ConfigError(
             f"A stopped run is in {checkpoint}; go on with --resume, or start again with --overwrite, which removes it."
         )
-    task = which.read(data)
-    if shots:
+    family: dict[str, Task] = {}
+    if tasks is not None:
+        family = read_family(tasks, which)
+        task = joined(family, Path(tasks).resolve().name)
+    else:
+        assert data is not None
+        task = read_source(data, classes, which) if found.episodes else which.read(data)
+    if shots and not found.episodes:
         task = task.few_shot(shots, seed)
+    elif shots:
+        options["shots"] = shots
     lm = how.load(model)
-    job = make_job(lm, task, method, options=options, seed=seed, form=how_put.build(task, lm))
+    form = how_put.build(next(iter(family.values()), task), lm)
+    job = make_job(lm, task, method, options=options, seed=seed, form=form, family=[*family.values()])
     if resume and _is_done(out, lm, job):
         remove_whole(checkpoint)
         shutil.rmtree(stopped, ignore_errors=True)
@@ -117,9 +141,10 @@ def train(
     refuse_to_replace(out, overwrite)
     trained = _train_to(out, lm, job, checkpoint, stopped, resume)
     prompted = Prompted(lm, trained.artefact)
-    tell_cuts(prompted, task.train)
-    found = trained.artefact.metrics.get("search")
-    _tell(trained, out, as_json, search_lines(found, prompted, task) if found else [])
+    if not found.episodes:  # whose rows are put to the model in episodes
+        tell_cuts(prompted, task.train)
+    searched = trained.artefact.metrics.get("search")
+    _tell(trained, out, as_json, search_lines(searched, prompted, task) if searched else [])
 
 
 def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: Path, resume: bool) -> "Trained":
@@ -144,6 +169,7 @@ def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: 
 
 def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, str]]) -> None:
     artefact = trained.artefact
+    reached = artefact.metrics.get("episodes", {})
     if as_json:
         told = {"searched": dict(more)} if more else {}
         print_json({"artefact": str(out), "seconds": round(trained.seconds, 3), **told, **summary(artefact)})
@@ -154,6 +180,7 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
             ("artefact", str(out)),
             *more,
             *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
+            *[(f"adapted episodes, {k}", f"{v:.4g}") for k, v in reached.items()],
             ("numbers trained", f"{artefact.numbers_trained:,}"),
             ("bytes stored", size(artefact.bytes_stored)),
             ("trained in", seconds(trained.seconds)),

@@ -65,6 +65,16 @@ class Artefact:
         return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
 
     @property
+    def sha256(self) -> str:
+        """Hash of the tensor file, as its record has it."""
+        return hashlib.sha256(self._tensor_bytes()[0]).hexdigest()
+
+    def _tensor_bytes(self) -> tuple[bytes, dict[str, Any]]:
+        tensors, extra = pack(self.value)
+        cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        return tensors_to_bytes(cpu, {"format": "pt"}), extra
+
+    @property
     def made_of(self) -> str:
         """What decides the artefact besides the model, canonical: rows and recipe. Equal to `made_of` of its job."""
         return made_of(self.method, self.config, self.seed, self.hashes, self.recipe.get("format"))
@@ -82,8 +92,7 @@ class Artefact:
             raise ArtefactError(
                 f"{target} exists and is not an artefact; nothing was written. Name a new folder, or empty this one."
             )
-        tensors, extra = pack(self.value)
-        data = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": "pt"})
+        data, extra = self._tensor_bytes()
         record = json.dumps(self._record(extra, data), indent=2, ensure_ascii=False) + "\n"
         try:
             write_folder(target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()})

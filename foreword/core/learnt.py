@@ -17,6 +17,26 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False)
+class Tuned:
+    """A prompt together with weights of the model that were learnt with it: for a model that is not frozen."""
+
+    prompt: SoftPrompt | PrefixPrompt
+    weights: Weights
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPool:
+    """Keys and soft prompts, from which every row mixes a prompt of its own (MetaPrompter, Jiang et al. 2023)."""
+
+    keys_KD: Float[Tensor, "K D"]
+    values_KPD: Float[Tensor, "K P D"]
+
+    @property
+    def length(self) -> int:
+        return self.values_KPD.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """Updates `scale * up @ down` of named weight matrices (LoRA, Hu et al. 2021).
 
@@ -94,7 +114,8 @@ class Ensemble:
 
 def text_start(value: "Learnt") -> int:
     """How many positions of the context a value takes before the text begins: those of a prefix."""
-    return value.start if isinstance(value, PrefixPrompt) else 0
+    prompt = value.prompt if isinstance(value, Tuned) else value
+    return prompt.start if isinstance(prompt, PrefixPrompt) else 0
 
 
 def words_alone(value: "Learnt") -> bool:
@@ -104,12 +125,17 @@ def words_alone(value: "Learnt") -> bool:
     return isinstance(value, WordCounts) or (isinstance(value, HardPrompt) and not value.length)
 
 
-Learnt = HardPrompt | SoftPrompt | PrefixPrompt | Weights | LowRank | Probe | WordCounts | Neighbours | Ensemble
+Learnt = (
+    HardPrompt | SoftPrompt | PrefixPrompt | PromptPool | Weights | Tuned | LowRank | Probe | WordCounts | Neighbours
+    | Ensemble
+)  # fmt: skip
 FORM = {
     HardPrompt: "hard",
     SoftPrompt: "soft",
     PrefixPrompt: "prefix",
     Weights: "weights",
+    Tuned: "tuned",
+    PromptPool: "pool",
     LowRank: "low-rank",
     Probe: "probe",
     WordCounts: "word-counts",

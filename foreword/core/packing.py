@@ -6,7 +6,20 @@ import torch
 
 from foreword.core.demos import Example
 from foreword.core.format import Format
-from foreword.core.learnt import FORM, Ensemble, Learnt, LowRank, Member, Neighbours, Probe, Rule, Weights, WordCounts
+from foreword.core.learnt import (
+    FORM,
+    Ensemble,
+    Learnt,
+    LowRank,
+    Member,
+    Neighbours,
+    Probe,
+    PromptPool,
+    Rule,
+    Tuned,
+    Weights,
+    WordCounts,
+)
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Tensor
 from foreword.errors import ArtefactError
@@ -25,6 +38,13 @@ def pack(value: Learnt) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {"start": value.start, "sites": {site: list(kv[0].shape) for site, kv in value.sites.items()}}
     if isinstance(value, Weights):
         return value.tensors, {"names": sorted(value.tensors)}
+    if isinstance(value, PromptPool):
+        return {"keys": value.keys_KD, "values": value.values_KPD}, {"shape": list(value.values_KPD.shape)}
+    if isinstance(value, Tuned):
+        tensors, extra = pack(value.prompt)
+        tensors = {f"prompt.{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {f"model.{name}": tensor for name, tensor in value.weights.tensors.items()}
+        return tensors, {**extra, "form": FORM[type(value.prompt)], "names": sorted(value.weights.tensors)}
     if isinstance(value, LowRank):
         tensors = {}
         for name, (down, up) in value.factors.items():
@@ -73,6 +93,15 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
         if sorted(tensors) != extra["names"]:
             raise ArtefactError("the names of the weights differ from the record's.")
         return Weights(tensors)
+    if form == "pool":
+        keys, values = tensors["keys"], tensors["values"]
+        if list(values.shape) != extra["shape"] or list(keys.shape) != [values.shape[0], values.shape[2]]:
+            raise ArtefactError(
+                f"the pool has keys {list(keys.shape)} and values {list(values.shape)}, which do not fit."
+            )
+        return PromptPool(keys, values)
+    if form == "tuned":
+        return _unpack_tuned(tensors, extra)
     if form == "low-rank":
         factors = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in extra["names"]}
         return LowRank(factors, float(extra["scale"]), tuple(extra["transposed"]))
@@ -87,6 +116,15 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
     if form == "ensemble":
         return _unpack_ensemble(tensors, extra)
     raise ArtefactError(f"form {form!r} is unknown; known are {', '.join(FORM.values())}.")
+
+
+def _unpack_tuned(tensors: dict[str, Tensor], extra: dict[str, Any]) -> Tuned:
+    own = {k.removeprefix("prompt."): t for k, t in tensors.items() if k.startswith("prompt.")}
+    weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+    prompt = unpack(extra["form"], own, extra)
+    if sorted(weights) != extra["names"] or not isinstance(prompt, SoftPrompt | PrefixPrompt):
+        raise ArtefactError("the names of the weights, or the prompt beside them, differ from the record's.")
+    return Tuned(prompt, Weights(weights))
 
 
 def _unpack_prefix(tensors: dict[str, Tensor], extra: dict[str, Any]) -> PrefixPrompt:

@@ -10,6 +10,7 @@ from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
 from foreword.methods.manual import Manual
+from foreword.methods.metaprompting import MetaPrompting
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
@@ -31,5 +32,6 @@ METHODS: dict[str, Method] = {
         PrefixTuning(),
         Lora(),
         FineTuning(),
+        MetaPrompting(),
     )
 }

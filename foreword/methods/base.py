@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from foreword.core.artefact import Artefact
 from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
@@ -29,7 +30,7 @@ class GradientConfig:
     """
 
     learning_rate: float = 1e-3
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
     steps: int = 300
     batch_size: int = 32
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -59,7 +60,11 @@ class HardConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact to make: a task put in a format, a method with its config, and a seed."""
+    """One artefact to make: a task put in a format, a method with its config, and a seed.
+
+    `family` are the tasks that episodes are drawn from where they are several, and `task` is then all their rows;
+    `init` is the artefact that training starts from, where it was given one.
+    """
 
     task: Task
     format: Format
@@ -67,6 +72,30 @@ class Job:
     config: Any
     seed: int = 0
     name: str = ""
+    family: tuple[Task, ...] = ()
+    init: Artefact | None = None
+
+
+class Start(str):
+    """What a config says of the artefact that training starts from: "start:" and the hash of its tensors."""
+
+
+class OwnStep(ABC):
+    """The gradient of a learner that is not that of a mean loss over rows: a step over episodes, say."""
+
+    rows: int  # that a step reads, for progress
+
+    @abstractmethod
+    def gradients(self, leaves: Mapping[str, Tensor], step: int) -> float:
+        """Leave the gradient of step `step` (from 0) in the leaves, and give its loss; nothing else is remembered."""
+
+    @abstractmethod
+    def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
+        """Accuracy and minus the mean negative log-likelihood on development problems; None where there are none."""
+
+    @abstractmethod
+    def record(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the artefact's recipe says beside the options."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +104,7 @@ class Learner:
 
     `build` runs once a step, however many rows the step has. `fold` makes the value that is saved (what `build` gives,
     unless said otherwise). `lm` is the model to train through where it is not the job's own, and `dropout` says whether
-    the model's dropout is on while training.
+    the model's dropout is on while training. Where it has steps of its `own`, its gradient comes from there.
     """
 
     leaves: dict[str, Tensor]
@@ -85,6 +114,7 @@ class Learner:
     fold: Callable[[Mapping[str, Tensor]], Learnt] | None = None
     lm: FrozenLM | None = None
     dropout: bool = False
+    own: OwnStep | None = None
 
     def saved(self, leaves: Mapping[str, Tensor]) -> Learnt:
         """What an artefact keeps of these leaves."""
@@ -107,6 +137,7 @@ class Method(ABC):
     mixed_batch: ClassVar[bool]
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
+    takes_init: ClassVar[str | None] = None  # the form of an artefact that training may start from
     uses_lm: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     searches: ClassVar[bool] = False
@@ -213,6 +244,10 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
         raise ConfigError(
             f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
         )
+    if Start in args:
+        if isinstance(given, str) and given.startswith("start:"):
+            return Start(given)
+        return _parse(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):
             return None
@@ -242,11 +277,13 @@ LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "examples": 1, "rounds": 0,
     "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
-    "token_budget": 0, "beam": 1, "longest": 1,
+    "token_budget": 0, "beam": 1, "longest": 1, "ways": 2, "shots": 1, "queries": 1,
+    "inner_steps": 1, "validation_episodes": 0, "pool": 0,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = (
     "learning_rate", "alpha", "regularisation", "temperature", "top_p", "proposal_temperature", "proposal_top_p",
+    "inner_rate", "model_rate", "sharpness",
 )  # fmt: skip
 
 

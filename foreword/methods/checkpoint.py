@@ -24,8 +24,11 @@ class Checkpoint:
         self.key = key
 
     def every(self, runs: Sequence[Run]) -> Callable[[int], None]:
+        # A step over episodes takes long beside what is written.
+        often = 1 if any(run.learner.own is not None for run in runs) else EVERY_STEPS
+
         def after_step(step: int) -> None:
-            if step % EVERY_STEPS == 0:
+            if step % often == 0:
                 self.write(runs)
 
         return after_step

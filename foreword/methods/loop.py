@@ -51,6 +51,7 @@ class Run:
     stopped: bool = False
     settled: bool = True  # False while a step or its evaluation is under way: no state to go on from
     last_metric: float = float("nan")
+    curve: list[tuple[int, float]] = field(default_factory=list)  # development accuracy by step
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(list(self.learner.leaves.values()), self.learner.config)
@@ -72,7 +73,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "counters": {
                 k: getattr(self, k)
-                for k in ("step", "loss", "best", "best_step", "misses", "seconds", "examples", "stopped")
+                for k in ("step", "loss", "best", "best_step", "misses", "seconds", "examples", "stopped", "curve")
             },
         }
 
@@ -87,6 +88,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["counters"].items():
             setattr(self, name, tuple(value) if name == "best" and value is not None else value)
+        self.curve = [(int(step), float(accuracy)) for step, accuracy in self.curve]
 
 
 def batch_rows(run: Run, step: int) -> list[int]:
@@ -120,7 +122,10 @@ def fit(
             run.settled = False
         budget = _joint_step(lm, active, budget)
         due = [r for r in active if r.error is None and (r.step % r.learner.config.eval_every == 0 or r.done)]
-        evaluate(lm, [r for r in due if len(r.dev)], budget)
+        evaluate(lm, [r for r in due if len(r.dev) and r.learner.own is None], budget)
+        for run in due:
+            if run.learner.own is not None and (found := run.learner.own.measure(run.learner.leaves)) is not None:
+                _judge(run, found)
         took = (time.perf_counter() - began) / len(active)
         for run in active:
             run.seconds += took
@@ -134,33 +139,51 @@ def fit(
 
 
 def _joint_step(lm: FrozenLM, active: Sequence[Run], budget: int) -> int:
+    for run in active:
+        run.optimizer.zero_grad(set_to_none=True)
+    if active[0].learner.own is not None:
+        for run in active:
+            _own_step(run)
+        return budget
     examples = []
     for owner, run in enumerate(active):
         rows = batch_rows(run, run.step)
         examples += [Example(owner, run.train.encoded[i], run.train.label_N[i], 1.0 / len(rows)) for i in rows]
         run.examples += len(rows)
-    for run in active:
-        run.optimizer.zero_grad(set_to_none=True)
     read = active[0].learner.lm or lm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(active[0].seed * 1_000_003 + active[0].step)
         losses, budget = step_gradients(read, [run.learner for run in active], examples, budget)
     for run, loss in zip(active, losses, strict=True):
-        leaves = list(run.learner.leaves.values())
-        run.loss = loss
-        if not np.isfinite(loss) or any(p.grad is not None and not torch.isfinite(p.grad).all() for p in leaves):
-            run.error = ModelError(
-                f"{run.name}: the loss or its gradient is not a number at step {run.step + 1} (loss {loss:.3g}). "
-                f"Lower learning_rate (now {run.learner.config.learning_rate:g}), or use --dtype float32."
-            )
-            continue
-        if run.learner.config.clip:
-            torch.nn.utils.clip_grad_norm_(leaves, run.learner.config.clip)
-        for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(run.learner.config, run.step)
-        run.optimizer.step()
-        run.step += 1
+        _move(run, loss)
     return budget
+
+
+def _own_step(run: Run) -> None:
+    """A step whose gradient is the learner's own affair: of all tasks of a meta-batch, say."""
+    own = run.learner.own
+    assert own is not None, "learners with steps of their own train alone"
+    loss = own.gradients(run.learner.leaves, run.step)
+    run.examples += own.rows
+    _move(run, loss)
+
+
+def _move(run: Run, loss: float) -> None:
+    """Clip the gradients in the leaves and step, unless something is not a number."""
+    leaves = list(run.learner.leaves.values())
+    run.loss = loss
+    if not np.isfinite(loss) or any(p.grad is not None and not torch.isfinite(p.grad).all() for p in leaves):
+        run.error = ModelError(
+            f"{run.name}: the loss or its gradient is not a number at step {run.step + 1} (loss {loss:.3g}). "
+            f"Lower learning_rate (now {run.learner.config.learning_rate:g}), or use --dtype float32."
+        )
+        return
+    if run.learner.config.clip:
+        torch.nn.utils.clip_grad_norm_(leaves, run.learner.config.clip)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.learner.config, run.step)
+    run.optimizer.step()
+    run.step += 1
 
 
 @torch.no_grad()
@@ -175,15 +198,21 @@ def evaluate(lm: FrozenLM, runs: Sequence[Run], budget: int) -> None:
         score = score_NC.double().cpu().numpy()
         label = np.asarray(run.dev.label_N)
         now = (float(accuracy(score, label)), -float(nll(score, label)))
-        config = run.learner.config
-        if run.best is None or now > run.best:
-            run.best, run.best_step, run.misses = now, run.step, 0
-            if config.keep == "best":
-                run.best_leaves = {k: v.detach().clone() for k, v in run.learner.leaves.items()}
-        else:
-            run.misses += 1
-            run.stopped = bool(config.patience) and run.misses >= config.patience
-        run.last_metric = now[0]
+        _judge(run, now)
+
+
+def _judge(run: Run, now: tuple[float, float]) -> None:
+    """Keep the leaves where they are the best so far; stop the run where its patience has ended."""
+    config = run.learner.config
+    if run.best is None or now > run.best:
+        run.best, run.best_step, run.misses = now, run.step, 0
+        if config.keep == "best":
+            run.best_leaves = {k: v.detach().clone() for k, v in run.learner.leaves.items()}
+    else:
+        run.misses += 1
+        run.stopped = bool(config.patience) and run.misses >= config.patience
+    run.last_metric = now[0]
+    run.curve.append((run.step, now[0]))
 
 
 def _tell(progress: Progress, job: int, run: Run, measured: bool) -> None:

@@ -16,7 +16,6 @@ class Manual(DirectMethod):
     Config = HardConfig
     form = "hard"
     answers = ("labels", "options", "text")
-    learns = False
     mixed_batch = True
     freezes_lm = True
     learns = False

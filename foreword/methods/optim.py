@@ -56,7 +56,7 @@ class Adafactor(torch.optim.Optimizer):
 
 def make_optimizer(leaves: list[Tensor], config: GradientConfig) -> torch.optim.Optimizer:
     """The learner's own optimiser over its own leaves."""
-    kinds = {"adamw": torch.optim.AdamW, "adafactor": Adafactor}
+    kinds = {"adamw": torch.optim.AdamW, "adafactor": Adafactor, "sgd": torch.optim.SGD}
     return kinds[config.optimizer](leaves, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 

@@ -45,6 +45,7 @@ class PTuning(GradientMethod):
     form = "soft"
     mixed_batch = True
     freezes_lm = True
+    takes_init = "soft"
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PTuningConfig = job.config

@@ -11,12 +11,13 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, Learnt, Neighbours, Probe, Rule, WordCounts, text_start
+from foreword.core.learnt import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.features import encode_rows, row_features
+from foreword.methods.meta.pool import pool_scores
 from foreword.methods.neighbours import encode_near
 from foreword.methods.reason import reasoned_scores
 from foreword.methods.stack import stacked_scores
@@ -131,10 +132,13 @@ def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_bat
         assert lm is not None, "only word counts are read without a model"
         if isinstance(value, Probe):
             scores[index] = probe_scores(lm, value, reading.format, reading.rows)
+        elif isinstance(value, PromptPool):
+            encoded = encode_rows(lm, reading.format, reading.rows)
+            scores[index] = pool_scores(lm, value, encoded, tokens_per_batch or lm.batch_tokens)
         elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
             prompts.append(index)
         else:
-            encoded = encode_rows(lm, reading.format, reading.rows)
+            encoded = encode_rows(lm, reading.format, reading.rows, text_start(value))
             scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
     if prompts and lm is not None:
         encoded = [encode_value(lm, readings[i].value, readings[i].format, readings[i].rows) for i in prompts]

@@ -9,7 +9,8 @@ import torch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner, Start
+from foreword.methods.init import started
 from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
@@ -17,7 +18,8 @@ from foreword.models.encode import Encoder
 
 @dataclass(frozen=True)
 class PrefixTuningConfig(GradientConfig):
-    """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`) or "random".
+    """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`), "random" or the
+    folder of an artefact with a prefix, of which the record keeps the hash.
 
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
     step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
@@ -26,7 +28,7 @@ class PrefixTuningConfig(GradientConfig):
     """
 
     length: int = 20
-    init: Literal["labels", "text", "random"] = "labels"
+    init: Literal["labels", "text", "random"] | Start = "labels"
     init_text: str = ""
     reparametrise: bool = False
     hidden: int = 512
@@ -46,6 +48,7 @@ class PrefixTuning(GradientMethod):
     form = "prefix"
     mixed_batch = True
     freezes_lm = True
+    takes_init = "prefix"
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PrefixTuningConfig = job.config
@@ -60,9 +63,13 @@ class PrefixTuning(GradientMethod):
             )
         form = job.format
         generator = torch.Generator().manual_seed(job.seed)
-        initial = initial_prefix(lm, Encoder.build(lm, form), config, generator)
+        given = started(lm, job)
+        if isinstance(given, PrefixPrompt):
+            initial, start = given_prefix(lm, given, config), given.start
+        else:
+            initial = initial_prefix(lm, Encoder.build(lm, form), config, generator)
+            start = initial.shape[2] if config.start == "after" else 0
         shape = initial.shape
-        start = shape[2] if config.start == "after" else 0
 
         def prefix(pair: Float[Tensor, "2 N P H K"]) -> PrefixPrompt:
             return PrefixPrompt({"self": (pair[0], pair[1])}, start)
@@ -79,6 +86,17 @@ class PrefixTuning(GradientMethod):
             return prefix(initial + pair)
 
         return Learner(leaves, build, form, config)
+
+
+def given_prefix(lm: FrozenLM, given: PrefixPrompt, config: PrefixTuningConfig) -> Float[Tensor, "2 N P H K"]:
+    """The prefix of an artefact. Raises: ConfigError where the length or the start asked for are others."""
+    keys, values = given.sites["self"]
+    if given.length != config.length or given.start != (config.length if config.start == "after" else 0):
+        raise ConfigError(
+            f"prefix-tuning: the start given has {given.length} positions with the text at {given.start}; set length="
+            f"{given.length} and start={'zero' if given.start == 0 else 'after'}, or take another start."
+        )
+    return torch.stack([keys, values]).detach().float().clone().to(lm.device)
 
 
 def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -9,12 +9,14 @@ from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner, Start
+from foreword.methods.init import started
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 
 VOCABULARY_HEAD = 5000
 UNIFORM_SCALE = 0.5
+Init = Literal["uniform", "vocabulary", "labels", "text"] | Start
 OWN = -1.0  # an option that was not given; the config that is recorded never holds it
 
 
@@ -23,11 +25,12 @@ class SlotConfig(GradientConfig):
     """`length` positions are put in front of a template without slots; a template's own slots say their number.
 
     `init`: "uniform" in [-0.5, 0.5], "vocabulary" (distinct rows among the first 5,000 ordinary pieces), "labels" (mean
-    embedding of each label's words, then vocabulary) or "text" (`init_text`, cut or repeated to the length).
+    embedding of each label's words, then vocabulary), "text" (`init_text`, cut or repeated to the length) or the folder
+    of an artefact with a soft prompt, such as a start of metaprompting, of which the record keeps the hash.
     """
 
     length: int = 20
-    init: Literal["uniform", "vocabulary", "labels", "text"] = "labels"
+    init: Init = "labels"
     init_text: str = ""
 
 
@@ -35,14 +38,15 @@ class SlotConfig(GradientConfig):
 class PromptTuningConfig(SlotConfig):
     """`learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5
     for Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
+    SGD at 0.1 over all rows, without clipping, is the inner loop of metaprompting.
     """
 
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
     learning_rate: float = OWN
     weight_decay: float = OWN
 
     def __post_init__(self) -> None:
-        own = {"adamw": (0.01, 0.0), "adafactor": (0.3, 1e-5)}[self.optimizer]
+        own = {"adamw": (0.01, 0.0), "adafactor": (0.3, 1e-5), "sgd": (0.1, 0.0)}[self.optimizer]
         for name, value in zip(("learning_rate", "weight_decay"), own, strict=True):
             if getattr(self, name) == OWN:
                 object.__setattr__(self, name, value)
@@ -56,6 +60,7 @@ class PromptTuning(GradientMethod):
     form = "soft"
     mixed_batch = True
     freezes_lm = True
+    takes_init = "soft"
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PromptTuningConfig = job.config
@@ -76,6 +81,14 @@ def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[
     template = job.format.template
     form = job.format if template.slots else replace(job.format, template=template.with_soft(config.length))
     encoder = Encoder.build(lm, form)
+    given = started(lm, job)
+    if isinstance(given, SoftPrompt):
+        if given.embed_PD.shape != (encoder.prompt_length, lm.dims.width):
+            raise ConfigError(
+                f"{job.method}: the start given has {given.length} positions and the template's slots "
+                f"{encoder.prompt_length}; write {{soft:{given.length}}} in the template, or take another start."
+            )
+        return form, given.embed_PD.detach().float().clone().to(lm.device)
     initial = _drawn(lm, encoder, config, job.method, generator)
     written = encoder.init_ids_P
     if written is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from foreword.core.learnt import Learnt, LowRank, Weights
+from foreword.core.learnt import Learnt, LowRank, PromptPool, Tuned, Weights
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
@@ -37,6 +37,11 @@ def tensors_of(value: Learnt) -> dict[str, Tensor]:
         return {f"{site}.{i}": t for site, pair in value.sites.items() for i, t in enumerate(pair)}
     if isinstance(value, Weights):
         return dict(value.tensors)
+    if isinstance(value, PromptPool):
+        return {"keys": value.keys_KD, "values": value.values_KPD}
+    if isinstance(value, Tuned):
+        own = {f"prompt.{k}": t for k, t in tensors_of(value.prompt).items()}
+        return own | {f"model.{k}": t for k, t in value.weights.tensors.items()}
     return {}
 
 
@@ -49,6 +54,15 @@ def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
         return dataclasses.replace(value, sites=sites)
     if isinstance(value, Weights):
         return Weights(dict(tensors))
+    if isinstance(value, PromptPool):
+        return PromptPool(tensors["keys"], tensors["values"])
+    if isinstance(value, Tuned):
+        own = {k.removeprefix("prompt."): t for k, t in tensors.items() if k.startswith("prompt.")}
+        prompt = rebuilt(value.prompt, own)
+        assert isinstance(prompt, SoftPrompt | PrefixPrompt), "rebuilding keeps the form"
+        return Tuned(
+            prompt, Weights({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
+        )
     return value
 
 
@@ -63,6 +77,8 @@ def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple
     lm.require_weights()
     if isinstance(first, LowRank):
         return lm.with_weights(first.merged(lm.named_weights()), dropout), None
+    if isinstance(first, Tuned):
+        return lm.with_weights(first.weights.tensors, dropout), stack([first.prompt], lm.embed, lm.device)
     assert isinstance(first, Weights), "only prompts and weights are read through the model"
     return lm.with_weights(first.tensors, dropout), None
 

@@ -27,6 +27,7 @@ from foreword.methods.base import (
 from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.features import encode_rows
+from foreword.methods.init import with_init
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.measure import label_of, measure, measured
 from foreword.methods.predict import score_rows
@@ -72,20 +73,29 @@ def make_job(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     form: Format | None = None,
+    family: Sequence[Task] = (),
 ) -> Job:
     """A job with its options parsed and checked; `form` is the task's own format for this kind of model by default.
+
+    The option `init` may be an artefact, or the folder of one, for methods that start from one. `family` are the tasks
+    whose episodes metaprompting learns from, where they are several.
 
     Raises: ConfigError for an unknown method or option.
     """
     found = find_method(method)
-    config = configure(found, options or {})
+    plain, start = with_init(found, options or {})
+    config = configure(found, plain)
+    if family and not found.episodes:
+        raise ConfigError(f"{method} learns from one task; metaprompting learns from several.")
     return Job(
         task,
-        fitting(found, form or task.format(lm.kind, chat=lm.instructed)),
+        fitting(found, form or (family[0] if family else task).format(lm.kind, chat=lm.instructed)),
         method,
         config,
         seed,
         f"{task.name}/{method}/seed {seed}",
+        tuple(family),
+        start,
     )
 
 
@@ -221,10 +231,15 @@ def _start(lm: FrozenLM, job: Job) -> Run:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
     learner = method.start(lm, job)
     lm.require_gradient()
+    if learner.own is not None:
+        # The rows of its task are read by the format alone, where they have the format's labels.
+        parts = [(), job.task.validation if learner.format.labels else ()]
+    else:
+        parts = [job.task.train, job.task.validation]
     extra = text_start(learner.saved(learner.leaves))
     rows = [
         Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [label_of(row) for row in part])
-        for part in (job.task.train, job.task.validation)
+        for part in parts
     ]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
 
@@ -279,6 +294,8 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     artefact = make_artefact(lm, job, value, run.learner.format, numbers)
     kept = run.best_step if run.learner.config.keep == "best" and run.best else run.step
     artefact = artefact.with_metrics(steps=run.step, kept_step=kept)
+    if run.learner.own is not None:
+        artefact = _told(artefact, run)
     cut_rows, cut_tokens = count_cut([*run.train.encoded, *run.dev.encoded])
     if cut_rows:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
@@ -286,6 +303,18 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
         score = score_rows(lm, [(artefact, job.task.validation)])[0]
         artefact = artefact.with_metrics(validation=measured(score, run.dev.label_N))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
+
+
+def _told(artefact: Artefact, run: Run) -> Artefact:
+    """What a learner with steps of its own adds to the record: its recipe, its curve, and what was reached."""
+    own, leaves = run.learner.own, run.final_leaves()
+    assert own is not None, "asked of such learners alone"
+    artefact = dataclasses.replace(artefact, recipe={**artefact.recipe, **own.record(leaves)})
+    kept = next((value for step, value in reversed(run.curve) if step == artefact.metrics["kept_step"]), None)
+    curve = [[step, round(value, 6)] for step, value in run.curve]
+    return artefact.with_metrics(
+        **({} if kept is None else {"episodes": {"accuracy": round(kept, 6)}}), **({"curve": curve} if curve else {})
+    )
 
 
 def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
@@ -310,6 +339,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
             "format": job.format.to_json(),
             "data": job.task.origin,
         },
+        parent=None if job.init is None else job.init.sha256,
         numbers_trained=numbers,
     )
 

@@ -152,6 +152,10 @@ class PromptBank:
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
+        if artefact.format.decoding is not None and artefact.format.answers != "text":
+            raise ArtefactError(
+                f"{name} reasons in text before it gives a label, which is not served; use it with `foreword predict`."
+            )
         if isinstance(artefact.value, Ensemble | Neighbours) or artefact.format.premise is not None:
             what = "each row's options are read a second time" if artefact.format.premise is not None else artefact.form
             raise ArtefactError(

@@ -73,8 +73,12 @@ def read_again(origin: Mapping[str, Any]) -> Task:
 
     Raises: DataError where it is not there any more.
     """
-    kept = {key: value for key, value in origin.items() if key != "then"}
-    return draw_again(read_task(kept.pop("source"), **kept), origin)
+    from foreword.tasks.classes import read_classes  # which reads through this file
+
+    kept = {key: value for key, value in origin.items() if key not in ("then", "classes")}
+    source, classes = kept.pop("source"), origin.get("classes")
+    task = read_task(source, **kept) if classes is None else read_classes(source, classes, **kept)
+    return draw_again(task, origin)
 
 
 def draw_again(task: Task, origin: Mapping[str, Any]) -> Task:

@@ -42,7 +42,7 @@ def test_killed_while_asking_and_while_choosing(rows, tmp_path):
     def rule(number: int, body: dict):
         if number in kill_at:
             running[-1].kill()  # before it is answered
-        return None
+        return
 
     with serving(Stub()) as whole:
         finish(command(rows, whole.url, tmp_path / "whole" / "out"), log)

@@ -1,0 +1,37 @@
+"""Where episodes come from, from the command line: one task whose classes are kept apart, or a folder of tasks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foreword.cli.choices import DataChoice
+from foreword.cli.console import note
+from foreword.cli.store import read_tasks
+from foreword.errors import ForewordError
+
+if TYPE_CHECKING:
+    from foreword.tasks.task import Task
+
+
+def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
+    """A task whose classes are kept apart, by a split named or the folder's own; else a task as it is."""
+    from foreword.tasks.classes import OWN, has_classes, read_classes
+
+    if classes is None and not has_classes(data):
+        return which.read(data)
+    task = read_classes(
+        data, classes or OWN, text=list(which.text) or None, label=which.label, options=list(which.options) or None
+    )
+    note(task.describe())
+    for line in task.notes:
+        note(f"  {line}")
+    return task
+
+
+def read_family(folder: str | Path, which: DataChoice) -> "dict[str, Task]":
+    """Every task of a folder. Raises: the error of the first that cannot be read: one start is learnt over all."""
+    found: dict[str, Task] = {}
+    for name, task in read_tasks(str(folder), which).items():
+        if isinstance(task, ForewordError):
+            raise task
+        found[name] = task
+    return found

@@ -1,0 +1,287 @@
+"""Starts compared on the same few-shot episodes: zero-step and adapted, with the controls a claim needs.
+
+Every arm's rate is chosen on validation episodes, from one list for all; only then are test episodes read, the same for
+every arm. What a folder already holds is not run again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.files import write_whole
+from foreword.core.format import Format
+from foreword.core.learnt import PromptPool, Tuned
+from foreword.core.prompts import SoftPrompt
+from foreword.errors import ConfigError, DataError
+from foreword.methods.meta.deck import Deck
+from foreword.methods.meta.prototypes import prototype_scores
+from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
+from foreword.methods.predict import score_rows
+from foreword.methods.train import train
+from foreword.models.base import FrozenLM
+from foreword.models.fits import check
+from foreword.tasks.episodes import Episode, Source, Split
+
+HowKind = Literal["zero-step", "adapted", "prototypes", "fine-tuning"]
+RESULTS = "episodes.jsonl"
+FOLD = 4  # episodes that adapt side by side
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """What is measured: a start, zero-step or adapted, or one of the arms that need none."""
+
+    name: str
+    how: HowKind
+    start: Artefact | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name if self.how in ("adapted", self.name) else f"{self.name}, {self.how}"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it has a rate that is chosen."""
+        return self.how in ("adapted", "fine-tuning")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How arms are measured: `steps` of adaptation, at the best of `rates` on `validation` episodes; then `episodes` of
+    `split`. `fine_tuning_rates` are those of fine-tuning, whose numbers are the model's own."""
+
+    episodes: int = 200
+    validation: int = 50
+    steps: int = 5
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    fine_tuning_rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4)
+    seed: int = 0
+    split: Split = "test"
+    transductive: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """An arm on episodes: how many query rows of each class it got right, of how many."""
+
+    arm: str
+    how: str
+    start: str | None
+    rate: float | None
+    split: str
+    hash: str
+    classes_EN: tuple[tuple[str, ...], ...]
+    right_EN: tuple[tuple[int, ...], ...]
+    queries_E: tuple[int, ...]
+
+    @property
+    def accuracy_E(self) -> np.ndarray:
+        """The share of right answers of each episode."""
+        return np.array([sum(r) / (len(r) * q) for r, q in zip(self.right_EN, self.queries_E, strict=True)])
+
+
+def measure_arms(
+    lm: FrozenLM,
+    source: Source,
+    forms: Sequence[Format],
+    arms: Sequence[Arm],
+    protocol: Protocol,
+    *,
+    out: Path,
+    tell: Callable[[str], None] | None = None,
+) -> list[Measured]:
+    """Every arm's answers on the test episodes, in order; what `out` holds is read, what it lacks is added to it.
+
+    `forms` are the formats of the source's tasks, without slots.
+
+    Raises: DataError where episodes cannot be drawn; ArtefactError for starts of another model.
+    """
+    tried = {"adapted": protocol.rates, "fine-tuning": protocol.fine_tuning_rates}
+    if not protocol.validation and any(len(tried.get(arm.how, ())) > 1 for arm in arms):
+        raise ConfigError("Several rates were given and no validation episodes to choose on; give one rate, or some.")
+    book = _Book(out / RESULTS)
+    tuning = source.episodes("validation", protocol.seed, protocol.validation) if protocol.validation else []
+    test = source.episodes(protocol.split, protocol.seed, protocol.episodes)
+    desks: dict[str, _Desk] = {}
+    found = []
+    for arm in arms:
+        if arm.start is not None:
+            check(lm, arm.start)
+        key = "" if arm.start is None else arm.start.sha256
+        desk = desks.setdefault(
+            key, _Desk(lm, source, [_form_of(arm, s, f) for s, f in zip(source.tasks, forms, strict=True)])
+        )
+        rate = None
+        if arm.tuned:
+            points = []
+            for number, candidate in enumerate(tried[arm.how]):
+                if len(tried[arm.how]) == 1:
+                    points.append((0.0, 0, candidate))
+                    break
+                if tell:
+                    tell(f"{arm.label}: rate {candidate:g} on {len(tuning)} validation episodes")
+                point = book.get(desk, arm, candidate, protocol, "validation", tuning)
+                points.append((float(point.accuracy_E.mean()), -number, candidate))
+            rate = max(points)[2]
+        if tell:
+            tell(f"{arm.label}: {len(test)} {protocol.split} episodes" + (f" at {rate:g}" if rate else ""))
+        found.append(book.get(desk, arm, rate, protocol, protocol.split, test))
+    return found
+
+
+def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[Arm]:
+    """The arms of some starts by name (several are meta-training seeds), and those that need none."""
+    found = [
+        Arm(name, how, start)
+        for how in kinds
+        if how in ("adapted", "zero-step")
+        for name, some in starts.items()
+        for start in some
+    ]
+    return found + [Arm(how, how) for how in kinds if how in ("prototypes", "fine-tuning")]
+
+
+class _Desk:
+    """The model with episodes' rows in the formats of one start."""
+
+    def __init__(self, lm: FrozenLM, source: Source, forms: Sequence[Format]):
+        self.lm, self.source, self.forms = lm, source, forms
+        self._decks: dict[int, Deck] = {}
+
+    def deck(self, extra: int) -> Deck:
+        if extra not in self._decks:
+            self._decks[extra] = Deck(self.lm, self.source, self.forms, extra)
+        return self._decks[extra]
+
+    def scores(
+        self, arm: Arm, rate: float | None, protocol: Protocol, split: Split, group: list[Episode]
+    ) -> list[np.ndarray]:
+        """Scores of the query rows of every episode of a group, in order."""
+        if arm.how == "fine-tuning":
+            return [self._tuned(e, split, rate or 0.0, protocol) for e in group]
+        budget = self.lm.batch_tokens
+        if arm.how == "prototypes":
+            deck = self.deck(0)
+            support, query = (deck.folds(split, group, (part,)) for part in ("support", "query"))
+            found = prototype_scores(self.lm, support, query, len(group), budget, protocol.transductive)
+        else:
+            assert arm.start is not None, "zero-step and adapted arms have a start"
+            leaves, extra, lens = leaves_of(self.lm, arm.start, protocol.transductive)
+            deck = self.deck(extra)
+            support, query = (deck.folds(split, group, (part,)) for part in ("support", "query"))
+            steps = protocol.steps if arm.how == "adapted" else 0
+            rates = rates_for(arm.start, leaves, rate or 0.0)
+            some = adapt_start(lens, leaves, support, len(group), rates, steps, budget)
+            found = lens.scores(some, support, query, budget)
+        ends = np.cumsum([len(e.query) for e in group])[:-1]
+        return np.split(torch.stack(found).double().numpy(), ends) if _even(group) else _ragged(found, group)
+
+    def _tuned(self, episode: Episode, split: Split, rate: float, protocol: Protocol) -> np.ndarray:
+        """Fine-tuning on one episode as on any task."""
+        task = self.source.as_task(split, episode)
+        form = self.forms[episode.task]
+        own = replace(form, labels=task.labels, words=tuple(form.words[c] for c in episode.classes))
+        options = {
+            "steps": protocol.steps, "learning_rate": rate, "batch_size": len(task.train), "warmup": 0,
+            "schedule": "constant", "keep": "last", "eval_every": protocol.steps,
+        }  # fmt: skip
+        made = train(self.lm, task, "fine-tuning", seed=protocol.seed, form=own, **options).artefact
+        return score_rows(self.lm, [(made, task.test)])[0].double().cpu().numpy()
+
+
+def _form_of(arm: Arm, task: Any, plain: Format) -> Format:
+    """The start's own format for a task it has seen, else the task's with slots as long as the start."""
+    if arm.start is None:
+        return plain
+    for told in arm.start.recipe.get("tasks", []):
+        if told["task"] == task.name and told["format"]["labels"] == list(plain.labels):
+            return Format.from_json(told["format"])
+    value = arm.start.value.prompt if isinstance(arm.start.value, Tuned) else arm.start.value
+    if not isinstance(value, SoftPrompt | PromptPool):
+        return plain
+    return replace(plain, template=plain.template.with_soft(value.length))
+
+
+def _even(group: Sequence[Episode]) -> bool:
+    return len({len(e.classes) for e in group}) == 1
+
+
+def _ragged(found: Sequence[torch.Tensor], group: Sequence[Episode]) -> list[np.ndarray]:
+    parts, at = [], 0
+    for episode in group:
+        parts.append(torch.stack(list(found[at : at + len(episode.query)])).double().numpy())
+        at += len(episode.query)
+    return parts
+
+
+class _Book:
+    """Results in a file of JSON lines; each is written when an arm has ended at a rate."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        try:
+            self._lines = {record["key"]: record for record in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file} is damaged ({error!r}); remove it to measure again") from error
+
+    def get(
+        self, desk: _Desk, arm: Arm, rate: float | None, protocol: Protocol, split: Split, episodes: list[Episode]
+    ) -> Measured:
+        told = {
+            "model": desk.lm.fingerprint().weights, "start": None if arm.start is None else arm.start.sha256,
+            "how": arm.how, "rate": rate, "steps": protocol.steps if arm.tuned else 0, "split": split,
+            "hash": desk.source.hash(split, episodes), "forms": [form.to_json() for form in desk.forms],
+            "transductive": protocol.transductive and (arm.start is None or arm.start.form == "pool"),
+        }  # fmt: skip
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        if key not in self._lines:
+            self._lines[key] = {"key": key, **_answers(desk, arm, rate, protocol, split, episodes, told["hash"])}
+            text = "".join(json.dumps(line) + "\n" for line in self._lines.values())
+            write_whole(self._file, text.encode())
+        return _measured({**self._lines[key], "arm": arm.name})
+
+
+def _answers(
+    desk: _Desk, arm: Arm, rate: float | None, protocol: Protocol, split: Split, episodes: list[Episode], told: str
+) -> dict[str, Any]:
+    right = []
+    for first in range(0, len(episodes), FOLD):
+        group = episodes[first : first + FOLD]
+        # One task's weights cannot share a pass with another's.
+        alone = arm.start is not None and isinstance(arm.start.value, Tuned)
+        parts = [[e] for e in group] if alone else [group]
+        scores = [s for part in parts for s in desk.scores(arm, rate, protocol, split, part)]
+        for episode, score_QC in zip(group, scores, strict=True):
+            guess_Q = score_QC.argmax(1)
+            label_Q = np.array([episode.label(place, "query") for place in range(len(episode.query))])
+            right.append([int(((guess_Q == c) & (label_Q == c)).sum()) for c in range(len(episode.classes))])
+    tasks = desk.source.tasks
+    measured = Measured(
+        arm=arm.name,
+        how=arm.how,
+        start=None if arm.start is None else arm.start.sha256,
+        rate=rate,
+        split=split,
+        hash=told,
+        classes_EN=tuple(
+            tuple(f"{tasks[e.task].name}: {tasks[e.task].labels[c]}" for c in e.classes) for e in episodes
+        ),
+        right_EN=tuple(map(tuple, right)),
+        queries_E=tuple(len(e.query) // len(e.classes) for e in episodes),
+    )
+    return asdict(measured)
+
+
+def _measured(record: Mapping[str, Any]) -> Measured:
+    values = {name: record[name] for name in Measured.__dataclass_fields__}
+    for name in ("classes_EN", "right_EN"):
+        values[name] = tuple(map(tuple, values[name]))
+    return Measured(**{**values, "queries_E": tuple(values["queries_E"])})

@@ -1,0 +1,131 @@
+"""Arms on the same episodes: means over episodes and meta-training seeds with 95% intervals, and paired differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from foreword.errors import ConfigError
+from foreword.evaluation.episodes import Measured
+from foreword.evaluation.statistics import DRAWS, Interval, Resampled, difference, interval
+from foreword.tasks.episodes import Source, Split
+
+Over = Literal["episodes", "classes"]
+REFERENCES = ("multitask", "vocabulary")
+Verdict = Literal["shown better", "not shown", "shown worse"]
+
+
+@dataclass(frozen=True)
+class EpisodeLine:
+    """One arm: mean accuracy, and its differences from the references, adapted, on the same episodes."""
+
+    arm: str
+    how: str
+    rates: tuple[float, ...]
+    accuracy: Interval
+    versus: Mapping[str, Interval]
+
+    @property
+    def name(self) -> str:
+        return self.arm if self.how in ("adapted", self.arm) else f"{self.arm}, {self.how}"
+
+    def verdict(self, reference: str) -> Verdict | None:
+        """What can be said of the difference from a reference."""
+        apart = self.versus.get(reference)
+        if apart is None:
+            return None
+        return "not shown" if not apart.shown else "shown better" if apart.mean > 0 else "shown worse"
+
+
+def over(source: Source, split: Split) -> Over:
+    """What intervals resample: classes where an episode uses every row of its classes, so that episodes differ in their
+    classes alone; else episodes."""
+    pools = [rows for some in source._pools[split] for rows in some.values()]
+    return (
+        "classes" if source.by_classes and all(len(p) <= source.shots + source.queries for p in pools) else "episodes"
+    )
+
+
+def resampled(measured: Measured, what: Over, seed: int = 0) -> Resampled:
+    """Mean accuracy and its value on resamples; the same episodes give any arm the same resamples."""
+    accuracy_E = measured.accuracy_E
+    if what == "episodes":
+        value_X, weight_X = accuracy_E, np.ones(len(accuracy_E))
+    else:
+        names = sorted({name for classes in measured.classes_EN for name in classes})
+        value_X, weight_X = np.zeros(len(names)), np.zeros(len(names))
+        for classes, rights, queries in zip(measured.classes_EN, measured.right_EN, measured.queries_E, strict=True):
+            for name, right in zip(classes, rights, strict=True):
+                value_X[names.index(name)] += right / queries
+                weight_X[names.index(name)] += 1
+        value_X = value_X / weight_X
+    rng = np.random.default_rng([seed, len(value_X)])
+    pick_DX = rng.integers(len(value_X), size=(DRAWS, len(value_X)))
+    draws_D = (value_X * weight_X)[pick_DX].sum(1) / weight_X[pick_DX].sum(1)
+    return Resampled(float(accuracy_E.mean()), draws_D, len(value_X))
+
+
+def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
+    """A line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given.
+
+    Raises: ConfigError where arms were measured on other episodes.
+    """
+    if len({m.hash for m in found}) > 1:
+        raise ConfigError("The arms were measured on different episodes and cannot be compared; measure them again.")
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for measured in found:
+        groups.setdefault((measured.arm, measured.how), []).append(measured)
+    drawn = {key: [resampled(m, what) for m in some] for key, some in groups.items()}
+    lines = []
+    for key, some in groups.items():
+        versus = {}
+        for reference in references:
+            base = drawn.get((reference, "adapted"))
+            if base is None or key == (reference, "adapted"):
+                continue
+            count = max(len(base), len(drawn[key]))
+            if not {len(base), len(drawn[key])} <= {1, count}:
+                continue  # seeds that cannot be paired
+            versus[reference] = difference(_times(drawn[key], count), _times(base, count))
+        rates = tuple(sorted({m.rate for m in some if m.rate is not None}))
+        lines.append(EpisodeLine(*key, rates, interval(drawn[key]), versus))
+    return lines
+
+
+def _times(runs: list[Resampled], count: int) -> list[Resampled]:
+    """A run without seeds stands beside every seed of another."""
+    return runs if len(runs) == count else runs * count
+
+
+def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:
+    """The table, with what its intervals cover."""
+    references = [r for r in REFERENCES if any(r in line.versus for line in lines)]
+    head = ["arm", "seeds", "rate", "accuracy", *[text for r in references for text in (f"- {r}", "")]]
+    rows = [head, ["---"] * len(head)]
+    for line in lines:
+        cells = [line.name, str(line.accuracy.seeds), ", ".join(f"{r:g}" for r in line.rates), percent(line.accuracy)]
+        for r in references:
+            cells += [points(line.versus[r]), str(line.verdict(r))] if r in line.versus else ["", ""]
+        rows.append(cells)
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"{table}\n\nMean query accuracy over {episodes} episodes; 95% intervals over {what} and seeds."
+
+
+def as_record(line: EpisodeLine) -> dict[str, Any]:
+    """A line as JSON: accuracies and differences as fractions."""
+    told = {"arm": line.arm, "how": line.how, "rates": list(line.rates), "seeds": line.accuracy.seeds}
+    value = line.accuracy
+    versus = {
+        name: {"difference": d.mean, "low": d.low, "high": d.high, "verdict": line.verdict(name)}
+        for name, d in line.versus.items()
+    }
+    return {**told, "accuracy": value.mean, "low": value.low, "high": value.high, "versus": versus}
+
+
+def percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def points(value: Interval) -> str:
+    return f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"

@@ -1,0 +1,49 @@
+"""Whether a model can be differentiated twice, found out on a real row before the first step."""
+
+import sys
+
+import torch
+
+from foreword.errors import ModelError
+from foreword.methods.meta.folded import Fold, PromptLoss, Shape
+from foreword.methods.meta.inner import Leaves, product
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Encoded
+
+
+def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Encoded) -> FrozenLM:
+    """The model to read through where a gradient is differentiated: this one, or a view with another attention.
+
+    `start` are one task's leaves and `longest` a row as long as any, since which kernel attends depends on the length.
+    A switch is told in one line on stderr.
+
+    Raises: ModelError where the model cannot be differentiated twice at all.
+    """
+    fault = _fault(lm, shape, start, longest)
+    if fault is None:
+        return lm
+    view = lm.second_order()
+    if (still := _fault(view, shape, start, longest)) is not None:
+        raise ModelError(
+            f"{lm.name} cannot be differentiated twice ({' '.join(still.split())[:160]}); use -o algorithm=fomaml, or "
+            "-o second_order=finite."
+        )
+    print(
+        f"{lm.name}: its fused attention cannot be differentiated twice; plain attention is used where it must be",
+        file=sys.stderr,
+    )
+    return view
+
+
+def _fault(lm: FrozenLM, shape: Shape, start: Leaves, row: Encoded) -> str | None:
+    """What torch says against a Hessian-vector product over this row, or nothing."""
+    loss = PromptLoss(lm, lm, shape, [Fold(0, row, 0, 1.0)], 1, len(row))
+    leaves = {name: leaf[None] for name, leaf in start.items()}
+    ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}
+    try:
+        product(loss, leaves, ones)
+    except RuntimeError as error:
+        if "derivative" in str(error) or "not implemented" in str(error) or "double backward" in str(error):
+            return str(error)
+        raise
+    return None

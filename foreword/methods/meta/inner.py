@@ -1,0 +1,127 @@
+"""The inner loop: prompts of many tasks adapt side by side, each on its own support set, and their paths are kept.
+
+Leaves are tensors by name whose first axis counts tasks. A loss is separable, so the gradient of the sum over tasks is
+the stack of each task's own gradient (Finn et al. 2017, algorithm 1, lines 5 and 6, for all tasks at once).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from foreword.core.shapes import Float, Tensor
+
+Leaves = dict[str, Tensor]
+RADIUS = 1e-3  # of a finite difference, as a share of the length of a task's leaves
+
+
+class Loss(ABC):
+    """The mean loss of every task on rows of its own, in parts that are read one after the other."""
+
+    tasks: int
+
+    @property
+    @abstractmethod
+    def parts(self) -> int:
+        """How many passes it takes."""
+
+    @abstractmethod
+    def part(self, number: int, leaves: Mapping[str, Tensor], twice: bool) -> Float[Tensor, "T"]:
+        """What one pass adds to the loss of each task; with `twice` it can be differentiated twice."""
+
+
+Rates = Mapping[str, Tensor]  # what each leaf moves by, times its gradient; broadcast over tasks
+Product = Callable[[Loss, Leaves, Leaves], Leaves]
+
+
+def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
+    return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+
+
+def cut(leaves: Mapping[str, Tensor]) -> Leaves:
+    """The same numbers as leaves of their own."""
+    return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+
+
+def gradient(loss: Loss, leaves: Leaves) -> tuple[Float[Tensor, "T"], Leaves]:
+    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays."""
+    own, found = cut(leaves), zeros(leaves)
+    total: Tensor | None = None
+    for number in range(loss.parts):
+        loss_T = loss.part(number, own, False)
+        total = loss_T.detach() if total is None else total + loss_T.detach()
+        _add(found, torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True))
+    assert total is not None, "a loss has a pass"
+    return total, found
+
+
+def product(loss: Loss, leaves: Leaves, vector: Leaves) -> Leaves:
+    """The Hessian of each task's loss times its own vector, by differentiating the gradient's product with it."""
+    own, found = cut(leaves), zeros(leaves)
+    for number in range(loss.parts):
+        first = torch.autograd.grad(
+            loss.part(number, own, True).sum(), [*own.values()], create_graph=True, allow_unused=True
+        )
+        dots = [(g * v).sum() for g, v in zip(first, vector.values(), strict=True) if g is not None]
+        dot = torch.stack(dots).sum() if dots else torch.zeros(())
+        if dot.requires_grad:
+            _add(found, torch.autograd.grad(dot, [*own.values()], allow_unused=True))
+    return found
+
+
+def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:
+    """The same by central differences of the gradient: two first-order passes, so any attention will do.
+
+    The step of a task is `radius` times the length of its leaves over that of its vector.
+    """
+    size_T, far_T = _length(leaves), _length(vector)
+    step_T = torch.where(far_T > 0, radius * size_T.clamp(min=1e-12) / far_T.clamp(min=1e-30), 0)
+
+    def moved(sign: int) -> Leaves:
+        return {name: leaf + sign * _over(step_T, leaf) * vector[name] for name, leaf in leaves.items()}
+
+    _, up = gradient(loss, moved(1))
+    _, down = gradient(loss, moved(-1))
+    half_T = torch.where(step_T > 0, 0.5 / step_T.clamp(min=1e-30), 0)
+    return {name: (up[name] - down[name]) * _over(half_T, up[name]) for name in leaves}
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Where the inner loop went: k + 1 points, and the gradient and loss at each of the first k."""
+
+    points: tuple[Leaves, ...]
+    gradients: tuple[Leaves, ...]
+    loss_kT: tuple[Float[Tensor, "T"], ...]
+
+    @property
+    def last(self) -> Leaves:
+        return self.points[-1]
+
+
+def adapt(support: Loss, start: Leaves, rates: Rates, steps: int) -> Path:
+    """`steps` steps of gradient descent from `start`; what is kept is as large as the leaves, whatever the model."""
+    points: list[Leaves] = [{name: leaf.detach() for name, leaf in start.items()}]
+    gradients: list[Leaves] = []
+    losses: list[Tensor] = []
+    for _ in range(steps):
+        loss_T, slope = gradient(support, points[-1])
+        points.append({name: leaf - rates[name] * slope[name] for name, leaf in points[-1].items()})
+        gradients.append(slope)
+        losses.append(loss_T)
+    return Path(tuple(points), tuple(gradients), tuple(losses))
+
+
+def _add(found: Leaves, more: tuple[Tensor | None, ...]) -> None:
+    for name, tensor in zip(found, more, strict=True):
+        if tensor is not None:
+            found[name] += tensor
+
+
+def _length(leaves: Leaves) -> Float[Tensor, "T"]:
+    return torch.stack([leaf.flatten(1).square().sum(1) for leaf in leaves.values()]).sum(0).sqrt()
+
+
+def _over(value_T: Tensor, like: Tensor) -> Tensor:
+    return value_T.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

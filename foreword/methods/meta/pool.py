@@ -1,0 +1,150 @@
+"""A pool of prompts: each row mixes its own from keys and values, and classes are prototypes and words together.
+
+MetaPrompter (Jiang et al. 2023): the query of a row is what the frozen model has at its answer without any prompt;
+attention over the keys weighs the values (eq. 2 and 3); the probability of a class is a share of the prototype's and
+the rest of the label words' (eq. 5). Unlike the published code, rows are read once through the embedding layer, the
+temperature is the same everywhere, and query rows do not see each other unless `transductive` is asked for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch.nn.functional import nll_loss
+
+from foreword.core.learnt import PromptPool
+from foreword.core.prompts import Bank
+from foreword.core.shapes import Float, Tensor
+from foreword.methods.meta.folded import Fold
+from foreword.methods.meta.inner import Leaves, Loss
+from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
+from foreword.methods.meta.step import Lens
+from foreword.methods.stack import batches_of
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Encoded
+from foreword.models.score import score
+
+MOST_KEPT = 100_000  # rows whose features are kept
+
+
+def without_slots(encoded: Encoded) -> Encoded:
+    """The row as the frozen model reads it without a prompt."""
+    text_S = encoded.slot_S < 0
+    gone = int((~text_S[: encoded.answer]).sum())
+    return Encoded(encoded.ids_S[text_S], encoded.slot_S[text_S], encoded.answer - gone, encoded.plan, encoded.cut)
+
+
+def mixed(pool: PromptPool, feature_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B P D"]:
+    """The prompt of each row: the values weighed by a softmax over the keys' products with its feature."""
+    weight_BK = (feature_BD @ pool.keys_KD.T / pool.keys_KD.shape[1] ** 0.5).softmax(-1)
+    return torch.einsum("bk,kpd->bpd", weight_BK, pool.values_KPD.to(weight_BK.dtype))
+
+
+def bank_of(prompt_BPD: Float[Tensor, "B P D"]) -> Bank:
+    none_B = torch.zeros(len(prompt_BPD), dtype=torch.long, device=prompt_BPD.device)
+    return Bank(prompt_BPD, None, None, none_B, none_B)
+
+
+@final
+class PoolLens(Lens):
+    """Rows read with prompts mixed from a task's pool. `share` is the prototypes' part of a probability."""
+
+    def __init__(
+        self, lm: FrozenLM, twice: FrozenLM, share: float = 0.5, sharpness: float = 10.0, transductive: bool = False
+    ):
+        self._models, self._share, self._sharpness = (lm, twice), share, sharpness
+        self._transductive = transductive
+        self._kept: OrderedDict[int, tuple[Encoded, Tensor]] = OrderedDict()
+
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        return _PoolLoss(self, support, query or support, tasks, budget)
+
+    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+        found: list[Tensor] = [torch.zeros(0)] * len(query)
+        with torch.no_grad():
+            loss = _PoolLoss(self, support, query, len(leaves["keys"]), budget)
+            for number, places in enumerate(by_task(query, len(leaves["keys"]))):
+                logprob_QC = loss.log_probabilities(number, leaves, False)
+                for place, logprob_C in zip(places, logprob_QC.cpu(), strict=True):
+                    found[place] = logprob_C
+        return found
+
+    def queries(self, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
+        """The frozen features that choose each row's prompt, computed once a row."""
+        missing = list({id(e.ids_S): e for e in rows if id(e.ids_S) not in self._kept}.values())
+        if missing:
+            made = frozen_features(self._models[0], [without_slots(e) for e in missing], budget)
+            for encoded, feature_D in zip(missing, made, strict=True):
+                self._kept[id(encoded.ids_S)] = (encoded, feature_D)
+        found = torch.stack([self._kept[id(e.ids_S)][1] for e in rows])
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+    def combined(
+        self, twice: bool, pool: PromptPool, support: Sequence[Fold], query: Sequence[Fold], budget: int
+    ) -> Float[Tensor, "Q C"]:
+        """Log-probabilities of one task's query rows; where those are the support itself its rows are read once."""
+        lm = self._models[twice]
+        same = support is query
+        rows = [r.encoded for r in (query if same else [*support, *query])]
+        prompt_BPD = mixed(pool, self.queries(rows, budget))
+        bank, own_B = bank_of(prompt_BPD), torch.arange(len(rows), device=lm.device)
+        asked = slice(0 if same else len(support), None)
+        parts = []
+        plan = query[0].encoded.plan
+        assert plan is not None, "the rows of an episode have labels"
+        if self._share > 0:
+            feature_BD = features(lm, rows, bank, own_B)
+            label_S = torch.tensor([r.label for r in support], device=lm.device)
+            near_QC = near(
+                feature_BD[: len(support)], label_S, feature_BD[asked], plan.labels,
+                sharpness=self._sharpness, transductive=self._transductive,
+            )  # fmt: skip
+            parts.append((self._share, near_QC.log_softmax(-1)))
+        if self._share < 1:
+            word_QC = score(lm, rows[asked], bank, own_B[asked])
+            parts.append((1 - self._share, word_QC.log_softmax(-1)))
+        return torch.stack([logprob + torch.tensor(part).log() for part, logprob in parts]).logsumexp(0)
+
+
+@final
+class _PoolLoss(Loss):
+    """A task a pass: prototypes tie its rows together."""
+
+    def __init__(self, lens: PoolLens, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int):
+        self.tasks, self._lens, self._budget = tasks, lens, budget
+        self._support = [[support[i] for i in places] for places in by_task(support, tasks)]
+        same = support is query
+        self._query = self._support if same else [[query[i] for i in places] for places in by_task(query, tasks)]
+
+    @property
+    def parts(self) -> int:
+        return self.tasks
+
+    def log_probabilities(self, number: int, leaves: Mapping[str, Tensor], twice: bool) -> Float[Tensor, "Q C"]:
+        pool = PromptPool(leaves["keys"][number], leaves["values"][number])
+        return self._lens.combined(twice, pool, self._support[number], self._query[number], self._budget)
+
+    def part(self, number: int, leaves: Mapping[str, Tensor], twice: bool) -> Float[Tensor, "T"]:
+        logprob_QC = self.log_probabilities(number, leaves, twice)
+        label_Q = torch.tensor([r.label for r in self._query[number]], device=logprob_QC.device)
+        loss = nll_loss(logprob_QC, label_Q)
+        return torch.zeros(self.tasks, dtype=loss.dtype, device=loss.device).index_add(
+            0, torch.tensor([number], device=loss.device), loss[None]
+        )
+
+
+@torch.no_grad()
+def pool_scores(lm: FrozenLM, pool: PromptPool, encoded: Sequence[Encoded], budget: int) -> Float[Tensor, "N C"]:
+    """Scores of rows by their label words, each with its prompt mixed from the pool; -inf for labels it lacks."""
+    pool = PromptPool(pool.keys_KD.to(lm.device), pool.values_KPD.to(lm.device))
+    most = max((e.plan.labels for e in encoded if e.plan), default=0)
+    whole = torch.full((len(encoded), most), -torch.inf)
+    for batch in batches_of(encoded, budget):
+        rows = [encoded[i] for i in batch]
+        bank = bank_of(mixed(pool, frozen_features(lm, [without_slots(e) for e in rows], budget)))
+        part_BC = score(lm, rows, bank, torch.arange(len(rows), device=lm.device)).cpu()
+        whole[batch, : part_BC.shape[1]] = part_BC.to(whole.dtype)
+    return whole

@@ -1,0 +1,68 @@
+"""A start in use: the leaves of an artefact, the rates they move at, and where they are after the inner loop."""
+
+from collections.abc import Sequence
+
+import torch
+
+from foreword.core.artefact import Artefact
+from foreword.core.learnt import PromptPool, Tuned
+from foreword.core.prompts import PrefixPrompt, SoftPrompt
+from foreword.errors import ConfigError
+from foreword.methods.meta.folded import MODEL, Fold, Shape
+from foreword.methods.meta.inner import Leaves, Rates, adapt
+from foreword.methods.meta.outer import spread
+from foreword.methods.meta.pool import PoolLens
+from foreword.methods.meta.step import Lens, PromptLens
+from foreword.models.base import FrozenLM
+
+
+def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tuple[Leaves, int, Lens]:
+    """The leaves of a start on the model's device, the columns that a prefix takes, and how rows are read with them.
+
+    Raises: ConfigError for an artefact without a prompt that can be adapted.
+    """
+    value = start.value
+    prompt = value.prompt if isinstance(value, Tuned) else value
+    weights = value.weights.tensors if isinstance(value, Tuned) else {}
+    found = {MODEL + name: tensor.float() for name, tensor in weights.items()}
+    shape = Shape("soft")
+    lens: Lens | None = None
+    if isinstance(prompt, SoftPrompt):
+        found["embed"] = prompt.embed_PD
+    elif isinstance(prompt, PrefixPrompt):
+        shape = Shape("prefix", prompt.start)
+        found["pair"] = torch.stack(prompt.sites["self"])
+    elif isinstance(prompt, PromptPool):
+        found |= {"keys": prompt.keys_KD, "values": prompt.values_KPD}
+        share, sharpness = start.config.get("prototypes", 0.5), start.config.get("sharpness", 10.0)
+        lens = PoolLens(lm, lm, share, sharpness, transductive)
+    else:
+        raise ConfigError(
+            f"An artefact of {start.method} has no prompt to adapt; give a start, or any soft prompt or prefix."
+        )
+    leaves = {name: leaf.to(lm.device) for name, leaf in found.items()}
+    return leaves, shape.start, lens or PromptLens(lm, lm, shape)
+
+
+def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
+    """The step size of every leaf: `rate`, times what the start has learnt of each position's own."""
+    said = start.recipe.get("adaptation", {})
+    learnt = said.get("rates", {})
+    found = {}
+    for name, leaf in leaves.items():
+        base = leaf.new_full((1,) * leaf.ndim, rate)
+        if name.startswith(MODEL):
+            base = base * (start.config.get("model_rate", 0.0) / said.get("learning_rate", 1.0))
+        if name in learnt:
+            shape = (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
+            base = base * torch.tensor(learnt[name], dtype=leaf.dtype).view(shape) / said["learning_rate"]
+        found[name] = base[None]
+    return found
+
+
+def adapt_start(
+    lens: Lens, leaves: Leaves, support: Sequence[Fold], tasks: int, rates: Rates, steps: int, budget: int
+) -> Leaves:
+    """The start after the inner loop on the support rows of each task, as a stack."""
+    stacked = spread(leaves, tasks)
+    return adapt(lens.loss(support, (), tasks, budget), stacked, rates, steps).last if steps else stacked

@@ -1,0 +1,223 @@
+"""A step of meta-training, and its validation: what the one loop calls where other learners have rows."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+
+from foreword.core.shapes import Tensor
+from foreword.errors import ModelError
+from foreword.methods.base import OwnStep
+from foreword.methods.meta.deck import Deck, Part
+from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
+from foreword.methods.meta.inner import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
+from foreword.methods.meta.outer import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
+from foreword.models.base import FrozenLM
+from foreword.models.score import is_out_of_memory
+from foreword.tasks.episodes import Episode
+from foreword.tasks.metrics import accuracy, nll
+
+RATE = "rate."  # before the name of the leaf whose step sizes it holds, as logarithms of shares of the inner rate
+VALIDATION_SEED = 0  # one set of validation episodes for every run
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What a meta-step does; the fields are those of the method's config."""
+
+    algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"]
+    second_order: Literal["chain", "unrolled", "finite"]
+    inner_steps: int
+    inner_rate: float
+    model_rate: float
+    multi_step: bool
+    tasks: int
+    validation_episodes: int
+    steps: int
+
+    @property
+    def twice(self) -> bool:
+        """Whether anything is differentiated twice."""
+        return self.algorithm == "maml" and self.second_order != "finite"
+
+
+class Lens(ABC):
+    """How a kind of learner reads folded rows: losses that can be differentiated, and scores."""
+
+    @abstractmethod
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        """The mean loss of each task on its query rows, or on its support rows where no query is given."""
+
+    @abstractmethod
+    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+        """The scores of every query row under its task's leaves, in order."""
+
+
+@final
+class PromptLens(Lens):
+    """Rows read with a prompt in front, scored by their label words."""
+
+    def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
+        self._lm, self._twice, self._shape = lm, twice, shape
+        self._texts = Texts(lm) if shape.form == "soft" else None
+
+    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+        return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)
+
+    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+        return scores_of(self._lm, self._shape, leaves, query, budget)
+
+
+def rates_of(plan: Plan, leaves: Mapping[str, Tensor]) -> Leaves:
+    """The inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
+    found: Leaves = {}
+    for name, leaf in leaves.items():
+        if name.startswith(RATE):
+            continue
+        rate = plan.model_rate if name.startswith(MODEL) else plan.inner_rate
+        learnt = leaves.get(RATE + name)
+        base = leaf.new_full((1,) * leaf.ndim, rate)
+        found[name] = (base if learnt is None else base * learnt.detach().exp())[None]
+    return found
+
+
+def points_of(leaves: Mapping[str, Tensor]) -> Leaves:
+    """The leaves that adapt: all but step sizes."""
+    return {name: leaf.detach() for name, leaf in leaves.items() if not name.startswith(RATE)}
+
+
+def adapted(
+    lens: Lens, plan: Plan, leaves: Mapping[str, Tensor], support: Sequence[Fold], tasks: int, budget: int
+) -> Leaves:
+    """The leaves of every task after the inner loop on its support rows, as a stack."""
+    start = spread(points_of(leaves), tasks)
+    if not plan.inner_steps:
+        return start
+    return adapt(lens.loss(support, (), tasks, budget), start, rates_of(plan, leaves), plan.inner_steps).last
+
+
+@final
+class MetaStep(OwnStep):
+    """Steps over meta-batches of episodes. Episode n of step s is number s * tasks + n of the run's seed."""
+
+    def __init__(
+        self,
+        lens: Lens,
+        deck: Deck,
+        plan: Plan,
+        seed: int,
+        budget: int,
+        record: Callable[[Mapping[str, Tensor]], dict[str, Any]],
+        alone: bool = False,
+    ):
+        """`alone`: the tasks of a meta-batch one after the other, since their weights cannot share a pass."""
+        self.lens, self.deck, self.plan, self.seed, self.budget = lens, deck, plan, seed, budget
+        self._record, self._alone = record, alone
+        self._validation: list[Episode] = []
+        if plan.validation_episodes and deck.source.has("validation"):
+            self._validation = deck.source.episodes("validation", VALIDATION_SEED, plan.validation_episodes)
+        first = deck.source.draw("train", seed, 0)
+        self.rows = plan.tasks * (len(first.support) + len(first.query))
+
+    def gradients(self, leaves: Mapping[str, Tensor], step: int) -> float:
+        count = self.plan.tasks
+        episodes = self.deck.source.episodes("train", self.seed, count, step * count)
+        groups = [[e] for e in episodes] if self._alone else [episodes]
+        total: Leaves = {}
+        loss = 0.0
+        for group in groups:
+            found, by_rates = self._fitting(lambda budget, some=group: self._gradient(leaves, some, step, budget))
+            loss += float(found.query_T.mean()) / len(groups)
+            for name, slope in {**mean(found.start), **by_rates}.items():
+                total[name] = total[name] + slope / len(groups) if name in total else slope / len(groups)
+        if self.plan.algorithm != "vocabulary":
+            for name, leaf in leaves.items():
+                leaf.grad = total[name].to(leaf.dtype) if name in total else None
+        return loss
+
+    def _gradient(
+        self, leaves: Mapping[str, Tensor], episodes: list[Episode], step: int, budget: int
+    ) -> tuple[MetaGradient, Leaves]:
+        """The gradients of some tasks' losses by their starts, and of their mean by the learnt step sizes."""
+        plan, count = self.plan, len(episodes)
+        start, rates = spread(points_of(leaves), count), rates_of(self.plan, leaves)
+
+        def loss(*parts: Part) -> Loss:
+            support = self.deck.folds("train", episodes, ("support",))
+            query = self.deck.folds("train", episodes, parts) if parts else ()
+            return self.lens.loss(support, query, count, budget)
+
+        if plan.algorithm in ("multitask", "vocabulary"):
+            loss_T, slope = gradient(loss("support", "query"), start)
+            return MetaGradient(slope, {}, loss_T, Path((start,), (), ())), {}
+        if plan.algorithm == "reptile":
+            return reptile(loss("support", "query"), start, rates, plan.inner_steps), {}
+        weights = weights_of(plan.inner_steps, 2 * step / plan.steps, plan.multi_step)
+        if plan.algorithm == "maml" and plan.second_order == "unrolled":
+            found = unrolled(loss(), loss("query"), start, rates, weights)
+        else:
+            times: dict[str, Product] = {"chain": product, "finite": finite_product}
+            chosen = times[plan.second_order] if plan.algorithm == "maml" else None
+            found = meta_gradient(loss(), loss("query"), start, rates, weights, chosen)
+        by_rates: Leaves = {}
+        for name, slope in found.rates.items():
+            if (leaf := leaves.get(RATE + name)) is not None:
+                # The step size is the inner rate times the leaf's exponential, so its own derivative by the leaf.
+                by_rates[RATE + name] = (slope * rates[name]).mean(0).sum_to_size(leaf.shape)
+        return found, by_rates
+
+    def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
+        """Mean query accuracy of the validation episodes after the inner loop on their support rows."""
+        found = [
+            measured
+            for first in range(0, len(self._validation), self.plan.tasks)
+            for measured in self._measured(leaves, self._validation[first : first + self.plan.tasks])
+        ]
+        if not found:
+            return None
+        right, surprise = np.mean(found, axis=0)
+        return float(right), -float(surprise)
+
+    def _measured(self, leaves: Mapping[str, Tensor], episodes: list[Episode]) -> list[tuple[float, float]]:
+        measured = []
+        for group in [[e] for e in episodes] if self._alone else [episodes]:
+            support, query = (self.deck.folds("validation", group, (part,)) for part in ("support", "query"))
+
+            def scored(
+                budget: int, s: list[Fold] = support, q: list[Fold] = query, n: int = len(group)
+            ) -> list[Tensor]:
+                return self.lens.scores(adapted(self.lens, self.plan, leaves, s, n, budget), s, q, budget)
+
+            scores = self._fitting(scored)
+            for number in range(len(group)):
+                own = [i for i, row in enumerate(query) if row.task == number]
+                score_BC = torch.stack([scores[i] for i in own]).double().numpy()
+                label_B = np.array([query[i].label for i in own])
+                measured.append((accuracy(score_BC, label_B), nll(score_BC, label_B)))
+        return measured
+
+    def record(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+        told = self._record(leaves)
+        hashes = {"validation": self.deck.source.hash("validation", self._validation)} if self._validation else {}
+        return {**told, "episodes": {**told["episodes"], "hashes": hashes}}
+
+    def _fitting(self, work: Callable[[int], Any]) -> Any:
+        """The work within the budget of tokens; where memory runs out the budget halves, with one line on stderr."""
+        while True:
+            try:
+                return work(self.budget)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.budget < 16:
+                    raise ModelError(
+                        "Out of memory with a few tokens a pass. Use a smaller model, a lower max_length or --dtype "
+                        "bfloat16."
+                    ) from error
+                self.budget //= 2
+                print(f"out of memory: going on with {self.budget} tokens a batch", file=sys.stderr)

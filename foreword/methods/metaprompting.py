@@ -1,0 +1,235 @@
+"""MetaPrompting: learn where a prompt's training should start, over many small tasks (Hou et al. 2022)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+
+from foreword.core.format import Format
+from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
+from foreword.core.shapes import Tensor
+from foreword.errors import ConfigError
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.meta.deck import Deck
+from foreword.methods.meta.folded import MODEL, Shape
+from foreword.methods.meta.guard import twice_differentiable
+from foreword.methods.meta.pool import PoolLens
+from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
+from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
+from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
+from foreword.tasks.episodes import Source
+
+SOFT_INITS = ("vocabulary", "uniform", "labels", "text")
+PREFIX_INITS = ("vocabulary", "labels", "text", "random")
+
+
+@dataclass(frozen=True)
+class MetaPromptingConfig(GradientConfig):
+    """A step takes `batch_size` episodes of at most `ways` classes, with `shots` support and `queries` query rows each.
+
+    `algorithm`: "maml" (exact second order), "fomaml", "reptile" (over support and query rows), or the two controls,
+    "multitask" (one prompt on all rows, no inner loop) and "vocabulary" (the start that `init` draws, untrained). The
+    inner loop takes `inner_steps` steps of gradient descent at `inner_rate`; with `learn_rates` each position has a
+    step size of its own that is learnt too (Meta-SGD). `second_order`: a "chain" of Hessian-vector products, the graph
+    "unrolled", or "finite" differences. `multi_step` weighs the query loss after every inner step, annealed to the last
+    over the first half of training (MAML++). `prompt`: a "soft" prompt or a "prefix". With `tune_model` the model's
+    weights adapt as well, at `model_rate`, as in the paper: the result is not that of a frozen model. With `pool` keys
+    and soft prompts each row mixes a prompt of its own (MetaPrompter), and a class is scored by the mean feature of its
+    support rows (the `prototypes` share of the probability, cosines times `sharpness`) and by its label words;
+    `transductive` lets query rows see each other, as the published code does, and is told wherever it is used. Every
+    `eval_every` steps the accuracy of `validation_episodes` adapted episodes is taken.
+    """
+
+    algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"] = "maml"
+    prompt: Literal["soft", "prefix"] = "soft"
+    length: int = 8
+    init: Literal["vocabulary", "uniform", "labels", "text", "random"] = "vocabulary"
+    init_text: str = ""
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    inner_steps: int = 5
+    inner_rate: float = 0.1
+    second_order: Literal["chain", "unrolled", "finite"] = "chain"
+    multi_step: bool = False
+    learn_rates: bool = False
+    pool: int = 0
+    prototypes: float = 0.5
+    sharpness: float = 10.0
+    transductive: bool = False
+    tune_model: bool = False
+    model_rate: float = 5e-5
+    validation_episodes: int = 20
+    learning_rate: float = 3e-3
+    steps: int = 100
+    batch_size: int = 4
+    eval_every: int = 20
+
+    def __post_init__(self) -> None:
+        allowed = {"soft": ("vocabulary", "uniform", "labels"), "prefix": ("vocabulary", "labels", "random")}[
+            self.prompt
+        ]
+        if self.init not in allowed:
+            raise ConfigError(
+                f"metaprompting: init={self.init} is not for a {self.prompt} prompt; choose {', '.join(allowed)}."
+            )
+        if self.pool and (self.prompt != "soft" or self.tune_model or self.learn_rates):
+            raise ConfigError(
+                "metaprompting: a pool is of soft prompts over a frozen model, with one inner rate; leave out "
+                "prompt=prefix, tune_model and learn_rates."
+            )
+        if not 0 <= self.prototypes <= 1:
+            raise ConfigError(
+                f"metaprompting: prototypes={self.prototypes:g} is not a share; give a number from 0 to 1."
+            )
+        if self.algorithm == "vocabulary":
+            object.__setattr__(self, "steps", 1)  # nothing is trained
+        if self.tune_model and self.second_order == "unrolled":
+            raise ConfigError("metaprompting: tune_model needs second_order=chain or finite; a graph of all inner "
+                              "steps through all weights has no room.")  # fmt: skip
+
+
+class MetaPrompting(GradientMethod):
+    name = "metaprompting"
+    summary = "a start for soft prompts or prefixes, learnt over many small tasks"
+    source = "Hou et al. 2022; MAML: Finn et al. 2017"
+    Config = MetaPromptingConfig
+    form = "soft"
+    mixed_batch = False
+    freezes_lm = True
+    episodes = True
+
+    def start(self, lm: FrozenLM, job: Job) -> Learner:
+        config: MetaPromptingConfig = job.config
+        source = Source(job.family or (job.task,), config.ways, config.shots, config.queries)
+        formats = [slotted(form, config) for form in formats_of(lm, job)]
+        initial, shape = initial_leaf(lm, job, formats[0])
+        name = "embed" if shape.form == "soft" else "pair"
+        leaves = {name: initial}
+        deck = Deck(lm, source, formats, extra=shape.start)
+        check_lengths(deck, config)
+        if config.learn_rates:
+            leaves[RATE + name] = torch.zeros(rate_shape(initial), device=initial.device)
+        if config.tune_model:
+            lm.require_weights()
+            leaves |= {MODEL + n: w.detach().float().clone() for n, w in lm.named_weights().items()}
+        first = leaves[name]
+        if config.pool:
+            leaves = pool_leaves(lm, job, formats[0])
+        lm.require_gradient()
+        read = lm.checkpointing(True) if config.checkpointing else lm
+        plan = plan_of(config)
+        twice = read
+        if plan.twice:
+            twice = twice_differentiable(read, shape, {name: first}, deck.longest("train"))
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        budget = config.tokens_per_batch or lm.batch_tokens
+
+        def record(leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+            return told(config, source, formats, leaves)
+
+        lens = PromptLens(read, twice, shape)
+        if config.pool:
+            lens = PoolLens(read, twice, config.prototypes, config.sharpness, config.transductive)
+        own = MetaStep(lens, deck, plan, job.seed, budget, record, alone=config.tune_model)
+
+        stored = {n: w.dtype for n, w in lm.named_weights().items()} if config.tune_model else {}
+
+        def build(leaves: Mapping[str, Tensor]) -> Learnt:
+            if config.pool:
+                return PromptPool(leaves["keys"], leaves["values"])
+            prompt = shape.prompt(leaves)
+            weights = {n: leaves[MODEL + n].to(dtype) for n, dtype in stored.items()}
+            return Tuned(prompt, Weights(weights)) if weights else prompt
+
+        form = formats[0] if not (source.by_classes or job.family) else replace(formats[0], labels=(), words=())
+        return Learner(leaves, build, form, config, own=own)
+
+
+def plan_of(config: MetaPromptingConfig) -> Plan:
+    """What a meta-step has to know of the config."""
+    own = {f.name: getattr(config, f.name) for f in fields(Plan) if f.name != "tasks"}
+    return Plan(tasks=config.batch_size, **own)
+
+
+def formats_of(lm: FrozenLM, job: Job) -> list[Format]:
+    """The format of each task: the job's own where it is one task."""
+    if not job.family:
+        return [job.format]
+    keep = {"truncate": job.format.truncate, "max_length": job.format.max_length}
+    return [task.format(lm.kind, chat=lm.instructed, **keep) for task in job.family]
+
+
+def slotted(form: Format, config: MetaPromptingConfig) -> Format:
+    """The format with slots for a soft prompt, in front where it has none; without any for a prefix."""
+    if config.prompt == "soft":
+        return form if form.template.slots else replace(form, template=form.template.with_soft(config.length))
+    if form.template.slots:
+        raise ConfigError("metaprompting: a prefix needs no {soft:...} slots in the template; remove them.")
+    return form
+
+
+def check_lengths(deck: Deck, config: MetaPromptingConfig) -> None:
+    """Raises: ConfigError where the tasks' templates have slots for prompts of different lengths."""
+    lengths = {encoder.prompt_length for encoder in deck._encoders}
+    if config.prompt == "soft" and len(lengths) > 1:
+        raise ConfigError(
+            f"metaprompting: the tasks' templates have slots of {', '.join(map(str, sorted(lengths)))} positions; one "
+            "start needs one length."
+        )
+
+
+def initial_leaf(lm: FrozenLM, job: Job, form: Format) -> tuple[Tensor, Shape]:
+    """Where meta-training starts, drawn from the job's seed."""
+    config: MetaPromptingConfig = job.config
+    generator = torch.Generator().manual_seed(job.seed)
+    if config.prompt == "soft":
+        own: Any = SlotConfig(length=config.length, init=config.init, init_text=config.init_text)  # pyright: ignore
+        _, embed_PD = initial_prompt(lm, replace(job, config=own, format=form), generator)
+        return embed_PD, Shape("soft")
+    lm.require_prefix()
+    # Activations of sampled words, where those are asked for: of a format without labels.
+    init: Any = "labels" if config.init == "vocabulary" else config.init
+    own = PrefixTuningConfig(length=config.length, init=init, init_text=config.init_text)
+    form = replace(form, labels=(), words=()) if config.init == "vocabulary" else form
+    pair = initial_prefix(lm, Encoder.build(lm, form, config.length), own, generator)
+    return pair, Shape("prefix", config.length)
+
+
+def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
+    """Keys from a normal distribution, and for each a prompt drawn as `init` says."""
+    config: MetaPromptingConfig = job.config
+    values = [initial_leaf(lm, replace(job, seed=1_000_003 * (n + 1) + job.seed), form)[0] for n in range(config.pool)]
+    generator = torch.Generator().manual_seed(job.seed)
+    keys = torch.randn(config.pool, lm.dims.width, generator=generator)
+    return {"keys": keys.to(lm.device), "values": torch.stack(values)}
+
+
+def rate_shape(initial: Tensor) -> tuple[int, ...]:
+    """One step size for each position (of each layer's keys and values, in a prefix)."""
+    return (*initial.shape[:-1], 1) if initial.ndim == 2 else (*initial.shape[:3], 1, 1)
+
+
+def told(
+    config: MetaPromptingConfig, source: Source, formats: Sequence[Format], leaves: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """For the record: what was adapted and how, the tasks, and learnt step sizes."""
+    rates = rates_of(plan_of(config), points_of(leaves) | {k: v for k, v in leaves.items() if k.startswith(RATE)})
+    learnt = {name: rates[name].flatten().tolist() for name in rates if RATE + name in leaves}
+    tasks = [
+        {"task": task.name, "hashes": task.hashes(), "format": form.to_json()}
+        for task, form in zip(source.tasks, formats, strict=True)
+    ]
+    sizes = {"ways": source.ways, "shots": source.shots, "queries": source.queries}
+    adaptation = {"optimizer": "sgd", "steps": config.inner_steps, "learning_rate": config.inner_rate}
+    return {
+        "frozen": not config.tune_model,
+        "adaptation": {**adaptation, **({"rates": learnt} if learnt else {})},
+        "episodes": {**sizes, "by_classes": source.by_classes},
+        **({"transductive": config.transductive} if config.pool else {}),
+        "tasks": tasks,
+    }

@@ -1,0 +1,83 @@
+"""The recipe at a size of seconds, stopped and gone on with: python -m pytest tests/recipes/test_metaprompting.py"""
+
+import importlib.util
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.planted import NOUNS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("metaprompting_recipe", ROOT / "recipes" / "metaprompting.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """HWU64's class names with made-up rows, and two small tasks of different families."""
+    folder = tmp_path_factory.mktemp("data")
+    names = json.loads((ROOT / "foreword/data/splits/metaprompter2023.json").read_text())["data"]["hwu64"]
+    rng, count = random.Random(0), 0
+
+    def write(place: str, name: str, labels: list[str], rows: int) -> None:
+        nonlocal count
+        (folder / place).mkdir(exist_ok=True)
+        lines = []
+        for label in labels:
+            for _ in range(rows):
+                count += 1
+                lines.append(json.dumps({"text": f"{rng.choice(NOUNS)} {count}", "label": label}) + "\n")
+        (folder / place / f"{name}.jsonl").write_text("".join(lines))
+
+    write("hwu64", "all", [name for part in ("train", "validation", "test") for name in names[part]], 4)
+    for place, labels in (("sst2", ["negative", "positive"]), ("trec", ["entity", "human"])):
+        for part in ("train", "validation", "test"):
+            write(place, part, labels, 5)
+    return folder
+
+
+def test_quick_cells_end_in_tables_and_are_not_made_again(recipe, data, tmp_path, capsys, monkeypatch):
+    given = [
+        *("--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"),
+        *("--only", "classes/hwu64/1/multitask/*", "--only", "classes/hwu64/1/maml/*"),
+    ]
+    assert recipe.main(given) == 0
+    told = capsys.readouterr().out
+    assert "## hwu64, 5-way, 1-shot" in told
+    for arm in ("maml", "maml, zero-step", "multitask", "prototypes", "fine-tuning"):
+        assert f"| {arm} |" in told
+    assert "| - multitask |" in told
+    assert told.strip() in (tmp_path / "table.md").read_text()
+
+    def again(*_, **__):
+        raise AssertionError("trained or measured again")
+
+    monkeypatch.setattr(recipe, "train_many", again)
+    monkeypatch.setattr("foreword.evaluation.episodes._answers", again)
+    assert recipe.main([*given, "--table"]) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_a_family_is_left_out_whole(recipe, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipe, "FAMILIES", {"sentiment": ("sst2",), "questions": ("trec",)})
+    given = ["--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"]
+    assert recipe.main([*given, "--only", "tasks/questions/1/vocabulary/0"]) == 0
+    assert "## left out: questions, 5-way, 1-shot" in capsys.readouterr().out
+    record = json.loads((tmp_path / "starts/tasks-questions-1-vocabulary-0/foreword.json").read_text())
+    assert [task["task"] for task in record["recipe"]["tasks"]] == ["sst2"]
+
+
+def test_cells_are_listed_and_the_spread_is_a_range(recipe, capsys):
+    assert recipe.main(["--list", "--only", "classes/reuters/5/maml/*"]) == 0
+    assert capsys.readouterr().out.split() == [f"classes/reuters/5/maml/{seed}" for seed in range(3)]
+    assert recipe.main(["--only", "no/such"]) == 2
