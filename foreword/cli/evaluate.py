@@ -1,7 +1,7 @@
 """`foreword evaluate`: an artefact's metrics on labelled rows."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,22 +71,26 @@ def evaluate(
     made = opened.artefact.model["name"]
     moved = f", read by {opened.lm.name}; made for {made}" if opened.lm and opened.lm.name != made else ""
     note(f"{len(rows)} {split} rows of {task.name}{moved}")
-    if samples and samples["asked"] > len(rows):
+    if samples and samples["asked"] > samples["drawn"]:
         note(
             f"{samples['drawn']:,} of {samples['asked']:,} samples were drawn; the other "
             f"{samples['asked'] - samples['drawn']:,} could not have changed a vote"
         )
+    if samples and samples["majority"]:
+        told = ", ".join(f"{k} {value:.3f}" for k, value in samples["majority"].items())
+        note(f"a majority of k samples is right (unbiased, k and share): {told}")
     if samples and samples["silent"]:
         note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
     tell_cuts(opened, rows)
 
 
-def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, int]]":
-    """What the artefact says of the rows; and of its samples how many were asked for and drawn, and rows without an
-    answer."""
+def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, Any]]":
+    """What the artefact says of the rows; and of its samples how many were asked for and drawn, what majorities of
+    fewer are worth, and rows without an answer."""
     import numpy as np
 
     from foreword.evaluation.reading import Scored, Texts
+    from foreword.methods.answer import majority_curve
     from foreword.methods.reason import vote_scores
     from foreword.methods.use import require_same_answers
     from foreword.tasks.extract import NO_ANSWER
@@ -98,10 +102,11 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     if form.decoding is None or form.decoding.conclude is not None:
         return Scored(log_probabilities(opened.scores(rows).double().cpu().numpy()), label_N), {}
     answered = opened.answers(rows)
-    samples = {
+    samples: dict[str, Any] = {
         "asked": sum(one.asked for one in answered),
         "drawn": sum(one.drawn for one in answered),
         "silent": sum(one.answer is NO_ANSWER for one in answered),
+        "majority": majority_curve(form, task, answered, rows),
     }
     if task.metric:
         return Texts.of(task.metric, answered, rows), samples

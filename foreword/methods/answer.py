@@ -14,8 +14,8 @@ from foreword.models.write import Sample
 from foreword.tasks.extract import Found, extract
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.tasks.texts import normalised, text_metrics
-from foreword.tasks.vote import Ballot
+from foreword.tasks.texts import normalised, text_metrics, value_of
+from foreword.tasks.vote import Ballot, majority_at
 
 
 @final
@@ -47,7 +47,9 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
     def hear(artefact: int, row: int, sample: int, written: Sample) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
         found = extract(decoding.extract, written.text, words[artefact][row])
-        weight = math.exp(written.mean_logprob) if decoding.vote == "likelihood" else 1.0
+        # Beams have no likelihood, and one text of a row needs no weight.
+        weighed = decoding.vote == "likelihood" and decoding.num_return_sequences > 1
+        weight = min(1.0, math.exp(written.mean_logprob)) if weighed else 1.0
         ballot.add(sample, found, _key(decoding, found), weight)
         texts[artefact][row][sample] = written
         return ballot.needed if decoding.early_stop else ALL
@@ -70,6 +72,32 @@ def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) ->
     """The metrics of a task's answers in text, a value a row, the task's own first."""
     assert task.metric is not None, "the answers of the task are texts"
     return text_metrics(task.metric, [a.answer for a in answers], [row.targets for row in rows])
+
+
+def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows: Sequence[Row]) -> dict[int, float]:
+    """What a majority of k samples is worth, for some k up to as many as were drawn: unbiased, a mean over the rows.
+
+    Empty where there is one sample a row, where samples were saved by an early end, or where votes are weighed.
+    """
+    asked = answered[0].asked if answered else 1
+    if asked == 1 or _decoding(form).vote != "majority" or any(one.drawn < asked for one in answered):
+        return {}
+    found = {}
+    for k in sorted({k for k in (1, 3, 5, 9, 17, 33, 65, 129) if k < asked} | {asked}):
+        values = [
+            majority_at(k, {key: round(vote) for key, vote in one.votes.items()}, _right(form, task, one, row), asked)
+            for one, row in zip(answered, rows, strict=True)
+        ]
+        found[k] = sum(values) / len(values)
+    return found
+
+
+def _right(form: Format, task: Task, one: Answered, row: Row) -> list[Hashable]:
+    """Those of the answers given that are right."""
+    if task.metric is not None:
+        metric = task.metric
+        return [key for key in one.votes if value_of(metric, str(key), row.targets) >= 1]
+    return [] if row.label is None else [choices_of(form, row)[row.label][0]]
 
 
 def _ballot(form: Format) -> Ballot:

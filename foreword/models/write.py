@@ -101,11 +101,12 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
             loop.run()
             return
         except RuntimeError as error:
-            if not is_out_of_memory(error) or loop.told:
+            if not is_out_of_memory(error):
                 raise
-            if places == 1:
+            if places == 1 or loop.told:
                 raise ModelError(
-                    "Out of memory with a single text; use a smaller model or --dtype bfloat16."
+                    f"Out of memory with {places} texts at once; use a smaller model, fewer new tokens or --dtype "
+                    "bfloat16."
                 ) from error
             places //= 2
             print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
@@ -202,6 +203,7 @@ class _Loop:
     def _forget(self, trunk: _Trunk) -> None:
         last = len(self.rows) - 1
         self.rows.drop(trunk.at)
+        trunk.logits_V = trunk.logits_V.new_zeros(0)  # a row of the whole vocabulary is not kept for nothing
         for other in self.trunks:
             if other.at == last:
                 other.at = trunk.at

@@ -81,6 +81,17 @@ def test_samples_vote_and_the_saved_ones_are_told(foreword, data, options, tmp_p
     assert "of 90 samples were drawn; the other" in shown.err
     samples = json.loads(foreword("evaluate", tmp_path / "v", "--data", data, "--json").out)["samples"]
     assert samples["asked"] == 90 and 50 <= samples["drawn"] < 90 and samples["silent"] == 0
+    whole = foreword(
+        "train", "chain-of-thought", *options, "--data", data, "--out", tmp_path / "w", *given, "-o", "early_stop=false"
+    )
+    assert whole.code == 0, whole.err
+    every = json.loads(foreword("evaluate", tmp_path / "w", "--data", data, "--json").out)
+    assert every["metrics"] == json.loads(foreword("evaluate", tmp_path / "v", "--data", data, "--json").out)["metrics"]
+    curve = every["samples"]["majority"]
+    assert list(curve) == ["1", "3", "5", "9"] and samples["majority"] == {}
+    assert curve["9"] == pytest.approx(every["metrics"]["contains"]["value"])
+    assert curve["1"] == pytest.approx(0.7 * 0.8, abs=0.15)
+    assert "a majority of k samples is right" in foreword("evaluate", tmp_path / "w", "--data", data).err
     said = json.loads(foreword("predict", tmp_path / "v", "--json", "one").out)
     assert said["answer"] == "7" and sum(said["votes"].values()) == pytest.approx(1)
 

@@ -1,4 +1,4 @@
-"""Real models whose next byte follows a law that the test states: no layer adds anything, the last byte alone counts."""
+"""Real models whose next byte follows a law that a test states: no layer adds anything, the last byte alone counts."""
 
 from collections.abc import Mapping
 from typing import Any
