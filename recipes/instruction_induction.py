@@ -143,12 +143,12 @@ def page(lines: list[dict[str, Any]], lm: FrozenLM) -> str:
     ranks = [line["exhaustive"]["spearman"] for line in lines if line["exhaustive"]["spearman"] is not None]
     mean_rank = float(np.mean(ranks)) if ranks else float("nan")
     read = float(np.mean([line["evaluations"] / (line["candidates"] * line["rows"]["selection"]) for line in lines]))
+    places = [line["exhaustive"]["choice_rank"] for line in lines]
     first, three = sum(p == 1 for p in places), sum(p <= 3 for p in places)
     least = min(ranks, default=float("nan"))
     embedded = lm.name.startswith("foreword-mini")
     small = " The embedded model has 22 million parameters and hardly follows instructions." if embedded else ""
     invented = sum(line["source"] in ("forward", "insert", "variation", "history") for line in lines)
-    places = [line["exhaustive"]["choice_rank"] for line in lines]
     told = ", ".join(f"{key}={value}" for key, value in asked["options"].items())
     tests = sorted({line["rows"]["test"] for line in lines})
     chosen = "\n".join(f"- {line['task']}: {line['chosen']}" for line in lines)
