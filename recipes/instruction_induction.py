@@ -142,7 +142,13 @@ def page(lines: list[dict[str, Any]], lm: FrozenLM) -> str:
     means = {k: 100 * float(np.mean([line[k][0] for line in lines])) for k in ("without", "gold", "ape")}
     ranks = [line["exhaustive"]["spearman"] for line in lines if line["exhaustive"]["spearman"] is not None]
     mean_rank = float(np.mean(ranks)) if ranks else float("nan")
+    read = float(np.mean([line["evaluations"] / (line["candidates"] * line["rows"]["selection"]) for line in lines]))
     places = [line["exhaustive"]["choice_rank"] for line in lines]
+    first, three = sum(p == 1 for p in places), sum(p <= 3 for p in places)
+    least = min(ranks, default=float("nan"))
+    embedded = lm.name.startswith("foreword-mini")
+    small = " The embedded model has 22 million parameters and hardly follows instructions." if embedded else ""
+    invented = sum(line["source"] in ("forward", "insert", "variation", "history") for line in lines)
     told = ", ".join(f"{key}={value}" for key, value in asked["options"].items())
     tests = sorted({line["rows"]["test"] for line in lines})
     chosen = "\n".join(f"- {line['task']}: {line['chosen']}" for line in lines)
@@ -160,10 +166,12 @@ log-likelihood a piece it costs, and Spearman compares the budgeted with the exh
 {grid}
 
 - Means: no instruction {means["without"]:.1f}, gold {means["gold"]:.1f}, ape {means["ape"]:.1f}.
-- The budgeted choice is the best of all in {sum(p == 1 for p in places)} of {len(places)} tasks and among the best
-  three in {sum(p <= 3 for p in places)}; the mean Spearman correlation is {mean_rank:.2f}.
-- A model of this size hardly follows instructions. What it prefers is often not an instruction a person would give,
-  and a higher likelihood of the answers need not raise the metric.
+- The budget reads {100 * read:.0f}% of the candidates' cells. Its choice is the best of all on the selection rows in
+  {first} of {len(places)} tasks and among the best three in {three}.
+- The Spearman correlation is {mean_rank:.2f} on average and {least:.2f} at least.
+- {invented} of {len(places)} choices were proposed by the model.
+- A higher likelihood of the answers need not raise the metric, and what a model prefers need not be an instruction that
+  a person would give.{small}
 
 The instructions chosen:
 

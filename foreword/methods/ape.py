@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Progress, Searched, SearchMethod
+from foreword.methods.base import Job, Progress, SearchMethod
 from foreword.methods.search import wording
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
@@ -79,7 +81,9 @@ class Ape(SearchMethod):
     learns = False
     answers = ("labels", "options", "text")
 
-    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:
+    def search(
+        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
+    ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
         how = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
@@ -108,7 +112,7 @@ class Ape(SearchMethod):
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return Searched(NONE, pool.arms[outcome.winner].format, told)
+        return NONE, pool.arms[outcome.winner].format, 0, told
 
 
 class _Maker:

@@ -193,15 +193,6 @@ class DirectMethod(Method):
         """
 
 
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """What a search found, the format to use it in, and what the artefact records of the way there."""
-
-    value: Learnt
-    format: Format
-    metrics: dict[str, Any]
-
-
 class SearchMethod(Method):
     """A method that chooses words under a budget of evaluations; nothing is trained."""
 
@@ -211,9 +202,14 @@ class SearchMethod(Method):
     searches = True
 
     @abstractmethod
-    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: "Progress | None") -> Searched:
-        """What was found; every answer that cost something is noted before it is used, so that a killed search goes
-        on without asking again."""
+    def search(
+        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: "Progress | None"
+    ) -> tuple[Learnt, Format, int, dict[str, Any]]:
+        """What was found, the format to use it in, 0 (numbers trained), and what the record tells of the way.
+
+        Every answer that cost something goes into the ledger before it is used, so that a killed search goes on without
+        asking again.
+        """
 
 
 PEFT_NAMES = {

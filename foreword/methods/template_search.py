@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Progress, Searched, SearchMethod
+from foreword.methods.base import Job, Progress, SearchMethod
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, Score
 from foreword.methods.search.choose import identity
@@ -49,7 +50,9 @@ class TemplateSearch(SearchMethod):
     learns = False
     answers = ("labels", "options", "text")
 
-    def search(self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None) -> Searched:
+    def search(
+        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
+    ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
         config: TemplateSearchConfig = job.config
         if job.format.template.chat:
             raise ConfigError("template-search fills in a template of one string, and this one is a list of messages.")
@@ -72,7 +75,7 @@ class TemplateSearch(SearchMethod):
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return Searched(NONE, pool.arms[outcome.winner].format, told)
+        return NONE, pool.arms[outcome.winner].format, 0, told
 
     def _fillings(self, lm: FrozenLM, job: Job, rows: Any, ledger: Ledger) -> list[Filling]:
         """The likeliest fillings, taking turns over the shapes: sums over gaps of different lengths do not compare."""

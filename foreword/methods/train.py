@@ -1,6 +1,7 @@
 """Jobs to artefacts: direct methods one by one, learners through the loop, all that can be mixed in one stack."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -134,13 +135,14 @@ def train_many(
         method = find_method(job.method)
         if isinstance(method, DirectMethod):
             try:
-                done(index, _learn_directly(lm, job, method))
+                done(index, _learn_directly(lm, job, method, functools.partial(method.learn, lm, job)))
             except ForewordError as error:
                 done(index, error)
         elif isinstance(method, SearchMethod):
             try:
                 ledger = Ledger.open(_part(checkpoint, f"search-{index}", len(jobs)), recipe_hash(lm, [job]), resume)
-                done(index, _search(lm, job, method, ledger, _relayed(progress, index)))
+                learn = functools.partial(method.search, lm, job, ledger, _relayed(progress, index))
+                done(index, _learn_directly(lm, job, method, learn))
                 ledger.remove()
             except ForewordError as error:
                 done(index, error)
@@ -183,10 +185,11 @@ def train(
     return outcome
 
 
-def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
+def _learn_directly(lm: FrozenLM, job: Job, method: Method, learn: Callable[[], tuple[Any, ...]]) -> Trained:
+    """Run what gives a value, its format, the numbers trained, and perhaps what else the record tells."""
     method.require(lm.kind, job.task)
     began = time.perf_counter()
-    value, form, numbers, *notes = method.learn(lm, job)
+    value, form, numbers, *notes = learn()
     score = None
     if isinstance(job.config, HardConfig):
         found = calibrate(lm, job.task, job.config, job.format, value, form)
@@ -200,17 +203,6 @@ def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
     if any(row.label is not None or row.targets for row in held):
         artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score))
     return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
-
-
-def _search(lm: FrozenLM, job: Job, method: SearchMethod, ledger: Ledger, progress: Progress | None) -> Trained:
-    method.require(lm.kind, job.task)
-    began = time.perf_counter()
-    found = method.search(lm, job, ledger, progress)
-    seconds = time.perf_counter() - began
-    artefact = make_artefact(lm, job, found.value, found.format, 0).with_metrics(**found.metrics)
-    if job.task.validation:
-        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, job.task.validation))
-    return Trained(artefact, seconds, 0.0)
 
 
 def _part(checkpoint: Path | None, name: str, parts: int) -> Path | None:
