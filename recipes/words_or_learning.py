@@ -47,12 +47,14 @@ TASKS = ("sst2", "trec", "ag_news", "sick", "rte")
 SHOTS = (0, 16, 4, 32)  # in the order in which they are run
 SEEDS = (0, 1, 2)
 TEST_ROWS, UNLABELLED = 500, 200
-ABOUT = """At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval
-over the choice of test rows and, with labels, of {seeds} seeds, each of which draws its labels and as many development rows.
-Everything in a column of one task has the same labels and is read on the same rows. `none`, `contextual`, `pmi` and
-`batch` are calibrations; `auto` chooses one on the development rows. `manual` has no label (batch: {texts} texts without
-theirs). Of the labels' rows as many are shown as demonstrations as fit beside the longest row, in a context of 512
-tokens."""
+ABOUT = """
+At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval
+over the choice of test rows and, with labels, of {seeds} seeds, each of which draws its labels and as many
+development rows. Everything in a column of one task has the same labels and is read on the same rows. `none`,
+`contextual`, `pmi` and `batch` are calibrations; `auto` chooses one on the development rows. `manual` has no
+label (batch: {texts} texts without theirs). Of the labels' rows as many are shown as demonstrations as fit
+beside the longest row, in a context of 512 tokens.
+"""
 AGAINST = ("manual, none", "few-shot, auto")
 DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", *LEARNT)
 

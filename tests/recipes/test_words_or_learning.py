@@ -1,4 +1,7 @@
-"""The recipe of the curve runs, goes on, and says what is missing: python -m pytest tests/recipes/test_words_or_learning.py"""
+"""The recipe of the curve runs, goes on, and says what is missing.
+
+python -m pytest tests/recipes/test_words_or_learning.py
+"""
 
 import importlib.util
 from pathlib import Path
