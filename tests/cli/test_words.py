@@ -18,9 +18,8 @@ def made(data, tmp_path_factory):
         ("shown", "few-shot", "-o", "calibrate=auto", "-o", "temperature=true", "-o", r"separator=\s/\n"),
         ("near", "few-shot-knn", "-o", "demos=2"),
     ):
-        assert (
-            run(["train", method, *TINY, "--data", str(data), "--shots", "4", "--out", str(root / name), *options]) == 0
-        )
+        given = ["train", method, *TINY, "--data", str(data), "--shots", "4", "--out", str(root / name)]
+        assert run([*given, *options]) == 0
     return root
 
 
@@ -103,7 +102,7 @@ def test_biases_are_printed(foreword, data):
     [
         (("-o", "calibrate=always"), "choose one of none, contextual, pmi, batch, auto"),
         (("-o", "demos=0"), "lowest allowed is 1"),
-        (("-o", "demonstrations=3"), "Did you mean demos?"),
+        (("-o", "demo=3"), "Did you mean demos?"),
         (("-o", "uncut=2"), "share of 1, above 0"),
         (("--template", "{demos}{text}{demos}"), "{demos} 2 times"),
         (("--template", "{soft:3}{text}"), "demonstrations are words"),
