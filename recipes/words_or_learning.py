@@ -47,12 +47,14 @@ TASKS = ("sst2", "trec", "ag_news", "sick", "rte")
 SHOTS = (0, 16, 4, 32)  # in the order in which they are run
 SEEDS = (0, 1, 2)
 TEST_ROWS, UNLABELLED = 500, 200
-ABOUT = """At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval
-over the choice of test rows and, with labels, of {seeds} seeds, each of which draws its labels and as many development rows.
-Everything in a column of one task has the same labels and is read on the same rows. `none`, `contextual`, `pmi` and
-`batch` are calibrations; `auto` chooses one on the development rows. `manual` has no label (batch: {texts} texts without
-theirs). Of the labels' rows as many are shown as demonstrations as fit beside the longest row, in a context of 512
-tokens."""
+ABOUT = """
+At how many labels a class does learning beat words? Each cell is test accuracy in percent with a 95% interval
+over the choice of test rows and, with labels, of {seeds} seeds, each of which draws its labels and as many
+development rows. Everything in a column of one task has the same labels and is read on the same rows. `none`,
+`contextual`, `pmi` and `batch` are calibrations; `auto` chooses one on the development rows. `manual` has no
+label (batch: {texts} texts without theirs). Of the labels' rows as many are shown as demonstrations as fit
+beside the longest row, in a context of 512 tokens.
+"""
 AGAINST = ("manual, none", "few-shot, auto")
 DRAWN = ("manual, none", "manual, batch", "few-shot, none", "few-shot, auto", *LEARNT)
 
@@ -194,6 +196,16 @@ def _and(numbers: Sequence[int]) -> str:
     return " and ".join(map(str, numbers))
 
 
+def lacking(given: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
+    """A sentence on the cells that have not been run with every seed, by task and number of labels."""
+    found = {place for place, line in by_place(lines).items() if not place[1] or len(line.seeds) == len(given.seeds)}
+    missing = [c for c in cells(given) if (c.task.split(":")[-1], c.shots, c.name) not in found]
+    if not missing:
+        return []
+    listed = ", ".join(dict.fromkeys(f"{c.task}/{c.shots}" for c in missing))
+    return [f"Not run yet, or not with every seed: {len(missing)} of {len(cells(given))} cells, in {listed}."]
+
+
 def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
     tasks = list(dict.fromkeys(line.task for line in lines))
     machines = sorted(
@@ -207,9 +219,7 @@ def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
         " ".join(ABOUT.format(seeds=len(given.seeds), texts=UNLABELLED).split()),
         f"![curves]({given.picture.name})",
     ]
-    missing = [c.path for c in cells(given) if (c.task.split(":")[-1], c.shots, c.name) not in by_place(lines)]
-    if missing:
-        parts.append(f"Not run yet, {len(missing)} of {len(cells(given))} cells: {', '.join(missing)}.")
+    parts += lacking(given, lines)
     for task in tasks:
         listed = "\n".join(f"- {sentence}" for sentence in answers(lines, task))
         head = f"## {task} ({rows[task]:,} test rows, sha256 {hashes[task]})"

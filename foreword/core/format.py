@@ -1,7 +1,7 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, final
 
 from foreword.core.template import Template
@@ -123,6 +123,10 @@ class Format:
     def calibrated(self) -> bool:
         """Whether scores are changed after they were read."""
         return bool(self.shift) or self.temperature != 1.0 or self.premise is not None
+
+    def without_labels(self) -> "Format":
+        """The same rows with nothing to choose from, for text that goes on and for hidden states."""
+        return replace(self, labels=(), words=(), shift=(), temperature=1.0, calibration="none", premise=None)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads back. Decoding and calibration stand there only where there is one, as in older

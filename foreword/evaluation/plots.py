@@ -77,6 +77,7 @@ def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Pa
             style = {"color": f"C{number % 10}", "marker": "osD^v<>PX*"[number % 10], "markersize": 4, "capsize": 2}
             axis.errorbar(at, mean, [below, above], label=name, linewidth=1, elinewidth=0.7, **style)
         axis.set_xticks(range(len(places)), [str(x) for x in places])
+        axis.set_xlim(-0.5, len(places) - 0.5)
         axis.set_title(heading, loc="left", fontsize="medium")
         axis.grid(axis="y", color="0.9")
     for axis in axes[len(panels) :]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Progress, SearchMethod
+from foreword.methods.base import HardConfig, Job, Progress, SearchMethod
 from foreword.methods.search import wording
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
@@ -27,7 +27,7 @@ TOGETHER = 5  # texts asked for with one prompt
 
 
 @dataclass(frozen=True)
-class ApeConfig:
+class ApeConfig(HardConfig):
     """`proposer` is self (the model itself), remote, or another model's name or folder; masked models fill gaps and
     redraw words of seed instructions. `candidates` are proposed from `examples` rows at a time; then `rounds`
     times `resampled` more around the best `keep`: other wordings, or (`resample=history`) with past scores shown (Yang

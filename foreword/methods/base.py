@@ -302,7 +302,7 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
         value = _parse(method.name, name, kinds[name], given)
         bad = isinstance(value, float) and value != value
         low = LOWEST.get(name)
-        if bad or (low is not None and value is not None and value < low):
+        if bad or (low is not None and isinstance(value, int | float) and value < low):
             raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
         above = name in ABOVE_ZERO and not isinstance(value, bool)  # some methods have a switch of the same name
         if above and isinstance(value, int | float) and not 0 < value <= HIGHEST:

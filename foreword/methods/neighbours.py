@@ -22,7 +22,7 @@ def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | N
 
     Raises: ModelError where the encoder cannot be loaded.
     """
-    form = replace(form, template=form.template.without_demos(), labels=(), words=(), shift=(), temperature=1.0)
+    form = replace(form.without_labels(), template=form.template.without_demos())
     if encoder is not None:
         from foreword.models.load import load
 

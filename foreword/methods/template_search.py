@@ -9,7 +9,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Progress, SearchMethod
+from foreword.methods.base import HardConfig, Job, Progress, SearchMethod
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, Score
 from foreword.methods.search.choose import identity
@@ -22,7 +22,7 @@ from foreword.models.load import load
 
 
 @dataclass(frozen=True)
-class TemplateSearchConfig:
+class TemplateSearchConfig(HardConfig):
     """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
 
     Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`

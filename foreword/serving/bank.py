@@ -235,8 +235,7 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
     assert isinstance(value, PROMPTS), "nothing else is served"
     extra = text_start(value)
     labels = encoder(artefact.format, extra)
-    bare = replace(artefact.format, labels=(), words=(), shift=(), temperature=1.0, calibration="none")
-    plain = encoder(bare, extra)
+    plain = encoder(artefact.format.without_labels(), extra)
     assert plain.shared == labels.shared, "label words come after the last field"
     leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
     return Entry(version, artefact, value, labels, plain, labels.shared if leads else 0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.core.template import Answer, Field, Filled, Literal, Soft, Template, Turn
+from foreword.core.template import Answer, Demos, Field, Filled, Literal, Soft, Template, Turn
 from foreword.errors import ConfigError, DataError
 
 NASTY = [
@@ -32,6 +32,7 @@ other = st.one_of(
     st.builds(Field, names, st.booleans()),
     st.builds(Soft, length=st.integers(1, 10_000)),
     st.builds(lambda w: Soft(words=w), words),
+    st.builds(lambda t: Literal(t, data=True), st.text() | st.sampled_from(NASTY)),
 )
 
 
@@ -41,8 +42,10 @@ def parts_of_templates(draw) -> tuple:
     parts = draw(st.lists(st.one_of(literals, other), max_size=8))
     if draw(st.booleans()):
         parts.insert(draw(st.integers(0, len(parts))), Answer(draw(st.sampled_from(["mask", "answer"]))))
-    kept = [p for i, p in enumerate(parts) if not (isinstance(p, Literal) and i and isinstance(parts[i - 1], Literal))]
-    return tuple(kept)
+    if draw(st.booleans()):
+        parts.insert(draw(st.integers(0, len(parts))), Demos())
+    own = [isinstance(p, Literal) and not p.data for p in parts]
+    return tuple(p for i, p in enumerate(parts) if not (own[i] and i and own[i - 1]))
 
 
 def test_every_form():

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
+from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
@@ -202,3 +203,27 @@ def test_a_template_that_changes_the_data():
     assert made.decode(built.encode({"text": "a film"}).ids_S) == "a film?"
     with pytest.raises(DataError, match="row 4: the chat template"):
         built.encode_rows([Line({"text": "a"}), Line({"text": "x</think>y"}, where="row 4")])
+
+
+@pytest.mark.parametrize("chat", [name for name in TEMPLATES if name != "turns"])
+@pytest.mark.parametrize("name", MAKE)
+def test_demonstrations_become_earlier_turns_and_their_text_stays_data(name, chat):
+    """The pieces of the chat rendered with the examples' texts, where no text of theirs is a special token."""
+    made = tokenizer(name, chat)
+    source = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is {text} good?"}]
+    examples = [Example({"text": "a fine film"}, "good"), Example({"text": "the <|eot|> plot {x}"}, "bad")]
+    put = with_demos(Template.parse(source), examples, "never used")
+    assert [turn.role for turn in put.turns] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert Template.parse(put.source) == put
+    encoded = encoder(made, put.source).encode({"text": "the end"})
+    said = [
+        ("system", "Be brief."),
+        ("user", "Is {a} good?"),
+        ("assistant", "good"),
+        ("user", "Is {b} good?"),
+        ("assistant", "bad"),
+        ("user", "Is {c} good?"),
+    ]
+    fields = {"a": "a fine film", "b": "the <|eot|> plot {x}", "c": "the end"}
+    by_hand = encoder(made, [{"role": r, "content": c} for r, c in said]).encode(fields)
+    assert encoded.ids_S.tolist() == by_hand.ids_S.tolist()

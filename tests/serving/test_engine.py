@@ -14,12 +14,16 @@ import torch
 
 from foreword.core.learnt import Probe
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
+from foreword.methods.ensemble import ensemble
+from foreword.methods.predict import score_rows
+from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
 from foreword.serving.work import Asked, Busy, Delta, Sampling
 from tests.models.zoo import build
+from tests.planted import planted_task
 from tests.serving.alone import alone_scores, alone_text
 from tests.serving.made import LABELS, TEMPLATES, artefact, saved
 
@@ -325,3 +329,31 @@ def test_masked_models_label_and_do_not_write(tmp_path):
         assert engine.classify([Asked(version, "x")]).result(60)
         with pytest.raises(ConfigError, match="cannot continue"):
             engine.generate(Asked(version, "x"), Sampling()).result.result(60)
+
+
+@pytest.mark.parametrize("kind", ["foreword-tiny", "foreword-tiny-causal"])
+def test_demonstrations_and_calibration_are_served_as_they_were_measured(kind, tmp_path):
+    """A few-shot artefact answers what `score_rows` says, in a mixed batch; what takes two prompts a row is refused."""
+    lm = load(kind)
+    task = planted_task(7, train=12, validation=6, test=10)
+    options = {
+        "few-shot": {"calibrate": "batch", "temperature": True, "demos": 2},
+        "manual": {"calibrate": "contextual"},
+    }
+    made = {name: train(lm, task, name, **more).artefact for name, more in options.items()}
+    versions = {name: saved(tmp_path, name, one) for name, one in made.items()}
+    texts = [row.fields["text"] for row in task.test]
+    with Engine(lm, SMALL) as engine:
+        asked = [Asked(versions[name], text) for text in texts for name in versions]
+        judged = iter(engine.classify(asked).result(60))
+        wanted = {name: score_rows(lm, [(one, task.test)])[0].softmax(-1) for name, one in made.items()}
+        for n in range(len(texts)):
+            for name in versions:
+                found = next(judged).probabilities
+                assert list(found.values()) == pytest.approx(wanted[name][n].tolist(), abs=1e-5)
+        near = train(lm, task, "few-shot-knn").artefact
+        for name, other in (("near", near), ("both", ensemble(made))):
+            with pytest.raises(ArtefactError, match="more than one prompt before a row"):
+                engine.check(other)
+            with pytest.raises(ArtefactError, match="serve one of its members"):
+                engine.classify([Asked(saved(tmp_path, name, other), "x")]).result(60)
