@@ -44,6 +44,7 @@ QUICK = {
         "queries": 8,
         "inner_steps": 1,
         "inner_rate": 1e-3,
+        "validation_episodes": 4,
     },
 }
 

@@ -69,7 +69,7 @@ def test_a_learnt_start_is_as_good_as_the_centre_and_a_random_one_is_not():
     random_start = torch.randn(LENGTH, lm.dims.width, generator=draw)
     leaf = random_start.clone().requires_grad_()
     optimizer = torch.optim.Adam([leaf], lr=0.1)
-    steps = 200
+    steps = 300
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for seed in range(steps):
         support, query = losses(seed)
