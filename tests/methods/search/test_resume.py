@@ -39,10 +39,9 @@ def test_killed_while_asking_and_while_choosing(rows, tmp_path):
     running = []
     kill_at = {3, 9, 16}
 
-    def rule(number: int, body: dict):
+    def rule(number: int, body: dict) -> None:
         if number in kill_at:
             running[-1].kill()  # before it is answered
-        return
 
     with serving(Stub()) as whole:
         finish(command(rows, whole.url, tmp_path / "whole" / "out"), log)
