@@ -23,10 +23,7 @@ def test_a_quick_run_makes_the_page_and_the_picture_and_goes_on_where_it_stopped
     page = page_of(tmp_path)
     assert "Not run yet" not in page  # of the cells that were asked for
     assert recipe.main([*given, "--page"]) == 0
-    assert (
-        "Not run yet, or not with every seed: 3 of 12 cells, in builtin:sentiment/2."
-        in page_of(tmp_path)
-    )
+    assert "Not run yet, or not with every seed: 3 of 12 cells, in builtin:sentiment/2." in page_of(tmp_path)
     lines = (tmp_path / "runs" / "results.jsonl").read_text().splitlines()
     assert recipe.main(given) == 0
     now = (tmp_path / "runs" / "results.jsonl").read_text().splitlines()
