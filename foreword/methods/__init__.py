@@ -1,5 +1,6 @@
 """Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
 
+from foreword.methods.autoprompt import AutoPrompt
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
 from foreword.methods.fine_tuning import FineTuning
@@ -16,6 +17,7 @@ METHODS: dict[str, Method] = {
         Manual(),
         BagOfWords(),
         LinearProbe(),
+        AutoPrompt(),
         PromptTuning(),
         PTuning(),
         PrefixTuning(),

@@ -116,6 +116,44 @@ class DirectMethod(Method):
         """What was learnt, the format to use it in, and how many numbers were trained."""
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search ends with: a value, the format to use it in, how many numbers (or tokens) were chosen, what there is
+    to report, and the trace of its steps."""
+
+    value: Learnt
+    format: Format
+    numbers: int
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trace: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Notebook(ABC):
+    """Where a search keeps its state, so that a killed one goes on, and tells how far it is."""
+
+    @abstractmethod
+    def kept(self) -> dict[str, Any] | None:
+        """The state to go on from, or None to begin."""
+
+    @abstractmethod
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Keep a state, whole or not at all."""
+
+    @abstractmethod
+    def tell(self, step: int, steps: int, loss: float, rows: int) -> None:
+        """Report a step, and how many rows it has read so far."""
+
+
+class SearchMethod(Method):
+    """A method that searches step by step with a loop of its own; the same state gives the same next step."""
+
+    gradient = False
+
+    @abstractmethod
+    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Found:
+        """Go on from the notebook's state to the end."""
+
+
 PEFT_NAMES = {
     "num_virtual_tokens": "length",
     "prompt_tuning_init": "init",
@@ -170,7 +208,8 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0,
+    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "pool_rows": 2, "gradient_rows": 1,
+    "beam": 1, "restarts": 0, "swaps": 1, "fluency": 0.0, "accumulation": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")

@@ -16,9 +16,10 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
-from foreword.methods.base import DirectMethod, GradientMethod, Job, Method, Progress, configure
+from foreword.methods.base import DirectMethod, Found, GradientMethod, Job, Method, Progress, SearchMethod, configure
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run, fit
+from foreword.methods.notebook import FileNotebook
 from foreword.methods.predict import encode_rows, score_rows
 from foreword.methods.stack import rebuilt, tensors_of
 from foreword.models.base import FrozenLM
@@ -106,11 +107,17 @@ def train_many(
     single: list[int] = []
     for index, job in enumerate(jobs):
         method = find_method(job.method)
-        if isinstance(method, DirectMethod):
+        if isinstance(method, DirectMethod | SearchMethod):
+            own = checkpoint.with_name(f"{checkpoint.name}.{index}") if checkpoint and len(jobs) > 1 else checkpoint
+            notebook = FileNotebook(own, recipe_hash(lm, [job]), resume, job, index, progress)
             try:
-                done(index, _learn_directly(lm, job, method))
+                done(index, _learn_directly(lm, job, method, notebook))
+                notebook.remove()
             except ForewordError as error:
                 done(index, error)
+            except KeyboardInterrupt:
+                made = [o if isinstance(o, Trained) else None for o in outcomes]
+                raise TrainingInterrupted(made) from None
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
@@ -148,11 +155,16 @@ def train(
     return outcome
 
 
-def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod) -> Trained:
+def _learn_directly(lm: FrozenLM, job: Job, method: DirectMethod | SearchMethod, notebook: FileNotebook) -> Trained:
     began = time.perf_counter()
-    value, form, numbers = method.learn(lm, job)
+    if isinstance(method, SearchMethod):
+        found = method.search(lm, job, notebook)
+    else:
+        found = Found(*method.learn(lm, job))
+    numbers = found.numbers
     seconds = time.perf_counter() - began
-    artefact = make_artefact(lm, job, value, form, numbers)
+    artefact = dataclasses.replace(make_artefact(lm, job, found.value, found.format, numbers), trace=found.trace)
+    artefact = artefact.with_metrics(**found.metrics)
     if job.task.validation:
         score = score_rows(lm, [(artefact, job.task.validation)])[0]
         artefact = artefact.with_metrics(validation=_measure(score, [_label(r) for r in job.task.validation]))

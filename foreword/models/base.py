@@ -141,8 +141,11 @@ class FrozenLM(ABC):
         """The same for input embeddings; no gradient flows."""
 
     @abstractmethod
-    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
-        """Keys and values of every layer at every column, differentiable; those of padding are not to be used."""
+    def states(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None
+    ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+        """Keys and values of every layer at every column of the rows, differentiable; those of padding are not to be
+        used. With a prefix they are those of text that stands after it."""
 
     @abstractmethod
     def require_prefix(self) -> None:

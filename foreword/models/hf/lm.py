@@ -245,11 +245,13 @@ class HFLM(FrozenLM):
         keys, values = self.states(Inputs(embed_BSD, attend_BS, position_BS, position_BS[:, :1]))
         return PrefixPrompt({"self": (keys[:, 0], values[:, 0])}, start=length)
 
-    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+    def states(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None
+    ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
         self.require_prefix()
-        rows = self._placed(inputs, None)
+        rows = self._placed(inputs, prefix)
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-        told = seam.Seam(self._layer_of, None, None, rows, self._backend, seen, enough=self.dims.layers)
+        told = seam.Seam(self._layer_of, prefix, None, rows, self._backend, seen, enough=self.dims.layers)
         with suppress(seam.Enough):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
