@@ -168,7 +168,9 @@ class Bench:
         futures = [engine.classify([served.Asked(versions[task], text)]) for task, text in asked]
         return torch.tensor([[*future.result()[0].probabilities.values()] for future in futures])
 
-    def _texts(self, engine: Engine, load: served.Load, versions: list[Any], asked: list[tuple[int, str]]) -> list[str]:
+    def _texts(
+        self, engine: Engine, load: served.Load, versions: list[Any], asked: list[tuple[int, str]]
+    ) -> list[str]:
         sampling = served.Sampling(max_tokens=load.new, temperature=0.0)
         tickets = [engine.generate(served.Asked(versions[task], text), sampling) for task, text in asked]
         return [ticket.result.result().text for ticket in tickets]
@@ -181,9 +183,7 @@ class Bench:
             return {"largest": largest, "void": f"probabilities differ by {largest:.1e}" if largest > limit else ""}
         before = self.lm.tokenizer("It was", add_special_tokens=False)["input_ids"]
         known, ours = len(self._decoded(before)), found["ours"]
-        texts = {
-            side: [self._decoded([*before, *ids])[known:] for ids in found[side]] for side in found if side != "ours"
-        }
+        texts = {side: [self._decoded([*before, *ids])[known:] for ids in found[side]] for side in found if side != "ours"}
         wrong = {side: sum(a != b for a, b in zip(own, ours, strict=True)) for side, own in texts.items()}
         # Two pieces within rounding of each other are chosen either way, and what follows differs: one text in thirty.
         bad = {side: count for side, count in wrong.items() if count > len(ours) // 30}
@@ -247,13 +247,7 @@ class Bench:
                 one_prompt.append(served.burst(engine, load, versions, [0] * size))
                 some.append(served.burst(engine, load, versions, served.drawn(size, most, law, self.rng)))
         ratios = [s / o for s, o in zip(some, one_prompt, strict=True)]
-        return {
-            "prompts": most,
-            "share": 0.1,
-            "one": one_prompt,
-            "many": some,
-            "ratio": served.interval(ratios, self.rng),
-        }
+        return {"prompts": most, "share": 0.1, "one": one_prompt, "many": some, "ratio": served.interval(ratios, self.rng)}
 
     def cold(self) -> dict[str, Any]:
         count = 20 if self.quick else 1000

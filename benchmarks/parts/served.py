@@ -104,13 +104,8 @@ def warm(engine: Engine, load: Load, versions: Sequence[Version], size: int = 20
 
 
 def poisson(
-    engine: Engine,
-    load: Load,
-    versions: Sequence[Version],
-    choose: Callable[[int], list[int]],
-    rate: float,
-    seconds: float,
-    rng: random.Random,
+    engine: Engine, load: Load, versions: Sequence[Version], choose: Callable[[int], list[int]], rate: float,
+    seconds: float, rng: random.Random,
 ) -> dict[str, float]:
     """Open loop: requests come at their times whatever became of those before. Seconds from arrival to answer."""
     count = max(20, int(rate * seconds))

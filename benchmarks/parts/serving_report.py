@@ -36,13 +36,7 @@ def render(records: Sequence[dict[str, Any]]) -> str:
     parts = [HEAD]
     for told, group in sorted(groups.items()):
         parts.append(f"## {', '.join(told[:4])}\n\n{told[4]}\n")
-        for kind, table in (
-            ("peers", _peers),
-            ("ratio", _ratios),
-            ("tiers", _ratios),
-            ("open", _open),
-            ("cold", _cold),
-        ):
+        for kind, table in (("peers", _peers), ("ratio", _ratios), ("tiers", _ratios), ("open", _open), ("cold", _cold)):
             own = [record for record in group if record["cell"].split("/")[0] == kind]
             if own:
                 parts.append(table(own))

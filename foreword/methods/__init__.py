@@ -8,6 +8,7 @@ from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
 from foreword.methods.manual import Manual
 from foreword.methods.p_tuning import PTuning
+from foreword.methods.pez import Pez
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
 
@@ -18,6 +19,7 @@ METHODS: dict[str, Method] = {
         BagOfWords(),
         LinearProbe(),
         AutoPrompt(),
+        Pez(),
         PromptTuning(),
         PTuning(),
         PrefixTuning(),

@@ -1,6 +1,7 @@
 """A soft prompt that is learnt through its nearest tokens (PEZ, Wen et al. 2023, algorithm 1)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 
@@ -25,25 +26,37 @@ def nearest(lm: FrozenLM, soft_PD: Float[Tensor, "P D"], allowed_A: Int[Tensor, 
     return tuple(int(i) for i in allowed_A[best_P])
 
 
-def projected(
-    lm: FrozenLM,
-    blocks: Callable[[int], Sequence[Block]],
-    soft_PD: Float[Tensor, "P D"],
-    allowed_A: Int[Tensor, "A"],
-    steps: int,
-    learning_rate: float,
-    objective: Objective,
-) -> Iterator[tuple[Prompt, float]]:
-    """The tokens nearest to the soft copy at each step and their loss on that step's rows.
+@final
+class Descent:
+    """A soft copy on its way. The gradient is taken at the nearest tokens' own embeddings and applied to the soft copy,
+    by AdamW without decay."""
 
-    The gradient is taken at the tokens' own embeddings and applied to the soft copy, by AdamW without decay.
-    """
-    soft_PD = soft_PD.detach().float().clone().requires_grad_()
-    optimizer = torch.optim.AdamW([soft_PD], lr=learning_rate, weight_decay=0.0)
-    for step in range(steps):
-        prompt = nearest(lm, soft_PD.detach(), allowed_A)
-        loss, grad_PD = slot_gradient(lm, blocks(step), embeddings_of(lm, prompt), objective)
-        yield prompt, loss
-        soft_PD.grad = grad_PD.to(soft_PD)
-        optimizer.step()
-    yield nearest(lm, soft_PD.detach(), allowed_A), float("nan")
+    def __init__(self, soft_PD: Float[Tensor, "P D"], learning_rate: float):
+        self.soft_PD = soft_PD.detach().float().clone().requires_grad_()
+        self.step = 0
+        self._optimizer = torch.optim.AdamW([self.soft_PD], lr=learning_rate, weight_decay=0.0)
+
+    def advance(
+        self, lm: FrozenLM, blocks: Sequence[Block], allowed_A: Int[Tensor, "A"], objective: Objective
+    ) -> tuple[Prompt, float]:
+        """One step: the tokens nearest to the soft copy before it, and their loss on these rows."""
+        prompt = nearest(lm, self.soft_PD.detach(), allowed_A)
+        loss, grad_PD = slot_gradient(lm, blocks, embeddings_of(lm, prompt), objective)
+        self.soft_PD.grad = grad_PD.to(self.soft_PD)
+        self._optimizer.step()
+        self.step += 1
+        return prompt, loss
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs, as numbers that JSON keeps exactly."""
+        moments = self._optimizer.state_dict()["state"].get(0, {})
+        kept = {name: moments[name].tolist() for name in ("step", "exp_avg", "exp_avg_sq") if name in moments}
+        return {"step": self.step, "soft": self.soft_PD.tolist(), "moments": kept}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self.soft_PD.copy_(torch.tensor(kept["soft"]))
+        self.step = kept["step"]
+        state = self._optimizer.state_dict()
+        state["state"] = {0: {k: torch.tensor(v) for k, v in kept["moments"].items()}} if kept["moments"] else {}
+        self._optimizer.load_state_dict(state)

@@ -7,7 +7,7 @@ from typing import Literal
 from foreword.errors import ConfigError
 from foreword.methods.trigger.field import Field
 from foreword.methods.trigger.gradients import embeddings_of
-from foreword.methods.trigger.projection import projected
+from foreword.methods.trigger.projection import Descent
 from foreword.methods.trigger.slots import Prompt
 
 Init = Literal["best", "manual", "filler", "pez", "random"]
@@ -94,11 +94,11 @@ def random_prompt(field: Field, rng: random.Random, around: Prompt | None = None
 
 def _pez(field: Field, begin: Prompt) -> Prompt | None:
     """The best of the prompts that a short projected descent passes through."""
-    passed = projected(
-        field.lm, field.gradient_blocks, embeddings_of(field.lm, begin), field.allowed_A, PEZ_STEPS, PEZ_RATE,
-        field.objective,
-    )  # fmt: skip
-    seen = {prompt: loss for prompt, loss in passed if loss == loss}
+    descent = Descent(embeddings_of(field.lm, begin), PEZ_RATE)
+    seen: dict[Prompt, float] = {}
+    for step in range(PEZ_STEPS):
+        prompt, loss = descent.advance(field.lm, field.gradient_blocks(step), field.allowed_A, field.objective)
+        seen[prompt] = min(loss, seen.get(prompt, loss))
     prompts = _writable(field, sorted(seen, key=lambda p: seen[p])[:8])
     if not prompts:
         return None
