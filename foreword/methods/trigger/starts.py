@@ -28,7 +28,7 @@ def starts(field: Field, init: Init) -> dict[str, tuple[Prompt, float]]:
     manual = _manual(field, filler)
     if init in ("best", "manual") and manual is not None:
         found["manual"] = manual
-    if init == "random" or (init == "best" and not found):
+    if init == "random" or (init in ("best", "filler") and not found):
         found["random"] = random_prompt(field, random.Random(f"{field.job.seed} start"))
     if init in ("best", "pez"):
         begin = manual or filler or random_prompt(field, random.Random(f"{field.job.seed} start"))
@@ -50,7 +50,8 @@ def _writable(field: Field, prompts: Sequence[Prompt]) -> list[Prompt]:
 def _filler(field: Field) -> Prompt | None:
     """One common token in every slot: the one with the lowest loss."""
     tokenizer = field.lm.tokenizer
-    singles = [field.slotted.encoder.pieces.after(("a",), [" " + word])[0] for word in FILLER]
+    texts = [space + word for word in FILLER for space in (" ", "")]
+    singles = field.slotted.encoder.pieces.after(("a",), texts)
     if field.slotted.length and tokenizer.unk_token_id is not None:
         singles = [ids for ids in singles if tokenizer.unk_token_id not in ids]
     prompts = _writable(field, [tuple(ids * field.slotted.length) for ids in singles if len(ids) == 1])
