@@ -91,7 +91,7 @@ def _traced(trace: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for one in trace.get("prompt", {}).get("without_token", []):
         yield "loss without", f"{one['token']!r}: {one['loss']:.4f}"
     for which, words in trace.get("prompt", {}).get("top_words", {}).items():
-        yield f"top words {which}", ", ".join(f"{w['word']} {w['probability']:.3f}" for w in words)
+        yield f"top words {which}", ", ".join(f"{w['word']!r} {w['probability']:.3f}" for w in words)
 
 
 def _measured(value: Any) -> str:

@@ -52,14 +52,14 @@ class Pez(SearchMethod):
         if kept is not None:
             descent.restore(kept["descent"])
             passed, steps = [(tuple(p), loss) for p, loss in kept["passed"]], kept["steps"]
+            field.pool.read = kept["read"]
         while descent.step < config.steps:
             prompt, loss = descent.advance(lm, field.gradient_blocks(descent.step), field.allowed_A, config.objective)
             if descent.step % config.eval_every == 0 or descent.step == config.steps:
                 measured = _measured(field, prompt, passed)
                 steps.append({"step": descent.step, "tokens": field.words(prompt), "prompt": list(prompt), "loss": measured})
-                notebook.keep(
-                    {"step": descent.step, "descent": descent.state(), "passed": passed, "steps": steps}
-                )
+                state = {"step": descent.step, "descent": descent.state(), "passed": passed, "steps": steps}
+                notebook.keep({**state, "read": field.pool.read})
             notebook.tell(descent.step, config.steps, loss, field.pool.read)
         return _found(field, passed, steps, begin)
 
