@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from foreword.core.format import Format
-from foreword.core.template import Field, Soft, Template, Turn
+from foreword.core.template import Field, Literal, Part, Soft, Template, Turn
 from foreword.errors import ForewordError
 from foreword.methods.trigger.slots import Prompt, Slotted, columns_of, replaced, spans, worded
 from foreword.models.base import FrozenLM
@@ -33,10 +33,13 @@ class Writer:
     spans: tuple[range, ...]
     probes: tuple[TextRow, ...]
     open: tuple[Encoded, ...]  # the probes with open slots
+    apart: tuple[bool, ...]  # for each gap, whether a letter right at its start would join the text of a field
 
     @staticmethod
-    def build(lm: FrozenLM, slotted: Slotted, rows: Sequence[TextRow], encoded: Sequence[Encoded]) -> "Writer":
-        """`encoded` are the rows with open slots."""
+    def build(
+        lm: FrozenLM, slotted: Slotted, rows: Sequence[TextRow], encoded: Sequence[Encoded], surfaces: Sequence[str]
+    ) -> "Writer":
+        """`encoded` are the rows with open slots; `surfaces` of the tokens in use say whether words bring a space."""
         holed = Encoder.build(lm, replace(slotted.format, template=_holed(slotted.format.template)))
         kinds: dict[str, int] = {}
         for index, (row, e) in enumerate(zip(rows, encoded, strict=True)):
@@ -44,7 +47,10 @@ class Writer:
                 kinds.setdefault("".join(_kind(text) for text in row.fields.values()), index)
         chosen = list(kinds.values())[:PROBES] or [0][: len(rows)]
         parts = tuple(spans(slotted.encoder))
-        return Writer(lm, slotted, holed, parts, tuple(rows[i] for i in chosen), tuple(encoded[i] for i in chosen))
+        spaced = any(surface.startswith(" ") for surface in surfaces)
+        apart = tuple(spaced and after for after in _after_field(slotted.format.template))
+        probes, opened = tuple(rows[i] for i in chosen), tuple(encoded[i] for i in chosen)
+        return Writer(lm, slotted, holed, parts, probes, opened, apart)
 
     def texts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...] | None]:
         """The words for each prompt's slots; None where no way to write them is read back as these tokens."""
@@ -52,7 +58,7 @@ class Writer:
         found: list[tuple[str, ...] | None] = [None] * len(prompts)
         bare = [tuple(text.lstrip(" ") for text in texts) for texts in surfaces]
         for variant in (surfaces, bare):  # without its first space where the prompt begins a row
-            asked = [i for i in range(len(prompts)) if found[i] is None and all(t.strip() for t in variant[i])]
+            asked = [i for i in range(len(prompts)) if found[i] is None and self._stands(variant[i])]
             for i, good in zip(asked, self._read_back([prompts[i] for i in asked], [variant[i] for i in asked])):
                 if good:
                     found[i] = variant[i]
@@ -62,6 +68,13 @@ class Writer:
         """The format with these words in its text."""
         form = self.slotted.format
         return replace(form, template=worded(form.template, texts))
+
+    def _stands(self, texts: tuple[str, ...]) -> bool:
+        """Whether there are words for every slot, none of which joins a field's text: which pieces those would become
+        together differs from row to row."""
+        return all(
+            text.strip() and not (apart and text[0].isalnum()) for text, apart in zip(texts, self.apart, strict=True)
+        )
 
     def _surfaces(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
         tokenizer = self.lm.tokenizer
@@ -123,6 +136,19 @@ def _holed(template: Template) -> Template:
         turns.append(Turn(turn.role, replaced(turn.parts, [Field(_hole(number + n)) for n in range(count)])))
         number += count
     return Template(tuple(turns))
+
+
+def _after_field(template: Template) -> list[bool]:
+    """For each slot, whether a field's text stands right before it, spaces aside."""
+    found = []
+    for turn in template.turns:
+        before: Part | None = None
+        for part in turn.parts:
+            if isinstance(part, Soft):
+                found.append(isinstance(before, Field))
+            if not (isinstance(part, Literal) and not part.text.strip(" ")):
+                before = part
+    return found
 
 
 def _kind(text: str) -> str:
