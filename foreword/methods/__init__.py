@@ -11,6 +11,7 @@ from foreword.methods.p_tuning import PTuning
 from foreword.methods.pez import Pez
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
+from foreword.methods.soft_verbalizer import SoftVerbalizer
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -20,6 +21,7 @@ METHODS: dict[str, Method] = {
         LinearProbe(),
         AutoPrompt(),
         Pez(),
+        SoftVerbalizer(),
         PromptTuning(),
         PTuning(),
         PrefixTuning(),

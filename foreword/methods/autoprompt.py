@@ -3,25 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
+from foreword.methods.alternate import alternate
 from foreword.methods.base import Found, Job, Notebook, SearchMethod
-from foreword.methods.predict import encode_rows
-from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger import paper
 from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
-from foreword.methods.trigger.field import Field, label_of, make_field
+from foreword.methods.trigger.choice import as_value, choose
+from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.objective import Objective
 from foreword.methods.trigger.slots import Prompt
 from foreword.methods.trigger.starts import Init, starts
 from foreword.methods.trigger.trace import explained
-from foreword.methods.trigger.words import reads_alike
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy, nll
-from foreword.tasks.rows import Row
 
 FINALISTS = 8  # prompts that the search passed through, read on the development rows at the end
 
@@ -54,7 +49,8 @@ class AutoPromptConfig(SearchConfig):
     `fluency` weighs the words' own cost. `verify`: "race" drops what cannot win any more, "all" reads everything,
     "halving" a quarter. `init` says which starts are compared on the pool.
 
-    `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, accuracy decides.
+    `label_words` "search" also finds words for the labels, in turn with the prompt, in so many `rounds`, which share the
+    steps. `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, accuracy decides.
     """
 
     variant: Literal["foreword", "paper"] = "foreword"
@@ -67,6 +63,8 @@ class AutoPromptConfig(SearchConfig):
     fluency: float = 0.0
     verify: Verify = "race"
     accumulation: int = 10
+    label_words: Literal["given", "search"] = "given"
+    rounds: int = 1
 
 
 class AutoPrompt(SearchMethod):
@@ -81,42 +79,36 @@ class AutoPrompt(SearchMethod):
     def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Found:
         lm.require_gradient()
         config: AutoPromptConfig = job.config
-        if config.variant == "paper":
-            return _as_published(lm, job, notebook)
-        field = make_field(lm, job, config)
-        plan = Plan(
-            config.steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps,
-            config.fluency, config.verify,
-        )  # fmt: skip
-        kept = notebook.kept()
-        if kept is None:
-            begun = starts(field, config.init)
-            costs = penalties(field, plan, [p for p, _ in begun.values()])
-            losses = {name: loss + cost for (name, (_, loss)), cost in zip(begun.items(), costs, strict=True)}
-            chosen = min(losses, key=losses.__getitem__)
-            state, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
-        else:
-            state, begin = State.from_json(kept["search"]), kept["starts"]
-
-        def after(state: State) -> None:
-            notebook.keep({"step": state.step, "search": state.to_json(), "starts": begin})
-            notebook.tell(state.step, config.steps, state.best[1], state.read)
-
-        descend(field, plan, state, after)
-        return _found(field, state, begin)
+        search = _as_published if config.variant == "paper" else _search
+        if config.label_words == "search":
+            return alternate(lm, job, notebook, search, config.rounds)
+        return search(lm, job, notebook)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A prompt with its development accuracy and likelihood; `prompt` is None for the manual one."""
+def _search(lm: FrozenLM, job: Job, notebook: Notebook) -> Found:
+    config: AutoPromptConfig = job.config
+    steps = max(1, config.steps // config.rounds)
+    field = make_field(lm, job, config)
+    plan = Plan(
+        steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps, config.fluency,
+        config.verify,
+    )  # fmt: skip
+    kept = notebook.kept()
+    if kept is None:
+        begun = starts(field, config.init)
+        costs = penalties(field, plan, [p for p, _ in begun.values()])
+        losses = {name: loss + cost for (name, (_, loss)), cost in zip(begun.items(), costs, strict=True)}
+        chosen = min(losses, key=losses.__getitem__)
+        state, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
+    else:
+        state, begin = State.from_json(kept["search"]), kept["starts"]
 
-    prompt: Prompt | None
-    accuracy: float
-    likelihood: float
+    def after(state: State) -> None:
+        notebook.keep({"step": state.step, "search": state.to_json(), "starts": begin})
+        notebook.tell(state.step, config.steps, state.best[1], state.read)
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        return self.accuracy, self.likelihood
+    descend(field, plan, state, after)
+    return _found(field, state, begin)
 
 
 def _found(field: Field, state: State, begin: dict[str, Any]) -> Found:
@@ -141,40 +133,6 @@ def _found(field: Field, state: State, begin: dict[str, Any]) -> Found:
         return Found(empty, field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
     return Found(value, form, field.slotted.length, metrics, trace)
-
-
-def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
-    """The manual prompt first, then these, measured on the development rows (the pool where there are none); and the
-    best. A tie goes to the manual prompt, then to the first."""
-    job = field.job
-    rows = job.task.validation or field.pool_rows
-    choices = []
-    if not job.format.template.slots:
-        encoded = encode_rows(field.lm, job.format, rows)
-        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
-        choices.append(_choice(None, stacked_scores(field.lm, [empty], [encoded])[0], rows))
-    encoded = field.slotted.encoder.encode_rows(rows)
-    values = [HardPrompt(torch.tensor(p)) for p in prompts]
-    scores = stacked_scores(field.lm, values, [encoded] * len(prompts))
-    choices += [_choice(p, score_NC, rows) for p, score_NC in zip(prompts, scores, strict=True)]
-    return choices, max(choices, key=lambda c: c.rank)
-
-
-def _choice(prompt: Prompt | None, score_NC: torch.Tensor, rows: tuple[Row, ...]) -> Choice:
-    score, label = score_NC.double().cpu().numpy(), np.asarray([label_of(row) for row in rows])
-    return Choice(prompt, float(accuracy(score, label)), -float(nll(score, label)))
-
-
-def as_value(field: Field, prompt: Prompt) -> tuple[HardPrompt, Format]:
-    """Words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
-    [texts] = field.writer.texts([prompt])
-    if texts is not None:
-        form = field.writer.format(texts)
-        rows = (*field.pool_rows, *field.job.task.validation)
-        encoded = [*field.encoded, *field.slotted.encoder.encode_rows(field.job.task.validation)]
-        if reads_alike(field.lm, form, rows, encoded, prompt):
-            return HardPrompt(torch.zeros(0, dtype=torch.long)), form
-    return HardPrompt(torch.tensor(prompt)), field.slotted.format
 
 
 def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Found:

@@ -209,7 +209,7 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
 LOWEST = {
     "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "pool_rows": 2, "gradient_rows": 1,
-    "beam": 1, "restarts": 0, "swaps": 1, "fluency": 0.0, "accumulation": 1,
+    "beam": 1, "restarts": 0, "swaps": 1, "fluency": 0.0, "accumulation": 1, "rounds": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = ("learning_rate", "alpha", "regularisation")

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from foreword.core.prompts import HardPrompt
-from foreword.methods.autoprompt import SearchConfig, as_value, choose
+from foreword.methods.autoprompt import SearchConfig
 from foreword.methods.base import Found, Job, Notebook, SearchMethod
+from foreword.methods.trigger.choice import as_value, choose
 from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.gradients import embeddings_of
 from foreword.methods.trigger.projection import Descent
