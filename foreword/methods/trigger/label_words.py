@@ -118,7 +118,7 @@ def fit_classifier(
 ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
     """Logistic regression over answer vectors, its strength chosen on the second set; scaling is folded in."""
     x = [v.double().numpy() for v in vectors]
-    mean, scale = x[0].mean(0), x[0].std(0) + 1e-6
+    mean, scale = x[0].mean(0), float(x[0].std()) + 1e-6  # one scale: a scale a column would turn the direction
     z = [(part - mean) / scale for part in x]
     strength = choose_regularisation(z[0], labels[0], z[1], labels[1], seed)
     weight, bias = logistic(z[0], labels[0], count, strength, seed)
@@ -148,20 +148,30 @@ def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
 def _best_words(
     encoder: Encoder, form: Format, score_CA: Float[Tensor, "C A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
 ) -> list[list[tuple[str, int]]]:
-    """Up to five words a label with their pieces: each goes to the label that scores it highest, and is one piece in
-    the answer's place."""
-    owner_A = score_CA.argmax(0)
-    found = []
-    for label in range(len(form.labels)):
-        own = [i for i in score_CA[label].argsort(descending=True, stable=True).tolist() if int(owner_A[i]) == label]
-        words = [surfaces[int(ids_A[i])].strip() for i in own[:POOLED] if score_CA[label, i] > -torch.inf]
-        read = dict(zip(words, encoder.planner.place.ids(encoder.pieces, words), strict=True)) if words else {}
-        wanted = dict(zip(words, (int(ids_A[i]) for i in own), strict=False))
-        good = [(word, i) for word, i in wanted.items() if read[word] == [i]][:MOST]
-        if not good:
-            raise ConfigError(f"No word was found for the label {form.labels[label]!r}; give label words by hand.")
-        found.append(good)
+    """Up to five words a label with their pieces: labels take their best in turns, so that no word serves two."""
+    found: list[list[tuple[str, int]]] = [[] for _ in form.labels]
+    orders = [iter(_whole_words(encoder, scores_A, ids_A, surfaces)) for scores_A in score_CA]
+    used: set[int] = set()
+    for _ in range(MOST):
+        for label, order in enumerate(orders):
+            word = next((w for w in order if w[1] not in used), None)
+            if word is not None:
+                found[label].append(word)
+                used.add(word[1])
+    for name, words in zip(form.labels, found, strict=True):
+        if not words:
+            raise ConfigError(f"No word was found for the label {name!r}; give label words by hand.")
     return found
+
+
+def _whole_words(
+    encoder: Encoder, score_A: Float[Tensor, "A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
+) -> list[tuple[str, int]]:
+    """A label's best words that are one piece in the answer's place, with that piece."""
+    order = [i for i in score_A.argsort(descending=True, stable=True).tolist()[:POOLED] if score_A[i] > -torch.inf]
+    words = [surfaces[int(ids_A[i])].strip() for i in order]
+    read = encoder.planner.place.ids(encoder.pieces, words) if words else []
+    return [(word, int(ids_A[i])) for word, i, ids in zip(words, order, read, strict=True) if ids == [int(ids_A[i])]]
 
 
 def _measured(

@@ -35,7 +35,7 @@ def test_scores_are_the_softmax_over_labels_with_the_bias(kind):
 @pytest.mark.parametrize("how", ["classifier", "ratio"])
 def test_planted_words_are_found_in_made_up_answer_vectors(how):
     """Rows of a label have an answer vector near the output rows of three words drawn for it."""
-    lm, model = word_lm("causal", 60, seed=SEED, width=32)
+    lm, model = word_lm("causal", 60, seed=SEED, width=128)
     weight_VD = output_of(model)[0].detach()
     rng = random.Random(SEED)
     words = rng.sample(range(11, 71), 6)
@@ -43,7 +43,7 @@ def test_planted_words_are_found_in_made_up_answer_vectors(how):
     generator = torch.Generator().manual_seed(SEED)
     label_N = np.array([n % 2 for n in range(80)])
     mean_CD = torch.stack([weight_VD[some].mean(0) for some in planted]) * 8
-    vector_ND = mean_CD[label_N] + 0.1 * torch.randn(80, 32, generator=generator, dtype=torch.float64)
+    vector_ND = mean_CD[label_N] + 0.1 * torch.randn(80, 128, generator=generator, dtype=torch.float64)
     ids = torch.arange(11, 71)
     if how == "classifier":
         score_CA = classifier_scores(lm, *fit_classifier([vector_ND] * 2, [label_N] * 2, 2, 0), ids)
