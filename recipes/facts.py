@@ -29,6 +29,7 @@ from foreword.errors import ForewordError
 from foreword.evaluation import facts as lines
 from foreword.methods.base import Step
 from foreword.tasks.facts import Facts, countries, evidenced, perturbed, read_facts
+from foreword.tasks.ranks import rank_metrics
 
 FIVE = ("P17", "P30", "P103", "P176", "P1412")  # named before any run: three N-1 of places and makers, two of languages
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -117,6 +118,8 @@ def told(one: Any, seed: int) -> Any:
 
 def keep(given: Any, lm: Any, asked: list[Any], artefacts: dict[str, Artefact], arm: str, seed: int) -> None:
     """Ranks on the test rows, all relations in shared batches, one file each."""
+    if not artefacts:
+        return
     swapped: dict[str, Any] = {}
     if given.evidence:
         control = [lines.Asked(a.relation, None if a.task is None else perturbed(a.task, seed)) for a in asked]
@@ -136,7 +139,7 @@ def keep(given: Any, lm: Any, asked: list[Any], artefacts: dict[str, Artefact], 
             "swapped_ranks": swapped[found.relation].tolist() if found.relation in swapped else None,
         }
         write_whole(file_of(given, lm, arm, found.relation, seed), json.dumps(record, ensure_ascii=False).encode())
-        print(f"{found.relation}, {arm}, seed {seed}: {lines.measured(found.rank_R)}", file=sys.stderr, flush=True)
+        print(f"{found.relation}, {arm}, seed {seed}: {rank_metrics(found.rank_R)}", file=sys.stderr, flush=True)
 
 
 def file_of(given: Any, lm: Any, arm: str, relation: str, seed: int) -> Path:

@@ -90,6 +90,8 @@ def _traced(trace: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
     for one in trace.get("prompt", {}).get("without_token", []):
         yield "loss without", f"{one['token']!r}: {one['loss']:.4f}"
+    for one in trace.get("prompt", {}).get("attention", []):
+        yield "attention to", f"{one['token']!r}: {one['all_layers']:.4f} over all layers, {one['last_layer']:.4f} in the last"
     for which, words in trace.get("prompt", {}).get("top_words", {}).items():
         yield f"top words {which}", ", ".join(f"{w['word']!r} {w['probability']:.3f}" for w in words)
 

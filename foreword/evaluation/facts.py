@@ -18,7 +18,7 @@ from foreword.methods.train import make_artefact, make_job, train_many
 from foreword.models.base import FrozenLM
 from foreword.models.pieces import Pieces
 from foreword.tasks.facts import Facts, Relation, fact_task, templates_of
-from foreword.tasks.ranks import ranks
+from foreword.tasks.ranks import rank_metrics, ranks
 from foreword.tasks.task import Task
 
 Candidates = Literal["relation", "all"]
@@ -127,24 +127,15 @@ def answer(lm: FrozenLM, asked: Sequence[Asked], artefacts: Mapping[str, Artefac
     ]
 
 
-def measured(rank_R: NDArray[np.int64]) -> dict[str, float]:
-    """P@1, P@10 and MRR of ranks."""
-    return {
-        "p_at_1": float((rank_R <= 1).mean()),
-        "p_at_10": float((rank_R <= 10).mean()),
-        "mrr": float((1.0 / rank_R).mean()),
-    }
-
-
 def macro_interval(by_relation: Mapping[str, NDArray[np.int64]], seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """Each measure's mean over relations with its 95% interval over test rows, which are drawn anew in each relation."""
     rng = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {"p_at_1": [], "p_at_10": [], "mrr": []}
     for _ in range(DRAWS):
-        found = [measured(rank_R[rng.integers(0, len(rank_R), len(rank_R))]) for rank_R in by_relation.values()]
+        found = [rank_metrics(rank_R[rng.integers(0, len(rank_R), len(rank_R))]) for rank_R in by_relation.values()]
         for name, values in draws.items():
             values.append(float(np.mean([one[name] for one in found])))
-    points = {n: float(np.mean([measured(r)[n] for r in by_relation.values()])) for n in draws}
+    points = {n: float(np.mean([rank_metrics(r)[n] for r in by_relation.values()])) for n in draws}
     bounds = {n: np.quantile(values, [0.025, 0.975]) for n, values in draws.items()}
     return {n: (points[n], float(bounds[n][0]), float(bounds[n][1])) for n in draws}
 

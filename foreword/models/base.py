@@ -148,6 +148,11 @@ class FrozenLM(ABC):
         used. With a prefix they are those of text that stands after it."""
 
     @abstractmethod
+    def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
+        """Weights that the first position read of each row gives to every column, by layer and attention head (H here
+        is `query_heads`). Raises: ModelError where they are not seen."""
+
+    @abstractmethod
     def require_prefix(self) -> None:
         """Raise a ModelError that names the family where prefixes cannot be given to this model."""
 

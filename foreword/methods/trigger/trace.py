@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from foreword.errors import ModelError
 from foreword.methods.trigger.field import Field
 from foreword.methods.trigger.objective import readied, row_losses
 from foreword.methods.trigger.slots import Prompt, columns_of
@@ -20,12 +21,14 @@ ROWS, WORDS = 64, 10
 def explained(field: Field, prompt: Prompt) -> dict[str, Any]:
     """Losses on the pool with each token left out, and the likeliest words at the answer position, averaged over rows."""
     rows = field.encoded[:ROWS]
+    seen = prompt_attention(field, prompt)
     return {
         "tokens": field.words(prompt),
         "without_token": [
             {"token": word, "loss": loss}
             for word, loss in zip(field.words(prompt), leave_one_out(field, prompt), strict=True)
         ],
+        **({"attention": seen} if seen else {}),
         "top_words": {
             "with": top_words(field, [with_prompt(e, prompt, ()) for e in rows]),
             "without": top_words(field, [with_prompt(e, prompt, range(len(prompt))) for e in rows]),
@@ -43,6 +46,29 @@ def leave_one_out(field: Field, prompt: Prompt) -> list[float]:
         score_NC = score_all(field.lm, rows, None, torch.zeros(len(rows), dtype=torch.long))
         losses.append(float(row_losses(score_NC, labels.to(score_NC.device), field.objective).double().mean()))
     return losses
+
+
+def prompt_attention(field: Field, prompt: Prompt) -> list[dict[str, Any]]:
+    """How much the answer position looks at each token: attention weights averaged over rows and heads, over all layers
+    and in the last one. Weights say where the model looks, not what moves its answer (Jain & Wallace 2019); the losses
+    without a token do. Empty for a model that does not show them."""
+    rows = [with_prompt(e, prompt, ()) for e in field.encoded[:ROWS]]
+    columns = [columns_of(e.slot_S, len(prompt)) for e in field.encoded[:ROWS]]
+    total_NP = None
+    for row, columns_P in zip(rows, columns, strict=True):
+        inputs, _ = prepare(field.lm, collate([row]), None, torch.zeros(1, dtype=torch.long))
+        try:
+            weights_NHS = field.lm.attention(inputs)[:, 0]
+        except ModelError:
+            return []
+        own_NP = weights_NHS.double().mean(1)[:, torch.from_numpy(columns_P)]
+        total_NP = own_NP if total_NP is None else total_NP + own_NP
+    assert total_NP is not None, "a pool has rows"
+    mean_NP = total_NP / len(rows)
+    return [
+        {"token": word, "all_layers": round(float(mean_NP[:, i].mean()), 6), "last_layer": round(float(mean_NP[-1, i]), 6)}
+        for i, word in enumerate(field.words(prompt))
+    ]
 
 
 def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:

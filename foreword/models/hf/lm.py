@@ -263,6 +263,21 @@ class HFLM(FrozenLM):
 
         return spread(keys), spread(values)
 
+    @torch.no_grad()
+    def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
+        if not self._seamed:
+            raise ModelError(
+                f"{self.name} is of the family {self.family}, whose attention weights are not seen; use a model of "
+                "another family to look at them."
+            )
+        weights: list[Tensor] = []
+        rows = self._placed(inputs, None)
+        told = seam.Seam(self._layer_of, None, None, rows, "eager", weights=weights)
+        self._packed(self._base, inputs, told)
+        row_B = torch.arange(inputs.read_BR.shape[0])
+        read_B = inputs.read_BR[:, 0].cpu()
+        return torch.stack([w_BHSS[row_B, :, read_B].float().cpu() for w_BHSS in weights])
+
     def require_prefix(self) -> None:
         if not self._layer_of:
             raise ModelError(

@@ -103,6 +103,14 @@ def test_a_planted_key_is_found_and_chance_at_equal_cost_does_not_find_it(plante
     assert by_chance <= 5, (SEED, by_chance)
 
 
+def test_the_projected_descent_ends_below_its_start(planted):
+    made = planted["causal"]
+    artefact = train(made.lm, made.task, "pez", seed=SEED, length=2, steps=40, eval_every=4).artefact
+    steps = [s["loss"] for s in artefact.trace["projections"] if s["loss"] is not None]
+    assert steps and artefact.metrics["pool_loss"] <= min(steps) + 1e-6
+    assert artefact.metrics["validation"]["accuracy"] >= artefact.metrics["manual_validation_accuracy"]
+
+
 def test_predicted_changes_rank_as_true_ones_and_beat_chance(planted):
     made = planted["causal"]
     field = field_of(made.lm, made.task, SEED, length=2)
