@@ -4,11 +4,12 @@
     python -m benchmarks.search --only gpt2/10 --rows 32 --again
     python -m benchmarks.search --quick              tiny models: whether it works, not how fast
 
-A cell is void unless both sides' candidate losses agree (largest difference, relative, at most 1e-5 in fp32). Operations
-are torch's count. `once` is what our side spends once a search (the rows' keys and values), and is in no ratio.
+A cell is void unless both sides' candidate losses agree (largest difference, relative, at most 1e-5 in fp32).
+Operations are torch's count. `once` is what our side spends once a search (the rows' keys and values); it is in no
+ratio.
 `ratio` compares a step in which every candidate is read whole; `raced` one in which those that cannot win are dropped,
-with the same decision; how many that are depends on the model and the rows. Random weights make rows alike, so racing
-spares less here than on trained models.
+with the same decision; `halved` one with a quarter of the evaluations, whose decision may be another. How much racing
+spares depends on the model and the rows: random weights make candidates alike, so it is little here.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from benchmarks.parts.measure import machine
 from benchmarks.parts.search_peer import PaperLoop
 from foreword.methods.train import make_job
 from foreword.methods.trigger.candidates import propose
+from foreword.methods.trigger.descent import Verify
 from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
 from foreword.methods.trigger.pool import Pool
@@ -38,7 +40,7 @@ LENGTH = 5
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="names of cells (family/candidates), with commas between them")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
@@ -100,7 +102,7 @@ def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str
     labels = [int(y) for block in field.pool.blocks for y in block.label_B]
     theirs = PaperLoop(model, field.encoded, labels)
     now = tuple(field.allowed_A[1000 : 1000 + LENGTH].tolist())
-    proposals, ours, our_flops, our_seconds = our_step(field, field.pool, now, candidates, race=False)
+    proposals, ours, our_flops, our_seconds = our_step(field, field.pool, now, candidates, "all")
     began = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
         expected = theirs.step(now, proposals)
@@ -109,12 +111,20 @@ def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str
     record: dict[str, Any] = {"rows": rows, "candidates": len(proposals), "gate": {"gap": gap, "allowed": ALLOWED}}
     if not gap <= ALLOWED:
         return record | {"void": "the candidates' losses disagree"}
-    _, _, raced_flops, raced_seconds = our_step(field, field.pool, now, candidates, race=True)
+    raced = our_step(field, field.pool, now, candidates, "race")
+    halved = our_step(field, field.pool, now, candidates, "halving")
     return record | {
-        "flops": {"ours": our_flops, "raced": raced_flops, "theirs": their_flops, "once": float(once.get_total_flops())},
-        "step_seconds": {"ours": our_seconds, "raced": raced_seconds, "theirs": their_seconds},
+        "flops": {
+            "ours": our_flops,
+            "raced": raced[2],
+            "halved": halved[2],
+            "theirs": their_flops,
+            "once": float(once.get_total_flops()),
+        },
+        "step_seconds": {"ours": our_seconds, "raced": raced[3], "halved": halved[3], "theirs": their_seconds},
         "ratio": their_flops / our_flops,
-        "ratio_raced": their_flops / raced_flops,
+        "ratio_raced": their_flops / raced[2],
+        "ratio_halved": their_flops / halved[2],
         "ratio_seconds": their_seconds / our_seconds,
         "target": TARGETS[family],
     }
@@ -130,10 +140,10 @@ def field_of(lm: Any, file: Path | None, rows: int) -> Field:
 
 
 def our_step(
-    field: Field, pool: Pool, now: Prompt, candidates: int, *, race: bool
+    field: Field, pool: Pool, now: Prompt, candidates: int, verify: Verify
 ) -> tuple[list[Prompt], list[float], float, float]:
     """The candidates of one step, their losses, operations and seconds. The prompt's own loss comes with the rest."""
-    bound = pool.losses([now])[0] if race else float("inf")  # a search knows it from the step before
+    bound = float("inf") if verify == "all" else pool.losses([now])[0]  # a search knows it from the step before
     began = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
         pool.base = None
@@ -142,7 +152,11 @@ def our_step(
         change_PA = first_order(field.lm, grad_PD, now, field.allowed_A)
         given = propose(change_PA, now, field.allowed_A, candidates, seen=set())
         prompts = [c.prompt for c in given]
-        found = pool.race(prompts, [0.0] * len(prompts), bound, shrink=race)
+        costs = [0.0] * len(prompts)
+        if verify == "halving":
+            found = pool.halved(prompts, costs, bound)
+        else:
+            found = pool.race(prompts, costs, bound, shrink=verify == "race")
     seconds = time.perf_counter() - began
     return prompts, [m.loss for m in found], float(counter.get_total_flops()), seconds
 
@@ -153,6 +167,7 @@ def _short(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "ratio": round(record["ratio"], 2),
         "ratio_raced": round(record["ratio_raced"], 2),
+        "ratio_halved": round(record["ratio_halved"], 2),
         "gap": record["gate"]["gap"],
         "reached": max(record["ratio"], record["ratio_raced"]) >= record["target"],
     }

@@ -1,16 +1,17 @@
 """Facts of LAMA T-REx: manual templates, ParaRel's paraphrases, AutoPrompt and soft prompts, one prompt a relation.
 
     python recipes/facts.py                                   5 relations, 40 test rows each: some minutes
-    python recipes/facts.py --relations all --rows 200 --test 0 --out runs/facts-all      hours; the same command goes on
+    python recipes/facts.py --relations all --rows 200 --test 0 --out runs/facts-all    hours; the same command goes on
     python recipes/facts.py --data countries                  the embedded facts (pip install 'foreword[facts]')
     python recipes/facts.py --evidence                        a sentence that tells the fact, and the swapped control
 
-Published, for other models, other candidates and other rows (Shin et al. 2020, table 4, BERT-base, T-REx of 41 relations,
-whole vocabulary): P@1 manual 31.1, LPAQA 34.1, AutoPrompt of 5 tokens 42.9. Nothing here is comparable with that: the
-candidates are stated, and the test rows are those that ParaRel kept. What is to be read off is the order of the arms.
+Published, for other models, other candidates and other rows (Shin et al. 2020, BERT-base, the original LAMA of 41
+relations, a common vocabulary): P@1 manual 31.1, LPAQA 34.1, AutoPrompt of 5 tokens 42.9. Nothing here is comparable
+with that: the candidates are stated, and the test rows are those that ParaRel kept. What can be read off is the order
+of the arms.
 
-Every (relation, arm, seed) is one file in --out, and what is there is not run again. P47, P190 and P530 have no training
-rows: the manual and paraphrase arms alone. Choices are made on development rows.
+Every (relation, arm, seed) is one file in --out, and what is there is not run again. P47, P190 and P530 have no
+training rows: the manual and paraphrase arms alone. Choices are made on development rows.
 """
 
 import argparse
@@ -51,7 +52,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=40, help="test rows a relation (0: all)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, help="of autoprompt, instead of 20")
-    parser.add_argument("--evidence", action="store_true", help="relation extraction: evidence, and its swapped control")
+    parser.add_argument(
+        "--evidence", action="store_true", help="relation extraction: evidence, and its swapped control"
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/facts"))
     return parser.parse_args(arguments)
@@ -87,12 +90,21 @@ def run_seed(given: argparse.Namespace, lm: Any, facts: Facts, seed: int) -> Non
         if one.task is None:
             print(f"{one.relation.name}: {one.reason}", file=sys.stderr)
     for arm in given.arms.split(","):
-        missing = [a for a in asked if a.task is not None and not file_of(given, lm, arm, a.relation.name, seed).exists()]
+        missing = [
+            a for a in asked if a.task is not None and not file_of(given, lm, arm, a.relation.name, seed).exists()
+        ]
         if not missing:
             continue
         if arm in ("manual", "paraphrase"):
             make = lines.manual if arm == "manual" else lines.best_paraphrase
-            keep(given, lm, missing, dict(zip([a.relation.name for a in missing], make(lm, missing), strict=True)), arm, seed)
+            keep(
+                given,
+                lm,
+                missing,
+                dict(zip([a.relation.name for a in missing], make(lm, missing), strict=True)),
+                arm,
+                seed,
+            )
             continue
         options = dict(OPTIONS.get(arm, {}))
         if given.steps and arm == "autoprompt":
@@ -143,7 +155,9 @@ def keep(given: Any, lm: Any, asked: list[Any], artefacts: dict[str, Artefact], 
 
 
 def file_of(given: Any, lm: Any, arm: str, relation: str, seed: int) -> Path:
-    what = f"{Path(given.data).name}-{given.candidates}-{given.rows}-{given.test}" + ("-evidence" if given.evidence else "")
+    what = f"{Path(given.data).name}-{given.candidates}-{given.rows}-{given.test}" + (
+        "-evidence" if given.evidence else ""
+    )
     options = f"-{given.steps}" if given.steps and arm == "autoprompt" else ""
     return given.out / f"{lm.name}-{lm.kind}-{what}".replace("/", "_") / f"{relation}-{arm}{options}-{seed}.json"
 
@@ -159,7 +173,9 @@ def table(given: Any, lm: Any) -> str:
     for arm in arms:
         own = [r for r in records if r["arm"] == arm and r["relation"] in shared]
         by = {n: np.concatenate([r["ranks"] for r in own if r["relation"] == n]) for n in sorted(shared)}
-        cells = [f"{100 * p:.1f} ({100 * low:.1f}-{100 * high:.1f})" for p, low, high in lines.macro_interval(by).values()]
+        cells = [
+            f"{100 * p:.1f} ({100 * low:.1f}-{100 * high:.1f})" for p, low, high in lines.macro_interval(by).values()
+        ]
         swapped = [float((np.array(r["swapped_ranks"]) <= 1).mean()) for r in own if r["swapped_ranks"]]
         rows.append(f"| {arm} | {' | '.join(cells)} | {100 * float(np.mean(swapped)):.1f} |" if swapped else
                     f"| {arm} | {' | '.join(cells)} | - |")  # fmt: skip
@@ -174,7 +190,10 @@ def table(given: Any, lm: Any) -> str:
     if searched:
         left, total = (sum(m[k] for m in searched) for k in ("left_their_start", "searches"))
         kept = sum(m["kept"] == "manual" for m in searched)
-        rows += ["", f"autoprompt: {left} of {total} searches left their start; {kept} of {len(searched)} kept the manual prompt"]
+        rows += [
+            "",
+            f"autoprompt: {left} of {total} searches left their start; {kept} of {len(searched)} kept the manual one",
+        ]
     return "\n".join(rows)
 
 

@@ -33,7 +33,12 @@ SEARCH = {
 }
 QUICK = {
     "autoprompt": {
-        "label_words": "search", "init": "manual", "steps": 2, "candidates": 4, "pool_rows": 32, "gradient_rows": 32,
+        "label_words": "search",
+        "init": "manual",
+        "steps": 2,
+        "candidates": 4,
+        "pool_rows": 32,
+        "gradient_rows": 32,
     },
     "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},
     "p-tuning": {"steps": 40, "learning_rate": 1e-3},

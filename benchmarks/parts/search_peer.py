@@ -1,5 +1,5 @@
-"""The loop of Shin et al. 2020 as their code runs it, ported: whole rows, all positions, the whole vocabulary, one candidate
-at a time, random batches padded to their longest row, weights that collect gradients."""
+"""The loop of Shin et al. 2020 as their code runs it, ported: whole rows, all positions, the whole vocabulary, one
+candidate at a time, random batches padded to their longest row, weights that collect gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from foreword.models.batch import Encoded
 from foreword.methods.trigger.slots import Prompt, columns_of
+from foreword.models.batch import Encoded
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,12 +86,16 @@ def _traced(trace: dict[str, Any]) -> Iterator[tuple[str, str]]:
         verdict = "accepted" if step["accepted"] else "refused"
         yield (
             f"step {step['step']}",
-            f"{swap}: predicted {step['predicted']:+.4f}, {true}, rank {step['rank'] + 1} of {step['candidates']}, {verdict}",
+            f"{swap}: predicted {step['predicted']:+.4f}, {true}, rank {step['rank'] + 1} of {step['candidates']}, "
+            f"{verdict}",
         )
     for one in trace.get("prompt", {}).get("without_token", []):
         yield "loss without", f"{one['token']!r}: {one['loss']:.4f}"
     for one in trace.get("prompt", {}).get("attention", []):
-        yield "attention to", f"{one['token']!r}: {one['all_layers']:.4f} over all layers, {one['last_layer']:.4f} in the last"
+        yield (
+            "attention to",
+            f"{one['token']!r}: {one['all_layers']:.4f} over all layers, {one['last_layer']:.4f} in the last",
+        )
     for which, words in trace.get("prompt", {}).get("top_words", {}).items():
         yield f"top words {which}", ", ".join(f"{w['word']!r} {w['probability']:.3f}" for w in words)
 

@@ -59,7 +59,13 @@ def single_pieces(lm: FrozenLM, objects: Sequence[str]) -> tuple[str, ...]:
 
 
 def ask(
-    lm: FrozenLM, facts: Facts, candidates: Candidates, *, train: int | None = None, test: int | None = None, seed: int = 0
+    lm: FrozenLM,
+    facts: Facts,
+    candidates: Candidates,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
 ) -> list[Asked]:
     """Every relation as a task over its own objects, or over all objects of the source, of one piece for this model."""
     everything = single_pieces(lm, facts.objects)
@@ -68,7 +74,9 @@ def ask(
         own = everything if candidates == "all" else single_pieces(lm, relation.objects)
         try:
             if lm.kind not in templates_of(relation.template):
-                raise ConfigError(f"the template {relation.template!r} goes on after its answer, which {lm.kind} models cannot")
+                raise ConfigError(
+                    f"the template {relation.template!r} goes on after its answer, which {lm.kind} models cannot"
+                )
             task = fact_task(relation, own).limit(train=train, validation=train, test=test, seed=seed)
             asked.append(Asked(relation, task))
         except ForewordError as error:
@@ -116,7 +124,9 @@ def learnt(
     return found
 
 
-def answer(lm: FrozenLM, asked: Sequence[Asked], artefacts: Mapping[str, Artefact], arm: str, seed: int) -> list[Answered]:
+def answer(
+    lm: FrozenLM, asked: Sequence[Asked], artefacts: Mapping[str, Artefact], arm: str, seed: int
+) -> list[Answered]:
     """Ranks on the test rows: the rows of all relations, each with its own prompt, in shared batches."""
     own = [a for a in asked if a.task is not None and a.relation.name in artefacts]
     pairs = [(artefacts[a.relation.name], a.task.test) for a in own if a.task is not None]
@@ -127,8 +137,10 @@ def answer(lm: FrozenLM, asked: Sequence[Asked], artefacts: Mapping[str, Artefac
     ]
 
 
-def macro_interval(by_relation: Mapping[str, NDArray[np.int64]], seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """Each measure's mean over relations with its 95% interval over test rows, which are drawn anew in each relation."""
+def macro_interval(
+    by_relation: Mapping[str, NDArray[np.int64]], seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation."""
     rng = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {"p_at_1": [], "p_at_10": [], "mrr": []}
     for _ in range(DRAWS):

@@ -50,7 +50,9 @@ def control_task(task: Task, seed: int = 0) -> Task:
     return task.with_(**changes, name=f"{task.name}-control", notes=(*task.notes, f"control labels, seed {seed}"))
 
 
-def selectivity(lm: FrozenLM, task: Task, method: str = "linear-probe", *, seed: int = 0, **options: Any) -> Selectivity:
+def selectivity(
+    lm: FrozenLM, task: Task, method: str = "linear-probe", *, seed: int = 0, **options: Any
+) -> Selectivity:
     """Train the method on the task and on its control task with the same options, and read both test sets."""
     found = []
     for one in (task, control_task(task, seed)):

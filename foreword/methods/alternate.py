@@ -68,4 +68,6 @@ def alternate(lm: FrozenLM, job: Job, notebook: Notebook, search: Search, rounds
     if manual.rank >= ours.rank:
         return Found(empty, job.format, 0, {**metrics, "kept": "manual"}, {**found.trace, **trace})
     words = sum(map(len, found.format.words))
-    return replace(found, numbers=found.numbers + words, metrics={**metrics, "kept": "found"}, trace={**found.trace, **trace})
+    return replace(
+        found, numbers=found.numbers + words, metrics={**metrics, "kept": "found"}, trace={**found.trace, **trace}
+    )

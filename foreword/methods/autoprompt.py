@@ -1,4 +1,4 @@
-"""AutoPrompt: words in front of the answer, found by gradient-guided search (Shin et al. 2020) and verified on a pool."""
+"""AutoPrompt: words before the answer, found by gradient-guided search (Shin et al. 2020), verified on a pool."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,8 +9,8 @@ from foreword.core.prompts import HardPrompt
 from foreword.methods.alternate import alternate
 from foreword.methods.base import Found, Job, Notebook, SearchMethod
 from foreword.methods.trigger import paper
-from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
 from foreword.methods.trigger.choice import as_value, choose
+from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
 from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.objective import Objective
 from foreword.methods.trigger.slots import Prompt
@@ -27,7 +27,7 @@ class SearchConfig:
 
     `length` slots stand before the answer in place of the template's words there (more if those have more pieces); a
     template's own slots say their number. Prompts are measured on a fixed `pool_rows` of the training rows, gradients
-    are taken on `gradient_rows` others. `objective`: the label words' share among all labels' ("class"), among the whole
+    are taken on `gradient_rows` others. `objective`: the label words' share among all labels' ("class"), among all the
     vocabulary ("likelihood", the paper's), or a "margin". `capitals` and `non_ascii` false leave such tokens out;
     `words` false allows prompts whose text is not read as their tokens, which are then kept as ids.
     """
@@ -49,8 +49,9 @@ class AutoPromptConfig(SearchConfig):
     `fluency` weighs the words' own cost. `verify`: "race" drops what cannot win any more, "all" reads everything,
     "halving" a quarter. `init` says which starts are compared on the pool.
 
-    `label_words` "search" also finds words for the labels, in turn with the prompt, in so many `rounds`, which share the
-    steps. `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, accuracy decides.
+    `label_words` "search" also finds words for the labels, in turn with the prompt, in `rounds` that share the steps.
+    `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, and
+    accuracy decides.
     """
 
     variant: Literal["foreword", "paper"] = "foreword"

@@ -118,8 +118,8 @@ class DirectMethod(Method):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search ends with: a value, the format to use it in, how many numbers (or tokens) were chosen, what there is
-    to report, and the trace of its steps."""
+    """What a search ends with: a value, the format to use it in, how many numbers (or tokens) were chosen, what there
+    is to report, and the trace of its steps."""
 
     value: Learnt
     format: Format

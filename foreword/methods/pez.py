@@ -58,7 +58,9 @@ class Pez(SearchMethod):
             prompt, loss = descent.advance(lm, field.gradient_blocks(descent.step), field.allowed_A, config.objective)
             if descent.step % config.eval_every == 0 or descent.step == config.steps:
                 measured = _measured(field, prompt, passed)
-                steps.append({"step": descent.step, "tokens": field.words(prompt), "prompt": list(prompt), "loss": measured})
+                steps.append(
+                    {"step": descent.step, "tokens": field.words(prompt), "prompt": list(prompt), "loss": measured}
+                )
                 state = {"step": descent.step, "descent": descent.state(), "passed": passed, "steps": steps}
                 notebook.keep({**state, "read": field.pool.read})
             notebook.tell(descent.step, config.steps, loss, field.pool.read)

@@ -64,7 +64,11 @@ def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> 
     out: list[Tensor | None] = [None] * len(encoded)
     for batch in batches_of(encoded, lm.batch_tokens):
         inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
-        read = lm.hidden_at(inputs)[:, 0] if pool == "head" else lm.features(inputs, "mean" if pool == "mean" else "answer")
+        read = (
+            lm.hidden_at(inputs)[:, 0]
+            if pool == "head"
+            else lm.features(inputs, "mean" if pool == "mean" else "answer")
+        )
         features = read.float().cpu()
         for index, feature in zip(batch, features, strict=True):
             out[index] = feature

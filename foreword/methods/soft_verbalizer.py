@@ -1,4 +1,4 @@
-"""A soft verbalizer: a learnt vector for each label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
+"""A soft verbalizer: a learnt vector a label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
 
 from dataclasses import dataclass
 

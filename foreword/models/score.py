@@ -1,7 +1,8 @@
 """Scores of label words: chain-rule log-probabilities, several words a label by log-sum-exp.
 
 Where every label word of a row is one piece, its labels' scores are logits, which softmax alike; else, and always where
-the likelihood of a text is asked for, they are log-probabilities over the vocabulary. Rows that share a plan of labels cost no Python loop.
+the likelihood of a text is asked for, they are log-probabilities over the vocabulary. Rows that share a plan of labels
+cost no Python loop.
 """
 
 import sys

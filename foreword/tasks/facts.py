@@ -1,7 +1,8 @@
 """Facts: a subject, a relation and an object. Each relation is a task whose labels are the candidate objects.
 
-A source of facts is a folder with train, validation and test rows of subject, object and relation, and `templates.json`:
-for each relation its LAMA template and ParaRel patterns, with [X] for the subject and [Y] for the object.
+A source of facts is a folder with train, validation and test rows of subject, object and relation, and
+`templates.json`: for each relation its LAMA template and ParaRel patterns, with [X] for the subject and [Y] for the
+object.
 """
 
 import hashlib
@@ -70,7 +71,9 @@ def read_facts(folder: str | Path) -> Facts:
             fact = {k: record.get(k) for k in ("subject", "object", "relation")}
             if not all(isinstance(v, str) and v.strip() for v in fact.values()):
                 raise DataError(f"{tables[split].place(index)} has no subject, object and relation; give all three")
-            found.setdefault(str(fact["relation"]), {}).setdefault(split, []).append({k: str(v) for k, v in fact.items()})
+            found.setdefault(str(fact["relation"]), {}).setdefault(split, []).append(
+                {k: str(v) for k, v in fact.items()}
+            )
     relations = {}
     for name, facts in found.items():
         told = templates.get(name)
@@ -99,7 +102,9 @@ def fact_task(
         for split, facts in relation.facts.items()
     }
     if not rows["test"] or len(allowed) < 2:
-        raise DataError(f"The relation {relation.name} has no test row whose object is a candidate; give more candidates")
+        raise DataError(
+            f"The relation {relation.name} has no test row whose object is a candidate; give more candidates"
+        )
     whole = sum(len(facts) for facts in relation.facts.values())
     left = whole - sum(map(len, rows.values()))
     given: dict[str, Any] = {split: some for split, some in rows.items() if some}
@@ -152,15 +157,17 @@ def evidenced(relation: Relation, task: Task, seed: int = 0) -> Task:
         sentence = pattern.replace("[X]", row.fields["subject"]).replace("[Y]", object_)
         return {"context": sentence, "subject": row.fields["subject"], "label": object_}
 
-    rows = {s: [told(row, n) for n, row in enumerate(task.rows(s))] for s in SPLITS if task.rows(s)}
+    rows: dict[str, Any] = {s: [told(row, n) for n, row in enumerate(task.rows(s))] for s in SPLITS if task.rows(s)}
     template = {kind: "{context} " + text for kind, text in templates_of(relation.template).items()}
-    made = Task(**rows, text=["context", "subject"], labels=task.labels, name=f"{task.name}-evidence", template=template)
+    made = Task(
+        **rows, text=["context", "subject"], labels=task.labels, name=f"{task.name}-evidence", template=template
+    )
     return made.with_(label_words=task.label_words)
 
 
 def perturbed(task: Task, seed: int = 0) -> Task:
-    """The control of Shin et al. 2020, section 5: in every row another object of the relation stands in the evidence, and
-    is the right answer. A model that reads the evidence answers with it, one that remembers the fact does not.
+    """The control of Shin et al. 2020, section 5: in every row another object of the relation stands in the evidence,
+    and is the right answer. A model that reads the evidence answers with it, one that remembers the fact does not.
 
     Raises: DataError for a row whose evidence does not hold its object.
     """
@@ -180,13 +187,13 @@ def perturbed(task: Task, seed: int = 0) -> Task:
 
 
 def _swapped(text: str, old: str, new: str) -> str:
-    """Every whole-word occurrence replaced; the object may be part of the subject's own name ("Paris" in "Parisian")."""
+    """Every whole-word occurrence replaced; where there is none, every occurrence."""
     found = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
     return found if found != text else text.replace(old, new)
 
 
 def countries() -> Facts:
-    """Capital, continent, currency and language of the world's countries, from the data libraries countryinfo and Babel.
+    """Capital, continent, currency and language of the world's countries, from the libraries countryinfo and Babel.
 
     Split by a hash of the country: six tenths train, a tenth validation, three tenths test.
 

@@ -31,7 +31,13 @@ def folder(tmp_path):
                 continue
             for n in range(count):
                 subject = f"w{10 + n} w{rng.randrange(20)} {relation[-1] and 'w9'}"
-                rows.append({"subject": f"{subject} w{ord(split[1]) % 7}", "object": objects[n % len(objects)], "relation": relation})
+                rows.append(
+                    {
+                        "subject": f"{subject} w{ord(split[1]) % 7}",
+                        "object": objects[n % len(objects)],
+                        "relation": relation,
+                    }
+                )
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     told = {"lama_template": "[X] so [Y] .", "pararel_patterns": ["[X] then [Y] .", "[X] a [Y] ."]}
     (tmp_path / "templates.json").write_text(json.dumps(dict.fromkeys(("P1", "P2", "P3"), told)))

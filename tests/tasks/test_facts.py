@@ -1,7 +1,7 @@
 """python -m pytest tests/tasks/test_facts.py
 
-Acceptance test 21: ranks against a table worked out by hand, with ties and a subset of candidates; the control never keeps
-an object; facts of a folder and of the embedded library.
+Acceptance test 21: ranks against a table worked out by hand, with ties and a subset of candidates; the control never
+keeps an object; facts of a folder and of the embedded library.
 """
 
 import json

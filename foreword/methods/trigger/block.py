@@ -25,7 +25,7 @@ class Block:
     """Encoded rows with open slots, and their labels.
 
     `way` says how they are read. "cached": each row's keys and values up to its first slot, and those of a base
-    prompt's slots, stand in `bank`, and only what follows the first slot that differs is computed. "led": the slots come
+    prompt's slots, stand in `bank`, and only what follows the first slot that differs is computed. "led": slots come
     before all text, so a prompt's keys and values are read once for all rows. "whole": every row anew (masked models).
     """
 
@@ -58,7 +58,7 @@ class Block:
 
     @torch.no_grad()
     def set_base(self, prompt: Prompt) -> None:
-        """The prompt that those read next differ from at few slots: its own keys and values are put beside the rows'."""
+        """The prompt that those read next differ from at few slots: its keys and values are put beside the rows'."""
         if self.bank is None or not self.shared or self.bank.keys_TNQHK is None or self.bank.values_TNQHK is None:
             return
         span = int((self.columns_BT - self.first_B[:, None]).max()) + 1

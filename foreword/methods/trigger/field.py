@@ -1,4 +1,4 @@
-"""What a search works on: the format with slots, the rows of its pool, the tokens it may use, and how they are written."""
+"""What a search works on: the format with slots, the rows of its pool, the tokens in use, and how they are written."""
 
 import random
 from collections.abc import Sequence

@@ -9,8 +9,8 @@ import torch
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import ConfigError
-from foreword.models.base import FrozenLM
 from foreword.methods.trigger.words import CONTEXT
+from foreword.models.base import FrozenLM
 
 UNUSED = ("[unused", "<unused", "<reserved", "<|reserved")
 

@@ -55,8 +55,8 @@ def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:
 def first_order(
     lm: FrozenLM, grad_PD: Float[Tensor, "P D"], prompt: Prompt, allowed_A: Int[Tensor, "A"]
 ) -> Float[Tensor, "P A"]:
-    """The change of the loss that a token in a slot should make, (e_w - e_now) . g (Ebrahimi et al. 2018, eq. 5; Shin et
-    al. 2020, eq. 3, with the constant left in); infinite for the token that is there."""
+    """The change of the loss that a token in a slot should make, (e_w - e_now) . g (Ebrahimi et al. 2018, eq. 5; Shin
+    et al. 2020, eq. 3, with the constant left in); infinite for the token that is there."""
     grad_PD = grad_PD.to(torch.promote_types(grad_PD.dtype, torch.float32))
     now_P = (embeddings_of(lm, prompt).to(grad_PD) * grad_PD).sum(1)
     step = max(1, CHUNK // lm.dims.width)

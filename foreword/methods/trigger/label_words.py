@@ -1,4 +1,4 @@
-"""Label words found from data: by a classifier's view of the output matrix, or by how much likelier a class makes them."""
+"""Label words found from data: by a classifier's view of the output matrix, or by how likely a class makes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

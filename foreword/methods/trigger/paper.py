@@ -1,7 +1,8 @@
-"""The loop of Shin et al. 2020 as their code runs it, for comparison: one random slot, fresh batches, accuracy decides.
+"""The loop of Shin et al. 2020 as their code runs it, for comparison: one random slot, new batches, accuracy decides.
 
-What it gets wrong is kept: candidates come from one slot's gradient, are judged by accuracy on one draw of batches while
-the gradient is of likelihood, ties never win, and the first swap that is accepted replaces the start whatever it scores.
+What it gets wrong is kept: candidates come from one slot's gradient, are judged by accuracy on one draw of batches
+while the gradient is of likelihood, ties never win, and the first swap that is accepted replaces the start, whatever it
+scores on development rows.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The fixed rows that every prompt of a search is measured on, block by block; what cannot win any more is not read on."""
+"""The fixed rows that every prompt is measured on, block by block; what cannot win any more is read no further."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from foreword.methods.trigger.slots import Prompt
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 
-BLOCK = 32  # rows; between two blocks prompts may be dropped
+BLOCK = 16  # rows; between two blocks prompts may be dropped
 GROUP = 8  # prompts that are read side by side; the next ones know the best of those before
 
 
@@ -86,8 +86,8 @@ class Pool:
         return found
 
     def halved(self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float) -> list[Measured]:
-        """Measure with a quarter of the evaluations, by successive halving over blocks; the winner is read whole. Others
-        are not: their loss is infinite, since nothing is promised of it."""
+        """Measure with a quarter of the evaluations, by successive halving over blocks; the winner is read whole.
+        Others are not: their loss is infinite, since nothing is promised of it."""
 
         def evaluate(cells: Sequence[tuple[int, range]]) -> list[list[float]]:
             found: list[list[float]] = [[] for _ in cells]

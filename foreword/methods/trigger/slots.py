@@ -110,9 +110,10 @@ def replaced(parts: Sequence[Part], instead: Sequence[Part]) -> tuple[Part, ...]
         if not isinstance(part, Soft):
             found.append(part)
             continue
-        if found and isinstance(found[-1], Literal):
-            text = found.pop().text.rstrip(" ")
-            found += [Literal(text)] if text else []
+        last = found[-1] if found else None
+        if isinstance(last, Literal):
+            text = last.text.rstrip(" ")
+            found[-1:] = [Literal(text)] if text else []
         found.append(next(given))
     return tuple(found)
 

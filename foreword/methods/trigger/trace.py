@@ -1,4 +1,4 @@
-"""What a found prompt does: each token's share of the loss, and the words that the model expects with and without it."""
+"""What a found prompt does: each token's share of the loss, and what the model expects with and without it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ ROWS, WORDS = 64, 10
 
 
 def explained(field: Field, prompt: Prompt) -> dict[str, Any]:
-    """Losses on the pool with each token left out, and the likeliest words at the answer position, averaged over rows."""
+    """Losses on the pool with each token left out, and the likeliest words at the answer position, over rows."""
     rows = field.encoded[:ROWS]
     seen = prompt_attention(field, prompt)
     return {
@@ -66,7 +66,11 @@ def prompt_attention(field: Field, prompt: Prompt) -> list[dict[str, Any]]:
     assert total_NP is not None, "a pool has rows"
     mean_NP = total_NP / len(rows)
     return [
-        {"token": word, "all_layers": round(float(mean_NP[:, i].mean()), 6), "last_layer": round(float(mean_NP[-1, i]), 6)}
+        {
+            "token": word,
+            "all_layers": round(float(mean_NP[:, i].mean()), 6),
+            "last_layer": round(float(mean_NP[-1, i]), 6),
+        }
         for i, word in enumerate(field.words(prompt))
     ]
 

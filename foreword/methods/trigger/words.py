@@ -59,7 +59,8 @@ class Writer:
         bare = [tuple(text.lstrip(" ") for text in texts) for texts in surfaces]
         for variant in (surfaces, bare):  # without its first space where the prompt begins a row
             asked = [i for i in range(len(prompts)) if found[i] is None and self._stands(variant[i])]
-            for i, good in zip(asked, self._read_back([prompts[i] for i in asked], [variant[i] for i in asked])):
+            read = self._read_back([prompts[i] for i in asked], [variant[i] for i in asked])
+            for i, good in zip(asked, read, strict=True):
                 if good:
                     found[i] = variant[i]
         return found
@@ -116,7 +117,7 @@ def same_columns(one: Encoded, ids_S: np.ndarray, other: Encoded) -> bool:
 def reads_alike(
     lm: FrozenLM, form: Format, rows: Sequence[TextRow], encoded: Sequence[Encoded], prompt: Prompt
 ) -> bool:
-    """Whether the format, all words, gives every row the tokens that were scored, and its label words the same pieces."""
+    """Whether the format, all words, gives every row the tokens scored, and its label words the same pieces."""
     for e, other in zip(encoded, Encoder.build(lm, form).encode_rows(rows), strict=True):
         words = (e.plan.words if e.plan else None) == (other.plan.words if other.plan else None)
         if not words or not same_columns(e, filled(e, prompt), other):

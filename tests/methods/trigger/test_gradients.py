@@ -28,7 +28,9 @@ def field(request):
 
 def loss_at(field, embed_PD) -> float:
     """The mean loss with these embeddings, by whole rows: no cache, no gradient."""
-    rows = [Block.build(field.lm, b.rows, b.label_B.tolist(), 3, field.objective, reuse=False) for b in field.pool.blocks]
+    rows = [
+        Block.build(field.lm, b.rows, b.label_B.tolist(), 3, field.objective, reuse=False) for b in field.pool.blocks
+    ]
     with torch.no_grad():
         parts = [row_losses(b.soft_scores(embed_PD, range(len(b))), b.label_B, field.objective) for b in rows]
     return float(torch.cat(parts).mean())

@@ -57,7 +57,9 @@ def test_planted_words_are_found_in_made_up_answer_vectors(how):
     drawn = []
     for _ in range(20):
         some = rng.sample(range(11, 71), 6)
-        drawn.append(_measured(lm, vector_ND, label_N, (("a",), ("b",)), (tuple(some[:3]), tuple(some[3:])), "x").likelihood)
+        drawn.append(
+            _measured(lm, vector_ND, label_N, (("a",), ("b",)), (tuple(some[:3]), tuple(some[3:])), "x").likelihood
+        )
     assert ours > max(drawn)
 
 
@@ -67,11 +69,15 @@ def test_sets_of_one_to_five_words_are_ranked_on_development_rows_as_the_model_s
     form = task.format("causal")
     choices = find_words(lm, task, form)
     assert len(choices) == 11 and {c.how for c in choices} >= {"given", "ratio, 1", "classifier, 5"}
-    assert [(c.accuracy, c.likelihood) for c in choices] == sorted(((c.accuracy, c.likelihood) for c in choices), reverse=True)
+    assert [(c.accuracy, c.likelihood) for c in choices] == sorted(
+        ((c.accuracy, c.likelihood) for c in choices), reverse=True
+    )
     for choice in (choices[0], choices[-1]):
         flat = [w for some in choice.words for w in some]
         assert len(set(flat)) == len(flat) and all(1 <= len(some) <= 5 for some in choice.words)
-        artefact = train(lm, task.with_(label_words=dict(zip(task.labels, choice.words, strict=True))), "manual").artefact
+        artefact = train(
+            lm, task.with_(label_words=dict(zip(task.labels, choice.words, strict=True))), "manual"
+        ).artefact
         assert artefact.metrics["validation"]["accuracy"] == pytest.approx(choice.accuracy, abs=1e-6)
         assert artefact.metrics["validation"]["nll"] == pytest.approx(-choice.likelihood, abs=1e-5)
 

@@ -1,6 +1,6 @@
 """python -m pytest tests/methods/trigger/test_losses.py
 
-Acceptance tests 4, 5, 10, 11 and 16: every way to read candidates against one unpadded pass of the library for each row,
+Acceptance tests 4, 5, 10, 11 and 16: every way to read candidates against one unpadded pass of the library a row,
 caches that stay as they are, racing that loses nothing, work that is really saved, and the sums over label words.
 """
 
@@ -52,7 +52,9 @@ def test_every_way_of_reading_equals_one_pass_a_row(kind, dtype):
             (*base[:slot], int(token), *base[slot + 1 :]) for slot in range(3) for token in field.allowed_A[5:8]
         ]
         wanted = [library_loss(reference, field, p, objective) for p in prompts]
-        whole = Pool.build(lm, field.encoded, [int(y) for b in field.pool.blocks for y in b.label_B], 3, objective, reuse=False)
+        whole = Pool.build(
+            lm, field.encoded, [int(y) for b in field.pool.blocks for y in b.label_B], 3, objective, reuse=False
+        )
         field.pool.set_base(base)
         for found in (field.pool.losses(prompts), whole.losses(prompts)):
             assert found == pytest.approx(wanted, abs=TOLERANCE[dtype]), (SEED, objective)
@@ -61,7 +63,9 @@ def test_every_way_of_reading_equals_one_pass_a_row(kind, dtype):
                 assert found.index(min(found)) == wanted.index(min(wanted))
     if kind == "causal":
         assert all(block.way == "cached" for block in field.pool.blocks)
-        assert field.pool.blocks[0].tail_tokens(2) < field.pool.blocks[0].tail_tokens(0) < whole.blocks[0].tail_tokens(0)
+        assert (
+            field.pool.blocks[0].tail_tokens(2) < field.pool.blocks[0].tail_tokens(0) < whole.blocks[0].tail_tokens(0)
+        )
 
 
 def test_slots_before_the_text_are_read_once_for_all_rows():
@@ -120,7 +124,9 @@ def test_a_raced_search_is_the_full_search(seed):
     for verify in ("race", "all"):
         field = field_of(lm, word_task(40, seed, rows=12), seed, length=3)
         start = tuple(field.allowed_A[:3].tolist())
-        state = descend(field, plan(verify=verify, steps=12), State.at(start, field.pool.losses([start])[0]), lambda s: None)
+        state = descend(
+            field, plan(verify=verify, steps=12), State.at(start, field.pool.losses([start])[0]), lambda s: None
+        )
         ends.append([(s["tried"], s["accepted"]) for s in state.trace if s["accepted"]])
     assert ends[0] == ends[1]
 
@@ -145,7 +151,7 @@ def test_halving_reads_a_quarter_and_its_regret_is_known():
 
 def test_no_logits_of_all_positions_and_no_row_of_the_vocabulary_but_the_labels(monkeypatch):
     """The output head is asked for label rows of the answer position alone; a cached row is never embedded again."""
-    lm, model = word_lm("causal", 20, seed=SEED)
+    lm, _ = word_lm("causal", 20, seed=SEED)
     field = field_of(lm, word_task(20, SEED), length=3)
     base = tuple(field.allowed_A[:3].tolist())
     field.pool.set_base(base)
@@ -165,7 +171,7 @@ def test_no_logits_of_all_positions_and_no_row_of_the_vocabulary_but_the_labels(
 
 
 def test_label_words_are_summed_as_probabilities():
-    """-log of the sum over the words; a label word with id 0 is legal, an unknown one is refused, several pieces chain."""
+    """-log of the sum over the words; a label word with id 0 is legal, an unknown one is refused, pieces chain."""
     score_BC = torch.randn(4, 3, generator=torch.Generator().manual_seed(SEED)).double().log_softmax(1)
     label_B = torch.tensor([0, 1, 2, 0])
     explicit = -score_BC.exp()[range(4), label_B].log()

@@ -151,7 +151,9 @@ def test_at_equal_cost_it_does_better_than_the_published_loop_and_than_chance(pl
         mine = train(lm, task, "autoprompt", seed=seed, steps=8, gradient_rows=32, **options).artefact
         rows = mine.metrics["rows_read"]
         steps = max(1, rows // (9 * 32))
-        paper = train(lm, task, "autoprompt", seed=seed, steps=steps, variant="paper", accumulation=1, **options).artefact
+        paper = train(
+            lm, task, "autoprompt", seed=seed, steps=steps, variant="paper", accumulation=1, **options
+        ).artefact
         assert paper.metrics["rows_read"] >= rows - 9 * 32
         ours.append(reached(mine))
         theirs.append(reached(paper))

@@ -1,7 +1,7 @@
 """python -m pytest tests/methods/trigger/test_words.py
 
-Acceptance tests 13 to 15, 17 and 22: round trips in full context, predictions from the saved words alone, filters on three
-designs of tokenizer, templates and data that look like each other.
+Acceptance tests 13 to 15, 17 and 22: round trips in full context, predictions from the saved words alone, filters on
+four designs of tokenizer, templates and data that look like each other.
 """
 
 import random
@@ -130,16 +130,23 @@ def test_no_token_left_is_said(lm):
         allowed_ids(lm, Wanted(frozenset(), frozenset()), range(len(surfaces_of(lm))), surfaces_of(lm))
 
 
-@pytest.mark.parametrize("where", ["{soft:3} {text} so {answer}", "{text} {soft:3} so {answer}", "{text} {soft:3} {answer}",
-                                   "{soft:1}{soft:2} {text} {answer}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "{soft:3} {text} so {answer}",
+        "{text} {soft:3} so {answer}",
+        "{text} {soft:3} {answer}",
+        "{soft:1}{soft:2} {text} {answer}",
+    ],
+)
 def test_slots_may_stand_anywhere_and_touch(where):
     lm, _ = word_lm("causal", 20, seed=SEED)
     task = word_task(20, SEED).with_(template={"causal": where})
     artefact = train(lm, task, "autoprompt", length=3, steps=2, candidates=6, init="random").artefact
     assert artefact.metrics["validation"]["rows"] == 4
+    [first, *_] = with_slots(lm, task.format("causal"), 3).encoder.encode_rows(task.train)
     with pytest.raises(ConfigError, match="as many as there are slots"):
-        slotted = with_slots(lm, task.format("causal"), 3)
-        filled(slotted.encoder.encode_rows(task.train)[0], (7, 8))
+        filled(first, (7, 8))
     assert len(columns_of(with_slots(lm, task.format("causal"), 3).encoder.encode_rows(task.train)[0].slot_S, 3)) == 3
 
 
