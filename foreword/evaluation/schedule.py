@@ -13,7 +13,7 @@ from foreword.core.files import remove_whole, write_whole
 from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
-from foreword.methods.base import DirectMethod, Method, Progress
+from foreword.methods.base import Method, Progress, SearchMethod
 from foreword.methods.train import Outcome, Trained
 
 OnMade = Callable[[Cell, Trained, int], None]
@@ -244,7 +244,8 @@ def _mixes(method: Method) -> bool:
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
     """Where a stack's state goes; the weights of a whole model are not worth writing every few steps."""
-    if isinstance(plan.method, DirectMethod) or not plan.method.freezes_lm:
+    steps = plan.method.gradient or isinstance(plan.method, SearchMethod)
+    if not (steps and plan.method.freezes_lm):
         return None
     name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
     return plan.desk.store.folder / CHECKPOINTS / f"{name}.safetensors"
