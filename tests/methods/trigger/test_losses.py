@@ -9,6 +9,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from foreword.core.format import Format
 from foreword.core.template import Template
@@ -190,3 +191,42 @@ def test_label_words_are_summed_as_probabilities():
     chained = field_of(lm, task.with_(label_words={"yes": ("w1 w2", "w3"), "no": ("w4", "w5")}), objective="likelihood")
     base = tuple(chained.allowed_A[:2].tolist())
     assert chained.pool.losses([base])[0] > 0
+
+
+@pytest.mark.parametrize("slot", [0, 2])
+def test_operations_are_those_of_the_closed_form(slot):
+    """Reading a candidate costs the body's products for the tokens from the flipped slot on, attention over what is
+    cached, and two rows of the output matrix: torch's count is within a twentieth."""
+    width, layers = 32, 2
+    lm, _ = word_lm("causal", 20, seed=SEED, width=width)
+    field = field_of(lm, word_task(20, SEED, rows=12), length=3)
+    base = tuple(field.allowed_A[:3].tolist())
+    field.pool.set_base(base)
+    prompt = (*base[:slot], int(field.allowed_A[9]), *base[slot + 1 :])
+    with FlopCounterMode(display=False) as counter:
+        field.pool.losses([prompt])
+    expected = 0
+    for block in field.pool.blocks:
+        tokens = 3 - slot  # the slots end the row
+        columns = int(block.first_B.max()) + 3
+        pruned = tokens >= 2  # then the last layer has keys and values of all, and answers the position read alone
+        answered = 1 if pruned else tokens
+        body = width**2 * (24 * tokens * (layers - 1) + 24 * answered + (6 * tokens if pruned else 0))
+        attention = 4 * width * columns * (tokens * (layers - 1) + answered)
+        expected += len(block) * (body + attention + 2 * width * 2)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_hundred_races_decide_as_two_hundred_full_readings():
+    lm, _ = word_lm("causal", 40, seed=SEED)
+    field = field_of(lm, word_task(40, SEED, rows=16), length=3)
+    labels = [int(y) for b in field.pool.blocks for y in b.label_B]
+    pool = Pool.build(lm, field.encoded, labels, 3, "class", block=2)
+    rng = random.Random(SEED)
+    for _ in range(200):
+        prompts = [tuple(rng.choice(field.allowed_A.tolist()) for _ in range(3)) for _ in range(8)]
+        full = pool.race(prompts, [0.0] * 8, float("inf"), shrink=False)
+        raced = pool.race(prompts, [0.0] * 8, float("inf"))
+        best = min(range(8), key=lambda i: full[i].loss)
+        assert min(range(8), key=lambda i: (not raced[i].whole, raced[i].loss)) == best

@@ -174,3 +174,36 @@ def test_the_words_before_the_answer_become_slots():
     assert slotted.format.template == Template.parse("{text} {soft:5} {mask} .")
     assert lm.tokenizer.convert_ids_to_tokens(list(slotted.words or ())) == ["so", "then"]
     assert with_slots(lm, form, 1).length == 2
+
+
+def test_the_library_alone_predicts_the_same_from_the_words():
+    """The saved text and label words, put together by hand, tokenised and read by transformers with no code of ours."""
+    for design in ("wordpiece", "byte-bpe"):
+        make_tokenizer, kind = DESIGNS[design]
+        tokenizer = make_tokenizer()
+        model = random_model(kind, tokenizer, 1, 16, 1, 128).eval()
+        lm = wrap(model, tokenizer, kind, design)
+        task = texts_task(SEED)
+        artefact = train(lm, task, "autoprompt", seed=1, length=3, steps=2, candidates=6).artefact
+        if not artefact.any_model:
+            continue
+        ours = score_rows(lm, [(artefact, task.test)])[0]
+        template = str(artefact.format.template.source)
+        words = [w for some in artefact.format.words for w in some]
+        for row, score_C in zip(task.test, ours, strict=True):
+            text = template.replace("{text}", row.fields["text"])
+            if kind == "masked":
+                ids = tokenizer(text.replace("{mask}", tokenizer.mask_token), return_tensors="pt")["input_ids"]
+                at = int((ids[0] == tokenizer.mask_token_id).nonzero()[0, 0])
+            else:
+                ids = tokenizer(text.replace("{answer}", "").rstrip(" "), return_tensors="pt")["input_ids"]
+                at = ids.shape[1] - 1
+            labels = [
+                tokenizer(" " + w if kind == "causal" else w, add_special_tokens=False)["input_ids"] for w in words
+            ]
+            if any(len(i) != 1 for i in labels):
+                pytest.skip("the label words have several pieces in this tokenizer")
+            with torch.no_grad():
+                logits_V = model(input_ids=ids).logits[0, at]
+            wanted_C = logits_V[[i[0] for i in labels]]
+            assert torch.allclose(score_C.log_softmax(0), wanted_C.log_softmax(0), atol=1e-4)
