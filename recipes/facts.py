@@ -10,6 +10,9 @@ relations, a common vocabulary): P@1 manual 31.1, LPAQA 34.1, AutoPrompt of 5 to
 with that: the candidates are stated, and the test rows are those that ParaRel kept. What can be read off is the order
 of the arms.
 
+`majority` answers with the training rows' most frequent object: a prompt that is not above it may have learnt the
+relation's prior and nothing else (Cao et al. 2021).
+
 Every (relation, arm, seed) is one file in --out, and what is there is not run again. P47, P190 and P530 have no
 training rows: the manual and paraphrase arms alone. Choices are made on development rows.
 """
@@ -46,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kind", choices=("masked", "causal"))
     parser.add_argument("--data", default="../shared/data/lama_trex", help="a folder of facts, or countries")
     parser.add_argument("--relations", default=",".join(FIVE), help="names with commas, or all")
-    parser.add_argument("--arms", default="manual,paraphrase,autoprompt,prompt-tuning")
+    parser.add_argument("--arms", default="majority,manual,paraphrase,autoprompt,prompt-tuning")
     parser.add_argument("--candidates", choices=("relation", "all"), default="relation", help="what answers compete")
     parser.add_argument("--rows", type=int, default=40, help="training rows a relation, the pool among them (0: all)")
     parser.add_argument("--test", type=int, default=40, help="test rows a relation (0: all)")
@@ -95,6 +98,11 @@ def run_seed(given: argparse.Namespace, lm: Any, facts: Facts, seed: int) -> Non
         ]
         if not missing:
             continue
+        if arm == "majority":
+            for one in missing:
+                if one.task is not None and one.task.train:
+                    write(given, lm, one, arm, seed, {"ranks": lines.majority_ranks(one.task).tolist()})
+            continue
         if arm in ("manual", "paraphrase"):
             make = lines.manual if arm == "manual" else lines.best_paraphrase
             keep(
@@ -137,21 +145,31 @@ def keep(given: Any, lm: Any, asked: list[Any], artefacts: dict[str, Artefact], 
         control = [lines.Asked(a.relation, None if a.task is None else perturbed(a.task, seed)) for a in asked]
         swapped = {a.relation: a.rank_R for a in lines.answer(lm, control, artefacts, arm, seed)}
     for found in lines.answer(lm, asked, artefacts, arm, seed):
-        [task] = [a.task for a in asked if a.relation.name == found.relation]
-        record = {
-            "relation": found.relation,
-            "arm": arm,
-            "seed": seed,
-            "candidates": len(task.labels),
-            "rows": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
-            "hashes": task.hashes(),
-            "template": found.artefact.format.template.source,
-            "metrics": found.artefact.metrics,
+        [one] = [a for a in asked if a.relation.name == found.relation]
+        told = {
             "ranks": found.rank_R.tolist(),
             "swapped_ranks": swapped[found.relation].tolist() if found.relation in swapped else None,
+            "template": found.artefact.format.template.source,
+            "metrics": found.artefact.metrics,
         }
-        write_whole(file_of(given, lm, arm, found.relation, seed), json.dumps(record, ensure_ascii=False).encode())
-        print(f"{found.relation}, {arm}, seed {seed}: {rank_metrics(found.rank_R)}", file=sys.stderr, flush=True)
+        write(given, lm, one, arm, seed, told)
+
+
+def write(given: Any, lm: Any, one: Any, arm: str, seed: int, told: dict[str, Any]) -> None:
+    """One relation's file of one arm."""
+    task = one.task
+    record = {
+        "relation": one.relation.name,
+        "arm": arm,
+        "seed": seed,
+        "candidates": len(task.labels),
+        "rows": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        "hashes": task.hashes(),
+        **told,
+    }
+    write_whole(file_of(given, lm, arm, one.relation.name, seed), json.dumps(record, ensure_ascii=False).encode())
+    measured = rank_metrics(np.array(told["ranks"]))
+    print(f"{one.relation.name}, {arm}, seed {seed}: {measured}", file=sys.stderr, flush=True)
 
 
 def file_of(given: Any, lm: Any, arm: str, relation: str, seed: int) -> Path:
@@ -176,7 +194,7 @@ def table(given: Any, lm: Any) -> str:
         cells = [
             f"{100 * p:.1f} ({100 * low:.1f}-{100 * high:.1f})" for p, low, high in lines.macro_interval(by).values()
         ]
-        swapped = [float((np.array(r["swapped_ranks"]) <= 1).mean()) for r in own if r["swapped_ranks"]]
+        swapped = [float((np.array(r["swapped_ranks"]) <= 1).mean()) for r in own if r.get("swapped_ranks")]
         rows.append(f"| {arm} | {' | '.join(cells)} | {100 * float(np.mean(swapped)):.1f} |" if swapped else
                     f"| {arm} | {' | '.join(cells)} | - |")  # fmt: skip
     rows += ["", "| relation | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]

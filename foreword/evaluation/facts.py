@@ -110,6 +110,14 @@ def best_paraphrase(lm: FrozenLM, asked: Sequence[Asked]) -> list[Artefact]:
     return [best[number][1] for number in range(len(tasks))]
 
 
+def majority_ranks(task: Task) -> NDArray[np.int64]:
+    """Ranks of one answer to everything: candidates by how often they are right in the training rows, ties against the
+    right one. What a prompt gains beyond the relation's prior is what is above this."""
+    counts_C = np.bincount([row.label or 0 for row in task.train], minlength=len(task.labels)).astype(np.float64)
+    label_R = np.asarray([row.label for row in task.test])
+    return ranks(np.broadcast_to(counts_C, (len(label_R), len(counts_C))), label_R)
+
+
 def learnt(
     lm: FrozenLM, asked: Sequence[Asked], method: str, options: Mapping[str, Any], seed: int,
     progress: Progress | None = None,
