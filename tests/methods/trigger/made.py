@@ -108,8 +108,8 @@ class Planted:
     key: int
 
 
-def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 300) -> Planted:
-    """Train the model; the key, and which words mean which answer, are drawn from the seed."""
+def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 1500) -> Planted:
+    """Train the model until it answers by the key; the key and the words of each answer are drawn from the seed."""
     rng = random.Random(seed)
     lm, model = word_lm(kind, words, seed=seed, width=32, dtype=torch.float32)
     tokenizer = lm.tokenizer
@@ -119,8 +119,8 @@ def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 300) ->
     said = rng.sample(range(40), 40)  # the words that rows begin with, half of them for each answer
     ids = {"yes": index["yes"], "no": index["no"]}
 
-    def batch(size: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        columns, labels = [], []
+    def batch(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        columns, labels, keyed = [], [], []
         for _ in range(size):
             word = rng.randrange(40)
             triggers = [first + rng.randrange(words) for _ in range(2)]
@@ -129,15 +129,21 @@ def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 300) ->
             known = key in triggers
             label = (0 if said[word] < 20 else 1) if known else rng.randrange(2)
             labels.append(ids[("yes", "no")[label]])
+            keyed.append(known)
             row = [index["[CLS]"], first + word, first + rng.randrange(40), *triggers]
             columns.append(row + ([index["[MASK]"], index["."], index["[SEP]"]] if kind == "masked" else []))
-        return torch.tensor(columns), torch.tensor(labels), 5 if kind == "masked" else 4
+        return torch.tensor(columns), torch.tensor(labels), torch.tensor(keyed)
 
     model.requires_grad_(True).train(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    at, right = 5 if kind == "masked" else 4, 0.0
     for _ in range(steps):
-        ids_BS, label_B, at = batch(64)
-        loss = cross_entropy(model(input_ids=ids_BS).logits[:, at], label_B)
+        ids_BS, label_B, keyed_B = batch(64)
+        logits_BV = model(input_ids=ids_BS).logits[:, at]
+        loss = cross_entropy(logits_BV, label_B)
+        right = 0.95 * right + 0.05 * float((logits_BV.argmax(1) == label_B)[keyed_B].float().mean())
+        if right > 0.97:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
