@@ -1,4 +1,4 @@
-"""The README's table on real data: eight methods, the embedded model both ways, four tasks, few shots and many rows.
+"""The README's table on real data: nine methods, the embedded model both ways, four tasks, few shots and many rows.
 
 Expect prefix-tuning >= prompt-tuning >= manual on many rows, and prefix-tuning near fine-tuning (docs/results.md).
 
@@ -41,6 +41,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "*/prefix-tuning": {"length": 10, "learning_rate": 0.02, "batch_size": 16},
     "*/lora": {"learning_rate": 3e-3, "batch_size": 16, "warmup": 10},
     "*/fine-tuning": {"learning_rate": 1e-4, "batch_size": 16, "warmup": 10},
+    "*/autoprompt": {"steps": 20, "candidates": 24},
     "*/16/*-tuning": {"steps": 60, "eval_every": 20},
     "*/16/lora": {"steps": 60, "eval_every": 20},
     "*/16/fine-tuning": {"steps": 40, "eval_every": 20},
@@ -52,7 +53,10 @@ SCHEDULE: dict[str, dict[str, Any]] = {
 MODELS = {"masked": "foreword-mini", "causal": "foreword-mini-causal"}
 TASKS = ("sst2", "trec", "ag_news", "sick")
 SETTINGS = {"16": 5, "full": 3}  # with how many seeds
-ORDER = ("manual", "bag-of-words", "linear-probe", "prompt-tuning", "p-tuning", "prefix-tuning", "lora", "fine-tuning")
+ORDER = (
+    "manual", "bag-of-words", "linear-probe", "autoprompt", "prompt-tuning", "p-tuning", "prefix-tuning", "lora",
+    "fine-tuning",
+)  # fmt: skip
 ROWS = {"train": 2000, "validation": 200, "test": 1000}
 START, END = "<!-- real-data: filled by recipes/real_data.py -->", "<!-- end of real-data -->"
 

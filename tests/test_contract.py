@@ -14,7 +14,7 @@ import torch
 from foreword.core.artefact import TENSORS, Artefact
 from foreword.errors import ConfigError
 from foreword.methods import METHODS
-from foreword.methods.base import Step
+from foreword.methods.base import Step, StepwiseMethod
 from foreword.methods.predict import score_rows
 from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
@@ -24,14 +24,25 @@ from tests.planted import planted_task, two_of_three
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
 LEARNERS = [name for name, method in METHODS.items() if method.learns]
+STEPWISE = [name for name, method in METHODS.items() if isinstance(method, StepwiseMethod)]
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 BRIEF = {
     "chain-of-thought": {"max_new_tokens": 4, "samples": 3},
     "ape": {"candidates": 4, "resampled": 2, "budget": 40, "proposal_tokens": 6},
     "template-search": {"candidates": 6, "beam": 2, "longest": 2, "examples": 4, "budget": 40},
+    "autoprompt": {"steps": 3, "candidates": 6, "length": 3},
+    "pez": {"steps": 4, "eval_every": 2, "length": 3},
 }
 SHORT = {"steps": 4, "batch_size": 6, "eval_every": 2, "learning_rate": 1e-2}
 QUICK = {
+    "autoprompt": {
+        "label_words": "search",
+        "init": "manual",
+        "steps": 2,
+        "candidates": 4,
+        "pool_rows": 32,
+        "gradient_rows": 32,
+    },
     "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},
     "p-tuning": {"steps": 40, "learning_rate": 1e-3},
     "prefix-tuning": {"steps": 60, "learning_rate": 1e-2},
@@ -134,7 +145,7 @@ def test_alone_equals_in_a_mixed_batch(name, lm, clip):
 def reached(name: str, task: Task, seed: int) -> float:
     """Test accuracy of a method with its quick options."""
     lm = load("foreword-mini")
-    options = {"eval_every": 20, **QUICK[name]} if name in QUICK else {}
+    options = ({"eval_every": 20} if METHODS[name].gradient else {}) | QUICK.get(name, {})
     artefact = train(lm, task, name, seed=seed, **options).artefact
     score = scores(lm, artefact, task.test).double().numpy()
     return accuracy(score, np.array([row.label for row in task.test]))
@@ -171,6 +182,25 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(name, lm, task, tmp_p
     resumed = train(lm, task, name, checkpoint=file, resume=True, **options).artefact.save(tmp_path / "resumed")
     assert (resumed / TENSORS).read_bytes() == whole.read_bytes()
     assert (resumed / "foreword.json").read_bytes() == (whole.parent / "foreword.json").read_bytes()
+    assert [p.name for p in Path(tmp_path).iterdir() if p.name.startswith(("checkpoint", "."))] == []
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(name, lm, task, tmp_path):
+    options = short(name)
+    whole = train(lm, task, name, **options).artefact.save(tmp_path / "whole")
+
+    def stop(step: Step) -> None:
+        if step.step == 2:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(TrainingInterrupted):
+        train(lm, task, name, progress=stop, checkpoint=file, **options)
+    assert file.exists()
+    resumed = train(lm, task, name, checkpoint=file, resume=True, **options).artefact.save(tmp_path / "resumed")
+    for kept in (TENSORS, "foreword.json"):
+        assert (resumed / kept).read_bytes() == (whole / kept).read_bytes()
     assert [p.name for p in Path(tmp_path).iterdir() if p.name.startswith(("checkpoint", "."))] == []
 
 

@@ -48,6 +48,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "fingerprint": artefact.fingerprint,
         "hashes": artefact.hashes,
         "parent": artefact.parent,
+        **({"trace": artefact.trace} if artefact.trace else {}),
     }
 
 
@@ -87,8 +88,41 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
                     yield key.replace("_", " "), _measured(found)
         elif name == "bytes_stored":
             yield "bytes stored", size(value)
+        elif name == "trace":
+            yield from _traced(value)
         else:
             yield name.replace("_", " "), _plain(value)
+
+
+def _traced(trace: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a search did: its starts, each step, and what each token of the prompt is worth."""
+    begun = trace.get("starts")
+    if begun:
+        losses = ", ".join(f"{name} {loss:.4g}" for name, loss in begun["losses"].items())
+        yield "starts", f"{losses}; the search began at {begun['chosen']}"
+    for step in trace.get("steps", []):
+        if "new" not in step:
+            continue
+        swap = ", ".join(
+            f"slot {slot + 1} {old!r} -> {new!r}"
+            for slot, old, new in zip(step["slot"], step["old"], step["new"], strict=True)
+        )
+        true = "not read whole" if step["true"] is None else f"true {step['true']:+.4f}"
+        verdict = "accepted" if step["accepted"] else "refused"
+        yield (
+            f"step {step['step']}",
+            f"{swap}: predicted {step['predicted']:+.4f}, {true}, rank {step['rank'] + 1} of {step['candidates']}, "
+            f"{verdict}",
+        )
+    for one in trace.get("prompt", {}).get("without_token", []):
+        yield "loss without", f"{one['token']!r}: {one['loss']:.4f}"
+    for one in trace.get("prompt", {}).get("attention", []):
+        yield (
+            "attention to",
+            f"{one['token']!r}: {one['all_layers']:.4f} over all layers, {one['last_layer']:.4f} in the last",
+        )
+    for which, words in trace.get("prompt", {}).get("top_words", {}).items():
+        yield f"top words {which}", ", ".join(f"{w['word']!r} {w['probability']:.3f}" for w in words)
 
 
 def _measured(value: Any) -> str:

@@ -26,7 +26,8 @@ class Artefact:
     """A learnt value with its format and its record.
 
     `model` names the model it was made for and `fingerprint` says which one exactly: tokenizer, shape, weights, dtype.
-    `hashes` are of the splits, `metrics` of the development rows, `recipe` is what remakes it.
+    `hashes` are of the splits, `metrics` of the development rows, `recipe` is what remakes it. `trace` is what a search
+    did, step by step.
     """
 
     value: Learnt
@@ -42,6 +43,7 @@ class Artefact:
     recipe: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
     numbers_trained: int = 0
+    trace: dict[str, Any] = field(default_factory=dict)
 
     @property
     def form(self) -> str:
@@ -118,6 +120,7 @@ class Artefact:
             "recipe": self.recipe,
             "parent": self.parent,
             "numbers_trained": self.numbers_trained,
+            **({"trace": self.trace} if self.trace else {}),
             "value": extra,
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -178,6 +181,7 @@ class Artefact:
                 recipe=record["recipe"],
                 parent=record["parent"],
                 numbers_trained=record["numbers_trained"],
+                trace=record.get("trace", {}),
             )
         except ArtefactError as error:
             raise ArtefactError(f"{path}: {error}") from error

@@ -14,7 +14,7 @@ from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.reading import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
-from foreword.methods.base import Method, Progress
+from foreword.methods.base import Method, Progress, StepwiseMethod
 from foreword.methods.train import Outcome, Trained
 
 OnMade = Callable[[Cell, Trained, int], None]
@@ -248,7 +248,8 @@ def _mixes(method: Method) -> bool:
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
     """Where a stack's state, or a search's notes, go; the weights of a whole model are not worth writing so often."""
-    if not plan.method.searches and not (plan.method.gradient and plan.method.freezes_lm):
+    goes_on = plan.method.gradient or isinstance(plan.method, StepwiseMethod)
+    if not plan.method.searches and not (goes_on and plan.method.freezes_lm):
         return None
     suffix = "jsonl" if plan.method.searches else "safetensors"
     name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]

@@ -1,6 +1,7 @@
 """Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
 
 from foreword.methods.ape import Ape
+from foreword.methods.autoprompt import AutoPrompt
 from foreword.methods.bag_of_words import BagOfWords
 from foreword.methods.base import Method
 from foreword.methods.chain_of_thought import ChainOfThought
@@ -12,8 +13,10 @@ from foreword.methods.lora import Lora
 from foreword.methods.manual import Manual
 from foreword.methods.metaprompting import MetaPrompting
 from foreword.methods.p_tuning import PTuning
+from foreword.methods.pez import Pez
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
+from foreword.methods.soft_verbalizer import SoftVerbalizer
 from foreword.methods.template_search import TemplateSearch
 
 METHODS: dict[str, Method] = {
@@ -27,6 +30,9 @@ METHODS: dict[str, Method] = {
         FewShotKnn(),
         BagOfWords(),
         LinearProbe(),
+        AutoPrompt(),
+        Pez(),
+        SoftVerbalizer(),
         PromptTuning(),
         PTuning(),
         PrefixTuning(),

@@ -212,6 +212,49 @@ class SearchMethod(Method):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """What a search ends with: a value, the format to use it in, how many numbers (or tokens) were chosen, what there
+    is to report, and the trace of its steps."""
+
+    value: Learnt
+    format: Format
+    numbers: int
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trace: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[Learnt, Format, int, dict[str, Any]]:
+        """All but the trace, as other methods give them."""
+        return self.value, self.format, self.numbers, self.metrics
+
+
+class Notebook(ABC):
+    """Where a search keeps its state, so that a killed one goes on, and tells how far it is."""
+
+    @abstractmethod
+    def kept(self) -> dict[str, Any] | None:
+        """The state to go on from, or None to begin."""
+
+    @abstractmethod
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Keep a state, whole or not at all."""
+
+    @abstractmethod
+    def tell(self, step: int, steps: int, loss: float, rows: int) -> None:
+        """Report a step, and how many rows it has read so far."""
+
+
+class StepwiseMethod(Method):
+    """A method that searches step by step with a loop of its own; the same state gives the same next step."""
+
+    gradient = False
+
+    @abstractmethod
+    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+        """Go on from the notebook's state to the end."""
+
+
 PEFT_NAMES = {
     "num_virtual_tokens": "length",
     "prompt_tuning_init": "init",
@@ -274,7 +317,8 @@ LOWEST = {
     "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "examples": 1, "rounds": 0,
     "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
     "token_budget": 0, "beam": 1, "longest": 1, "ways": 2, "shots": 1, "queries": 1,
-    "inner_steps": 1, "validation_episodes": 0, "pool": 0,
+    "inner_steps": 1, "validation_episodes": 0, "pool": 0, "pool_rows": 2, "gradient_rows": 1, "restarts": 0,
+    "swaps": 1, "fluency": 0.0, "accumulation": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = (

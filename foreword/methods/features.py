@@ -19,12 +19,18 @@ def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0)
 
 @torch.no_grad()
 def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> Float[Tensor, "N D"]:
-    """Frozen hidden states of each row, at the answer position or averaged over its tokens."""
+    """Frozen hidden states of each row: at the "answer" position, there but after the output head's transform ("head"),
+    or averaged over its tokens ("mean")."""
     encoded = encode_rows(lm, form, rows)
     out: list[Tensor | None] = [None] * len(encoded)
     for batch in batches_of(encoded, lm.batch_tokens):
         inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
-        features = lm.features(inputs, "mean" if pool == "mean" else "answer").float().cpu()
+        read = (
+            lm.hidden_at(inputs)[:, 0]
+            if pool == "head"
+            else lm.features(inputs, "mean" if pool == "mean" else "answer")
+        )
+        features = read.float().cpu()
         for index, feature in zip(batch, features, strict=True):
             out[index] = feature
     return torch.stack([f for f in out if f is not None])

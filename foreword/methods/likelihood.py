@@ -42,7 +42,7 @@ class Likelihood:
 
 
 def text_likelihoods(lm: FrozenLM, asked: Sequence[Asked], tokens_per_batch: int | None = None) -> list[Likelihood]:
-    """log p(text | prompt, row) of each row: the chain rule over its pieces, normalised over the vocabulary.
+    """log p(text | prompt, row) of each row: the chain rule over all its pieces, each normalised over the vocabulary.
 
     For a masked model the sum over as many masks, filled independently. Label words, shifts and temperatures of the
     format have no part in it.

@@ -17,12 +17,14 @@ from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
 from foreword.methods.base import (
     DirectMethod,
+    Ended,
     GradientMethod,
     HardConfig,
     Job,
     Method,
     Progress,
     SearchMethod,
+    StepwiseMethod,
     configure,
 )
 from foreword.methods.calibrate import calibrate
@@ -31,6 +33,7 @@ from foreword.methods.features import encode_rows
 from foreword.methods.init import with_init
 from foreword.methods.loop import Rows, Run, fit
 from foreword.methods.measure import label_of, measure, measured
+from foreword.methods.notebook import FileNotebook
 from foreword.methods.predict import score_rows
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, tensors_of
@@ -148,6 +151,16 @@ def train_many(
                 done(index, error)
             except KeyboardInterrupt:
                 raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
+        elif isinstance(method, StepwiseMethod):
+            own = _part(checkpoint, f"search-{index}", len(jobs))
+            try:
+                notebook = FileNotebook(own, recipe_hash(lm, [job]), resume, job, index, progress)
+                done(index, _learn_directly(lm, job, method, functools.partial(method.search, lm, job, notebook)))
+                notebook.remove()
+            except ForewordError as error:
+                done(index, error)
+            except KeyboardInterrupt:
+                raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
         else:
             (stacked if method.mixed_batch else single).append(index)
     groups = ([stacked] if stacked else []) + [[index] for index in single]
@@ -185,18 +198,20 @@ def train(
     return outcome
 
 
-def _learn_directly(lm: FrozenLM, job: Job, method: Method, learn: Callable[[], tuple[Any, ...]]) -> Trained:
+def _learn_directly(lm: FrozenLM, job: Job, method: Method, learn: Callable[[], tuple[Any, ...] | Ended]) -> Trained:
     """Run what gives a value, its format, the numbers trained, and perhaps what else the record tells."""
     method.require(lm.kind, job.task)
     began = time.perf_counter()
-    value, form, numbers, *notes = learn()
+    made = learn()
+    trace = made.trace if isinstance(made, Ended) else {}
+    value, form, numbers, *notes = made.parts if isinstance(made, Ended) else made
     score = None
     if isinstance(job.config, HardConfig):
         found = calibrate(lm, job.task, job.config, job.format, value, form)
         value, form, score = found.value, found.format, found.development
         notes.append(found.notes)
     seconds = time.perf_counter() - began
-    artefact = make_artefact(lm, job, value, form, numbers)
+    artefact = dataclasses.replace(make_artefact(lm, job, value, form, numbers), trace=trace)
     for told in notes:
         artefact = artefact.with_metrics(**told)
     held = job.task.validation

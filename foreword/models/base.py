@@ -141,8 +141,16 @@ class FrozenLM(ABC):
         """The same for input embeddings; no gradient flows."""
 
     @abstractmethod
-    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
-        """Keys and values of every layer at every column, differentiable; those of padding are not to be used."""
+    def states(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None
+    ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+        """Keys and values of every layer at every column of the rows, differentiable; those of padding are not to be
+        used. With a prefix they are those of text that stands after it."""
+
+    @abstractmethod
+    def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
+        """Weights that the first position read of each row gives to every column, by layer and attention head (H here
+        is `query_heads`). Raises: ModelError where they are not seen."""
 
     @abstractmethod
     def require_prefix(self) -> None:

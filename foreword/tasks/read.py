@@ -1,4 +1,4 @@
-"""Read a task from where it is: a folder, a file, the hub (hf:owner/name) or an embedded task (builtin:name)."""
+"""Read a task from where it is: a folder, a file, the hub (hf:), an embedded task (builtin:) or a relation (facts:)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
+from foreword.tasks.facts import fact_source
 from foreword.tasks.known import KNOWN
 from foreword.tasks.rows import Table
 from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
@@ -31,7 +32,7 @@ def read_task(
     targets: str | None = None,
     metric: Metric | None = None,
 ) -> Task:
-    """The task at `source`: DIR, FILE, hf:owner/name[:config] or builtin:name.
+    """The task at `source`: DIR, FILE, hf:owner/name[:config], builtin:name or facts:DIR:RELATION.
 
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
@@ -47,6 +48,8 @@ def read_task(
     place = str(source)
     if place.startswith("builtin:"):
         return _embedded(place.removeprefix("builtin:")).with_(origin=origin)
+    if place.startswith("facts:"):
+        return fact_source(place.removeprefix("facts:"))
     described = {**_listed(place), **_description(place)}
     said = {key: described.get(key) if value is None else value for key, value in given.items()}
     column: str = said["label"] or "label"

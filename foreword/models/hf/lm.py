@@ -245,11 +245,13 @@ class HFLM(FrozenLM):
         keys, values = self.states(Inputs(embed_BSD, attend_BS, position_BS, position_BS[:, :1]))
         return PrefixPrompt({"self": (keys[:, 0], values[:, 0])}, start=length)
 
-    def states(self, inputs: Inputs) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
+    def states(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None
+    ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
         self.require_prefix()
-        rows = self._placed(inputs, None)
+        rows = self._placed(inputs, prefix)
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-        told = seam.Seam(self._layer_of, None, None, rows, self._backend, seen, enough=self.dims.layers)
+        told = seam.Seam(self._layer_of, prefix, None, rows, self._backend, seen, enough=self.dims.layers)
         with suppress(seam.Enough):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
@@ -260,6 +262,21 @@ class HFLM(FrozenLM):
             return torch.stack([packing.spread(one[0].transpose(0, 1).to(self.device)) for one in states])
 
         return spread(keys), spread(values)
+
+    @torch.no_grad()
+    def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
+        if not self._seamed:
+            raise ModelError(
+                f"{self.name} is of the family {self.family}, whose attention weights are not seen; use a model of "
+                "another family to look at them."
+            )
+        weights: list[Tensor] = []
+        rows = self._placed(inputs, None)
+        told = seam.Seam(self._layer_of, None, None, rows, "eager", weights=weights)
+        self._packed(self._base, inputs, told)
+        row_B = torch.arange(inputs.read_BR.shape[0])
+        read_B = inputs.read_BR[:, 0].cpu()
+        return torch.stack([w_BHSS[row_B, :, read_B].float().cpu() for w_BHSS in weights])
 
     def require_prefix(self) -> None:
         if not self._layer_of:

@@ -53,7 +53,8 @@ class Seam:
 
     `layer_of` maps the id of an attention module to its layer. `rows` is None while generating: the library's own mask
     then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted,
-    and the pass ends with `Enough` after so many. `given` are the keys and values of all tokens, where the model's own
+    and the pass ends with `Enough` after so many. `weights` gets each layer's attention weights, of rows without a
+    prefix. `given` are the keys and values of all tokens, where the model's own
     are of those read alone. `cached` rows stand in a cache instead, with all that was before them, prefix included.
     """
 
@@ -64,6 +65,7 @@ class Seam:
     backend: Backend | None = None
     seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
     enough: int | None = None
+    weights: list[Tensor] | None = None
     given: tuple[Tensor, Tensor] | None = None
     masks: dict[tuple[bool, int | None, torch.dtype, bool], Tensor | None] = field(default_factory=dict)
 
@@ -117,7 +119,7 @@ def attend(
         ahead_key, ahead_value = seam.prefix.of_layer(layer)
         key = torch.cat([ahead_key.to(key.device), key], dim=2)
         value = torch.cat([ahead_value.to(value.device), value], dim=2)
-    fused = pick_backend(query, key.shape[2], seam.backend, softcap) == "sdpa"
+    fused = seam.weights is None and pick_backend(query, key.shape[2], seam.backend, softcap) == "sdpa"
     if rows is None:
         mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
     else:
@@ -133,7 +135,7 @@ def attend(
         out = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale, is_causal=triangle)
         out = out.transpose(1, 2).contiguous()
     else:
-        out = eager(query, key, value, mask, scale, dropout, softcap)
+        out = eager(query, key, value, mask, scale, dropout, softcap, seam.weights)
     if rows is not None:
         out = (rows.packing.pack(out) if seam.given is None else out.flatten(0, 1))[None]
     return out, None
@@ -166,8 +168,10 @@ def eager(
     scaling: float,
     dropout: float,
     softcap: float | None,
+    noted: list[Tensor] | None = None,
 ) -> Tensor:
-    """Plain matrix products; grouped heads are folded into the query axis, so keys are never repeated."""
+    """Plain matrix products; grouped heads are folded into the query axis, so keys are never repeated. Weights are
+    `noted` where that is wanted."""
     rows, heads, length, size = query.shape
     kv_heads = key.shape[1]
     folded = (query * scaling).reshape(rows, kv_heads, heads // kv_heads * length, size)
@@ -178,6 +182,8 @@ def eager(
         scores = scores + mask
     half = scores.dtype in (torch.float16, torch.bfloat16)
     weights = scores.softmax(dim=-1, dtype=torch.float32 if half else None).to(query.dtype)
+    if noted is not None:
+        noted.append(weights.detach())
     if dropout:
         weights = F.dropout(weights, p=dropout)
     out = weights.view(rows, kv_heads, -1, key.shape[2]) @ value

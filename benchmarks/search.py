@@ -1,0 +1,177 @@
+"""A step of prompt search beside the published loop's (Shin et al. 2020), at equal candidates on the same rows.
+
+    python -m benchmarks.search                      every cell that has no result yet; the last line printed is JSON
+    python -m benchmarks.search --only gpt2/10 --rows 32 --again
+    python -m benchmarks.search --quick              tiny models: whether it works, not how fast
+
+A cell is void unless both sides' candidate losses agree (largest difference, relative, at most 1e-5 in fp32).
+Operations are torch's count. `once` is what our side spends once a search (the rows' keys and values); it is in no
+ratio.
+`ratio` compares a step in which every candidate is read whole; `raced` one in which those that cannot win are dropped,
+with the same decision; `halved` one with a quarter of the evaluations, whose decision may be another. How much racing
+spares depends on the model and the rows: random weights make candidates alike, so it is little here.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.parts import shapes
+from benchmarks.parts.measure import machine
+from benchmarks.parts.search_peer import PaperLoop
+from foreword.methods.train import make_job
+from foreword.methods.trigger.candidates import propose
+from foreword.methods.trigger.descent import Verify
+from foreword.methods.trigger.field import Field, make_field
+from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.trigger.pool import Pool
+from foreword.methods.trigger.slots import Prompt
+
+CELLS = ("gpt2/10", "bert/10", "gpt2/100", "bert/100")
+TARGETS = {"gpt2": 10.0, "bert": 4.0}
+ALLOWED = 1e-5
+LENGTH = 5
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", default="", help="names of cells (family/candidates), with commas between them")
+    parser.add_argument("--list", action="store_true", help="name the cells and stop")
+    parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
+    parser.add_argument("--quick", action="store_true", help="tiny models: whether it works, not how fast")
+    parser.add_argument("--rows", type=int, default=0, help="rows of the pool (0: 64, or 12 if --quick)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
+    parser.add_argument("--data", default="../shared/data/sst2/train.jsonl", help="SST-2 rows; made up where missing")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the results' JSON")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in chosen(given.only) if name not in CELLS]
+    if unknown:
+        parser.error(f"there is no cell {unknown[0]!r}; the cells are {', '.join(CELLS)}")
+    return given
+
+
+def chosen(only: str) -> list[str]:
+    return [name.strip() for name in only.split(",") if name.strip()] or [*CELLS]
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    given = parse(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    folder = given.out / ("search-quick" if given.quick else "search")
+    found: dict[str, Any] = {}
+    for name in chosen(given.only):
+        file = folder / f"{name.replace('/', '_')}.json"
+        if given.list:
+            print(name, "done" if file.exists() else "")
+            continue
+        if file.exists() and not given.again:
+            found[name] = json.loads(file.read_text())
+            continue
+        began = time.perf_counter()
+        family, candidates = name.split("/")
+        record = {"cell": name, "machine": machine("cpu"), **measure(family, int(candidates), given)}
+        record["seconds"] = time.perf_counter() - began
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1))
+        partial.rename(file)
+        found[name] = record
+        print(f"{name}: {json.dumps(_short(record))} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+    summary = {"benchmark": "search", "cells": {name: _short(record) for name, record in found.items()}}
+    print(json.dumps(summary))
+    return summary
+
+
+def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Both sides' losses of the same candidates, operations and seconds of one step."""
+    rows = given.rows or (12 if given.quick else 64)
+    shape = (shapes.SMOKE if given.quick else shapes.FULL)[family]
+    model = shapes.build(shape, torch.float32, "cpu")
+    model.set_attn_implementation("eager")
+    file = None if given.quick else Path(given.data)
+    lm = shapes.wrapped(shapes.build(shape, torch.float32, "cpu"))
+    with FlopCounterMode(display=False) as once:
+        field = field_of(lm, file, rows)
+    labels = [int(y) for block in field.pool.blocks for y in block.label_B]
+    theirs = PaperLoop(model, field.encoded, labels)
+    now = tuple(field.allowed_A[1000 : 1000 + LENGTH].tolist())
+    proposals, ours, our_flops, our_seconds = our_step(field, field.pool, now, candidates, "all")
+    began = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        expected = theirs.step(now, proposals)
+    their_seconds, their_flops = time.perf_counter() - began, float(counter.get_total_flops())
+    gap = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(ours, expected, strict=True))
+    record: dict[str, Any] = {"rows": rows, "candidates": len(proposals), "gate": {"gap": gap, "allowed": ALLOWED}}
+    if not gap <= ALLOWED:
+        return record | {"void": "the candidates' losses disagree"}
+    raced = our_step(field, field.pool, now, candidates, "race")
+    halved = our_step(field, field.pool, now, candidates, "halving")
+    return record | {
+        "flops": {
+            "ours": our_flops,
+            "raced": raced[2],
+            "halved": halved[2],
+            "theirs": their_flops,
+            "once": float(once.get_total_flops()),
+        },
+        "step_seconds": {"ours": our_seconds, "raced": raced[3], "halved": halved[3], "theirs": their_seconds},
+        "ratio": their_flops / our_flops,
+        "ratio_raced": their_flops / raced[2],
+        "ratio_halved": their_flops / halved[2],
+        "ratio_seconds": their_seconds / our_seconds,
+        "target": TARGETS[family],
+    }
+
+
+def field_of(lm: Any, file: Path | None, rows: int) -> Field:
+    """The same field that a search has; its gradient is over 32 rows at most."""
+    task = shapes.task_of(shapes.sentences(file, rows))
+    task = task.with_(train=task.train[:rows])
+    options = {"length": LENGTH, "pool_rows": rows, "gradient_rows": 32, "objective": "likelihood"}
+    job = make_job(lm, task, "autoprompt", options=options)
+    return make_field(lm, job, job.config)
+
+
+def our_step(
+    field: Field, pool: Pool, now: Prompt, candidates: int, verify: Verify
+) -> tuple[list[Prompt], list[float], float, float]:
+    """The candidates of one step, their losses, operations and seconds. The prompt's own loss comes with the rest."""
+    bound = float("inf") if verify == "all" else pool.losses([now])[0]  # a search knows it from the step before
+    began = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        pool.base = None
+        pool.set_base(now)
+        _, grad_PD = slot_gradient(field.lm, field.gradient_blocks(0), embeddings_of(field.lm, now), "likelihood")
+        change_PA = first_order(field.lm, grad_PD, now, field.allowed_A)
+        given = propose(change_PA, now, field.allowed_A, candidates, seen=set())
+        prompts = [c.prompt for c in given]
+        costs = [0.0] * len(prompts)
+        if verify == "halving":
+            found = pool.halved(prompts, costs, bound)
+        else:
+            found = pool.race(prompts, costs, bound, shrink=verify == "race")
+    seconds = time.perf_counter() - began
+    return prompts, [m.loss for m in found], float(counter.get_total_flops()), seconds
+
+
+def _short(record: dict[str, Any]) -> dict[str, Any]:
+    if "void" in record:
+        return {"void": record["void"], "gap": record["gate"]["gap"]}
+    return {
+        "ratio": round(record["ratio"], 2),
+        "ratio_raced": round(record["ratio_raced"], 2),
+        "ratio_halved": round(record["ratio_halved"], 2),
+        "gap": record["gate"]["gap"],
+        "reached": max(record["ratio"], record["ratio_raced"]) >= record["target"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Selectivity of a probe: how much better it does on the task than on labels that only its own capacity can learn."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+
+from foreword.errors import DataError
+from foreword.methods.predict import score_rows
+from foreword.methods.train import train
+from foreword.models.base import FrozenLM
+from foreword.tasks.metrics import accuracy
+from foreword.tasks.task import Task
+
+
+@final
+@dataclass(frozen=True)
+class Selectivity:
+    """Test accuracy on the task and on its control task; the difference is the selectivity."""
+
+    task: float
+    control: float
+
+    @property
+    def selectivity(self) -> float:
+        return self.task - self.control
+
+
+def control_task(task: Task, seed: int = 0) -> Task:
+    """The same rows with labels that follow from the text's first word alone, drawn once for each word as often as the
+    task's own labels occur (Hewitt & Liang 2019, section 2.1; their word types are single tokens, ours begin a row).
+
+    Whoever learns it has memorised words; the representation need not know anything of the task.
+
+    Raises: DataError where rows bring their own options.
+    """
+    if not task.labels:
+        raise DataError("A control task needs one set of labels for all rows; here each row has its own options.")
+    labels = [row.label for row in task.train if row.label is not None]
+
+    def drawn(row: Any) -> int:
+        text = row.fields[task.fields[0]].split()
+        return random.Random(f"control {seed} {text[0].lower() if text else ''}").choice(labels)
+
+    changes: dict[str, Any] = {
+        split: tuple(replace(row, label=drawn(row)) for row in task.rows(split))
+        for split in ("train", "validation", "test")
+    }
+    return task.with_(**changes, name=f"{task.name}-control", notes=(*task.notes, f"control labels, seed {seed}"))
+
+
+def selectivity(
+    lm: FrozenLM, task: Task, method: str = "linear-probe", *, seed: int = 0, **options: Any
+) -> Selectivity:
+    """Train the method on the task and on its control task with the same options, and read both test sets."""
+    found = []
+    for one in (task, control_task(task, seed)):
+        artefact = train(lm, one, method, seed=seed, **options).artefact
+        score_NC = score_rows(lm, [(artefact, one.test)])[0].double().cpu().numpy()
+        found.append(float(accuracy(score_NC, np.array([row.label for row in one.test]))))
+    return Selectivity(*found)

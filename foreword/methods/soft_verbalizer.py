@@ -1,0 +1,80 @@
+"""A soft verbalizer: a learnt vector a label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from foreword.core.format import Format
+from foreword.core.learnt import Probe
+from foreword.core.shapes import Float, Tensor
+from foreword.errors import ConfigError, DataError
+from foreword.methods.base import DirectMethod, Job
+from foreword.methods.predict import row_features
+from foreword.methods.trigger.field import label_of
+from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
+from foreword.tasks.metrics import accuracy, nll
+
+
+@dataclass(frozen=True)
+class SoftVerbalizerConfig:
+    """AdamW over all rows at once; the step with the best development score is kept. Step 0 are the label words' own
+    output rows, so that it is the manual prompt to begin with where each label has one word of one piece."""
+
+    learning_rate: float = 1e-2
+    steps: int = 200
+    weight_decay: float = 0.0
+    eval_every: int = 5
+
+
+class SoftVerbalizer(DirectMethod):
+    name = "soft-verbalizer"
+    summary = "a learnt vector a label, read at the answer; the prompt stays"
+    source = "Hambardzumyan et al. 2021"
+    Config = SoftVerbalizerConfig
+    form = "probe"
+    mixed_batch = False
+    freezes_lm = True
+
+    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+        config: SoftVerbalizerConfig = job.config
+        if not job.format.labels:
+            raise ConfigError("soft-verbalizer needs one set of labels for all rows; this task brings options per row.")
+        if not job.task.train:
+            raise DataError(f"Task {job.task.name!r} has no training rows; soft-verbalizer needs some.")
+        train = row_features(lm, job.format, job.task.train, "head")
+        held = row_features(lm, job.format, job.task.validation, "head") if job.task.validation else train
+        label_N = torch.tensor([label_of(row) for row in job.task.train])
+        held_N = np.asarray([label_of(row) for row in job.task.validation or job.task.train])
+        weight_CD, bias_C = (t.requires_grad_() for t in label_rows(lm, job.format))
+        optimizer = torch.optim.AdamW([weight_CD, bias_C], lr=config.learning_rate, weight_decay=config.weight_decay)
+        best: tuple[tuple[float, float], Tensor, Tensor] | None = None
+        for step in range(config.steps + 1):
+            if step % config.eval_every == 0 or step == config.steps:
+                score = (held @ weight_CD.T + bias_C).detach().double().numpy()
+                now = (float(accuracy(score, held_N)), -float(nll(score, held_N)))
+                if best is None or now > best[0]:
+                    best = (now, weight_CD.detach().clone(), bias_C.detach().clone())
+            optimizer.zero_grad()
+            cross_entropy(train @ weight_CD.T + bias_C, label_N).backward()
+            optimizer.step()
+        assert best is not None, "step 0 is measured"
+        return Probe(best[1], best[2], "head"), job.format, weight_CD.numel() + bias_C.numel()
+
+
+@torch.no_grad()
+def label_rows(lm: FrozenLM, form: Format) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
+    """The output row and bias of each label, averaged over the pieces of its words, fp32."""
+    plan = Encoder.build(lm, form).plan
+    assert plan is not None, "formats with labels have words"
+    unit_XD = torch.eye(lm.dims.width, device=lm.device, dtype=lm.dtype)
+    zero_1D = torch.zeros_like(unit_XD[:1])
+    rows, biases = [], []
+    for words in plan.words:
+        ids = torch.tensor([piece for word in words for piece in word])
+        bias_1U = lm.piece_logits(zero_1D, ids)
+        rows.append((lm.piece_logits(unit_XD, ids) - bias_1U).mean(1).float().cpu())
+        biases.append(bias_1U.mean().float().cpu())
+    return torch.stack(rows), torch.stack(biases)

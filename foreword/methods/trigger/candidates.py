@@ -1,0 +1,105 @@
+"""Which prompts to try next: those whose first-order change is lowest, over all slots, none of them twice."""
+
+import random
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from foreword.core.shapes import Float, Int, Tensor
+from foreword.methods.trigger.slots import Prompt
+
+TOP = 32  # tokens a slot that swaps of several slots are drawn from
+Readable = Callable[[Sequence[Prompt]], Sequence[bool]]  # which prompts are read back from their words as they are
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """A prompt to try: what is `predicted` of its loss, the slots that differ, and its rank among those proposed."""
+
+    prompt: Prompt
+    slots: tuple[int, ...]
+    predicted: float
+    rank: int
+
+
+class _Singles:
+    """All single swaps in the order of their predicted change, made as they are asked for."""
+
+    def __init__(self, change_PA: Tensor, prompt: Prompt, allowed_A: Tensor):
+        self._change = change_PA.flatten()
+        self._order = torch.argsort(self._change, stable=True)
+        self._count = int(torch.isfinite(self._change).sum())
+        self._prompt, self._allowed = prompt, allowed_A
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Candidate:
+        at = int(self._order[index])
+        slot, token = divmod(at, len(self._allowed))
+        prompt = (*self._prompt[:slot], int(self._allowed[token]), *self._prompt[slot + 1 :])
+        return Candidate(prompt, (slot,), float(self._change[at]), index)
+
+
+def propose(
+    change_PA: Float[Tensor, "P A"],
+    prompt: Prompt,
+    allowed_A: Int[Tensor, "A"],
+    count: int,
+    *,
+    seen: Container[Prompt],
+    readable: Readable | None = None,
+    swaps: int = 1,
+    rng: random.Random | None = None,
+) -> list[Candidate]:
+    """At most `count` prompts, best first; ties go to the lower slot, then the lower token.
+
+    Half of them change `swaps` slots at once where that is more than one (annealed by the caller). Prompts in `seen`,
+    and those that are not `readable`, are left out.
+    """
+    found: dict[Prompt, Candidate] = {}
+    if swaps > 1 and rng is not None:
+        drawn = _several(change_PA, prompt, allowed_A, count, min(swaps, len(prompt)), rng)
+        _take(found, drawn, count // 2, seen, readable)
+    _take(found, _Singles(change_PA, prompt, allowed_A), count - len(found), seen, readable)
+    ordered = sorted(found.values(), key=lambda c: c.predicted)
+    return [Candidate(c.prompt, c.slots, c.predicted, rank) for rank, c in enumerate(ordered)]
+
+
+def _take(
+    found: dict[Prompt, Candidate], given: "Sequence[Candidate] | _Singles", count: int,
+    seen: Container[Prompt], readable: Readable | None,
+) -> None:  # fmt: skip
+    """Move up to `count` new candidates over, written in batches as large as what is still wanted."""
+    wanted = len(found) + count
+    at = 0
+    while len(found) < wanted and at < len(given):
+        part = [given[i] for i in range(at, min(len(given), at + 2 * (wanted - len(found))))]
+        at += len(part)
+        fresh = list({c.prompt: c for c in part if c.prompt not in seen and c.prompt not in found}.values())
+        good = readable([c.prompt for c in fresh]) if readable and fresh else [True] * len(fresh)
+        for candidate, able in zip(fresh, good, strict=True):
+            if able and len(found) < wanted:
+                found[candidate.prompt] = candidate
+
+
+def _several(
+    change_PA: Tensor, prompt: Prompt, allowed_A: Tensor, count: int, swaps: int, rng: random.Random
+) -> list[Candidate]:
+    """Swaps of several slots at once, each token drawn from the best of its slot."""
+    top = min(TOP, change_PA.shape[1])
+    best_PK = change_PA.topk(top, largest=False, sorted=True)
+    drawn = []
+    for _ in range(count):
+        new, predicted = list(prompt), 0.0
+        slots = tuple(sorted(rng.sample(range(len(prompt)), swaps)))
+        for slot in slots:
+            k = rng.randrange(top)
+            new[slot] = int(allowed_A[best_PK.indices[slot, k]])
+            predicted += float(best_PK.values[slot, k])
+        if predicted < float("inf"):
+            drawn.append(Candidate(tuple(new), slots, predicted, 0))
+    return sorted(drawn, key=lambda c: c.predicted)

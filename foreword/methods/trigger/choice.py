@@ -1,0 +1,68 @@
+"""The choice among prompts by development rows, in which the hand-written one always takes part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
+from foreword.core.shapes import Float, Tensor
+from foreword.methods.predict import encode_rows
+from foreword.methods.stack import stacked_scores
+from foreword.methods.trigger.field import Field, label_of
+from foreword.methods.trigger.slots import Prompt
+from foreword.methods.trigger.words import reads_alike
+from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.rows import Row
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """A prompt with its development accuracy and likelihood; `prompt` is None for the manual one."""
+
+    prompt: Prompt | None
+    accuracy: float
+    likelihood: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return self.accuracy, self.likelihood
+
+
+def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
+    """The manual prompt first, then these, measured on the development rows (the pool where there are none); and the
+    best. A tie goes to the manual prompt, then to the first."""
+    job = field.job
+    rows = job.task.validation or field.pool_rows
+    choices = []
+    if not job.format.template.slots:
+        encoded = encode_rows(field.lm, job.format, rows)
+        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+        choices.append(measure(None, stacked_scores(field.lm, [empty], [encoded])[0], rows))
+    encoded = field.slotted.encoder.encode_rows(rows)
+    values = [HardPrompt(torch.tensor(p)) for p in prompts]
+    scores = stacked_scores(field.lm, values, [encoded] * len(prompts))
+    choices += [measure(p, score_NC, rows) for p, score_NC in zip(prompts, scores, strict=True)]
+    return choices, max(choices, key=lambda c: c.rank)
+
+
+def measure(prompt: Prompt | None, score_NC: Float[Tensor, "N C"], rows: Sequence[Row]) -> Choice:
+    """Accuracy first, then likelihood, as for every method that keeps its best step."""
+    score, label = score_NC.double().cpu().numpy(), np.asarray([label_of(row) for row in rows])
+    return Choice(prompt, float(accuracy(score, label)), -float(nll(score, label)))
+
+
+def as_value(field: Field, prompt: Prompt) -> tuple[HardPrompt, Format]:
+    """Words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
+    [texts] = field.writer.texts([prompt])
+    if texts is not None:
+        form = field.writer.format(texts)
+        rows = (*field.pool_rows, *field.job.task.validation)
+        encoded = [*field.encoded, *field.slotted.encoder.encode_rows(field.job.task.validation)]
+        if reads_alike(field.lm, form, rows, encoded, prompt):
+            return HardPrompt(torch.zeros(0, dtype=torch.long)), form
+    return HardPrompt(torch.tensor(prompt)), field.slotted.format

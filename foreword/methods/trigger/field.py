@@ -1,0 +1,125 @@
+"""What a search works on: the format with slots, the rows of its pool, the tokens in use, and how they are written."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from foreword.core.shapes import Int, Tensor
+from foreword.errors import DataError
+from foreword.methods.base import Job
+from foreword.methods.trigger.block import Block
+from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
+from foreword.methods.trigger.objective import Objective
+from foreword.methods.trigger.pool import BLOCK, Pool
+from foreword.methods.trigger.slots import Prompt, Slotted, with_slots
+from foreword.methods.trigger.words import Writer
+from foreword.models.base import FrozenLM
+from foreword.models.batch import Encoded
+from foreword.tasks.rows import Row
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The ground of a search. `spare` are training rows outside of the pool, for gradients; `surfaces` every token's
+    text."""
+
+    lm: FrozenLM
+    job: Job
+    slotted: Slotted
+    pool: Pool
+    pool_rows: tuple[Row, ...]
+    encoded: tuple[Encoded, ...]
+    spare: tuple[Encoded, ...]
+    spare_labels: tuple[int, ...]
+    allowed_A: Int[Tensor, "A"]
+    surfaces: tuple[str, ...]
+    writer: Writer
+    objective: Objective
+    gradient_rows: int
+    written: bool  # whether every prompt must be read back from its words as it is
+
+    def readable(self, prompts: Sequence[Prompt]) -> list[bool]:
+        """Which prompts may be used: those that can be written as words, or all of them."""
+        return [t is not None for t in self.writer.texts(prompts)] if self.written else [True] * len(prompts)
+
+    def gradient_blocks(self, step: int) -> Sequence[Block]:
+        """The rows of one gradient: drawn from those outside of the pool where there are enough, else from the pool."""
+        rng = random.Random(f"{self.job.seed} gradient {step}")
+        if len(self.spare) >= self.gradient_rows:
+            chosen = rng.sample(range(len(self.spare)), self.gradient_rows)
+            rows, labels = [self.spare[i] for i in chosen], [self.spare_labels[i] for i in chosen]
+            return [Block.build(self.lm, rows, labels, self.slotted.length, self.objective)]
+        count = max(1, -(-self.gradient_rows // BLOCK))
+        blocks = self.pool.blocks
+        return blocks if count >= len(blocks) else [blocks[i] for i in sorted(rng.sample(range(len(blocks)), count))]
+
+    def words(self, prompt: Prompt) -> list[str]:
+        """The tokens of a prompt as a person reads them."""
+        return [self.surfaces[i] or self.lm.tokenizer.convert_ids_to_tokens(i) for i in prompt]
+
+
+def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False) -> Field:
+    """The field of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token there is.
+
+    Raises: DataError without labelled training rows; ConfigError where no token is left.
+    """
+    task = job.task
+    if not task.train:
+        raise DataError(f"Task {task.name!r} has no training rows; {job.method} needs some.")
+    slotted = with_slots(lm, job.format, config.length)
+    encoded = slotted.encoder.encode_rows(task.train)
+    order = stratified([label_of(row) for row in task.train], job.seed)
+    inside, outside = order[: config.pool_rows], order[config.pool_rows :]
+    labels = [label_of(row) for row in task.train]
+    pool_rows = tuple(task.train[i] for i in inside)
+    own = tuple(encoded[i] for i in inside)
+    pool = Pool.build(lm, own, [labels[i] for i in inside], slotted.length, config.objective)
+    surfaces = surfaces_of(lm)
+    words = frozenset(word for some in job.format.words for word in some)
+    texts = (text for row in task.train for text in row.fields.values())
+    wanted = Wanted(words, scripts_of(texts), config.capitals, config.non_ascii)
+    plans = {id(e.plan): e.plan for e in encoded if e.plan is not None and job.format.words}
+    pieces = {p for plan in plans.values() for label in plan.words for word in label for p in word if len(word) == 1}
+    allowed = allowed_ids(lm, wanted, pieces, surfaces) if not everything else _all_ids(lm, surfaces)
+    return Field(
+        lm=lm,
+        job=job,
+        slotted=slotted,
+        pool=pool,
+        pool_rows=pool_rows,
+        encoded=own,
+        spare=tuple(encoded[i] for i in outside),
+        spare_labels=tuple(labels[i] for i in outside),
+        allowed_A=allowed,
+        surfaces=tuple(surfaces),
+        writer=Writer.build(lm, slotted, pool_rows, own, [surfaces[i] for i in allowed.tolist()]),
+        objective=config.objective,
+        gradient_rows=config.gradient_rows,
+        written=config.words and not everything,
+    )
+
+
+def label_of(row: Row) -> int:
+    if row.label is None:
+        raise DataError(f"{row.where} has no label; a search needs one in every training row.")
+    return row.label
+
+
+def stratified(labels: Sequence[int], seed: int) -> list[int]:
+    """Row numbers in an order whose every beginning has the labels in about equal parts, as far as they go."""
+    rng = random.Random(f"{seed} pool")
+    by_label: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_label.setdefault(label, []).append(index)
+    for rows in by_label.values():
+        rng.shuffle(rows)
+    turns = [(n, rng.random(), index) for rows in by_label.values() for n, index in enumerate(rows)]
+    return [index for _, _, index in sorted(turns)]
+
+
+def _all_ids(lm: FrozenLM, surfaces: Sequence[str]) -> Int[Tensor, "A"]:
+    import torch
+
+    return torch.arange(min(len(surfaces), lm.dims.vocab))

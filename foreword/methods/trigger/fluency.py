@@ -1,0 +1,28 @@
+"""How natural a prompt's words are to the model itself: the cost of reading them after a full stop."""
+
+from collections.abc import Sequence
+
+import torch
+
+from foreword.core.format import Format
+from foreword.core.prompts import HardPrompt
+from foreword.core.template import Template
+from foreword.methods.likelihood import Asked, text_likelihoods
+from foreword.models.base import FrozenLM
+from foreword.tasks.rows import Row
+
+ROW = Row({}, None, (), "the prompt")
+
+
+def fluency(lm: FrozenLM, texts: Sequence[tuple[str, ...]]) -> list[float]:
+    """Mean negative log-likelihood of each prompt's pieces, in nats (the second term of Shi et al. 2023, eq. 4).
+
+    For a masked model each piece is predicted at a mask with all the others masked too. Never negative.
+    """
+    if not texts:
+        return []
+    form = Format(Template.parse(". {mask}" if lm.kind == "masked" else ". {answer}"))
+    words = [" ".join(text.strip() for text in some) for some in texts]
+    value = HardPrompt(torch.zeros(0, dtype=torch.long))
+    [found] = text_likelihoods(lm, [Asked(value, form, [ROW] * len(words), words)])
+    return (-found.mean_N).clamp(min=0).double().tolist()

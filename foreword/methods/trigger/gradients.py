@@ -1,0 +1,66 @@
+"""Gradients of a pool's loss in every slot at once, and the first-order change that each token would make."""
+
+from collections.abc import Sequence
+
+import torch
+
+from foreword.core.shapes import Float, Int, Tensor
+from foreword.methods.trigger.block import Block
+from foreword.methods.trigger.objective import Objective, row_losses
+from foreword.methods.trigger.slots import Prompt
+from foreword.models.base import FrozenLM
+
+CHUNK = 2**24  # numbers of a (tokens, width) block of embeddings that exist at once
+
+
+def slot_gradient(
+    lm: FrozenLM, blocks: Sequence[Block], embed_PD: Float[Tensor, "P D"], objective: Objective,
+    tokens: int | None = None,
+) -> tuple[float, Float[Tensor, "P D"]]:  # fmt: skip
+    """The mean loss of all rows and its gradient in the slots' embeddings. The model's weights get none.
+
+    `tokens` bounds one pass (None: what suits the device); any split gives the same sum.
+    """
+    rows = sum(map(len, blocks))
+    leaf = embed_PD.detach().clone().requires_grad_()
+    total = 0.0
+    for block in blocks:
+        for chosen in _batches(block, tokens or lm.batch_tokens):
+            score_BC = block.soft_scores(leaf, chosen)
+            label_B = block.label_B[chosen].to(score_BC.device)
+            loss = row_losses(score_BC, label_B, objective).sum() / rows
+            loss.backward()
+            total += float(loss.detach())
+    assert leaf.grad is not None, "every row has slots"
+    return total, leaf.grad
+
+
+def _batches(block: Block, tokens: int) -> list[list[int]]:
+    order = sorted(range(len(block)), key=lambda i: -len(block.rows[i]))
+    batches: list[list[int]] = []
+    for index in order:
+        widest = len(block.rows[batches[-1][0]]) if batches else 0
+        if not batches or (len(batches[-1]) + 1) * widest > tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:
+    """The embedding module's own output for a prompt."""
+    return lm.embed(torch.tensor([prompt], device=lm.device))[0]
+
+
+@torch.no_grad()
+def first_order(
+    lm: FrozenLM, grad_PD: Float[Tensor, "P D"], prompt: Prompt, allowed_A: Int[Tensor, "A"]
+) -> Float[Tensor, "P A"]:
+    """The change of the loss that a token in a slot should make, (e_w - e_now) . g (Ebrahimi et al. 2018, eq. 5; Shin
+    et al. 2020, eq. 3, with the constant left in); infinite for the token that is there."""
+    grad_PD = grad_PD.to(torch.promote_types(grad_PD.dtype, torch.float32))
+    now_P = (embeddings_of(lm, prompt).to(grad_PD) * grad_PD).sum(1)
+    step = max(1, CHUNK // lm.dims.width)
+    chunks = [lm.embed(part[None].to(lm.device))[0].to(grad_PD) @ grad_PD.T for part in allowed_A.split(step)]
+    change_PA = torch.cat(chunks).T - now_P[:, None]
+    same_PA = allowed_A[None].to(lm.device) == torch.tensor(prompt, device=lm.device)[:, None]
+    return change_PA.masked_fill(same_PA, torch.inf).cpu()
