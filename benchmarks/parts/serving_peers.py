@@ -100,7 +100,7 @@ class Peers:
 
     @torch.no_grad()
     def texts_one_by_one(self, asked: Asked, new: int) -> list[list[int]]:
-        """PEFT's generate, one request at a time, with its adapter active; no row needs padding, which it gets wrong."""
+        """PEFT's generate, one request at a time, with its adapter active; no row is padded, which it gets wrong."""
         out = []
         for task, text in asked:
             self.peft.set_adapter(str(task))

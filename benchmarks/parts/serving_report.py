@@ -51,10 +51,10 @@ def render(records: Sequence[dict[str, Any]]) -> str:
 
 def _peers(records: list[dict[str, Any]]) -> str:
     lines = [
-        "How many times as long the others take for the same requests (median and 95% bootstrap interval over rounds in",
-        "turn). `hand` is one batch of input embeddings through transformers; `peft loop` sets each request's adapter.",
-        "Goals: hand at least 0.95 with one prompt, peft loop at least 8 with 64. Every side gives the same answers: the",
-        "gate is the largest difference of a probability, or the number of texts that differ.\n",
+        "How many times as long the others take for the same requests (median and 95% bootstrap interval over rounds",
+        "in turn). `hand` is one batch of input embeddings through transformers; `peft loop` sets a request's adapter.",
+        "Goals: hand at least 0.95 with one prompt, peft loop at least 8 with 64. Every side gives the same answers:",
+        "the gate is the largest difference of a probability, or the number of texts that differ.\n",
         "| kind | prompts | requests | hand | PEFT task by task | PEFT loop | gate | goal |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -76,8 +76,8 @@ def _ratios(records: list[dict[str, Any]]) -> str:
     some = "share" in records[0]
     lines = [
         (
-            f"Compiled prompts for {records[0]['share']:.0%} of all: what is missing is compiled again, in one pass with"
-            " its like.\n"
+            f"Compiled prompts for {records[0]['share']:.0%} of all: what is missing is compiled again, in one pass"
+            " with its like.\n"
             if some
             else "Requests a second with every prompt of the store in use, over those with one (goal: at least 0.9).\n"
         ),
@@ -89,15 +89,16 @@ def _ratios(records: list[dict[str, Any]]) -> str:
         one, many = (sorted(record[key])[len(record[key]) // 2] for key in ("one", "many"))
         goal = "" if some else "reached" if record["ratio"]["median"] >= 0.9 else "**no**"
         lines.append(
-            f"| {kind} | {law} | {record['prompts']:,} | {one:.1f} | {many:.1f} | {_interval(record['ratio'])} | {goal} |"
+            f"| {kind} | {law} | {record['prompts']:,} | {one:.1f} | {many:.1f} | {_interval(record['ratio'])} "
+            f"| {goal} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _open(records: list[dict[str, Any]]) -> str:
     lines = [
-        "Poisson arrivals, whatever became of those before: the highest rate tried at which 99 of 100 answers came within",
-        "the bound, and milliseconds from arrival to answer at half of the burst's rate.\n",
+        "Poisson arrivals, whatever became of those before: the highest rate tried at which 99 of 100 answers came",
+        "within the bound, and milliseconds from arrival to answer at half of the burst's rate.\n",
         "| kind | law | prompts | burst, requests/s | within the bound, requests/s | bound, ms | p50 | p99 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
