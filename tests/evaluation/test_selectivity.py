@@ -28,7 +28,7 @@ def first_word_task(words: int = 12) -> Task:
         return found
 
     template = {"masked": "{text} so {mask} .", "causal": "{text} so {answer}"}
-    return Task(train=rows(120), validation=rows(30), test=rows(60), name="first", template=template)
+    return Task(train=rows(400), validation=rows(30), test=rows(100), name="first", template=template)
 
 
 def test_control_labels_follow_from_the_first_word_alone_and_keep_their_shares():
