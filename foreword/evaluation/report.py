@@ -121,8 +121,9 @@ def notes(lines: Sequence[Line]) -> list[str]:
             "development rows, and test rows were read once, for the choice."
         )
     if any(line.templates for line in lines):
+        names = " or ".join(dict.fromkeys(title(line.primary) for line in lines if line.templates))
         told.append(
-            "Other templates: worst, median and best accuracy over the task's paraphrased templates, on the same rows "
+            f"Other templates: worst, median and best {names} over the task's paraphrased templates, on the same rows "
             "(means over seeds)."
         )
     compared = sum(len(line.versus) for line in lines)

@@ -318,7 +318,7 @@ LOWEST = {
     "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
     "token_budget": 0, "beam": 1, "longest": 1, "ways": 2, "shots": 1, "queries": 1,
     "inner_steps": 1, "validation_episodes": 0, "pool": 0, "pool_rows": 2, "gradient_rows": 1, "restarts": 0,
-    "swaps": 1, "fluency": 0.0, "accumulation": 1,
+    "swaps": 1, "fluency": 0.0, "accumulation": 1, "demos": 1, "sets": 1,
 }  # fmt: skip
 HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
 ABOVE_ZERO = (

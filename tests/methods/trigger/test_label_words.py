@@ -94,7 +94,7 @@ def test_words_and_prompt_in_turn_never_end_below_the_manual_prompt():
 
 
 def test_label_vectors_begin_as_the_label_words_and_learn():
-    lm, _ = word_lm("masked", 40, seed=SEED, dtype=torch.float32)
+    lm, _ = word_lm("masked", 40, seed=SEED, width=64, dtype=torch.float32)  # wide enough to tell 24 rows apart
     task = word_task(40, SEED, rows=24)
     start = train(lm, task, "soft-verbalizer", steps=1, learning_rate=1e-12).artefact
     manual = train(lm, task, "manual").artefact
