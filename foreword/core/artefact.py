@@ -59,7 +59,8 @@ class Artefact:
         """Whether training rows stand in it, in clear: demonstrations, or a pool of them."""
         if isinstance(self.value, Ensemble):
             return any(isinstance(m.value, Neighbours) or m.format.template.holds_data for m in self.value.members)
-        return isinstance(self.value, Neighbours) or self.format.template.holds_data
+        worked = bool(self.config.get("demonstrations"))  # chain of thought has them as words of its template
+        return worked or isinstance(self.value, Neighbours) or self.format.template.holds_data
 
     @property
     def bytes_stored(self) -> int:
