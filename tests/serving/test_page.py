@@ -144,6 +144,8 @@ def test_stop_keeps_what_there_is(opened):
     page.get_by_label("Text", exact=True).fill("a film")
     page.get_by_text("Continue").click()
     page.get_by_label("Tokens").fill("400")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": 4000, "uploadThroughput": -1}  # bytes a second
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
     page.get_by_label("Text", exact=True).press("Control+Enter")
     page.wait_for_function("() => document.querySelector('.text span')?.textContent.length > 3")
     page.get_by_role("button", name="Stop").click()
