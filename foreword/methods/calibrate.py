@@ -65,7 +65,7 @@ def calibrate(lm: FrozenLM, task: Task, config: HardConfig, asked: Format, value
     tried: dict[Rule, tuple[tuple[Member, ...], Tensor | None]] = {}
     for rule in rules:
         tried[rule] = _apply(rule, value, members, read, config, rows, _premise(config, asked).source)
-    measured = {rule: _measure(score, rows) for rule, (_, score) in tried.items() if score is not None}
+    measured = {rule: scores_measured(score, rows) for rule, (_, score) in tried.items() if score is not None}
     chosen: Rule = rules[0]
     if len(rules) > 1:
         chosen = max(rules, key=lambda r: (measured[r]["accuracy"], -measured[r]["nll"], -rules.index(r)))
@@ -216,6 +216,11 @@ def _shift(rule: Rule, read: _Read) -> tuple[float, ...]:
         prior_C = read.rows.double().log_softmax(-1).mean(0)
     else:
         return ()
+    return label_shift(prior_C)
+
+
+def label_shift(prior_C: Float[Tensor, "C"]) -> tuple[float, ...]:
+    """What takes the log-probabilities of no text in particular off."""
     return tuple((-prior_C).tolist())
 
 
@@ -237,7 +242,8 @@ def fit_temperature(score_NC: Float[Tensor, "N C"], labels: Sequence[int | None]
     return round(2 / (low + high), 6)
 
 
-def _measure(score_NC: Tensor, rows: Sequence[Row]) -> Mapping[str, float]:
+def scores_measured(score_NC: Tensor, rows: Sequence[Row]) -> Mapping[str, float]:
+    """Accuracy and negative log-likelihood over the rows that have labels."""
     labelled = [i for i, row in enumerate(rows) if row.label is not None]
     if not labelled:
         return {"accuracy": 0.0, "nll": 0.0}

@@ -17,7 +17,8 @@ from foreword.core.template import Answer, Field, Part, Soft, Template, Turn
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.methods.answer import choices_of
-from foreword.methods.base import DirectMethod, Job
+from foreword.methods.base import DirectMethod, Found, Job
+from foreword.methods.calibrate_reasoned import calibrate_reasoned
 from foreword.methods.write import encode_to_write
 from foreword.models.base import FrozenLM
 from foreword.tasks.extract import MARKER, numbers
@@ -31,8 +32,8 @@ BETWEEN = "\n\n"  # two demonstrations
 class ChainOfThoughtConfig:
     """`demonstrations` training rows with reasoning stand before the row, drawn with the seed; `instruction` is what
     the answer begins with. `extract` finds a number, one of the choices or a span; "auto" takes what the task's answers
-    are, and "score" puts `conclude` after the reasoning and scores the label words. `samples` above 1 are drawn and
-    vote.
+    are, and "score" puts `conclude` after the reasoning and scores the label words, which `calibrate` then shifts.
+    `samples` above 1 are drawn and vote.
     """
 
     instruction: str = "Let's think step by step."
@@ -46,6 +47,8 @@ class ChainOfThoughtConfig:
     top_p: float = 1.0
     top_k: int = 0
     max_new_tokens: int = 128
+    calibrate: Literal["none", "contextual", "batch", "auto"] = "none"
+    content_free: str = "N/A||[MASK]"
 
 
 class ChainOfThought(DirectMethod):
@@ -60,7 +63,7 @@ class ChainOfThought(DirectMethod):
     answers = ("labels", "options", "text")
     learns = False
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
+    def learn(self, lm: FrozenLM, job: Job) -> Found:
         config: ChainOfThoughtConfig = job.config
         extract = _extract(config, job.task)
         if job.format.template.slots:
@@ -92,7 +95,9 @@ class ChainOfThought(DirectMethod):
         )
         form = replace(job.format, template=template, decoding=decoding)
         encode_to_write(lm, form, [])  # that there is room is told now
-        return HardPrompt(torch.zeros(0, dtype=torch.long)), form, 0
+        value = HardPrompt(torch.zeros(0, dtype=torch.long))
+        form, notes = calibrate_reasoned(lm, job.task, value, form, config.calibrate, config.content_free)
+        return value, form, 0, notes
 
 
 def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, conclude: str) -> Template:

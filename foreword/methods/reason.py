@@ -95,7 +95,11 @@ def _concluded_scores(
         for row, some in zip(rows, texts, strict=True)
         for text in some
     ]
-    encoder = Encoder.build(lm, concluded_form(artefact.format), text_start(artefact.value))
+    form = artefact.format
+    plain = replace(concluded_form(form), shift=(), temperature=1.0)
+    encoder = Encoder.build(lm, plain, text_start(artefact.value))
     score_XC = stacked_scores(lm, [artefact.value], [encoder.encode_rows(asked)])[0].double().log_softmax(-1)
     parts = score_XC.split([len(some) for some in texts])
-    return torch.stack([part.logsumexp(0) - math.log(len(part)) for part in parts])
+    mean_NC = torch.stack([part.logsumexp(0) - math.log(len(part)) for part in parts])
+    # Calibrated once for the mean, as it was read when the shift was found.
+    return mean_NC + torch.tensor(form.shift, dtype=mean_NC.dtype).to(mean_NC) if form.shift else mean_NC

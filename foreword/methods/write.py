@@ -78,7 +78,7 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
 
 def written_form(form: Format) -> Format:
     """The format in which rows are put to a model that writes: without label words, which would take room."""
-    return replace(form, labels=(), words=())
+    return form.without_labels()
 
 
 def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
