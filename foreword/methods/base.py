@@ -143,6 +143,8 @@ class Method(ABC):
     searches: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
+    demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
+    retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
 
     def require_answers(self, task: Task) -> None:
         """Raise a ConfigError where the method does not work with such answers."""
@@ -161,9 +163,6 @@ class Method(ABC):
                 f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
                 f"--kind {self.kinds[0]} if it has such a head, or choose another method."
             )
-
-    demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
-    retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
 
 
 Notes = dict[str, Any]
