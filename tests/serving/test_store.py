@@ -450,29 +450,15 @@ def test_killed_while_it_adopts_it_adopts_the_rest_at_the_next_start(tmp_path):
             assert {p.name for p in (store.root / "served" / "names" / name).iterdir() if p.is_dir()} == versions
 
 
-@pytest.mark.slow
-def test_ten_thousand_artefacts_start_within_the_time_allowed(tmp_path):
-    for number in range(10_000):
-        folder = tmp_path / "artefacts" / f"t{number}"
-        folder.mkdir(parents=True)
-        for name, data in {RECORD: fake(number)[RECORD], TENSORS: number.to_bytes(4) * 5000}.items():
-            (folder / name).write_bytes(data)
-    for allowed in (20.0, 3.0):
-        began = time.monotonic()
-        store = PromptStore.open(tmp_path)
-        assert time.monotonic() - began < allowed
-        assert len(store.names()) == 10_000
-
-
-def test_ten_thousand_names_start_quickly(tmp_path):
-    """Half a thousand here, the rest by proportion: a start reads states, not artefacts."""
-    for number in range(500):
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_start_reads_states_and_no_artefact(tmp_path, count):
+    for number in range(count):
         folder = tmp_path / "artefacts" / f"t{number}"
         folder.mkdir(parents=True)
         for name, data in fake(number).items():
             (folder / name).write_bytes(data)
     store = PromptStore.open(tmp_path)
-    assert len(store.names()) == 500
+    assert len(store.names()) == count
     opened = []
     inner = Path.read_bytes
 
@@ -482,9 +468,9 @@ def test_ten_thousand_names_start_quickly(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", counted)
-        assert len(PromptStore.open(tmp_path).names()) == 500
+        assert len(PromptStore.open(tmp_path).names()) == count
     assert not [path for path in opened if path.name in adopted.FILES]
-    assert len([path for path in opened if path.name == journal.STATE]) == 500
+    assert len([path for path in opened if path.name == journal.STATE]) == count
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"current": 3, "versions": {}}', "null"])
