@@ -1,5 +1,6 @@
 """Keys and values of rows that go on: each pass adds its own columns and reads all that are there."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import final
 
@@ -9,6 +10,29 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Int, Tensor
 
 SMALLEST = 64  # columns; the room doubles when a row needs more
+SHARED = 64  # columns from which a prefix kept once for its rows is read faster than one kept with each
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """A prefix that rows have in common, kept once: each layer's keys and values."""
+
+    keys_NHPK: Float[Tensor, "N H P K"]
+    values_NHPK: Float[Tensor, "N H P K"]
+
+    @staticmethod
+    def of(prefix: PrefixPrompt) -> "Trunk":
+        keys_NPHK, values_NPHK = prefix.sites["self"]
+        return Trunk(keys_NPHK.transpose(1, 2).contiguous(), values_NPHK.transpose(1, 2).contiguous())
+
+    @property
+    def length(self) -> int:
+        return self.keys_NHPK.shape[2]
+
+    @property
+    def bytes(self) -> int:
+        return 2 * self.keys_NHPK.numel() * self.keys_NHPK.element_size()
 
 
 @final
@@ -16,12 +40,15 @@ class RowCache:
     """Rows of any lengths, numbered from 0 without gaps; every layer's keys and values are `(rows, H, columns, K)`.
 
     Memory is `rows` times the longest row's columns, rounded up to a power of two; tensors are made at their first use,
-    with the dtype and on the device of what is put in.
+    with the dtype and on the device of what is put in. A prefix that several rows share is none of their columns: it is
+    kept once, for as long as one of them is there.
     """
 
     def __init__(self, layers: int, rows: int):
         self.rows, self.columns = rows, 0
-        self.lengths: list[int] = []
+        self.lengths: list[int] = []  # of each row's own columns
+        self.trunk_of: list[Hashable | None] = []
+        self.trunks: dict[Hashable, Trunk] = {}
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
 
@@ -30,15 +57,25 @@ class RowCache:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        own = sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        return own + sum(trunk.bytes for trunk in self.trunks.values())
 
-    def add(self, prefix: PrefixPrompt | None = None) -> int:
-        """A new row, whose first columns are a prefix's; returns its number."""
+    def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None) -> int:
+        """A new row, whose first columns are a prefix's; returns its number.
+
+        Rows that name the same thing as `shared` have the same prefix, which is kept once where it is long enough.
+        """
         row = len(self.lengths)
         assert row < self.rows, "there is room for another row"
         self.lengths.append(0)
+        self.trunk_of.append(None)
         if prefix is not None and prefix.length:
             assert prefix.start == prefix.length, "the text of a causal model comes after its prefix"
+            if shared is not None and prefix.length >= SHARED:
+                if shared not in self.trunks:
+                    self.trunks[shared] = Trunk.of(prefix)
+                self.trunk_of[row] = shared
+                return row
             self.reserve(prefix.length)
             keys_NPHK, values_NPHK = prefix.sites["self"]
             for layer, pair in enumerate(zip(keys_NPHK, values_NPHK, strict=True)):
@@ -58,6 +95,10 @@ class RowCache:
             for mine, theirs in zip(self._at(layer, pair[0]), (pair[0], pair[1]), strict=True):
                 mine[new, :, :length] = theirs[row, :, :length]
         self.lengths[new] = length
+        shared = other.trunk_of[row]
+        if shared is not None:
+            self.trunks.setdefault(shared, other.trunks[shared])
+            self.trunk_of[new] = shared
         return new
 
     def drop(self, row: int) -> None:
@@ -69,7 +110,11 @@ class RowCache:
                 if whole is not None:
                     whole[row, :, :length] = whole[last, :, :length]
             self.lengths[row] = length
+        shared, self.trunk_of[row] = self.trunk_of[row], self.trunk_of[last]
         self.lengths.pop()
+        self.trunk_of.pop()
+        if shared is not None and shared not in self.trunk_of:
+            del self.trunks[shared]
 
     def reserve(self, columns: int) -> None:
         """Room for rows of so many columns; what is there stays."""
@@ -85,13 +130,22 @@ class RowCache:
     def next(self, first: int, added: list[int]) -> "CachedRows":
         """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on."""
         rows = range(first, first + len(added))
-        start_B = torch.tensor([self.lengths[row] for row in rows])
+        own_B = torch.tensor([self.lengths[row] for row in rows])
+        by_trunk: dict[Hashable, list[int]] = {}
+        ahead_B = torch.zeros_like(own_B)
+        for index, row in enumerate(rows):
+            shared = self.trunk_of[row]
+            if shared is not None:
+                by_trunk.setdefault(shared, []).append(index)
+                ahead_B[index] = self.trunks[shared].length
+        trunks = tuple((self.trunks[shared], torch.tensor(some)) for shared, some in by_trunk.items())
         longest = max(added)
         self.reserve(max(self.lengths[row] for row in rows) + longest)
         for row, count in zip(rows, added, strict=True):
             self.lengths[row] += count
         columns = max(self.lengths[row] for row in rows)
-        return CachedRows(self, first, start_B, start_B[:, None] + torch.arange(longest), columns)
+        column_BS = own_B[:, None] + torch.arange(longest)
+        return CachedRows(self, first, own_B + ahead_B, column_BS, columns, ahead_B, trunks)
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, beside what is to be put into them."""
@@ -112,9 +166,11 @@ class RowCache:
 @final
 @dataclass(frozen=True, eq=False)
 class CachedRows:
-    """One pass over neighbouring rows of a cache: row b's text stands at `column_BS`, after the `start_B` that it has.
+    """One pass over neighbouring rows of a cache: row b's text starts at position `start_B`, after all that it has.
 
-    Padding on the right is written as well; no position sees it, and the row's next columns replace it.
+    It is put at the columns `column_BS` of its own; `ahead_B` positions before the first of them are those of a prefix
+    that it shares, and `trunks` says which rows (by their number in the pass) share which. Padding on the right is
+    written as well; no position sees it, and the row's next columns replace it.
     """
 
     cache: RowCache
@@ -122,11 +178,13 @@ class CachedRows:
     start_B: Int[Tensor, "B"]
     column_BS: Int[Tensor, "B S"]
     columns: int
+    ahead_B: Int[Tensor, "B"]
+    trunks: tuple[tuple[Trunk, Int[Tensor, "_"]], ...] = ()
 
     def joined(
         self, layer: int, key: Float[Tensor, "B H S K"], value: Float[Tensor, "B H S K"]
     ) -> tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X K"]]:
-        """A layer's keys and values of all columns, the new ones put in: views of the cache."""
+        """A layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache."""
         rows = len(self.start_B)
         at_B1 = torch.arange(rows, device=key.device)[:, None]
         column_BS = self.column_BS.to(key.device)

@@ -12,7 +12,7 @@ from typing import final
 
 import torch
 
-from foreword.core.cache import RowCache
+from foreword.core.cache import SHARED, RowCache
 from foreword.core.format import Decoding
 from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
@@ -113,10 +113,16 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
 
 
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
-    longest = max(_length(ask) + ask.decoding.max_new_tokens for ask in asks)
+    """Texts at once: as many as memory has room for, beside the prefixes that rows share."""
+    shared = {ask.prefix for ask in asks if ask.prefix is not None and ask.prefix.length >= SHARED}
+    kept = sum(prefix.length for prefix in shared)
+    longest = max(
+        _length(ask) + ask.decoding.max_new_tokens - (ask.prefix.length if ask.prefix in shared else 0) for ask in asks
+    )
     dims = lm.dims
-    row = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
-    return max(1, min(PLACES, MEMORY // (row * 2 * longest), sum(len(ask.seeds) for ask in asks)))
+    column = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
+    room = (MEMORY - column * kept) // (column * 2 * longest)
+    return max(1, min(PLACES, room, sum(len(ask.seeds) for ask in asks)))
 
 
 def _length(ask: Ask) -> int:
@@ -172,7 +178,7 @@ class _Loop:
             taken.append(self.waiting.popleft())
         asks, first = [self.asks[r] for r in taken], len(self.rows)
         for ask in asks:
-            self.rows.add(ask.prefix)
+            self.rows.add(ask.prefix, shared=ask.prefix)
         soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
         inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
         logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])

@@ -1,6 +1,6 @@
 """Texts being continued: one batch that rows join when there is a place, and leave when they end."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -76,8 +76,10 @@ class Writers:
             pairs = [(job.entry, job.row) for job in jobs if job.row is not None]
             bank, task_of, led = mixed_bank(self.lm, self.bank, pairs)
             rows = []
-            for (_, row), task, alone in zip(pairs, task_of, led, strict=True):
-                self.cache.add(prefix_of(bank, task))
+            often = Counter(job.entry.version for job in (*self.under_way, *jobs) if job.entry is not None)
+            for (entry, row), task, alone in zip(pairs, task_of, led, strict=True):
+                shared = entry.version if entry is not None and often[entry.version] > 1 else None
+                self.cache.add(prefix_of(bank, task), shared)
                 rows.append(row.without_lead() if alone else row)
             soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
             inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from foreword.core import cache as cache_of_rows
 from foreword.core.cache import RowCache
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ModelError
@@ -40,8 +41,11 @@ def extend(lm: HFLM, cache: RowCache, first: int, parts: list[list[int]]) -> lis
 @pytest.mark.parametrize("family", CAUSAL)
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_rows_come_go_on_and_leave_at_random(family, kernel, dtype):
-    """Prefixes of any length or none, rows added and dropped while others go on; every step against whole rows."""
+@pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
+def test_rows_come_go_on_and_leave_at_random(family, kernel, dtype, shared, monkeypatch):
+    """Prefixes of any length or none, rows added and dropped while others go on; every step against whole rows. Where
+    prefixes are shared, a few of them are each kept once for all its rows."""
+    monkeypatch.setattr(cache_of_rows, "SHARED", 2)
     if kernel == "sdpa" and family == "gemma2":
         pytest.skip("soft caps are eager's alone")
     lm = frozen(family, dtype)
@@ -51,19 +55,24 @@ def test_rows_come_go_on_and_leave_at_random(family, kernel, dtype):
     rng = random.Random(family)
     draw = iter(sentences(400, seed=rng.randrange(1000), shortest=1, longest=7))
     cache, rows = lm.cache(5), []
-    ours, whole, sizes = [], [], set()
+    common = [next(draw) + next(draw) for _ in range(2)]
+    heads: list[list[int] | None] = []  # of each row, the prefix that it shares
+    ours, whole, sizes, together = [], [], set(), 0
     for step in range(12):
         # Rows leave anywhere; the last takes the place.
         while rows and (rng.random() < 0.3 or max(map(len, rows)) > 45):
             gone = rng.randrange(len(rows))
             cache.drop(gone)
-            rows[gone] = rows[-1]
-            rows.pop()
+            for told in (rows, heads):
+                told[gone] = told[-1]
+                told.pop()
         first = len(rows)
         added = []
-        while len(rows) < 5 and rng.random() < 0.4:
-            words = rng.choice([[], next(draw)])
-            cache.add(lm.prefix_from_words(torch.tensor(words)) if words else None)
+        while len(rows) < 5 and (rng.random() < 0.4 or (shared and len(rows) < 3)):
+            words = rng.choice([[], next(draw), *common * 2 * shared])
+            prefix = lm.prefix_from_words(torch.tensor(words)) if words else None
+            cache.add(prefix, shared=tuple(words) if shared else None)
+            heads.append(words if shared and len(words) >= 2 else None)
             text = next(draw)
             rows.append(words + text)
             added.append(text)
@@ -78,8 +87,12 @@ def test_rows_come_go_on_and_leave_at_random(family, kernel, dtype):
             ours += extend(lm, cache, 0, new)
             whole += [logits(model, row)[-1] for row in rows]
             sizes.add(len(rows))
-        assert cache.lengths == [len(row) for row in rows]
+        kept = [head for head in heads if head is not None]
+        assert cache.lengths == [len(row) - len(head or []) for row, head in zip(rows, heads, strict=True)]
+        assert {*cache.trunks} == {tuple(head) for head in kept}
+        together += len(kept) > len(cache.trunks)
     assert len(sizes) > 1
+    assert bool(together) == shared
     # Families that cast to fp32 inside reach no more in fp64 (Decisions, exactness).
     assert gap(ours, whole) < (2e-6 if dtype == torch.float64 else 1e-5)
     assert gap(ours[1:], whole[:-1]) > 1e-2  # of another step

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foreword.core import cache
 from foreword.core.learnt import Probe
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.methods.ensemble import ensemble
@@ -85,8 +86,19 @@ def test_labels_in_mixed_batches_are_those_of_rows_alone(name, llama, tmp_path):
         assert max(apart) > 1e-3 if name == "wild" else max(apart) > 1e-6
 
 
-def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_path):
-    """Forty rows through four places: prompts of every form, any length, asked in bursts, token for token."""
+@pytest.mark.parametrize("shared", [10**6, 2], ids=["apart", "shared"])
+def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_path, shared, monkeypatch):
+    """Forty rows through four places: prompts of every form, any length, asked in bursts, token for token; each row
+    with its own copy of its prompt's keys and values, or one for the rows that share it."""
+    kept: set[int] = set()
+
+    def of(prefix):
+        kept.add(prefix.length)
+        return made_of(prefix)
+
+    made_of = cache.Trunk.of
+    monkeypatch.setattr(cache.Trunk, "of", of)
+    monkeypatch.setattr(cache, "SHARED", shared)
     rng = random.Random(2)
     versions = prompts(llama, tmp_path, 12, rng)
     with Engine(llama, SMALL) as engine:
@@ -100,6 +112,7 @@ def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_pat
         made = {version: engine.bank.entry(version).artefact for version in versions}
     wanted = [alone_text(llama, made[version], text, new) for version, text, new in asked]
     assert [one.text for one in found] == wanted
+    assert bool(kept) == (shared == 2)
     assert len({one.text for one in found}) > 30
     for one, (_, _, new) in zip(found, asked, strict=True):
         assert one.finish == ("length" if len(one.pieces) == new else "stop")

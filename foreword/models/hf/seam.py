@@ -18,6 +18,7 @@ from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.models.hf.packing import Packing
+from foreword.models.hf.trunks import after_trunks
 
 NAME = "foreword"
 Backend = Literal["eager", "sdpa"]
@@ -128,7 +129,10 @@ def attend(
     if mask is not None and rows is not None and seam.given is not None:
         mask = _of_read(mask, rows)
     scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if fused:
+    if seam.cached is not None and seam.cached.trunks:
+        assert mask is not None, "rows of a cache always have a mask"
+        out = after_trunks(query, key, value, mask, seam.cached, seam.layer_of[id(module)], scale, softcap)
+    elif fused:
         groups = query.shape[1] // key.shape[1]
         key, value = _repeat(key, groups), _repeat(value, groups)
         triangle = rows is not None and mask is None and causal
@@ -259,8 +263,16 @@ def _visible_prefix(rows: Rows, prefix: PrefixBatch, causal: bool, window: int |
 
 
 def _visible_cached(rows: Rows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
-    """Columns of a cache are positions: each row's own up to where it stands, or the last window of them."""
-    apart_BSX = rows.position_BS[:, :, None] - torch.arange(cached.columns, device=rows.position_BS.device)
+    """Columns of a cache are positions: each row's own up to where it stands, or the last window of them; those of the
+    prefixes that rows share come first."""
+    device = rows.position_BS.device
+    ahead_B1 = cached.ahead_B.to(device)[:, None]
+    at_BX = torch.arange(cached.columns, device=device) + ahead_B1
+    if cached.trunks:
+        column_P = torch.arange(int(cached.ahead_B.max()), device=device)
+        never = torch.iinfo(at_BX.dtype).max // 2  # no position reaches it
+        at_BX = torch.cat([torch.where(column_P < ahead_B1, column_P, never), at_BX], dim=1)
+    apart_BSX = rows.position_BS[:, :, None] - at_BX[:, None, :]
     seen_BSX = apart_BSX >= 0
     return (seen_BSX if window is None else seen_BSX & (apart_BSX < window))[:, None]
 
