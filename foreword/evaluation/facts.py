@@ -148,16 +148,25 @@ def answer(
 def macro_interval(
     by_relation: Mapping[str, NDArray[np.int64]], seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """Each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation."""
+    """Each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation.
+
+    Ranks of several seeds on the same rows are (seeds, rows), of which both are drawn.
+    """
     rng = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {"p_at_1": [], "p_at_10": [], "mrr": []}
     for _ in range(DRAWS):
-        found = [rank_metrics(rank_R[rng.integers(0, len(rank_R), len(rank_R))]) for rank_R in by_relation.values()]
+        found = [rank_metrics(_drawn(ranks, rng)) for ranks in by_relation.values()]
         for name, values in draws.items():
             values.append(float(np.mean([one[name] for one in found])))
-    points = {n: float(np.mean([rank_metrics(r)[n] for r in by_relation.values()])) for n in draws}
+    points = {n: float(np.mean([rank_metrics(r.reshape(-1))[n] for r in by_relation.values()])) for n in draws}
     bounds = {n: np.quantile(values, [0.025, 0.975]) for n, values in draws.items()}
     return {n: (points[n], float(bounds[n][0]), float(bounds[n][1])) for n in draws}
+
+
+def _drawn(ranks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    seeds, rows = np.atleast_2d(ranks).shape
+    picked = np.atleast_2d(ranks)[rng.integers(0, seeds, seeds)]
+    return picked[:, rng.integers(0, rows, rows)].reshape(-1)
 
 
 def _written(lm: FrozenLM, task: Task, template: str | None) -> Artefact:

@@ -97,6 +97,17 @@ def test_the_interval_of_one_relation_is_that_of_its_rows():
     assert point == pytest.approx(0.3) and 0.2 < low < 0.25 and 0.35 < high < 0.4
 
 
+def test_seeds_on_the_same_rows_are_no_more_rows():
+    rank_R = np.array([1] * 30 + [5] * 70)
+    one = lines.macro_interval({"P1": rank_R})["p_at_1"]
+    four = lines.macro_interval({"P1": np.stack([rank_R] * 4)})["p_at_1"]
+    as_rows = lines.macro_interval({"P1": np.concatenate([rank_R] * 4)})["p_at_1"]
+    apart = lines.macro_interval({"P1": np.stack([rank_R, rank_R * 0 + 1])})["p_at_1"]
+    wide = {name: high - low for name, (_, low, high) in {"one": one, "four": four, "rows": as_rows}.items()}
+    assert wide["four"] == pytest.approx(wide["one"], abs=0.03) and wide["rows"] < 0.7 * wide["one"]
+    assert apart[2] - apart[1] > 0.6  # seeds that disagree
+
+
 def test_the_recipe_runs_goes_on_and_prints_its_table(folder, lm, tmp_path, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location("facts_recipe", RECIPE)
     assert spec is not None and spec.loader is not None
