@@ -8,9 +8,6 @@ Stop it at any time; the same command goes on. The last line printed is JSON.
 """
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.parts import shapes
+from benchmarks.parts import cells, shapes
 from benchmarks.parts.measure import clock, machine
 from foreword.core.prompts import HardPrompt, stack
 from foreword.methods.predict import encode_value
@@ -48,65 +45,26 @@ a 95% bootstrap interval. A cell is void unless all label log-probabilities agre
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.few_shot", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="names of cells, with commas between them")
-    parser.add_argument("--list", action="store_true", help="name the cells and stop")
-    parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
-    parser.add_argument(
-        "--quick", action="store_true", help="a tiny model and few rows: whether it works, not how fast"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
+    parser = cells.options("few_shot", __doc__, "a tiny model and few rows", "../shared/data/sst2/test.jsonl")
+    cells.device_options(parser)
     parser.add_argument("--timed", type=int, default=5, help="rounds to time")
-    parser.add_argument("--rows", default="../shared/data/sst2/test.jsonl", help="SST-2 rows; made up where missing")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the results' JSON")
     parser.add_argument(
         "--report", type=Path, default=None, help="the document to write (FEW_SHOT.md; none if --quick)"
     )
-    given = parser.parse_args(arguments)
-    unknown = [name for name in chosen(given.only) if name not in NAMES]
-    if unknown:
-        parser.error(f"there is no cell {unknown[0]!r}; the cells are {', '.join(NAMES)}")
-    if given.device != "cpu" and not torch.cuda.is_available():
-        parser.error(f"--device {given.device} was given and there is no such accelerator here; use cpu")
-    return given
-
-
-def chosen(only: str) -> list[str]:
-    return [name.strip() for name in only.split(",") if name.strip()] or NAMES
+    return cells.parsed(parser, arguments, NAMES)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    folder = given.out / f"few-shot-{'quick' if given.quick else given.device}-{given.dtype}"
-    folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, dict[str, Any]] = {}
-    for name in chosen(given.only):
-        file = folder / f"{name.replace('/', '_')}.json"
-        if given.list:
-            print(name, "done" if file.exists() else "")
-            continue
-        if file.exists() and not given.again:
-            records[name] = json.loads(file.read_text())
-            continue
-        began = time.perf_counter()
-        record = {"cell": name, "dtype": given.dtype, "machine": machine(given.device), **measured(name, given)}
-        record["seconds"] = time.perf_counter() - began
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.rename(file)
-        records[name] = record
-        print(name, json.dumps(short(record)), file=sys.stderr, flush=True)
     target = given.report or (None if given.quick else HERE / "FEW_SHOT.md")
-    if target and not given.list:
-        files = [f for f in sorted(given.out.glob("few-shot-*/*.json")) if ("quick" in f.parent.name) == given.quick]
-        target.write_text(render([json.loads(f.read_text()) for f in files]))
-    summary = {"benchmark": "few_shot", "cells": {name: short(record) for name, record in records.items()}}
-    print(json.dumps(summary))
-    return summary
+    return cells.run(
+        "few_shot",
+        given,
+        given.out / f"few-shot-{'quick' if given.quick else given.device}-{given.dtype}",
+        lambda name: {"dtype": given.dtype, "machine": machine(given.device), **measured(name, given)},
+        short,
+        (target, lambda: render(cells.results(given.out, "few-shot-*", given.quick))),
+    )
 
 
 def model_of(name: str, given: argparse.Namespace) -> FrozenLM:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.parts import cloned, measure, shapes
+from benchmarks.parts import cells, cloned, measure, shapes
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import Fold, PromptLoss, Shape
 from foreword.methods.meta.inner import Product, product
@@ -250,28 +250,13 @@ def short(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.meta", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="names of cells, with commas between them")
-    parser.add_argument("--list", action="store_true", help="name the cells and stop")
-    parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
-    parser.add_argument("--quick", action="store_true", help="tiny models: whether it works, not how fast")
+    parser = cells.options("meta", __doc__, "tiny models", "../shared/data/huffpost/all.jsonl", "runs/bench-meta")
     parser.add_argument("--tasks", type=int, default=0, help="tasks of a meta-batch (0: 2)")
     parser.add_argument("--pairs", type=int, default=0, help="pairs of meta-steps to time (0: 3)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
-    parser.add_argument("--rows", default="../shared/data/huffpost/all.jsonl", help="HuffPost; made up where missing")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-meta"), help="the folder of the results' JSON")
     parser.add_argument("--peak", choices=("chain", "graph"), help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--setting", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    unknown = [name for name in chosen(given.only) if name not in NAMES]
-    if unknown:
-        parser.error(f"there is no cell {unknown[0]!r}; the cells are {', '.join(NAMES)}")
-    return given
-
-
-def chosen(only: str) -> list[str]:
-    return [name.strip() for name in only.split(",") if name.strip()] or NAMES
+    return cells.parsed(parser, arguments, NAMES)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -284,8 +269,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             found = peak(Setting(**told), given.peak, given.steps)
             print(json.dumps(found))
             return found
-        if given.threads:
-            torch.set_num_threads(given.threads)
         return every(given)
 
 
@@ -293,33 +276,13 @@ def every(given: argparse.Namespace) -> dict[str, Any]:
     setting = replace(Setting(rows=given.rows), **(QUICK if given.quick else {}))
     told = {"tasks": given.tasks, "pairs": given.pairs}
     setting = replace(setting, **{name: value for name, value in told.items() if value})
-    folder = given.out / ("quick" if given.quick else "full")
-    folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, dict[str, Any]] = {}
-    for name in chosen(given.only):
-        file = folder / f"{name.replace('/', '_')}.json"
-        if given.list:
-            print(name, "done" if file.exists() else "")
-            continue
-        if file.exists() and not given.again:
-            records[name] = json.loads(file.read_text())
-            continue
-        began = time.perf_counter()
-        record = {
-            "cell": name,
-            "setting": asdict(setting),
-            "machine": measure.machine("cpu"),
-            **measured(name, setting),
-        }
-        record["took"] = time.perf_counter() - began
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.rename(file)
-        records[name] = record
-        print(f"{name}: {json.dumps(short(record))} in {record['took']:.0f} s", file=sys.stderr, flush=True)
-    summary = {"benchmark": "meta", "cells": {name: short(record) for name, record in records.items()}}
-    print(json.dumps(summary))
-    return summary
+    return cells.run(
+        "meta",
+        given,
+        given.out / ("quick" if given.quick else "full"),
+        lambda name: {"setting": asdict(setting), "machine": measure.machine("cpu"), **measured(name, setting)},
+        short,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A step of prompt search beside the published loop's (Shin et al. 2020), at equal candidates on the same rows.
 
     python -m benchmarks.search                      every cell that has no result yet; the last line printed is JSON
-    python -m benchmarks.search --only gpt2/10 --rows 32 --again
+    python -m benchmarks.search --only gpt2/10 --pool 32 --again
     python -m benchmarks.search --quick              tiny models: whether it works, not how fast
 
 A cell is void unless both sides' candidate losses agree (largest difference, relative, at most 1e-5 in fp32).
@@ -13,8 +13,6 @@ spares depends on the model and the rows: random weights make candidates alike, 
 """
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.parts import shapes
+from benchmarks.parts import cells, shapes
 from benchmarks.parts.measure import machine
 from benchmarks.parts.search_peer import PaperLoop
 from foreword.methods.train import make_job
@@ -40,62 +38,28 @@ LENGTH = 5
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", help="names of cells (family/candidates), with commas between them")
-    parser.add_argument("--list", action="store_true", help="name the cells and stop")
-    parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
-    parser.add_argument("--quick", action="store_true", help="tiny models: whether it works, not how fast")
-    parser.add_argument("--rows", type=int, default=0, help="rows of the pool (0: 64, or 12 if --quick)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
-    parser.add_argument("--data", default="../shared/data/sst2/train.jsonl", help="SST-2 rows; made up where missing")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the results' JSON")
-    given = parser.parse_args(arguments)
-    unknown = [name for name in chosen(given.only) if name not in CELLS]
-    if unknown:
-        parser.error(f"there is no cell {unknown[0]!r}; the cells are {', '.join(CELLS)}")
-    return given
-
-
-def chosen(only: str) -> list[str]:
-    return [name.strip() for name in only.split(",") if name.strip()] or [*CELLS]
+    parser = cells.options("search", __doc__ or "", "tiny models", "../shared/data/sst2/train.jsonl")
+    parser.add_argument("--pool", type=int, default=0, help="rows of the pool (0: 64, or 12 if --quick)")
+    return cells.parsed(parser, arguments, CELLS)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    folder = given.out / ("search-quick" if given.quick else "search")
-    found: dict[str, Any] = {}
-    for name in chosen(given.only):
-        file = folder / f"{name.replace('/', '_')}.json"
-        if given.list:
-            print(name, "done" if file.exists() else "")
-            continue
-        if file.exists() and not given.again:
-            found[name] = json.loads(file.read_text())
-            continue
-        began = time.perf_counter()
+
+    def measured(name: str) -> dict[str, Any]:
         family, candidates = name.split("/")
-        record = {"cell": name, "machine": machine("cpu"), **measure(family, int(candidates), given)}
-        record["seconds"] = time.perf_counter() - began
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.rename(file)
-        found[name] = record
-        print(f"{name}: {json.dumps(_short(record))} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
-    summary = {"benchmark": "search", "cells": {name: _short(record) for name, record in found.items()}}
-    print(json.dumps(summary))
-    return summary
+        return {"machine": machine("cpu"), **measure(family, int(candidates), given)}
+
+    return cells.run("search", given, given.out / ("search-quick" if given.quick else "search"), measured, _short)
 
 
 def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str, Any]:
     """Both sides' losses of the same candidates, operations and seconds of one step."""
-    rows = given.rows or (12 if given.quick else 64)
+    rows = given.pool or (12 if given.quick else 64)
     shape = (shapes.SMOKE if given.quick else shapes.FULL)[family]
     model = shapes.build(shape, torch.float32, "cpu")
     model.set_attn_implementation("eager")
-    file = None if given.quick else Path(given.data)
+    file = None if given.quick else Path(given.rows)
     lm = shapes.wrapped(shapes.build(shape, torch.float32, "cpu"))
     with FlopCounterMode(display=False) as once:
         field = field_of(lm, file, rows)

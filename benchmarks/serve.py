@@ -8,9 +8,7 @@ Stop it at any time; the same command goes on. The last line printed is JSON.
 """
 
 import argparse
-import json
 import random
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.parts import served, serving_report, shapes
+from benchmarks.parts import cells, served, serving_report, shapes
 from benchmarks.parts.measure import machine
 from benchmarks.parts.serving_peers import Peers
 from foreword.serving.engine import Engine, Room
@@ -39,66 +37,33 @@ BOUND = {"classification": 0.25, "generation": 2.0}  # seconds within which 99 o
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="names of cells, with commas between them")
-    parser.add_argument("--list", action="store_true", help="name the cells and stop")
-    parser.add_argument("--again", action="store_true", help="measure cells anew that have a result")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few requests: whether it works")
+    parser = cells.options("serve", __doc__, "a tiny model and few requests", "../shared/data/sst2/test.jsonl")
+    cells.device_options(parser)
     parser.add_argument("--shape", choices=("small", "gpt2"), default="small", help="6 layers of 384, or GPT-2's")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
-    parser.add_argument("--rows", default="../shared/data/sst2/test.jsonl", help="SST-2 rows; made up where missing")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the results' JSON")
     parser.add_argument("--report", type=Path, default=None, help="the document to write (SERVING.md; none if --quick)")
-    given = parser.parse_args(arguments)
-    unknown = [name for name in chosen(given.only) if name not in NAMES]
-    if unknown:
-        parser.error(f"there is no cell {unknown[0]!r}; the cells are {', '.join(NAMES)}")
-    return given
-
-
-def chosen(only: str) -> list[str]:
-    return [name.strip() for name in only.split(",") if name.strip()] or NAMES
+    return cells.parsed(parser, arguments, NAMES)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    folder = given.out / f"serve-{'quick' if given.quick else given.shape}-{given.device}-{given.dtype}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if given.list:
-        for name in chosen(given.only):
-            print(name, "done" if (folder / f"{name.replace('/', '_')}.json").exists() else "")
-        return {}
-    bench: Bench | None = None
-    records: dict[str, dict[str, Any]] = {}
-    for name in chosen(given.only):
-        file = folder / f"{name.replace('/', '_')}.json"
-        if file.exists() and not given.again:
-            records[name] = json.loads(file.read_text())
-            continue
-        bench = bench or Bench(given)
-        began = time.perf_counter()
+    made: list[Bench] = []  # at the first cell that is measured: it builds a model and its prompts
+    setting = {"shape": given.shape, "dtype": given.dtype, "device": given.device, "quick": given.quick}
+
+    def measured(name: str) -> dict[str, Any]:
+        made.extend([] if made else [Bench(given)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries measured
-            found = bench.measure(name)
-        setting = {"shape": given.shape, "dtype": given.dtype, "device": given.device, "quick": given.quick}
-        record = {"cell": name, "setting": setting, "machine": machine(given.device), **found}
-        record["seconds"] = time.perf_counter() - began
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.rename(file)
-        records[name] = record
-        print(name, json.dumps(serving_report.short(record)), file=sys.stderr, flush=True)
+            return {"setting": setting, "machine": machine(given.device), **made[0].measure(name)}
+
     target = given.report or (None if given.quick else HERE / "SERVING.md")
-    if target:
-        files = [f for f in sorted(given.out.glob("serve-*/*.json")) if ("quick" in f.parent.name) == given.quick]
-        target.write_text(serving_report.render([json.loads(f.read_text()) for f in files]))
-    summary = {"benchmark": "serve", "cells": {name: serving_report.short(record) for name, record in records.items()}}
-    print(json.dumps(summary))
-    return summary
+    return cells.run(
+        "serve",
+        given,
+        given.out / f"serve-{'quick' if given.quick else given.shape}-{given.device}-{given.dtype}",
+        measured,
+        serving_report.short,
+        (target, lambda: serving_report.render(cells.results(given.out, "serve-*", given.quick))),
+    )
 
 
 class Bench:
