@@ -46,14 +46,13 @@ def two_of_three(reached: Callable[[int], float], lowest: float) -> list[tuple[i
     return seen
 
 
-ANSWERS = ("green tea", "old stone", "cold water", "warm light", "red paper", "long road")
+ANSWERS = "tea stone water light paper road".split()
 
 
 def planted_texts(
-    seed: int, *, train: int = 120, validation: int = 24, test: int = 64, words: int = 3, most: int = 2
+    seed: int, *, train: int = 120, validation: int = 24, test: int = 64, words: int = 2, most: int = 1
 ) -> Task:
-    """Two answers of two words, drawn from the seed, and which nouns call for which; rows accept up to `most` wordings
-    of theirs."""
+    """Two answers drawn from the seed, and which nouns call for which; rows accept up to `most` wordings of theirs."""
     rng = random.Random(seed)
     nouns, answers = rng.sample(NOUNS, 2 * words), rng.sample(ANSWERS, 2)
     pools = {answer: nouns[i * words : (i + 1) * words] for i, answer in enumerate(answers)}

@@ -42,7 +42,13 @@ def drawn(count: int, seed: int, most: int = 3) -> list[Row]:
         return " ".join(rng.choices(WORDS, k=rng.randint(1, longest)))
 
     return [
-        Row({"text": text(4)[:14].strip()}, None, (), f"row {n}", tuple({text(3)[:9].strip() for _ in range(rng.randint(1, most))}))
+        Row(
+            {"text": text(4)[:14].strip()},
+            None,
+            (),
+            f"row {n}",
+            tuple({text(3)[:9].strip() for _ in range(rng.randint(1, most))}),
+        )
         for n in range(count)
     ]
 
