@@ -26,7 +26,7 @@ class GradientConfig:
     `batch_size` rows make one step whatever the accumulation; `tokens_per_batch` bounds one forward pass (longer steps
     are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after
     `patience` evaluations without a better score the learner stops (0: never), and its best step is kept when `keep` is
-    "best".
+    "best". Where answers are texts, the score is the likelihood of all their references, per piece.
     """
 
     learning_rate: float = 1e-3
@@ -163,6 +163,11 @@ class Method(ABC):
                 f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
                 f"--kind {self.kinds[0]} if it has such a head, or choose another method."
             )
+        if task.answers == "text" and kind == "masked":
+            raise ConfigError(
+                f"The answers of {task.name} are texts, and a masked model cannot write; use a causal model, or this "
+                "one with --kind causal if it has such a head."
+            )
 
 
 Notes = dict[str, Any]
@@ -273,7 +278,7 @@ PEFT_NAMES = {
 }
 
 
-def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
+def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
     """One option's value as its annotated type, from a string or a Python value."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
@@ -285,11 +290,11 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
     if Start in args:
         if isinstance(given, str) and given.startswith("start:"):
             return Start(given)
-        return _parse(method, field, next(a for a in args if a is not Start), given)
+        return parse_value(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):
             return None
-        return _parse(method, field, next(a for a in args if a is not type(None)), given)
+        return parse_value(method, field, next(a for a in args if a is not type(None)), given)
     try:
         if kind is bool:
             text = str(given).lower()
@@ -342,7 +347,7 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
             told = f" Did you mean {hint}?" if hint else ""
             listed = ", ".join(sorted(fields)) or "none"
             raise ConfigError(f"{method.name} has no option {name!r}.{told} Its options: {listed}.")
-        value = _parse(method.name, name, kinds[name], given)
+        value = parse_value(method.name, name, kinds[name], given)
         bad = isinstance(value, float) and value != value
         low = LOWEST.get(name)
         if bad or (low is not None and isinstance(value, int | float) and value < low):
