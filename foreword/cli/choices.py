@@ -59,6 +59,8 @@ class DataChoice:
     data_seed: int
     targets: str | None = None
     metric: "Metric | None" = None
+    lowercase: bool | None = None
+    slots: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
         """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
@@ -71,6 +73,8 @@ class DataChoice:
             options=list(self.options) or None,
             targets=self.targets,
             metric=self.metric,
+            lowercase=self.lowercase,
+            slots=self.slots,
             seed=self.data_seed,
             **more,
         )
@@ -189,8 +193,19 @@ data_options = _bundle(
         ),
         click.option(
             "--metric",
-            type=click.Choice(["exact_match", "f1", "contains", "exact_set", "number"]),
-            help="How answers in text are compared; default: exact_match.",
+            type=click.Choice(
+                ["exact_match", "f1", "contains", "exact_set", "number", "bleu", "chrf", "rouge_l", "nist"]
+            ),
+            help="How answers in text are compared; default: exact_match. BLEU and after: generated texts.",
+        ),
+        click.option(
+            "--lowercase",
+            is_flag=True,
+            default=None,
+            help="Compare generated texts in lower case, as an uncased model needs.",
+        ),
+        click.option(
+            "--slots", metavar="HOW", help="Measure slot errors: `literal`, or the rules of a data set (`e2e`)."
         ),
     ],
 )

@@ -87,12 +87,12 @@ def test_a_folder_its_listing_and_its_description(tmp_path):
     (folder / "task.json").write_text(json.dumps({"metric": "number", "targets": "answer"}))
     assert read_task(folder).metric == "number"
     assert read_task(folder, metric="contains").metric == "contains"
-    (folder / "task.json").write_text(json.dumps({"metric": "bleu"}))
-    with pytest.raises(DataError, match='metric is "bleu"; give one of exact_match, f1'):
+    (folder / "task.json").write_text(json.dumps({"metric": "meteor"}))
+    with pytest.raises(DataError, match='metric is "meteor"; give one of exact_match, f1'):
         read_task(folder)
     (folder / "task.json").unlink()
-    (tmp_path / "tasks.json").write_text(json.dumps({"sums": {"metric": "bleu"}}))
-    with pytest.raises(DataError, match="the metric of sums is 'bleu'"):
+    (tmp_path / "tasks.json").write_text(json.dumps({"sums": {"metric": "meteor"}}))
+    with pytest.raises(DataError, match="the metric of sums is 'meteor'"):
         read_task(folder)
     csv = tmp_path / "sums.csv"
     csv.write_text("q,output\n" + "".join(f'q{n},"[""{n}"", ""x""]"\n' for n in range(30)))
