@@ -26,7 +26,7 @@ class GradientConfig:
     `batch_size` rows make one step whatever the accumulation; `tokens_per_batch` bounds one forward pass (longer steps
     are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after
     `patience` evaluations without a better score the learner stops (0: never), and its best step is kept when `keep` is
-    "best".
+    "best". Where answers are texts, the score is the likelihood of all their references, per piece.
     """
 
     learning_rate: float = 1e-3
@@ -162,6 +162,11 @@ class Method(ABC):
             raise ConfigError(
                 f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
                 f"--kind {self.kinds[0]} if it has such a head, or choose another method."
+            )
+        if task.answers == "text" and kind == "masked":
+            raise ConfigError(
+                f"The answers of {task.name} are texts, and a masked model cannot write; use a causal model, or this "
+                "one with --kind causal if it has such a head."
             )
 
 

@@ -30,6 +30,7 @@ class FineTuning(GradientMethod):
     form = "weights"
     mixed_batch = False
     freezes_lm = False
+    answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         lm.require_weights()

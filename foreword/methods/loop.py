@@ -13,21 +13,10 @@ from foreword.core.shapes import Tensor
 from foreword.errors import ForewordError, ModelError
 from foreword.methods.base import Learner, Progress, Step
 from foreword.methods.optim import learning_rate, make_optimizer
-from foreword.methods.stack import Example, stacked_scores, step_gradients
+from foreword.methods.rows import Rows, mean_nll
+from foreword.methods.stack import stacked_scores, step_gradients
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
 from foreword.tasks.metrics import accuracy, nll
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Encoded rows with their labels."""
-
-    encoded: Sequence[Encoded]
-    label_N: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.label_N)
 
 
 @dataclass(eq=False)
@@ -51,7 +40,9 @@ class Run:
     stopped: bool = False
     settled: bool = True  # False while a step or its evaluation is under way: no state to go on from
     last_metric: float = float("nan")
-    curve: list[tuple[int, float]] = field(default_factory=list)  # development accuracy by step
+    curve: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # by step: development accuracy, or the loss of references
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(list(self.learner.leaves.values()), self.learner.config)
@@ -148,7 +139,7 @@ def _joint_step(lm: FrozenLM, active: Sequence[Run], budget: int) -> int:
     examples = []
     for owner, run in enumerate(active):
         rows = batch_rows(run, run.step)
-        examples += [Example(owner, run.train.encoded[i], run.train.label_N[i], 1.0 / len(rows)) for i in rows]
+        examples += run.train.examples(owner, rows, run.step * len(rows), run.seed)
         run.examples += len(rows)
     read = active[0].learner.lm or lm
     with torch.random.fork_rng(devices=[]):
@@ -188,21 +179,29 @@ def _move(run: Run, loss: float) -> None:
 
 @torch.no_grad()
 def evaluate(lm: FrozenLM, runs: Sequence[Run], budget: int) -> None:
-    """Score the development rows, remember the best leaves (accuracy first, then likelihood), stop the patient ones."""
+    """Score the development rows, remember the best leaves (accuracy first, then likelihood), stop the patient ones.
+
+    Where answers are texts, the likelihood per piece of all references alone decides.
+    """
     if not runs:
         return
     values: list[Learnt] = [run.learner.build(run.learner.leaves) for run in runs]
     read = runs[0].learner.lm or lm
     scores = stacked_scores(read, values, [run.dev.encoded for run in runs], budget)
     for run, score_NC in zip(runs, scores, strict=True):
+        if run.dev.of_N:
+            loss = mean_nll(run.dev, score_NC)
+            _judge(run, (-loss, 0.0), loss)
+            continue
         score = score_NC.double().cpu().numpy()
         label = np.asarray(run.dev.label_N)
         now = (float(accuracy(score, label)), -float(nll(score, label)))
         _judge(run, now)
 
 
-def _judge(run: Run, now: tuple[float, float]) -> None:
-    """Keep the leaves where they are the best so far; stop the run where its patience has ended."""
+def _judge(run: Run, now: tuple[float, float], told: float | None = None) -> None:
+    """Keep the leaves where they are the best so far; stop the run where its patience has ended. `told` is what a
+    person hears of it (None: the first of what is compared)."""
     config = run.learner.config
     if run.best is None or now > run.best:
         run.best, run.best_step, run.misses = now, run.step, 0
@@ -211,8 +210,8 @@ def _judge(run: Run, now: tuple[float, float]) -> None:
     else:
         run.misses += 1
         run.stopped = bool(config.patience) and run.misses >= config.patience
-    run.last_metric = now[0]
-    run.curve.append((run.step, now[0]))
+    run.last_metric = now[0] if told is None else told
+    run.curve.append((run.step, run.last_metric))
 
 
 def _tell(progress: Progress, job: int, run: Run, measured: bool) -> None:

@@ -38,6 +38,7 @@ class Lora(GradientMethod):
     form = "low-rank"
     mixed_batch = False
     freezes_lm = True
+    answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: LoraConfig = job.config

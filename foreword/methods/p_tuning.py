@@ -46,6 +46,7 @@ class PTuning(GradientMethod):
     mixed_batch = True
     freezes_lm = True
     takes_init = "soft"
+    answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PTuningConfig = job.config

@@ -49,6 +49,7 @@ class PrefixTuning(GradientMethod):
     mixed_batch = True
     freezes_lm = True
     takes_init = "prefix"
+    answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PrefixTuningConfig = job.config

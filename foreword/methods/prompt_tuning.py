@@ -61,6 +61,7 @@ class PromptTuning(GradientMethod):
     mixed_batch = True
     freezes_lm = True
     takes_init = "soft"
+    answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PromptTuningConfig = job.config

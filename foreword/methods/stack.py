@@ -21,11 +21,12 @@ from foreword.models.score import is_out_of_memory, score, score_all
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One encoded row of one learner's step, its label, and its share of that learner's mean."""
+    """One encoded row of one learner's step, its label (None: a text is its answer), and its share of that learner's
+    mean."""
 
     owner: int
     encoded: Encoded
-    label: int
+    label: int | None
     share: float
 
 
@@ -177,10 +178,12 @@ def _backward(
     if prefixes:
         bank = _joined(lm, bank, [prefixes[owner] for owner in present])
     task_B = torch.tensor([present.index(e.owner) for e in batch], device=lm.device)
-    label_B = torch.tensor([e.label for e in batch], device=lm.device)
+    label_B = torch.tensor([e.label or 0 for e in batch], device=lm.device)
+    text_B = torch.tensor([e.label is None for e in batch], device=lm.device)
     share_B = torch.tensor([e.share for e in batch], device=lm.device)
     score_BC = score(read, [e.encoded for e in batch], bank, task_B)
-    loss_B = cross_entropy(score_BC, label_B, reduction="none") * share_B.to(score_BC.dtype)
+    loss_B = torch.where(text_B, -score_BC[:, 0], cross_entropy(score_BC, label_B, reduction="none"))
+    loss_B = loss_B * share_B.to(score_BC.dtype)
     loss_B.sum().backward()
     for example, part in zip(batch, loss_B.detach().tolist(), strict=True):
         losses[example.owner] += part

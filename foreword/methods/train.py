@@ -29,14 +29,14 @@ from foreword.methods.base import (
 )
 from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
-from foreword.methods.features import encode_rows
 from foreword.methods.init import with_init
-from foreword.methods.loop import Rows, Run, fit
-from foreword.methods.measure import label_of, measure, measured
+from foreword.methods.loop import Run, fit
+from foreword.methods.measure import measure, measured
 from foreword.methods.notebook import FileNotebook
 from foreword.methods.predict import score_rows
+from foreword.methods.rows import Rows, mean_nll
 from foreword.methods.search.ledger import Ledger
-from foreword.methods.stack import rebuilt, tensors_of
+from foreword.methods.stack import rebuilt, stacked_scores, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
 from foreword.tasks.task import Task
@@ -244,10 +244,8 @@ def _start(lm: FrozenLM, job: Job) -> Run:
     else:
         parts = [job.task.train, job.task.validation]
     extra = text_start(learner.saved(learner.leaves))
-    rows = [
-        Rows(encode_rows(learner.lm or lm, learner.format, part, extra), [label_of(row) for row in part])
-        for part in parts
-    ]
+    texts = job.task.answers == "text"
+    rows = [Rows.of(learner.lm or lm, learner.format, part, extra, texts) for part in parts]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
 
 
@@ -306,10 +304,18 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     cut_rows, cut_tokens = count_cut([*run.train.encoded, *run.dev.encoded])
     if cut_rows:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
-    if run.dev.label_N:
-        score = score_rows(lm, [(artefact, job.task.validation)])[0]
-        artefact = artefact.with_metrics(validation=measured(score, run.dev.label_N))
+    if len(run.dev):
+        artefact = artefact.with_metrics(validation=_on_development(lm, artefact, job.task, run.dev))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
+
+
+def _on_development(lm: FrozenLM, artefact: Artefact, task: Task, dev: Rows) -> dict[str, Any]:
+    """The metrics of the development rows; where answers are texts, those of what is written, and the loss of all
+    references per piece."""
+    if not dev.of_N:
+        return measured(score_rows(lm, [(artefact, task.validation)])[0], dev.label_N)
+    [score_X1] = stacked_scores(lm, [artefact.value], [dev.encoded])
+    return measure(lm, artefact, task, task.validation) | {"nll": round(mean_nll(dev, score_X1), 6)}
 
 
 def _told(artefact: Artefact, run: Run) -> Artefact:

@@ -156,7 +156,8 @@ class HFLM(FrozenLM):
             given = getattr(source, "eos_token_id", None)  # the library's own order: the first that says so
             if given is not None:
                 return frozenset(given if isinstance(given, list) else [given])
-        return frozenset()
+        separator = self.tokenizer.sep_token_id  # BERT's tokenizers end a text with it and name no other end
+        return frozenset() if separator is None else frozenset([separator])
 
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
@@ -366,7 +367,8 @@ class HFLM(FrozenLM):
             )
         if prefix is not None:
             self.require_prefix()
-        options = {"pad_token_id": self.tokenizer.pad_token_id, **options}
+        own = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
+        options = {**own, **options}
         told = seam.Seam(self._layer_of, prefix, backend=self._backend)
         return generation.generate(self._model, told, inputs, self._offset, options)
 
