@@ -15,6 +15,7 @@ from foreword.errors import ConfigError
 if TYPE_CHECKING:
     from foreword.core.format import Format, Truncate
     from foreword.models.base import FrozenLM
+    from foreword.tasks.judge import Case
     from foreword.tasks.task import Task
     from foreword.tasks.texts import Metric
 
@@ -59,7 +60,7 @@ class DataChoice:
     data_seed: int
     targets: str | None = None
     metric: "Metric | None" = None
-    lowercase: bool | None = None
+    case: "Case | None" = None
     slots: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
@@ -73,7 +74,7 @@ class DataChoice:
             options=list(self.options) or None,
             targets=self.targets,
             metric=self.metric,
-            lowercase=self.lowercase,
+            case=self.case,
             slots=self.slots,
             seed=self.data_seed,
             **more,
@@ -199,10 +200,9 @@ data_options = _bundle(
             help="How answers in text are compared; default: exact_match. BLEU and after: generated texts.",
         ),
         click.option(
-            "--lowercase",
-            is_flag=True,
-            default=None,
-            help="Compare generated texts in lower case, as an uncased model needs.",
+            "--case",
+            type=click.Choice(["kept", "lower", "uncased"]),
+            help="Compare generated texts as they are, in lower case, or as an uncased model writes them.",
         ),
         click.option(
             "--slots", metavar="HOW", help="Measure slot errors: `literal`, or the rules of a data set (`e2e`)."

@@ -115,7 +115,7 @@ class Texts:
         """Raises: ValueError, KeyError, TypeError where the lines are not those of `dump`."""
         lines = [json.loads(line) for line in data.decode().splitlines()]
         return Texts(
-            judge=Judge(**{name: lines[0][name] for name in ("metric", "lowercase", "slots") if name in lines[0]})
+            judge=Judge(**{name: lines[0][name] for name in ("metric", "case", "slots") if name in lines[0]})
             if lines
             else Judge(),
             answers=tuple(line["answer"] for line in lines),

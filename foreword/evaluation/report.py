@@ -87,8 +87,8 @@ def caption(lines: Sequence[Line]) -> str:
     if texts:
         named = f"{', '.join(t for t in texts if t != 'NIST')} in percent{', NIST as it is' if 'NIST' in texts else ''}"
         what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named[0].upper() + named[1:]
-    if any(line.lowercase for line in lines):
-        what = f"{what}; texts were compared in lower case"
+    for case in dict.fromkeys(line.case for line in lines):
+        what = f"{what}{CASES.get(case, '')}"
     if TITLES["slot_error"] in texts:
         what = f"{what}; of slot errors less is better"
     if "BLEU" in texts:
@@ -154,6 +154,10 @@ TITLES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
     "slot_error": "slot error rate",
+}
+CASES = {
+    "lower": "; texts were compared in lower case",
+    "uncased": "; texts were compared as an uncased model writes them (lower case, no accents, punctuation apart)",
 }
 NUMBERS = ("nll", "nist")  # as they are; all others are shares, told in percent
 

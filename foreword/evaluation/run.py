@@ -190,7 +190,7 @@ def _record(
         environment=desk.environment,
         timing=timing,
         details={name: made.metrics[name] for name in DETAILS if name in made.metrics}
-        | ({"lowercase": True} if job.task.lowercase else {}),
+        | ({"case": job.task.case} if job.task.case != "kept" else {}),
     )
 
 

@@ -1,9 +1,11 @@
 """How the answers in text of a task are judged: its own metric, and the others that are told beside it."""
 
 import math
+import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Float
@@ -15,20 +17,22 @@ from foreword.tasks.rows import Row
 from foreword.tasks.slots import SLOTS, Meaning, meaning_of, slot_errors
 from foreword.tasks.texts import GENERATION, METRICS, NAMES, Metric, value_of
 
+Case = Literal["kept", "lower", "uncased"]
+
 
 @final
 @dataclass(frozen=True)
 class Judge:
     """The task's own `metric`; whether texts are compared in lower case; and how attributes are said (None: not asked).
 
-    A metric of generation (BLEU, chrF, ROUGE-L, NIST) is told with the others of its kind. `lowercase` matters to those
-    alone, since the others ignore case anyway.
+    A metric of generation (BLEU, chrF, ROUGE-L, NIST) is told with the others of its kind. `case` matters to those
+    alone, since the others ignore case anyway: texts as they are, in lower case, or as an uncased model writes them.
 
     Raises: ConfigError for an unknown name, or where a library is missing.
     """
 
     metric: Metric = "exact_match"
-    lowercase: bool = False
+    case: Case = "kept"
     slots: str | None = None
 
     def __post_init__(self) -> None:
@@ -36,9 +40,9 @@ class Judge:
             raise ConfigError(f"{self.metric!r} is not a metric of texts; choose one of {', '.join(NAMES)}.")
         if self.slots is not None and self.slots not in SLOTS:
             raise ConfigError(f"{self.slots!r} is no way to find slots in texts; choose one of {', '.join(SLOTS)}.")
-        if not self.generates and (self.lowercase or self.slots):
+        if not self.generates and (self.case != "kept" or self.slots):
             raise ConfigError(
-                f"lowercase and slots are for metrics of generated texts ({', '.join(GENERATION)}), and the metric is "
+                f"case and slots are for metrics of generated texts ({', '.join(GENERATION)}), and the metric is "
                 f"{self.metric}; choose one of those, or leave them out."
             )
         if self.generates:
@@ -52,7 +56,7 @@ class Judge:
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults, beside the metric."""
-        return {name: value for name, value in asdict(self).items() if name == "metric" or value}
+        return {name: value for name, value in asdict(self).items() if name == "metric" or value not in (None, "kept")}
 
     def meanings(self, rows: Sequence[Row]) -> tuple[Meaning, ...]:
         """Attributes and values of each row, where slots are asked for.
@@ -111,4 +115,12 @@ class Judge:
 
     def _text(self, found: Found) -> str:
         text = "" if found is NO_ANSWER else found
-        return text.lower() if self.lowercase else text
+        return text if self.case == "kept" else text.lower() if self.case == "lower" else uncased(text)
+
+
+def uncased(text: str) -> str:
+    """Lower case without accents and with spaces around punctuation: what word pieces of an uncased vocabulary keep, so
+    that "family - friendly" is as right as "family-friendly"."""
+    text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+    parted = (f" {c} " if c in string.punctuation or unicodedata.category(c)[0] == "P" else c for c in text)
+    return " ".join("".join(parted).split())

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
 from foreword.tasks.facts import fact_source
+from foreword.tasks.judge import Case
 from foreword.tasks.known import KNOWN, KNOWN_TEXTS
 from foreword.tasks.rows import Table
 from foreword.tasks.slots import SLOTS
@@ -32,7 +33,7 @@ def read_task(
     label_words: Mapping[str, str | Sequence[str]] | None = None,
     targets: str | None = None,
     metric: Metric | None = None,
-    lowercase: bool | None = None,
+    case: Case | None = None,
     slots: str | None = None,
 ) -> Task:
     """The task at `source`: DIR, FILE, hf:owner/name[:config], builtin:name or facts:DIR:RELATION.
@@ -40,20 +41,20 @@ def read_task(
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
     What is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json`
-    beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets, metric, lowercase and
+    beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets, metric, case and
     slots. The column of labels is `label` unless one of the two says otherwise; without it a column called targets,
     output or answer holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction
     induction).
     """
     given = {"text": text, "label": label, "options": options, "labels": labels}
     given |= {"template": template, "label_words": label_words, "targets": targets, "metric": metric}
-    given |= {"lowercase": lowercase, "slots": slots}
+    given |= {"case": case, "slots": slots}
     origin = {"source": str(source), "name": name, "split": split, "seed": seed or None, **given}
     origin = {key: value for key, value in origin.items() if value is not None}
     place = str(source)
     if place.startswith("builtin:"):
         task = _embedded(place.removeprefix("builtin:")).with_(origin=origin)
-        return task if not task.metric or lowercase is None else task.with_(lowercase=lowercase)
+        return task if not task.metric or case is None else task.with_(case=case)
     if place.startswith("facts:"):
         return fact_source(place.removeprefix("facts:"))
     described = {**_listed(place), **_description(place)}
@@ -61,7 +62,7 @@ def read_task(
     own = metric or described.get("metric")
     described = {**(known_texts if own is None or own in GENERATION else {}), **described}
     said = {key: described.get(key) if value is None else value for key, value in given.items()}
-    said["lowercase"] = bool(said["lowercase"])
+    said["case"] = said["case"] or "kept"
     column: str = said["label"] or "label"
     tables, found = _tables(place, column)
     if split is not None:
@@ -201,7 +202,7 @@ DESCRIBED = {  # what a description may have, and in which form
     "label_words": (_are_words, "give a word, or a list of words, by label"),
     "targets": (_is_text, "give the name of a column"),
     "metric": (_is_metric, f"give one of {', '.join(NAMES)}"),
-    "lowercase": (lambda value: isinstance(value, bool), "give true or false"),
+    "case": (lambda value: value in get_args(Case), f"give one of {', '.join(get_args(Case))}"),
     "slots": (lambda value: value in SLOTS, f"give one of {', '.join(SLOTS)}"),
 }
 

@@ -12,7 +12,7 @@ from foreword.core.format import Answers, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
-from foreword.tasks.judge import Judge
+from foreword.tasks.judge import Case, Judge
 from foreword.tasks.rows import Row, Table, Wanted, choose_columns, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.splits import draw, draw_shots
@@ -28,8 +28,8 @@ class Task:
     """Rows to classify or to answer in text, in `train`, `validation` and `test`.
 
     `labels` are the label names in order; empty where each row has its own options, or where answers are texts, which
-    `metric` compares with the row's targets (None where they are not), in lower case with `lowercase`; `slots` names
-    how their slot errors are found (tasks/slots). `template` and `label_words` are
+    `metric` compares with the row's targets (None where they are not), in `case` (tasks/judge); `slots` names how their
+    slot errors are found (tasks/slots). `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
     None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
@@ -48,7 +48,7 @@ class Task:
     origin: Mapping[str, Any] | None
     shots: int | None
     metric: Metric | None
-    lowercase: bool
+    case: Case
     slots: str | None
 
     def __init__(
@@ -67,7 +67,7 @@ class Task:
         labels: Sequence[str] | None = None,
         targets: str | None = None,
         metric: Metric | None = None,
-        lowercase: bool = False,
+        case: Case = "kept",
         slots: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -78,7 +78,7 @@ class Task:
         that are reported. `text` names one column or several; `options` the column or columns of each row's choices.
         `targets` names the column of answers in text (one called targets, output or answer is found where there are no
         labels), and `metric` says how they are compared: exact_match unless given. With a metric of generation go
-        `lowercase` and `slots`, and rows with the same texts in a split are one row with all their targets.
+        `case` and `slots`, and rows with the same texts in a split are one row with all their targets.
         """
         given = {"train": train, "validation": validation, "test": test}
         sources = {split: source for split, source in given.items() if source is not None}
@@ -98,7 +98,7 @@ class Task:
         splits, notes = arrange(tables, wanted, seed)
         columns = choose_columns([*splits.values()], wanted)
         names = labels_of(splits, tables, columns, labels, name)
-        judge = _judge(metric, lowercase, slots, columns.targets, name)
+        judge = _judge(metric, case, slots, columns.targets, name)
         rows_of = {s: to_rows(t, columns, None if columns.options else names) for s, t in splits.items()}
         if judge is not None and judge.generates:
             merged = {s: merge_sources(rows) for s, rows in rows_of.items()}
@@ -123,7 +123,7 @@ class Task:
             origin=None,
             shots=None,
             metric=judge.metric if judge else None,
-            lowercase=lowercase,
+            case=case,
             slots=slots,
         )
 
@@ -136,7 +136,7 @@ class Task:
     def judge(self) -> Judge:
         """How answers in text are judged."""
         assert self.metric is not None, "the answers of the task are texts"
-        return Judge(self.metric, self.lowercase, self.slots)
+        return Judge(self.metric, self.case, self.slots)
 
     def _set(self, **values: Any) -> None:
         for key, value in values.items():
@@ -290,13 +290,13 @@ class Task:
         return self.template
 
 
-def _judge(metric: Metric | None, lowercase: bool, slots: str | None, texts: bool, name: str) -> Judge | None:
+def _judge(metric: Metric | None, case: Case, slots: str | None, texts: bool, name: str) -> Judge | None:
     """How answers are judged, before any row is read; None where they are labels or options."""
     if texts:
-        return Judge(metric or "exact_match", lowercase, slots)
+        return Judge(metric or "exact_match", case, slots)
     if metric is not None and metric not in NAMES:
         raise ConfigError(f"{metric!r} is not a metric of texts; choose one of {', '.join(NAMES)}.")
-    if metric is not None or lowercase or slots:
+    if metric is not None or case != "kept" or slots:
         raise ConfigError(
             f"The answers of {name} are labels, which no metric of texts fits; name targets=, or no metric."
         )

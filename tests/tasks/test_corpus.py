@@ -166,8 +166,12 @@ def test_empty_texts_are_worth_nothing_and_break_nothing() -> None:
 def test_case_is_kept_unless_it_is_said_not_to_be() -> None:
     rows = [Row({"q": "a"}, None, (), "", ("The Blue House is near the River.",))]
     texts = ["the blue house is near the river."]
-    assert Judge("bleu", lowercase=True).metrics(texts, rows)["bleu"] == pytest.approx(1)
-    assert Judge("bleu", lowercase=True).metrics(texts, rows)["exact_text"] == 1
+    assert Judge("bleu", case="lower").metrics(texts, rows)["bleu"] == pytest.approx(1)
+    assert Judge("bleu", case="lower").metrics(texts, rows)["exact_text"] == 1
+    parted = [Row({"q": "a"}, None, (), "", ("A family-friendly Café's £20-25.",))]
+    written = ["a family - friendly cafe ' s £20 - 25 ."]
+    assert Judge("bleu", case="uncased").metrics(written, parted)["exact_text"] == 1
+    assert Judge("bleu", case="lower").metrics(written, parted)["bleu"] < 0.3
     cased = Judge("bleu").metrics(texts, rows)
     assert cased["bleu"] < 0.6 and cased["exact_text"] == 0
 
@@ -186,7 +190,7 @@ def test_single_texts_have_a_value_between_0_and_1(metric: str) -> None:
 
 def test_what_cannot_be_asked_is_told(monkeypatch) -> None:
     with pytest.raises(ConfigError, match=r"are for metrics of generated texts .* and the metric is f1"):
-        Judge("f1", lowercase=True)
+        Judge("f1", case="lower")
     with pytest.raises(ConfigError, match="'nope' is no way to find slots"):
         Judge("bleu", slots="nope")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
