@@ -157,4 +157,10 @@ def _e2e() -> Slots:
     return E2E
 
 
-SLOTS: dict[str, Callable[[], Slots]] = {"literal": Slots, "e2e": _e2e}
+def _listings() -> Slots:
+    from foreword.tasks.builtin.listings_words import SLOTS as LISTINGS
+
+    return LISTINGS
+
+
+SLOTS: dict[str, Callable[[], Slots]] = {"literal": Slots, "e2e": _e2e, "listings": _listings}
