@@ -3,7 +3,7 @@
     rate = (missing + repeated + hallucinated) / attributes, summed over the rows (Wen et al. 2015, with the kinds of
     Dusek, Howcroft and Rieser 2019)
 
-A value is realised where one of its phrases stands in the text, case and punctuation ignored. An attribute whose value
+A value is realised where one of its phrases stands in a sentence, case and punctuation ignored. An attribute whose value
 is not realised is missing, unless another value of it is: then that one is hallucinated, and the slot wrong once. A
 value realised more than once is repeated, but for names, which texts use to go on. The phrases are Foreword's own,
 written after reading training rows only; what they do not know they count as missing.
@@ -41,10 +41,12 @@ class Slots:
 
 
 def plain(text: str) -> str:
-    """Lower case without accents; letters, digits, pounds and single spaces, a space at both ends."""
+    """Lower case without accents; letters, digits, pounds, and | where a sentence ends, with single spaces around."""
     text = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     text = re.sub(r"n\s?['’]\s?t\b", "nt", text)
-    return f" {' '.join(re.sub(r'[^a-z0-9£]+', ' ', text).replace('£ ', '£').split())} "
+    text = re.sub(r"[.!?;:]+(?=\s|$)", "|", text)
+    text = re.sub(r"[^a-z0-9£|]+", " ", text).replace("£ ", "£").replace("|", " | ")
+    return f" {' '.join(text.split())} "
 
 
 def meaning_of(fields: Mapping[str, str], where: str = "") -> dict[str, str]:
