@@ -105,7 +105,7 @@ def metric_values(lm: FrozenLM, task: Task, forms: list[Format]) -> list[np.ndar
     """The task's metric of each test row, for each format."""
     pairs = [(Artefact(NONE, replace(form), "ape", {}, 0, {}, {}), task.test) for form in forms]
     assert task.metric is not None, "the answers of these tasks are texts"
-    return [text_values(task, answered, task.test)[task.metric] for answered in answer_rows(lm, pairs)]
+    return [text_values(task, answered, task.test) for answered in answer_rows(lm, pairs)]
 
 
 def bounds(values: np.ndarray) -> list[float]:

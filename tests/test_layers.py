@@ -29,9 +29,13 @@ HOMES = {
     "uvicorn": ("serving/run.py", "cli/serve.py"),
     "ray": ("serving/replicas.py",),
     "httpx": ("methods/search/remote.py",),
+    "sacrebleu": ("tasks/corpus.py",),
+    "rouge_score": ("tasks/corpus.py",),
+    "nltk": ("none/",),
 }
 CORE = {"torch", "jaxtyping", "safetensors", "foreword"}
 HEAVY = ["transformers", "matplotlib", "click", "rich", "peft", "torchao", "sklearn", "datasets", "pandas", "torch"]
+HEAVY += ["scipy", "sacrebleu", "rouge_score", "nltk"]
 
 
 def imports(source: str) -> list[str]:

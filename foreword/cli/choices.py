@@ -16,6 +16,7 @@ from foreword.errors import ConfigError
 if TYPE_CHECKING:
     from foreword.core.format import Format, Truncate
     from foreword.models.base import FrozenLM
+    from foreword.tasks.judge import Case
     from foreword.tasks.task import Task
     from foreword.tasks.texts import Metric
 
@@ -60,6 +61,8 @@ class DataChoice:
     data_seed: int
     targets: str | None = None
     metric: "Metric | None" = None
+    case: "Case | None" = None
+    slots: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
         """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
@@ -72,6 +75,8 @@ class DataChoice:
             options=list(self.options) or None,
             targets=self.targets,
             metric=self.metric,
+            case=self.case,
+            slots=self.slots,
             seed=self.data_seed,
             **more,
         )
@@ -184,8 +189,18 @@ data_options = _bundle(
         ),
         click.option(
             "--metric",
-            type=click.Choice(["exact_match", "f1", "contains", "exact_set", "number"]),
-            help="How answers in text are compared; default: exact_match.",
+            type=click.Choice(
+                ["exact_match", "f1", "contains", "exact_set", "number", "bleu", "chrf", "rouge_l", "nist"]
+            ),
+            help="How answers in text are compared; default: exact_match. BLEU and after: generated texts.",
+        ),
+        click.option(
+            "--case",
+            type=click.Choice(["kept", "lower", "uncased"]),
+            help="Compare generated texts as they are, in lower case, or as an uncased model writes them.",
+        ),
+        click.option(
+            "--slots", metavar="HOW", help="Measure slot errors: `literal`, or the rules of a data set (`e2e`)."
         ),
     ],
 )

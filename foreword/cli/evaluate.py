@@ -113,7 +113,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
         "majority": majority_curve(form, task, answered, rows),
     }
     if task.metric:
-        return Texts.of(task.metric, answered, rows), samples
+        return Texts.of(task.judge, answered, rows), samples
     return Scored(log_probabilities(vote_scores(form, rows, answered).numpy()), label_N), samples
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LABELS = ("model", "parameters", "task", "training rows", "method")
 FIRST = (
     *("accuracy", "exact match", "F1", "contains", "exact set", "number"),
+    *("BLEU", "chrF", "ROUGE-L", "NIST", "slot error rate"),
     *("after - before", "learnt", "vs manual", "verdict"),
     *("vs fine-tuning", "seconds", "numbers", "bytes"),
 )

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple, cast, final
 
 import numpy as np
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.errors import DataError
-from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_values
+from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_summed
 from foreword.methods.answer import Answered
 from foreword.methods.base import HardConfig
 from foreword.models.base import FrozenLM
+from foreword.tasks.corpus import Summed
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.extract import Found as Extracted
+from foreword.tasks.judge import Judge
 from foreword.tasks.metrics import all_metrics, log_probabilities
 from foreword.tasks.rows import Row
+from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
-from foreword.tasks.texts import Metric, text_metrics
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label
@@ -52,43 +55,59 @@ class Scored(NamedTuple):
 class Texts:
     """What was written for each row: its answer (None: there is none), the samples it was found in, and the targets.
 
-    `drawn` samples a row were written of those asked for. `metric` is the task's own.
+    `judge` says how they are measured; `meanings` are the attributes of each row, where slot errors are.
     """
 
-    metric: Metric
+    judge: Judge
     answers: tuple[str | None, ...]
     texts: tuple[tuple[str, ...], ...]
     targets: tuple[tuple[str, ...], ...]
     asked: tuple[int, ...]
+    meanings: tuple[Meaning, ...] = ()
 
     @staticmethod
-    def of(metric: Metric, answered: Sequence[Answered], rows: Sequence[Row]) -> "Texts":
+    def of(judge: Judge, answered: Sequence[Answered], rows: Sequence[Row]) -> "Texts":
         return Texts(
-            metric,
+            judge,
             tuple(None if a.answer is NO_ANSWER else cast("str", a.answer) for a in answered),
             tuple(a.texts for a in answered),
             tuple(row.targets for row in rows),
             tuple(a.asked for a in answered),
+            judge.meanings(rows),
         )
 
-    def values(self) -> dict[str, NDArray[np.float64]]:
-        """Each metric's value a row, the task's own first."""
+    @cached_property
+    def summed(self) -> dict[str, Summed]:
+        """Each metric as a function of sums over the rows, the task's own first; what was read is read once."""
         answers: list[Extracted] = [NO_ANSWER if a is None else a for a in self.answers]
-        return text_metrics(self.metric, answers, self.targets)
+        return self.judge.summed(answers, self.targets, self.meanings)
 
     def metrics(self, closed: bool = True) -> dict[str, float]:
-        return {name: float(value_R.mean()) for name, value_R in self.values().items()}
+        return {name: one.value() for name, one in self.summed.items()}
 
     def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
-        return resample_values({name: value for name, value in self.values().items() if name in names})
+        """Those of the metrics asked for."""
+        return resample_summed({name: one for name, one in self.summed.items() if name in names})
+
+    def pick(self, rows: Sequence[int]) -> "Texts":
+        """Some of the rows, by number."""
+        picked = {
+            name: tuple(column[i] for i in rows)
+            for name in ("answers", "texts", "targets", "asked", "meanings")
+            if (column := getattr(self, name))
+        }
+        return replace(self, **picked)
 
     def dump(self) -> bytes:
         """One JSON line a row, so that every number can be had again from what was written."""
         columns = zip(self.answers, self.texts, self.targets, self.asked, strict=True)
+        judge = self.judge.to_json()
         lines = [
-            {"metric": self.metric, "answer": answer, "texts": list(texts), "targets": list(targets), "asked": asked}
+            {**judge, "answer": answer, "texts": list(texts), "targets": list(targets), "asked": asked}
             for answer, texts, targets, asked in columns
         ]
+        for line, meaning in zip(lines, self.meanings, strict=False):
+            line["meaning"] = dict(meaning)
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     @staticmethod
@@ -96,11 +115,14 @@ class Texts:
         """Raises: ValueError, KeyError, TypeError where the lines are not those of `dump`."""
         lines = [json.loads(line) for line in data.decode().splitlines()]
         return Texts(
-            metric=lines[0]["metric"] if lines else "exact_match",
+            judge=Judge(**{name: lines[0][name] for name in ("metric", "case", "slots") if name in lines[0]})
+            if lines
+            else Judge(),
             answers=tuple(line["answer"] for line in lines),
             texts=tuple(tuple(line["texts"]) for line in lines),
             targets=tuple(tuple(line["targets"]) for line in lines),
             asked=tuple(line["asked"] for line in lines),
+            meanings=tuple(line["meaning"] for line in lines if "meaning" in line),
         )
 
 
@@ -138,7 +160,7 @@ class Readers:
         began = time.perf_counter()
         if task.metric:
             answered = self.answer(lm, [(artefact, rows)])[0]
-            found: Found = Texts.of(task.metric, answered, rows)
+            found: Found = Texts.of(task.judge, answered, rows)
         else:
             scores = self.score(lm, [(artefact, rows)])[0]
             score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
@@ -163,7 +185,14 @@ class ReadCache:
             return self._readers.read(lm, artefact, task, task.test)
         bare = replace(form, shift=(), temperature=1.0, calibration="none")
         config = {name: value for name, value in artefact.config.items() if name not in CALIBRATION}
-        told = [artefact.method, config, bare.to_json(), artefact.fingerprint, lm.kind, task.metric]
+        told = [
+            artefact.method,
+            config,
+            bare.to_json(),
+            artefact.fingerprint,
+            lm.kind,
+            task.judge.to_json() if task.metric else None,
+        ]
         key = json.dumps([*told, task.hashes()["test"]])
         if key not in self._found:
             self._found[key] = self._readers.read(lm, replace(artefact, format=bare), task, task.test)

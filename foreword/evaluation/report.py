@@ -19,15 +19,15 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     columns["method"] = [line.method for line in lines]
     if any(line.metrics for line in lines):
         for name in _measured(lines):
-            shown = number if name == "nll" else percent
-            columns[title(name)] = [shown(line.metrics.get(name)) for line in lines]
+            columns[title(name)] = [valued(name, line.metrics.get(name)) for line in lines]
         for base in BASELINES:
             if any(base in line.versus for line in lines):
                 columns[f"vs {base}"] = [versus(line, base) for line in lines]
     else:
         for name in dict.fromkeys(line.primary for line in lines):
             columns[f"development {title(name)}"] = [
-                f"{100 * line.development.get(name, float('nan')):.1f}" for line in lines
+                f"{scale(name) * line.development.get(name, float('nan')):.{2 if name in NUMBERS else 1}f}"
+                for line in lines
             ]
         if any(line.primary == "accuracy" for line in lines):
             columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
@@ -36,7 +36,8 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             columns[name] = [getattr(line, cells) for line in lines]
     if any(line.templates for line in lines):
         columns["other templates"] = [
-            " / ".join(f"{100 * value:.1f}" for value in line.templates) if line.templates else "" for line in lines
+            " / ".join(f"{scale(line.primary) * value:.1f}" for value in line.templates) if line.templates else ""
+            for line in lines
         ]
     columns["numbers"] = [f"{line.numbers_trained:,}" for line in lines]
     columns["bytes"] = [f"{line.bytes_stored:,}" for line in lines]
@@ -84,8 +85,14 @@ def caption(lines: Sequence[Line]) -> str:
     what = "Accuracy, macro-F1 and calibration error in percent, NLL in nats"
     texts = [title(name) for name in _measured([line for line in lines if line.primary != "accuracy"])]
     if texts:
-        named = f"{', '.join(texts)} in percent"
+        named = f"{', '.join(t for t in texts if t != 'NIST')} in percent{', NIST as it is' if 'NIST' in texts else ''}"
         what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named[0].upper() + named[1:]
+    for case in dict.fromkeys(line.case for line in lines):
+        what = f"{what}{CASES.get(case, '')}"
+    if TITLES["slot_error"] in texts:
+        what = f"{what}; of slot errors less is better"
+    if "BLEU" in texts:
+        what = f"{what}; corpus metrics are resampled by source"
     return (
         f"{told} {what}; in brackets 95% intervals over "
         f"{covers}. Differences are paired, on the same rows and seeds; = marks one that is not shown (its interval "
@@ -102,17 +109,19 @@ def notes(lines: Sequence[Line]) -> list[str]:
         against = line.versus.get("manual")
         if against is not None and against.high < 0:
             told.append(
-                f"{line.method} is below the hand-written prompt{place}: {points(against)} points of "
+                f"{line.method} is below the hand-written prompt{place}: {points(against, line.primary)} points of "
                 f"{title(line.primary)}."
             )
         for base, gap in line.versus.items():
             if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
-                told.append(f"Not shown{place}: a difference between {line.method} and {base} ({points(gap)} points).")
+                apart = points(gap, line.primary)
+                told.append(f"Not shown{place}: a difference between {line.method} and {base} ({apart} points).")
         chosen_on = line.development.get("selection")
         if chosen_on is not None and line.primary in line.metrics:
-            gap = 100 * (chosen_on - line.metrics[line.primary].mean)
+            gap = scale(line.primary) * (chosen_on - line.metrics[line.primary].mean)
             told.append(
-                f"{line.method} chose on rows of its own{place}: {title(line.primary)} {100 * chosen_on:.1f} there, "
+                f"{line.method} chose on rows of its own{place}: {title(line.primary)} "
+                f"{scale(line.primary) * chosen_on:.1f} there, "
                 f"which is {gap:+.1f} points from the test rows'."
             )
     if any(line.allowed > 1 for line in lines):
@@ -132,7 +141,25 @@ def notes(lines: Sequence[Line]) -> list[str]:
     return told
 
 
-TITLES = {"macro_f1": "macro-F1", "nll": "NLL", "ece": "calibration error", "f1": "F1", "no_answer": "no answer"}
+TITLES = {
+    "macro_f1": "macro-F1",
+    "nll": "NLL",
+    "ece": "calibration error",
+    "f1": "F1",
+    "no_answer": "no answer",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "nist": "NIST",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "slot_error": "slot error rate",
+}
+CASES = {
+    "lower": "; texts were compared in lower case",
+    "uncased": "; texts were compared as an uncased model writes them (lower case, no accents, punctuation apart)",
+}
+NUMBERS = ("nll", "nist")  # as they are; all others are shares, told in percent
 
 
 def title(name: str) -> str:
@@ -149,6 +176,16 @@ def _measured(lines: Sequence[Line]) -> list[str]:
     return [name for name in names if name != "no_answer" or not silent]
 
 
+def scale(name: str) -> float:
+    """What a metric is multiplied with for a person."""
+    return 1.0 if name in NUMBERS else 100.0
+
+
+def valued(name: str, value: Interval | None) -> str:
+    """A metric with its interval, in percent unless it is no share."""
+    return number(value) if name in NUMBERS else percent(value)
+
+
 def percent(value: Interval | None) -> str:
     return "" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
@@ -157,13 +194,16 @@ def number(value: Interval | None) -> str:
     return "" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
-def points(gap: Interval) -> str:
-    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+def points(gap: Interval, name: str = "accuracy") -> str:
+    """A difference of the metric `name`, in points of percent unless it is no share."""
+    by, digits = scale(name), 2 if name in NUMBERS else 1
+    return f"{by * gap.mean:+.{digits}f} [{by * gap.low:+.{digits}f}, {by * gap.high:+.{digits}f}]"
 
 
 def versus(line: Line, base: str) -> str:
     gap = line.versus.get(base)
-    return "" if gap is None else points(gap) if gap.shown else f"{points(gap)} ="
+    told = "" if gap is None else points(gap, line.primary)
+    return told if gap is None or gap.shown else f"{told} ="
 
 
 def training(line: Line) -> str:
@@ -200,7 +240,7 @@ def matrix(lines: Sequence[Line]) -> str:
         body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
         for method in dict.fromkeys(line.method for line in some):
             found = [cells.get((method, task)) for task in tasks]
-            means = [100 * line.metrics[line.primary].mean for line in found if line is not None]
+            means = [100 * line.metrics[line.primary].mean for line in found if line and line.primary not in NUMBERS]
             mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
             body.append([method, *("" if line is None else _marked(line) for line in found), mean])
         grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
@@ -223,4 +263,4 @@ def _head(task: str, lines: Sequence[Line]) -> str:
 def _marked(line: Line) -> str:
     gap = line.versus.get(BASELINES[0])
     mark = "" if gap is None or gap.low > 0 else " <" if gap.high < 0 else " ="
-    return percent(line.metrics[line.primary]) + mark
+    return valued(line.primary, line.metrics[line.primary]) + mark

@@ -95,6 +95,7 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
         "config": asdict(job.config),
         "seed": job.seed,
         **({} if own is None else {"name": own}),
+        **({"judge": job.task.judge.to_json()} if job.task.metric and job.task.judge.generates else {}),
     }
     name = " ".join([job.name, *(f"{key}={value}" for key, value in point.items())])
     return Cell(run_id(decides), replace(job, name=name), shots, point, rivals, own)
@@ -188,7 +189,8 @@ def _record(
         artefact=artefact,
         environment=desk.environment,
         timing=timing,
-        details={name: made.metrics[name] for name in DETAILS if name in made.metrics},
+        details={name: made.metrics[name] for name in DETAILS if name in made.metrics}
+        | ({"case": job.task.case} if job.task.case != "kept" else {}),
     )
 
 

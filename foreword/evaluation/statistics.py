@@ -1,15 +1,16 @@
 """95% intervals over test rows and seeds, and paired differences on the same rows.
 
-Every metric (defined in tasks/metrics) is a function of sums over rows, so a resample of the rows is a vector of
-counts times a matrix.
-Two runs on the same rows share the counts; that is what makes their difference paired.
+Every metric (defined in tasks/metrics and tasks/corpus) is a function of sums over rows, so a resample of the rows is a
+vector of counts times a matrix. Two runs on the same rows share the counts; that is what makes their difference paired.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foreword.tasks.corpus import Summed, mean_of
 
 Array = NDArray[np.float64]
 
@@ -123,27 +124,41 @@ def resample_all(
     return found
 
 
-def resample_values(values: Mapping[str, Array], seed: int = 0) -> dict[str, Resampled]:
-    """Means of values a row, between 0 and 1, on the resamples that label scores of as many rows would have."""
-    all_RF = np.stack([*values.values()], axis=1)
-    sums_DF = _sums(all_RF, seed)
-    rows = len(all_RF)
+def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, Resampled]:
+    """Metrics of texts, of which some are of a whole corpus, on the resamples that label scores of as many rows have.
+
+    A row is a source with all its references. Nothing is read again: a resample weighs the rows' features.
+    """
+    if not metrics:
+        return {}
+    [rows] = {one.features_RF.shape[0] for one in metrics.values()}
+    values: dict[str, list[Array]] = {name: [] for name in metrics}
+    for count_DR in _counts(rows, seed):
+        for name, one in metrics.items():
+            values[name].append(one.reduce(count_DR @ one.features_RF, rows))
     return {
-        name: Resampled(float(mean_D[0]), mean_D[1:], rows)
-        for name, mean_D in zip(values, (sums_DF / rows).T, strict=True)
+        name: Resampled(one.value(), np.concatenate(values[name]), rows, one.low, one.high)
+        for name, one in metrics.items()
     }
+
+
+def resample_values(values: Mapping[str, Array], seed: int = 0) -> dict[str, Resampled]:
+    """Means of values a row, between 0 and 1."""
+    return resample_summed({name: mean_of(value_R) for name, value_R in values.items()}, seed)
 
 
 def _sums(all_RF: Array, seed: int) -> Array:
     """Sums over the rows as they are, then over each resample."""
-    rows = len(all_RF)
-    rng = np.random.default_rng([seed, rows])
     parts = [all_RF.sum(axis=0, keepdims=True)]
-    for start in range(0, DRAWS, 200):  # in parts: the counts of all draws over 100,000 rows would take 1.6 GB
+    return np.concatenate([*parts, *(count_DR @ all_RF for count_DR in _counts(len(all_RF), seed))])
+
+
+def _counts(rows: int, seed: int) -> Iterator[Array]:
+    """How often each row is in each resample, in parts: of all draws over 100,000 rows they would take 1.6 GB."""
+    rng = np.random.default_rng([seed, rows])
+    for start in range(0, DRAWS, 200):
         pick_DR = rng.integers(rows, size=(min(200, DRAWS - start), rows))
-        count_DR = np.stack([np.bincount(pick_R, minlength=rows) for pick_R in pick_DR]).astype(np.float64)
-        parts.append(count_DR @ all_RF)
-    return np.concatenate(parts)
+        yield np.stack([np.bincount(pick_R, minlength=rows) for pick_R in pick_DR]).astype(np.float64)
 
 
 def resample(name: str, logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0) -> Resampled:

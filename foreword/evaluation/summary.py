@@ -24,7 +24,8 @@ class Line:
     `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
     are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
     many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
-    `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds.
+    `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds. `case`
+    is how texts were compared (tasks/judge).
     """
 
     model: str
@@ -50,6 +51,7 @@ class Line:
     shown: str = ""
     calibration: str = ""
     templates: tuple[float, float, float] | None = None
+    case: str = "kept"
 
     @property
     def primary(self) -> str:
@@ -131,6 +133,7 @@ def _line(
         shown=_shown(records),
         calibration=_calibration(records),
         templates=_templates(records),
+        case=str(first.details.get("case", "kept")),
     )
 
 

@@ -14,7 +14,7 @@ from foreword.models.write import Sample
 from foreword.tasks.extract import Found, extract
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.tasks.texts import normalised, text_metrics, value_of
+from foreword.tasks.texts import normalised
 from foreword.tasks.vote import Ballot, majority_at
 
 
@@ -68,10 +68,14 @@ def choices_of(form: Format, row: Row) -> list[tuple[str, ...]]:
     return [tuple(dict.fromkeys((*words, label))) for label, words in zip(form.labels, form.words, strict=True)]
 
 
-def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """The metrics of a task's answers in text, a value a row, the task's own first."""
-    assert task.metric is not None, "the answers of the task are texts"
-    return text_metrics(task.metric, [a.answer for a in answers], [row.targets for row in rows])
+def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> np.ndarray:
+    """The own metric of a task's answers in text, of each row alone."""
+    return task.judge.values([a.answer for a in answers], rows)
+
+
+def text_metrics(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> dict[str, float]:
+    """The metrics of a task's answers in text, the task's own first."""
+    return task.judge.metrics([a.answer for a in answers], rows)
 
 
 def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows: Sequence[Row]) -> dict[int, float]:
@@ -95,8 +99,7 @@ def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows:
 def _right(form: Format, task: Task, one: Answered, row: Row) -> list[Hashable]:
     """Those of the answers given that are right."""
     if task.metric is not None:
-        metric = task.metric
-        return [key for key in one.votes if value_of(metric, str(key), row.targets) >= 1]
+        return [key for key in one.votes if task.judge.right(str(key), row.targets)]
     return [] if row.label is None else [choices_of(form, row)[row.label][0]]
 
 

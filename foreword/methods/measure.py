@@ -7,7 +7,7 @@ import numpy as np
 
 from foreword.core.artefact import Artefact
 from foreword.errors import DataError
-from foreword.methods.answer import answer_rows, text_values
+from foreword.methods.answer import answer_rows, text_metrics
 from foreword.methods.predict import score_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, macro_f1, nll
@@ -32,8 +32,8 @@ def measure(
         labels = [label_of(row) for row in rows]
         return measured(score_rows(lm, [(artefact, rows)])[0] if score is None else score, labels)
     require_targets(rows)
-    values = text_values(task, answer_rows(lm, [(artefact, rows)])[0], rows)
-    return {"rows": len(rows), **{name: round(float(value.mean()), 6) for name, value in values.items()}}
+    found = text_metrics(task, answer_rows(lm, [(artefact, rows)])[0], rows)
+    return {"rows": len(rows), **{name: round(value, 6) for name, value in found.items()}}
 
 
 def require_targets(rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
-from foreword.methods.answer import Answered, answer_rows, text_values
+from foreword.methods.answer import Answered, answer_rows, text_metrics
 from foreword.methods.base import Progress
 from foreword.methods.predict import score_rows
 from foreword.methods.reason import vote_scores
@@ -108,8 +108,7 @@ class Prompted:
             where = f"{unlabelled.where} has no label" if unlabelled else f"{task.name} has no {split} rows"
             raise DataError(f"{where}; nothing can be measured on it.")
         if task.metric:
-            values = text_values(task, self.answers(rows), rows)
-            return {name: float(value.mean()) for name, value in values.items()}
+            return text_metrics(task, self.answers(rows), rows)
         return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
 
     def save(self, folder: str | Path) -> Path:

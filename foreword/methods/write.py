@@ -107,7 +107,7 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     value, decoding = artefact.value, artefact.format.decoding
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
-    prefix = value if isinstance(value, PrefixPrompt) else None
+    prefix = _as_stored(lm, value) if isinstance(value, PrefixPrompt) else None
     if prefix is None and len(encoded) > 1:
         encoded = with_common_lead(encoded)
     if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
@@ -120,6 +120,12 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
         Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)), ahead)
         for e, row in zip(encoded, rows, strict=True)
     ]
+
+
+def _as_stored(lm: FrozenLM, prefix: PrefixPrompt) -> PrefixPrompt:
+    """A learnt prefix, which is fp32, in the model's dtype: the cache takes that of what comes first."""
+    sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
+    return replace(prefix, sites=sites)
 
 
 def _seed(seed: int, row: Row, sample: int) -> int:

@@ -27,6 +27,9 @@ _SENTIMENT = Known(
     words={"negative": ("terrible",), "positive": ("wonderful",)},
 )
 
+KNOWN_TEXTS: dict[str, dict[str, str]] = {
+    "e2e_nlg": {"metric": "bleu", "slots": "e2e", "template": "{source|shorten}\nText: {answer}"},
+}
 KNOWN: dict[str, Known] = {
     "sst2": _SENTIMENT,
     "mr": _SENTIMENT,

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
 from foreword.tasks.facts import fact_source
-from foreword.tasks.known import KNOWN
+from foreword.tasks.judge import Case
+from foreword.tasks.known import KNOWN, KNOWN_TEXTS
 from foreword.tasks.rows import Table
+from foreword.tasks.slots import SLOTS
 from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
 from foreword.tasks.task import Task
-from foreword.tasks.texts import METRICS, Metric
+from foreword.tasks.texts import GENERATION, NAMES, Metric
 
 DESCRIPTION, LISTING = "task.json", "tasks.json"
 
@@ -31,27 +33,36 @@ def read_task(
     label_words: Mapping[str, str | Sequence[str]] | None = None,
     targets: str | None = None,
     metric: Metric | None = None,
+    case: Case | None = None,
+    slots: str | None = None,
 ) -> Task:
     """The task at `source`: DIR, FILE, hf:owner/name[:config], builtin:name or facts:DIR:RELATION.
 
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
     `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
     What is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json`
-    beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets and metric. The column
-    of labels is `label` unless one of the two says otherwise; without it a column called targets, output or answer
-    holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction induction).
+    beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets, metric, case and
+    slots. The column of labels is `label` unless one of the two says otherwise; without it a column called targets,
+    output or answer holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction
+    induction).
     """
     given = {"text": text, "label": label, "options": options, "labels": labels}
     given |= {"template": template, "label_words": label_words, "targets": targets, "metric": metric}
+    given |= {"case": case, "slots": slots}
     origin = {"source": str(source), "name": name, "split": split, "seed": seed or None, **given}
     origin = {key: value for key, value in origin.items() if value is not None}
     place = str(source)
     if place.startswith("builtin:"):
-        return _embedded(place.removeprefix("builtin:")).with_(origin=origin)
+        task = _embedded(place.removeprefix("builtin:")).with_(origin=origin)
+        return task if not task.metric or case is None else task.with_(case=case)
     if place.startswith("facts:"):
         return fact_source(place.removeprefix("facts:"))
     described = {**_listed(place), **_description(place)}
+    known_texts = KNOWN_TEXTS.get(Path(place).name, {})
+    own = metric or described.get("metric")
+    described = {**(known_texts if own is None or own in GENERATION else {}), **described}
     said = {key: described.get(key) if value is None else value for key, value in given.items()}
+    said["case"] = said["case"] or "kept"
     column: str = said["label"] or "label"
     tables, found = _tables(place, column)
     if split is not None:
@@ -150,8 +161,8 @@ def _listed(place: str) -> dict[str, Any]:
     metric = own.get("metric") if isinstance(own, dict) else None
     if metric is None:
         return {}
-    if metric not in METRICS:
-        raise DataError(f"{listing}: the metric of {path.name} is {metric!r}; give one of {', '.join(METRICS)}")
+    if metric not in NAMES:
+        raise DataError(f"{listing}: the metric of {path.name} is {metric!r}; give one of {', '.join(NAMES)}")
     return {"metric": metric}
 
 
@@ -174,7 +185,7 @@ def _are_words(value: Any) -> bool:
 
 
 def _is_metric(value: Any) -> bool:
-    return isinstance(value, str) and value in METRICS
+    return isinstance(value, str) and value in NAMES
 
 
 def _is_column(value: Any) -> bool:
@@ -190,7 +201,9 @@ DESCRIBED = {  # what a description may have, and in which form
     "template": (_is_template, "give a text, a list of messages, or either by kind of model (masked, causal, chat)"),
     "label_words": (_are_words, "give a word, or a list of words, by label"),
     "targets": (_is_text, "give the name of a column"),
-    "metric": (_is_metric, f"give one of {', '.join(METRICS)}"),
+    "metric": (_is_metric, f"give one of {', '.join(NAMES)}"),
+    "case": (lambda value: value in get_args(Case), f"give one of {', '.join(get_args(Case))}"),
+    "slots": (lambda value: value in SLOTS, f"give one of {', '.join(SLOTS)}"),
 }
 
 

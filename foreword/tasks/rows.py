@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, final
 
@@ -157,6 +157,15 @@ def to_rows(table: Table, columns: Columns, labels: Sequence[str] | None) -> tup
             label = index_of[name]
         rows.append(Row(fields, label, options, place, (), reasoning))
     return tuple(rows)
+
+
+def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows with the same texts as one, with the targets of all in order: a source with several references."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        first = found.get(row.text())
+        found[row.text()] = row if first is None else replace(first, targets=(*first.targets, *row.targets))
+    return tuple(replace(row, targets=tuple(dict.fromkeys(row.targets))) for row in found.values())
 
 
 def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:

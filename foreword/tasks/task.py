@@ -12,10 +12,11 @@ from foreword.core.format import Answers, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
-from foreword.tasks.rows import Row, Table, Wanted, choose_columns, to_rows
+from foreword.tasks.judge import Case, Judge
+from foreword.tasks.rows import Row, Table, Wanted, choose_columns, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.splits import draw, draw_shots
-from foreword.tasks.texts import METRICS, Metric
+from foreword.tasks.texts import NAMES, Metric
 
 Source = Any  # list of dicts, datasets.Dataset, DataFrame, or sources.Table
 TemplateSource = str | Sequence[Mapping[str, str]]
@@ -27,7 +28,8 @@ class Task:
     """Rows to classify or to answer in text, in `train`, `validation` and `test`.
 
     `labels` are the label names in order; empty where each row has its own options, or where answers are texts, which
-    `metric` compares with the row's targets (None where they are not). `template` and `label_words` are
+    `metric` compares with the row's targets (None where they are not), in `case` (tasks/judge); `slots` names how their
+    slot errors are found (tasks/slots). `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
     None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
@@ -46,6 +48,8 @@ class Task:
     origin: Mapping[str, Any] | None
     shots: int | None
     metric: Metric | None
+    case: Case
+    slots: str | None
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class Task:
         labels: Sequence[str] | None = None,
         targets: str | None = None,
         metric: Metric | None = None,
+        case: Case = "kept",
+        slots: str | None = None,
         seed: int = 0,
     ) -> None:
         """One source of rows is split by hash into 70% train, 10% validation and 20% test; `seed` varies that split.
@@ -71,7 +77,8 @@ class Task:
         the validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows
         that are reported. `text` names one column or several; `options` the column or columns of each row's choices.
         `targets` names the column of answers in text (one called targets, output or answer is found where there are no
-        labels), and `metric` says how they are compared: exact_match unless given.
+        labels), and `metric` says how they are compared: exact_match unless given. With a metric of generation go
+        `case` and `slots`, and rows with the same texts in a split are one row with all their targets.
         """
         given = {"train": train, "validation": validation, "test": test}
         sources = {split: source for split, source in given.items() if source is not None}
@@ -91,8 +98,16 @@ class Task:
         splits, notes = arrange(tables, wanted, seed)
         columns = choose_columns([*splits.values()], wanted)
         names = labels_of(splits, tables, columns, labels, name)
-        _check_metric(metric, columns.targets, name)
+        judge = _judge(metric, case, slots, columns.targets, name)
         rows_of = {s: to_rows(t, columns, None if columns.options else names) for s, t in splits.items()}
+        if judge is not None and judge.generates:
+            merged = {s: merge_sources(rows) for s, rows in rows_of.items()}
+            less = [
+                f"{len(rows_of[s])} {s} texts of {len(rows)} sources"
+                for s, rows in merged.items()
+                if len(rows) < len(rows_of[s])
+            ]
+            notes, rows_of = (*notes, *([f"{', '.join(less)}: one row a source"] if less else [])), merged
         words = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in label_words.items()} if label_words else None
         self._set(
             name=name,
@@ -107,13 +122,21 @@ class Task:
             synthetic=False,
             origin=None,
             shots=None,
-            metric=(metric or "exact_match") if columns.targets else None,
+            metric=judge.metric if judge else None,
+            case=case,
+            slots=slots,
         )
 
     @property
     def answers(self) -> Answers:
         """What an answer is: one of the labels, one of the row's own options, or a text."""
         return "text" if self.metric else "labels" if self.labels else "options"
+
+    @property
+    def judge(self) -> Judge:
+        """How answers in text are judged."""
+        assert self.metric is not None, "the answers of the task are texts"
+        return Judge(self.metric, self.case, self.slots)
 
     def _set(self, **values: Any) -> None:
         for key, value in values.items():
@@ -267,10 +290,14 @@ class Task:
         return self.template
 
 
-def _check_metric(metric: str | None, texts: bool, name: str) -> None:
-    if metric is not None and metric not in METRICS:
-        raise ConfigError(f"{metric!r} is not a metric of texts; choose one of {', '.join(METRICS)}.")
-    if metric is not None and not texts:
+def _judge(metric: Metric | None, case: Case, slots: str | None, texts: bool, name: str) -> Judge | None:
+    """How answers are judged, before any row is read; None where they are labels or options."""
+    if texts:
+        return Judge(metric or "exact_match", case, slots)
+    if metric is not None and metric not in NAMES:
+        raise ConfigError(f"{metric!r} is not a metric of texts; choose one of {', '.join(NAMES)}.")
+    if metric is not None or case != "kept" or slots:
         raise ConfigError(
             f"The answers of {name} are labels, which no metric of texts fits; name targets=, or no metric."
         )
+    return None

@@ -1,4 +1,6 @@
-"""Metrics of answers in text: what was written against each accepted answer, the best of them, between 0 and 1.
+"""Metrics of single answers: what was written against each accepted answer, the best of them, between 0 and 1.
+
+Those of a corpus of generated texts are in tasks/corpus; tasks/judge puts both together.
 
 Texts are compared as Honovich et al. (2022) and Zhou et al. (2022) do, but for numbers: a point between digits does not
 end the text, and a minus before a number stays, so that 3.1 is not 3.2 and -5 not 5.
@@ -9,14 +11,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
-
-import numpy as np
-from jaxtyping import Float
+from typing import Literal, get_args
 
 from foreword.tasks.extract import NO_ANSWER, Found, numbers
 
-Metric = Literal["exact_match", "f1", "contains", "exact_set", "number"]
+Metric = Literal["exact_match", "f1", "contains", "exact_set", "number", "bleu", "chrf", "rouge_l", "nist"]
+NAMES: tuple[Metric, ...] = get_args(Metric)
+GENERATION: tuple[Metric, ...] = ("bleu", "chrf", "rouge_l", "nist")
 
 _END = re.compile(r"\n|(?<!\d)\.|\.(?!\d)")
 _HYPHEN = re.compile(r"-(?!\d)|(?<=\w)-")
@@ -75,17 +76,3 @@ def value_of(metric: Metric, answer: Found, targets: Sequence[str]) -> float:
     if answer is NO_ANSWER:
         return 0.0
     return max(METRICS[metric](answer, target) for target in targets)
-
-
-def values_of(metric: Metric, answers: Sequence[Found], targets: Sequence[Sequence[str]]) -> Float[np.ndarray, " B"]:
-    """The metric of each row."""
-    return np.array([value_of(metric, a, t) for a, t in zip(answers, targets, strict=True)], dtype=np.float64)
-
-
-def text_metrics(
-    metric: Metric, answers: Sequence[Found], targets: Sequence[Sequence[str]]
-) -> dict[str, Float[np.ndarray, " B"]]:
-    """Values a row, by name: the task's own metric first, then exact match and F1, and which rows have no answer."""
-    names: list[Metric] = list(dict.fromkeys((metric, "exact_match", "f1")))
-    found = {str(name): values_of(name, answers, targets) for name in names}
-    return found | {"no_answer": np.array([a is NO_ANSWER for a in answers], dtype=np.float64)}

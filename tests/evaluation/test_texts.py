@@ -64,6 +64,39 @@ def test_what_is_recorded_is_what_was_written(lm, tmp_path: Path) -> None:
     assert "accuracy" not in text and "exact match" in matrix(found.lines)
 
 
+def test_corpus_metrics_are_in_the_table_with_paired_differences(lm, tmp_path: Path) -> None:
+    """The whole way: of texts kept, against sacrebleu itself."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    test = [
+        {"q": f"city[{'x' * (n % 3 + 1)}]", "n": str(n), "answer": ["7 xx", "7"] if n % 2 else ["x 3"]}
+        for n in range(20)
+    ]
+    task = Task(
+        train=test[:8], validation=test[:4], test=test, template="Q {q} A:{answer}", metric="bleu", case="lower"
+    )
+    options = {"chain-of-thought": {"instruction": "So!", "max_new_tokens": 5}}
+    found = compare(lm, task, ["manual", "chain-of-thought"], out=tmp_path, seeds=2, options=options)
+    assert not found.failures
+    line = next(line for line in found.lines if line.method == "manual")
+    assert line.primary == "bleu" and line.case == "lower" and "nist" in line.metrics
+    record = next(r for r in found.records if r.method == "manual")
+    texts = Store(tmp_path).predictions(record)
+    assert isinstance(texts, Texts) and texts.metrics() == record.metrics and texts.judge == task.judge
+    streams = [[own[i] if i < len(own) else None for own in texts.targets] for i in range(2)]
+    told = BLEU(force=True).corpus_score([a or "" for a in texts.answers], streams).score / 100
+    assert line.metrics["bleu"].mean == pytest.approx(told)
+    assert line.metrics["bleu"].low <= told <= line.metrics["bleu"].high
+    gap = next(one for one in found.lines if one.method != "manual").versus["manual"]
+    assert gap.mean == pytest.approx(found.lines[1].metrics["bleu"].mean - told)
+    text = markdown(found.lines)
+    assert "| BLEU | chrF | ROUGE-L | NIST | distinct-1 | distinct-2 | exact text |" in text
+    assert "NIST as it is" in text and "compared in lower case" in text
+    other = compare(lm, task.with_(metric="exact_match", case="kept"), ["manual"], out=tmp_path, seeds=1)
+    assert other.lines[0].primary == "exact_match"  # judged otherwise, it is another run
+    assert [t.answers for t in (texts.pick([3, 0]),)] == [(texts.answers[3], texts.answers[0])]
+
+
 def test_lost_or_broken_texts_are_read_again(lm, tmp_path: Path) -> None:
     task = answers_task()
     [record] = compare(lm, task, ["manual"], out=tmp_path, seeds=1).records

@@ -7,7 +7,8 @@ import string
 import pytest
 
 from foreword.tasks.extract import NO_ANSWER, extract, numbers
-from foreword.tasks.texts import METRICS, normalised, text_metrics, value_of
+from foreword.tasks.judge import Judge
+from foreword.tasks.texts import METRICS, normalised, value_of
 
 NUMBER = {
     "12 and 7 make 19.": "19",
@@ -120,8 +121,8 @@ def test_what_is_only_punctuation_is_compared_as_it_is():
 
 
 def test_the_best_target_counts_and_the_own_metric_comes_first():
-    found = text_metrics("contains", ["a big cat", NO_ANSWER, "dog"], [("dog", "cat"), ("x",), ("dog",)])
+    found = Judge("contains").summed(["a big cat", NO_ANSWER, "dog"], [("dog", "cat"), ("x",), ("dog",)])
     assert list(found) == ["contains", "exact_match", "f1", "no_answer"]
-    assert {name: value.tolist() for name, value in found.items()} == {
+    assert {name: one.features_RF[:, 0].tolist() for name, one in found.items()} == {
         "contains": [1, 0, 1], "exact_match": [0, 0, 1], "f1": [0.5, 0, 1], "no_answer": [0, 1, 0],
     }  # fmt: skip

@@ -87,16 +87,36 @@ def test_a_folder_its_listing_and_its_description(tmp_path):
     (folder / "task.json").write_text(json.dumps({"metric": "number", "targets": "answer"}))
     assert read_task(folder).metric == "number"
     assert read_task(folder, metric="contains").metric == "contains"
-    (folder / "task.json").write_text(json.dumps({"metric": "bleu"}))
-    with pytest.raises(DataError, match='metric is "bleu"; give one of exact_match, f1'):
+    (folder / "task.json").write_text(json.dumps({"metric": "meteor"}))
+    with pytest.raises(DataError, match='metric is "meteor"; give one of exact_match, f1'):
         read_task(folder)
     (folder / "task.json").unlink()
-    (tmp_path / "tasks.json").write_text(json.dumps({"sums": {"metric": "bleu"}}))
-    with pytest.raises(DataError, match="the metric of sums is 'bleu'"):
+    (tmp_path / "tasks.json").write_text(json.dumps({"sums": {"metric": "meteor"}}))
+    with pytest.raises(DataError, match="the metric of sums is 'meteor'"):
         read_task(folder)
     csv = tmp_path / "sums.csv"
     csv.write_text("q,output\n" + "".join(f'q{n},"[""{n}"", ""x""]"\n' for n in range(30)))
     assert read_task(csv).train[0].targets[1] == "x"
+
+
+def test_several_rows_of_one_source_are_one_row_with_all_references(tmp_path):
+    rows = [{"mr": f"name[{n}]", "ref": f"{n} is here. {way}"} for n in range(12) for way in ("Go.", "Come.", "Go.")]
+    task = Task(train=rows, test=rows[:6], text="mr", targets="ref", metric="bleu")
+    assert [len(task.train), len(task.test)] == [12 - len(task.validation), 2]
+    assert task.test[0].targets == ("0 is here. Go.", "0 is here. Come.")
+    assert "6 test texts of 2 sources" in " ".join(task.notes)
+    apart = Task(train=rows, test=rows[:6], text="mr", targets="ref")  # single answers stay as they are
+    assert len(apart.test) == 6
+    file = tmp_path / "mr.csv"
+    file.write_text("mr,ref\n" + "".join(f'"{r["mr"]}","{r["ref"]}"\n' for r in rows))
+    read = read_task(file, text="mr", targets="ref", metric="bleu", case="lower", slots="literal")
+    assert sum(len(read.rows(s)) for s in ("train", "validation", "test")) == 12
+    assert read_again(read.origin).hashes() == read.hashes() and read_again(read.origin).judge == read.judge
+    (tmp_path / "mr.task.json").write_text(json.dumps({"metric": "chrf", "case": "uncased", "targets": "ref"}))
+    assert read_task(file).judge.to_json() == {"metric": "chrf", "case": "uncased"}
+    (tmp_path / "mr.task.json").write_text(json.dumps({"metric": "chrf", "case": "shouted", "targets": "ref"}))
+    with pytest.raises(DataError, match='case is "shouted"; give one of kept, lower, uncased'):
+        read_task(file)
 
 
 def test_bad_answers_are_named():

@@ -204,9 +204,8 @@ def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
 def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
     """The task's metric of what is written after each row."""
     pairs = [(Artefact(NONE, form, "search", {}, 0, {}, {}), rows) for form, rows in parts]
-    assert task.metric is not None, "answers are texts"
     return [
-        [float(v) for v in text_values(task, answered, rows)[task.metric]]
+        [float(v) for v in text_values(task, answered, rows)]
         for answered, (_, rows) in zip(answer_rows(lm, pairs), pairs, strict=True)
     ]
 

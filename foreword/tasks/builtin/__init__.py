@@ -2,7 +2,13 @@
 
 from collections.abc import Callable
 
-from foreword.tasks.builtin import intents, sentiment
+from foreword.tasks.builtin import intents, listings, sentiment
 from foreword.tasks.task import Task
 
-BUILTIN: dict[str, Callable[[], Task]] = {"sentiment": sentiment.load, "intents": intents.load}
+BUILTIN: dict[str, Callable[[], Task]] = {
+    "sentiment": sentiment.load,
+    "intents": intents.load,
+    "listings": listings.load,
+    "listings-values": listings.load_values,
+    "listings-kinds": listings.load_kinds,
+}

@@ -1,0 +1,206 @@
+"""Metrics of a corpus of texts, as functions of sums over its rows: a resample of the rows is counts times a matrix.
+
+BLEU (Papineni et al. 2002), chrF (Popovic 2015), ROUGE-L (Lin 2004), NIST (Doddington 2002) and distinct-n (Li et al.
+2016). Texts are split into words once, whatever the number of resamples. METEOR is left out: every package that has it
+needs WordNet, which is a download of its own, or a Java program; without synonyms the number would be another metric.
+"""
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float
+
+from foreword.errors import ConfigError
+
+Texts = Sequence[str]
+Targets = tuple[tuple[str, ...], ...]
+Sums = Float[np.ndarray, "D F"]
+Values = Float[np.ndarray, " D"]
+ORDER = 5  # of NIST, as published
+
+NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", "nist": "sacrebleu", "rouge_l": "rouge_score"}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A metric as `reduce(sums over rows of features, rows)`, which gives a value for each of D sums, in [low, high].
+
+    `features_RF` has a line a row; scipy's sparse matrix where most of it is 0.
+    """
+
+    features_RF: Any
+    reduce: Callable[[Sums, int], Values]
+    low: float = 0.0
+    high: float = 1.0
+
+    def value(self) -> float:
+        """The metric of the rows as they are."""
+        rows = self.features_RF.shape[0]
+        return float(self.reduce(np.asarray(self.features_RF.sum(axis=0)).reshape(1, -1), rows)[0])
+
+
+def mean_of(value_R: Float[np.ndarray, " R"]) -> Summed:
+    """A metric that is a mean over rows of values between 0 and 1."""
+    return Summed(value_R[:, None], lambda sums_DF, rows: sums_DF[:, 0] / rows)
+
+
+def require_library(metric: str) -> None:
+    """Raises: ConfigError that says what to install, where the metric's library is missing."""
+    needed = NEEDS.get(metric)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise ConfigError(
+            f"The metric {metric} needs {needed.replace('_', '-')}; pip install 'foreword[texts]', or choose a metric "
+            "of single answers, as exact_match."
+        )
+
+
+def bleu(answers: Texts, targets: Targets) -> Summed:
+    """BLEU-4 between 0 and 1: sacrebleu's, with its 13a words, the closest reference length and its smoothing."""
+    return _sacrebleu("bleu", answers, targets)
+
+
+def chrf(answers: Texts, targets: Targets) -> Summed:
+    """chrF2 of 6 characters between 0 and 1: sacrebleu's, each row against its best reference."""
+    return _sacrebleu("chrf", answers, targets)
+
+
+def rouge_l(answers: Texts, targets: Targets) -> Summed:
+    """Mean over rows of rouge-score's F1 of ROUGE-L, against the best reference; words are runs of a-z and 0-9."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    found = [scorer.score_multi(own, text)["rougeL"].fmeasure for text, own in zip(answers, targets, strict=True)]
+    return mean_of(np.array(found, dtype=np.float64))
+
+
+def nist(answers: Texts, targets: Targets) -> Summed:
+    """NIST-5 as nltk's corpus_nist defines it, over sacrebleu's 13a words; nltk keeps its sums to itself.
+
+    For each order every row takes the reference of highest precision. What an n-gram tells is measured once, over the
+    references of all rows given; a resample of the rows does not measure it again. Without words it is 0.
+    """
+    info, counted = _references(targets)
+    rows = []
+    for text, own in zip(answers, counted, strict=True):
+        words, sums = _words(text), []
+        for n in range(1, ORDER + 1):
+            grams = _grams(words, n)
+            total = sum(grams.values())
+            best: tuple[float, float, int] = (-1.0, 0.0, 0)
+            for reference, length in own:
+                told = sum(
+                    info[gram] * min(times, reference[gram]) for gram, times in grams.items() if gram in reference
+                )
+                best = max(best, (told / total if total else 0.0, told, length))
+            sums += [best[1], total, best[2], len(words)]
+        rows.append(sums)
+    return Summed(np.array(rows, dtype=np.float64).reshape(-1, 4 * ORDER), _nist_of, high=math.inf)
+
+
+def distinct(n: int, answers: Texts) -> Summed:
+    """Different n-grams of words in all texts together, divided by their number; of nothing it is 0.
+
+    A resample repeats rows and so has fewer different n-grams: its draws show the spread, not the value.
+    """
+    from scipy.sparse import csr_matrix
+
+    seen: dict[tuple[str, ...], int] = {}
+    place, counts, ends = [], [], [0]
+    for text in answers:
+        for gram, times in _grams(_words(text), n).items():
+            place.append(seen.setdefault(gram, len(seen)))
+            counts.append(float(times))
+        ends.append(len(place))
+    features_RG = csr_matrix((counts, place, ends), shape=(len(answers), max(1, len(seen))))
+
+    def reduce(sums_DG: Sums, rows: int) -> Values:
+        return (sums_DG > 0).sum(axis=1) / np.maximum(sums_DG.sum(axis=1), 1)
+
+    return Summed(features_RG, reduce)
+
+
+def sentence_value(metric: str, answer: str, targets: Sequence[str]) -> float:
+    """The metric of one text alone; BLEU of as many orders as the text has, since few have four words right."""
+    own = (tuple(targets),)
+    if metric == "bleu":
+        from sacrebleu.metrics.bleu import BLEU
+
+        return float(BLEU(effective_order=True, force=True).sentence_score(answer, list(targets)).score) / 100
+    return CORPUS[metric]([answer], own).value()
+
+
+def _sacrebleu(name: str, answers: Texts, targets: Targets) -> Summed:
+    scorer = _scorer(name, targets)
+    # Sums of single rows have no public name in sacrebleu; the tests hold what is made of them to its corpus_score.
+    features_RF = np.array(scorer._extract_corpus_statistics(list(answers), None), dtype=np.float64)
+
+    def reduce(sums_DF: Sums, rows: int) -> Values:
+        score_D = [scorer._compute_score_from_stats(sums_F.tolist()).score for sums_F in sums_DF]
+        return np.minimum(np.array(score_D) / 100, 1.0)  # a last digit too many where all is right
+
+    return Summed(features_RF, reduce)
+
+
+@lru_cache(maxsize=8)
+def _scorer(name: str, targets: Targets) -> Any:
+    """A scorer that has read the references, which most often are those of the last texts as well."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    most = max(map(len, targets))
+    streams: Any = [[own[i] if i < len(own) else None for own in targets] for i in range(most)]
+    return CHRF(references=streams) if name == "chrf" else BLEU(references=streams, force=True)
+
+
+@lru_cache(maxsize=4)
+def _references(targets: Targets) -> tuple[dict[tuple[str, ...], float], list[list[tuple[Counter[Any], int]]]]:
+    """What each n-gram tells in bits (Doddington 2002, eq. 2), and every row's references as counts and lengths."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    words, counted = 0, []
+    for own in targets:
+        rows = []
+        for target in own:
+            split = _words(target)
+            grams: Counter[tuple[str, ...]] = Counter()
+            for n in range(1, ORDER + 1):
+                grams.update(_grams(split, n))
+            counts.update(grams)
+            words += len(split)
+            rows.append((grams, len(split)))
+        counted.append(rows)
+    return {g: math.log2((counts[g[:-1]] if len(g) > 1 else words) / times) for g, times in counts.items()}, counted
+
+
+def _nist_of(sums_DF: Sums, rows: int) -> Values:
+    """Doddington 2002, eq. 3, with the lengths of the references that were taken."""
+    told_DN, total_DN, reference_DN, length_DN = np.moveaxis(sums_DF.reshape(len(sums_DF), ORDER, 4), 2, 0)
+    precision_D = np.divide(told_DN, total_DN, out=np.zeros_like(told_DN), where=total_DN > 0).sum(axis=1)
+    ratio_D = np.minimum(length_DN.sum(axis=1) / np.maximum(reference_DN.sum(axis=1), 1e-300), 1.0)
+    beta = math.log(0.5) / math.log(1.5) ** 2
+    penalty_D = np.exp(beta * np.log(np.maximum(ratio_D, 1e-300)) ** 2)
+    return precision_D * np.where(ratio_D > 0, penalty_D, 0.0)
+
+
+def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def _words(text: str) -> list[str]:
+    return _tokenizer()(text).split()
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Callable[[str], str]:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()
+
+
+CORPUS: dict[str, Callable[[Texts, Targets], Summed]] = {"bleu": bleu, "chrf": chrf, "rouge_l": rouge_l, "nist": nist}
