@@ -44,3 +44,30 @@ def two_of_three(reached: Callable[[int], float], lowest: float) -> list[tuple[i
         seed = random.SystemRandom().randrange(10**6)
         seen.append((seed, reached(seed)))
     return seen
+
+
+ANSWERS = "tea stone water light paper road".split()
+
+
+def planted_texts(
+    seed: int, *, train: int = 120, validation: int = 24, test: int = 64, words: int = 2, most: int = 1
+) -> Task:
+    """Two answers drawn from the seed, and which nouns call for which; rows accept up to `most` wordings of theirs."""
+    rng = random.Random(seed)
+    nouns, answers = rng.sample(NOUNS, 2 * words), rng.sample(ANSWERS, 2)
+    pools = {answer: nouns[i * words : (i + 1) * words] for i, answer in enumerate(answers)}
+
+    def rows(count: int) -> list[dict[str, object]]:
+        out: list[dict[str, object]] = []
+        for number in range(count):
+            answer = answers[number % 2]
+            text = rng.choices(FILLER, k=4)
+            text.insert(rng.randrange(5), rng.choice(pools[answer]))
+            out.append({"text": " ".join(text), "targets": [answer, f"some {answer}"][: rng.randint(1, most)]})
+        rng.shuffle(out)
+        return out
+
+    return Task(
+        train=rows(train), validation=rows(validation), test=rows(test), name=f"planted-texts-{seed}",
+        template="{text|shorten} : {answer}", metric="exact_match",
+    )  # fmt: skip

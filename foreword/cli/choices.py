@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foreword.cli.console import note
+from foreword.cli.decoding import DECODING, DecodingChoice
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class FormatChoice:
     soft_first: bool = False
     max_new_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
+    num_beams: int | None = None
+    decoding: tuple[str, ...] = ()
 
     def template_source(self) -> Any:
         """The template: a string, or chat messages where it is a JSON list."""
@@ -132,16 +135,8 @@ class FormatChoice:
             max_length=self.max_length,
             soft_first=self.soft_first,
         )
-        said: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "stop_strings": self.stop_strings}
-        said = {name: value for name, value in said.items() if value}
-        if not said:
-            return form
-        if form.decoding is None:
-            raise ConfigError(
-                f"--max-new-tokens and --stop are for answers in text, and those of {task.name} are labels; leave them "
-                "out (chain-of-thought has options of these names: -o max_new_tokens=128)."
-            )
-        return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
+        written = DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
+        return written.put(form, task.name)
 
 
 def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:
@@ -227,19 +222,12 @@ _FORMAT = [
         help="Which end of an over-long text is cut.",
     ),
     click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
-    click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer in text."),
-    click.option(
-        "--stop",
-        "stop_strings",
-        multiple=True,
-        callback=lambda _, __, given: tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in given),
-        metavar="TEXT",
-        help="Where an answer in text ends, \\n for a line; repeat for several.",
-    ),
+    *DECODING,
 ]
 _SOFT_FIRST = click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS.")
 
 format_options = _bundle("how_put", FormatChoice, [*_FORMAT, _SOFT_FIRST])
+decoding_options = _bundle("written", DecodingChoice, DECODING)  # of an artefact that says the rest
 placed_format_options = _bundle("how_put", FormatChoice, _FORMAT)  # where the place of the prompt is given
 
 shots_option = click.option("--shots", type=click.IntRange(min=1), metavar="K", help="Train on K rows a label.")

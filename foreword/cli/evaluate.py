@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foreword.cli.choices import DataChoice, ModelChoice, data_options, model_options
+from foreword.cli.choices import DataChoice, ModelChoice, data_options, decoding_options, model_options
 from foreword.cli.console import note, print_json, table
+from foreword.cli.decoding import DecodingChoice
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import model_override, open_artefact, other_weights, tell_cuts, tell_shown
+from foreword.cli.opened import decoded, model_override, open_artefact, other_weights, tell_cuts, tell_shown
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ NAMES = {"nll": "neg. log-likelihood"}  # others as in the tables of comparisons
 @other_weights
 @json_flag
 @data_options
+@decoding_options
 @model_options
 def evaluate(
     artefact: str,
@@ -43,6 +45,7 @@ def evaluate(
     allow_other_weights: bool,
     as_json: bool,
     which: DataChoice,
+    written: DecodingChoice,
     how: ModelChoice,
 ) -> None:
     """Measure ARTEFACT on labelled rows, with 95% intervals over the rows.
@@ -54,7 +57,7 @@ def evaluate(
     from foreword.evaluation.statistics import interval
 
     rows, task = _rows(artefact, data, split, which)
-    opened = open_artefact(artefact, model, how, allow_other_weights)
+    opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     reading, samples = read(opened, task, rows)
     names = [*reading.metrics(closed=bool(opened.artefact.format.labels))]
     found = {name: interval([one]) for name, one in reading.resampled(names).items()}

@@ -1,5 +1,6 @@
 """An artefact together with the model it is used with."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import click
 
 from foreword.cli.choices import ModelChoice
 from foreword.cli.console import note
+from foreword.cli.decoding import DecodingChoice
 
 if TYPE_CHECKING:
     from foreword.methods.use import Prompted
@@ -37,6 +39,13 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     if warning:
         note(warning)
     return Prompted(lm, suited(lm, artefact))
+
+
+def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
+    """The artefact with what was said of decoding in place of its own. Raises: ConfigError as `DecodingChoice.put`."""
+    artefact = opened.artefact
+    form = written.put(artefact.format, "the artefact")
+    return dataclasses.replace(opened, artefact=dataclasses.replace(artefact, format=form))
 
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:

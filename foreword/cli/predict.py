@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foreword.cli.choices import ModelChoice, model_options
+from foreword.cli.choices import ModelChoice, decoding_options, model_options
 from foreword.cli.console import print_json
+from foreword.cli.decoding import DecodingChoice
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import model_override, open_artefact, other_weights
+from foreword.cli.opened import decoded, model_override, open_artefact, other_weights
 
 if TYPE_CHECKING:
     from foreword.methods.use import Prediction, Prompted
@@ -26,6 +27,7 @@ CHUNK = 256
 @model_override
 @other_weights
 @json_flag
+@decoding_options
 @model_options
 def predict(
     artefact: str,
@@ -33,6 +35,7 @@ def predict(
     model: str | None,
     allow_other_weights: bool,
     as_json: bool,
+    written: DecodingChoice,
     how: ModelChoice,
 ) -> None:
     """Print the label of each TEXT, or of each line of stdin; or the answer that is written to it, in one line.
@@ -44,7 +47,7 @@ def predict(
     foreword predict artefacts/x "a fine film"
     foreword predict artefacts/x --json < texts.txt
     """
-    opened = open_artefact(artefact, model, how, allow_other_weights)
+    opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     writes = opened.artefact.format.answers == "text"
     where = "TEXT" if texts else "stdin, line"
     lines = enumerate(texts or (line.rstrip("\r\n") for line in sys.stdin), start=1)

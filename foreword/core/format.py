@@ -18,7 +18,9 @@ Answers = Literal["labels", "options", "text"]
 class Decoding:
     """How an answer is written; the names are those of transformers' GenerationConfig where it has them.
 
-    `top_k` 0 and `top_p` 1 leave every piece in. The text ends before the first of `stop_strings`. `extract` says what
+    `top_k` 0 and `top_p` 1 leave every piece in. The text ends before the first of `stop_strings`. Of
+    `repetition_penalty` and `no_repeat_ngram_size` (0: none) what was written counts, not the row, as in transformers
+    where a prompt is not words. `extract` says what
     in the text is the answer (None: all of it). With `num_return_sequences` above 1 the samples of a row vote, each
     once ("majority") or with the weight exp(mean log-probability of its pieces) ("likelihood"; Wang et al. 2022);
     sampling goes on from `seed`, and with `early_stop` it ends where the lead cannot be beaten. `conclude` is text put
@@ -28,12 +30,15 @@ class Decoding:
     """
 
     max_new_tokens: int = 64
+    min_new_tokens: int = 0
     do_sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     stop_strings: tuple[str, ...] = ()
     extract: Extract | None = None
     num_return_sequences: int = 1
@@ -45,6 +50,10 @@ class Decoding:
     def __post_init__(self) -> None:
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0 and at most 100; 1 is none"),
+            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 (none) or more"),
             ("temperature", 0 < self.temperature <= 100, "above 0 and at most 100; do_sample=False is greedy"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (all pieces) or more"),

@@ -278,7 +278,7 @@ PEFT_NAMES = {
 }
 
 
-def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
+def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
     """One option's value as its annotated type, from a string or a Python value."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
@@ -290,11 +290,11 @@ def _parse(method: str, field: str, kind: Any, given: Any) -> Any:
     if Start in args:
         if isinstance(given, str) and given.startswith("start:"):
             return Start(given)
-        return _parse(method, field, next(a for a in args if a is not Start), given)
+        return parse_value(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
         if given is None or given in ("", "none", "None"):
             return None
-        return _parse(method, field, next(a for a in args if a is not type(None)), given)
+        return parse_value(method, field, next(a for a in args if a is not type(None)), given)
     try:
         if kind is bool:
             text = str(given).lower()
@@ -347,7 +347,7 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
             told = f" Did you mean {hint}?" if hint else ""
             listed = ", ".join(sorted(fields)) or "none"
             raise ConfigError(f"{method.name} has no option {name!r}.{told} Its options: {listed}.")
-        value = _parse(method.name, name, kinds[name], given)
+        value = parse_value(method.name, name, kinds[name], given)
         bad = isinstance(value, float) and value != value
         low = LOWEST.get(name)
         if bad or (low is not None and isinstance(value, int | float) and value < low):

@@ -88,8 +88,9 @@ def encode_targets(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int =
                 "other stop strings (--stop), or targets without it."
             )
     encoder = Encoder.build(lm, written_form(form), extra)
+    plans = _plans(encoder, pairs)
     texts = [target for _, target in pairs]
-    words = _ended(lm, encoder, texts, stops)
+    words = _ended(lm, encoder, texts, plans, stops)
     for (row, target), pieces in zip(pairs, words, strict=True):
         if encoder.own + len(pieces) - 1 > encoder.room:
             raise DataError(
@@ -115,24 +116,35 @@ def reference_nll(
     return mean_nll(read, score_X1)
 
 
-def mean_nll(rows: Rows, score_X1: Float[Tensor, "X 1"]) -> float:
-    """The scores of all references as one mean per piece."""
-    return -float(score_X1[:, 0].double().sum()) / max(1, sum(rows.pieces_X))
+def mean_nll(rows: Rows, score_XC: Float[Tensor, "X C"]) -> float:
+    """The scores of all references, in the first column, as one mean per piece."""
+    return -float(score_XC[:, 0].double().sum()) / max(1, sum(rows.pieces_X))
 
 
-def _ended(lm: FrozenLM, encoder: Encoder, texts: Sequence[str], stops: Sequence[str]) -> list[tuple[int, ...]]:
+def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[Plan]:
+    """The pieces of each target alone. Raises: DataError that names the row of a target that has none."""
+    try:
+        return encoder.planner.texts([target for _, target in pairs])
+    except ConfigError:
+        for row, target in pairs:
+            try:
+                encoder.planner.texts([target])
+            except ConfigError as error:
+                raise DataError(f"{row.where}: {error}") from None
+        raise
+
+
+def _ended(
+    lm: FrozenLM, encoder: Encoder, texts: Sequence[str], plans: Sequence[Plan], stops: Sequence[str]
+) -> list[tuple[int, ...]]:
     """Each text's pieces with the end of the text after them."""
     if lm.stops:
         own = lm.tokenizer.eos_token_id
         end = own if own in lm.stops else min(lm.stops)
-        return [(*_only(plan), end) for plan in encoder.planner.texts(texts)]
+        return [(*plan.words[0][0], end) for plan in plans]
     stop = stops[0] if stops else ""
     planner = encoder.planner
     return [tuple(ids) for ids in planner.place.ids(planner.pieces, [text.strip() + stop for text in texts])]
-
-
-def _only(plan: Plan) -> tuple[int, ...]:
-    return plan.words[0][0]
 
 
 def _plan(of: Encoded | Plan | None) -> Plan:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, final
 
 import torch
 
@@ -10,6 +11,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding, Format
 from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.shapes import Bool, Int, Tensor
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.stack import batches_of, view
 from foreword.models.base import FrozenLM
@@ -142,12 +144,33 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
             asks = [ask for _, _, ask in chosen]
             own = _with_prefixes(lm, bank, asks)
             inputs, prefix = prepare(lm, collate([a.encoded for a in asks]), own, torch.arange(len(asks)))
-            ids_XL = lm.generate(
-                inputs, prefix, num_beams=decoding.num_beams, do_sample=False, length_penalty=decoding.length_penalty,
-                max_new_tokens=decoding.max_new_tokens, early_stopping=True,
-            )  # fmt: skip
+            ids_XL = lm.generate(inputs, prefix, **_beam_options(lm, decoding))
             for (artefact, row, ask), ids in zip(chosen, ids_XL.tolist(), strict=True):
                 on_text(artefact, row, 0, _beam_text(lm, ask, ids))
+
+
+def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
+    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one."""
+    names = ("num_beams", "length_penalty", "max_new_tokens", "repetition_penalty", "no_repeat_ngram_size")
+    told: dict[str, Any] = {name: getattr(decoding, name) for name in names}
+    if decoding.min_new_tokens:
+        told["min_new_tokens"] = decoding.min_new_tokens
+    if decoding.stop_strings:
+        told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings)]
+    return {**told, "do_sample": False, "early_stopping": True}
+
+
+@final
+class _Stopped:
+    """Which of the sequences written so far have a stop string."""
+
+    def __init__(self, lm: FrozenLM, stops: Sequence[str]):
+        self.lm, self.stops = lm, stops
+
+    def __call__(self, ids_XL: Int[Tensor, "X L"], scores: Any, **_: Any) -> Bool[Tensor, "X"]:
+        texts = self.lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        found = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(found, dtype=torch.bool, device=ids_XL.device)
 
 
 def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:

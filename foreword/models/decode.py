@@ -22,7 +22,8 @@ class Sampling:
     """How text is continued; the names and meanings are those of OpenAI's completions.
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave every piece in. `seed` None draws one. Text ends before the
-    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one.
+    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one. `min_tokens`,
+    `repetition_penalty` (Keskar et al. 2019) and `no_repeat_ngram_size` (0: none) look at what was written alone.
     """
 
     max_tokens: int = 16
@@ -32,6 +33,9 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    min_tokens: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
     @staticmethod
     def of(decoding: Decoding, seed: int) -> "Sampling":
@@ -43,25 +47,38 @@ class Sampling:
             top_k=decoding.top_k,
             seed=seed,
             stop=decoding.stop_strings,
+            min_tokens=decoding.min_new_tokens,
+            repetition_penalty=decoding.repetition_penalty,
+            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
         )
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether what may come next depends on what was written."""
+        return self.min_tokens > 0 or self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0
 
 
 @final
 @dataclass(eq=False)
 class Chooser:
-    """A row's own random numbers, so that what it draws does not depend on who shares its batch."""
+    """A row's own random numbers, so that what it draws does not depend on who shares its batch, and what it wrote.
+
+    After one of `ends` its text has ended.
+    """
 
     sampling: Sampling
     generator: torch.Generator
+    ends: frozenset[int] = frozenset()
+    written: list[int] = field(default_factory=list)
 
     @staticmethod
-    def of(sampling: Sampling) -> "Chooser":
+    def of(sampling: Sampling, ends: frozenset[int] = frozenset()) -> "Chooser":
         generator = torch.Generator()
         if sampling.seed is None:
             generator.seed()
         else:
             generator.manual_seed(sampling.seed % 2**63)
-        return Chooser(sampling, generator)
+        return Chooser(sampling, generator, ends)
 
     @property
     def greedy(self) -> bool:
@@ -70,6 +87,18 @@ class Chooser:
 
 def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Tensor, "B"]:
     """The next piece of each row: the likeliest, or one drawn from what temperature, top-k and top-p leave."""
+    back = [index for index, row in enumerate(rows) if row.sampling.looks_back]
+    if back:
+        logits_BV = logits_BV.clone()
+        for index in back:
+            logits_BV[index] = looking_back(logits_BV[index], rows[index])
+    chosen_B = _chosen(logits_BV, rows)
+    for index in back:
+        rows[index].written.append(int(chosen_B[index]))
+    return chosen_B
+
+
+def _chosen(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Tensor, "B"]:
     chosen_B = logits_BV.argmax(-1)
     drawn = [index for index, row in enumerate(rows) if not row.greedy]
     if not drawn:
@@ -86,6 +115,28 @@ def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Tens
     threshold_B1 = uniform_B.to(sum_BV.device)[:, None] * sum_BV[:, -1:]
     found_B = torch.searchsorted(sum_BV, threshold_B1, right=True)[:, 0].clamp(max=sum_BV.shape[1] - 1)
     return chosen_B.index_put((at,), found_B)
+
+
+def looking_back(logits_V: Float[Tensor, "V"], row: Chooser) -> Float[Tensor, "V"]:
+    """What was written less likely (or likelier), no n-gram a second time, and no end too early, in the library's own
+    order."""
+    sampling, written = row.sampling, row.written
+    if sampling.repetition_penalty != 1 and written:
+        at = torch.tensor(sorted(set(written)), device=logits_V.device)
+        own = logits_V[at]
+        factor = sampling.repetition_penalty
+        logits_V = logits_V.index_put((at,), torch.where(own < 0, own * factor, own / factor))
+    barred = _repeating(written, sampling.no_repeat_ngram_size) if sampling.no_repeat_ngram_size else []
+    if len(written) < sampling.min_tokens:
+        barred += sorted(row.ends)
+    return logits_V.index_fill(0, torch.tensor(barred, device=logits_V.device), -torch.inf) if barred else logits_V
+
+
+def _repeating(written: Sequence[int], size: int) -> list[int]:
+    """The pieces that would end an n-gram which was written before."""
+    last = written[len(written) - size + 1 :] if size > 1 else []
+    starts = range(len(written) - size + 1)
+    return [written[at + size - 1] for at in starts if list(written[at : at + size - 1]) == list(last)]
 
 
 def narrowed(logits_V: Float[Tensor, "V"], sampling: Sampling) -> Float[Tensor, "V"]:

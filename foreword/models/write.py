@@ -188,7 +188,7 @@ class _Loop:
         if trunk.row not in self.enough:
             self.live.add_copy(self.rows, trunk.at)
             ids = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
-            chooser = Chooser.of(Sampling.of(ask.decoding, ask.seeds[trunk.begun]))
+            chooser = Chooser.of(Sampling.of(ask.decoding, ask.seeds[trunk.begun]), self.lm.stops)
             text = _Text(trunk.row, trunk.begun, chooser, Writer(self.lm.tokenizer, ids, ask.decoding.stop_strings))
             self.texts.append(text)
             trunk.begun += 1

@@ -1,0 +1,77 @@
+"""The options that say how answers in text are decoded: one way in for all commands."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foreword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreword.core.format import Format
+
+
+@dataclass(frozen=True)
+class DecodingChoice:
+    """How texts are decoded; what is not given stays as the task or the artefact has it."""
+
+    max_new_tokens: int | None = None
+    stop_strings: tuple[str, ...] = ()
+    num_beams: int | None = None
+    decoding: tuple[str, ...] = ()
+
+    def said(self) -> dict[str, Any]:
+        """What was given, by the names of `Decoding`."""
+        from foreword.core.format import Decoding
+        from foreword.methods.base import parse_value
+
+        kinds = typing.get_type_hints(Decoding)
+        known = sorted(kinds.keys() - {"stop_strings"})
+        found: dict[str, Any] = {}
+        for given in self.decoding:
+            name, equals, value = (part.strip() for part in given.partition("="))
+            if not equals or name not in known:
+                raise ConfigError(
+                    f"--decoding {given!r} is not NAME=VALUE with one of the names {', '.join(known)}; texts that end "
+                    "an answer are given with --stop."
+                )
+            found[name] = parse_value("--decoding", name, kinds[name], value)
+        plain = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "stop_strings": self.stop_strings}
+        for name, value in plain.items():
+            if value and found.setdefault(name, value) != value:
+                raise ConfigError(f"--decoding {name}={found[name]} and --{name.replace('_', '-')} {value} differ.")
+        return found
+
+    def put(self, form: "Format", whose: str) -> "Format":
+        """The format that decodes so. Raises: ConfigError where answers are labels, or for a value out of range."""
+        said = self.said()
+        if not said:
+            return form
+        if form.decoding is None:
+            raise ConfigError(
+                f"--max-new-tokens, --stop, --num-beams and --decoding are for answers in text, and those of {whose} "
+                "are labels; leave them out (chain-of-thought has options of its own: -o max_new_tokens=128)."
+            )
+        return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
+
+
+DECODING = [
+    click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer in text."),
+    click.option(
+        "--stop",
+        "stop_strings",
+        multiple=True,
+        callback=lambda _, __, given: tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in given),
+        metavar="TEXT",
+        help="Where an answer in text ends, \\n for a line; repeat for several.",
+    ),
+    click.option("--num-beams", type=click.IntRange(min=1), metavar="N", help="Beams of an answer in text."),
+    click.option(
+        "--decoding",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Anything else of decoding, by its name in transformers: length_penalty=0.8, do_sample=true, top_p=0.9.",
+    ),
+]
