@@ -32,6 +32,7 @@ from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
 
+MODEL, DTYPE = "foreword-mini-causal", "bfloat16"
 WORDS = "table to text: describe the restaurant in a sentence"
 FAR = "elephant divide banana keyboard thirteen violet harbour seldom carpet"
 INFIX = "{source|shorten}\n{soft:LENGTH}\nText: {answer}"
@@ -56,9 +57,9 @@ class Setting:
 
 OWN = Setting(
     steps=500,
-    few_steps=200,
+    few_steps=150,
     common={"batch_size": 8, "eval_every": 100, "schedule": "linear", "warmup": 20},
-    prefix={"length": 10, "learning_rate": 0.02, "init": "text", "init_text": WORDS},
+    prefix={"length": 10, "learning_rate": 0.1, "init": "text", "init_text": WORDS},
     prompt={"length": 10, "learning_rate": 0.05, "init": "text", "init_text": WORDS},
     tuned={"learning_rate": 3e-4},
     decoding=Decoding(64, stop_strings=("\n",)),
@@ -174,13 +175,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="run nothing; make the page of what is there")
     parser.add_argument("--quick", action="store_true", help="a tiny model, an embedded task, two steps")
     parser.add_argument("--full", action="store_true", help="all 4,862 training sources instead of 2,000")
-    parser.add_argument("--model", default="foreword-mini-causal")
-    parser.add_argument("--dtype", default="bfloat16", help="of the model; learnt numbers are fp32 [bfloat16]")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--dtype", default=DTYPE, help=f"of the model; learnt numbers are fp32 [{DTYPE}]")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch [1]")
     parser.add_argument("--test-rows", type=int, help="so many test sources instead of all 630")
     parser.add_argument("--write", type=Path, default=Path("docs/e2e.md"), help="the page")
     given = parser.parse_args(arguments)
-    given.said = [a for a in (arguments if arguments is not None else sys.argv[1:]) if a != "--page"]
+    kept = {"--full": given.full, "--quick": given.quick, f"--model {given.model}": given.model != MODEL}
+    kept |= {
+        f"--test-rows {given.test_rows}": given.test_rows is not None,
+        f"--dtype {given.dtype}": given.dtype != DTYPE,
+    }
+    given.said = [option for option, said in kept.items() if said]
     given.rows, given.sizes, given.lengths, given.source = None if given.full else 2000, SIZES, LENGTHS, None
     if given.quick:
         given.model, given.dtype, given.source = "foreword-tiny-causal", "float32", "builtin:listings"

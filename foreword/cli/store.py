@@ -104,11 +104,11 @@ def print_lines(lines: "tuple[TaskLine, ...]") -> None:
     headers += ["vs manual", "verdict"]
     rows = [
         [
-            *(line.name, f"{line.train_rows:,}", f"{line.test_rows:,}", _percent(line.manual)),
-            *([_percent(line.before)] if again else []),
-            _percent(line.learnt),
-            *([_points(line.change)] if again else []),
-            *(_points(line.difference), line.verdict),
+            *(line.name, f"{line.train_rows:,}", f"{line.test_rows:,}", _told(line, line.manual)),
+            *([_told(line, line.before)] if again else []),
+            _told(line, line.learnt),
+            *([_apart(line, line.change)] if again else []),
+            *(_apart(line, line.difference), line.verdict),
         ]
         for line in lines
         if line.verdict != "failed"
@@ -131,15 +131,20 @@ def summary(report: "TaskReport") -> list[str]:
         said.append(f"{skipped} unchanged tasks were finished already and not trained again.")
     if total:
         said.append(
-            "Test accuracy in percent with 95% intervals over test rows, and paired differences in points; without "
+            "Test accuracy (or the task's own metric) in percent with 95% intervals over test rows, and paired "
+            "differences in points; without "
             f"any true difference about {0.025 * total:.1f} of {total} tasks would be shown better by chance."
         )
     return said
 
 
-def _percent(value: "Interval | None") -> str:
-    return "" if value is None else f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+def _told(line: "TaskLine", value: "Interval | None") -> str:
+    from foreword.evaluation.report import valued
+
+    return valued(line.metric, value)
 
 
-def _points(value: "Interval | None") -> str:
-    return "" if value is None else f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+def _apart(line: "TaskLine", value: "Interval | None") -> str:
+    from foreword.evaluation.report import points
+
+    return "" if value is None else points(value, line.metric)

@@ -3,9 +3,9 @@
     rate = (missing + repeated + hallucinated) / attributes, summed over the rows (Wen et al. 2015, with the kinds of
     Dusek, Howcroft and Rieser 2019)
 
-A value is realised where one of its phrases stands in a sentence, case and punctuation ignored. An attribute whose value
-is not realised is missing, unless another value of it is: then that one is hallucinated, and the slot wrong once. A
-value realised more than once is repeated, but for names, which texts use to go on. The phrases are Foreword's own,
+A value is realised where one of its phrases stands in a sentence, case and punctuation ignored. An attribute whose
+value is not realised is missing, unless another value of it is: then that one is hallucinated, and the slot wrong once.
+A value realised more than once is repeated, but for names, which texts use to go on. The phrases are Foreword's own,
 written after reading training rows only; what they do not know they count as missing.
 """
 

@@ -116,8 +116,8 @@ def test_development_rows_alone(lm, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_is_told_before_anything_is(lm, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="prompt-tuning needs labels or options in each row"):
-        compare(lm, answers_task(), ["manual", "prompt-tuning"], out=tmp_path, seeds=1)
+    with pytest.raises(ConfigError, match="linear-probe needs labels"):
+        compare(lm, answers_task(), ["manual", "linear-probe"], out=tmp_path, seeds=1)
     with pytest.raises(ConfigError, match="masked model cannot write"):
         compare(load("foreword-tiny"), answers_task(), ["manual"], out=tmp_path, seeds=1)
     missing = [{"q": "t", "answer": []}, {"q": "u", "answer": "x"}]
