@@ -190,8 +190,8 @@ def people(task: Task) -> str:
     found = task.judge.metrics([row.targets[0] for row in several], others)
     told = ", ".join(f"{title(n)} {scale(n) * found[n]:.1f}" for n in ("bleu", "rouge_l", "slot_error") if n in found)
     return (
-        f"Of slot errors less is better. The first text of each of {len(several):,} sources against the other texts, of "
-        f"which it has one less than the methods: {told}."
+        f"Of slot errors less is better. The first text of each of {len(several):,} sources against the other texts, "
+        f"of which it has one less than the methods: {told}."
     )
 
 
