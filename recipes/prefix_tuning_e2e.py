@@ -60,7 +60,7 @@ OWN = Setting(
     few_steps=150,
     common={"batch_size": 8, "eval_every": 100, "schedule": "linear", "warmup": 20},
     prefix={"length": 10, "learning_rate": 0.1, "init": "text", "init_text": WORDS},
-    prompt={"length": 10, "learning_rate": 0.05, "init": "text", "init_text": WORDS},
+    prompt={"length": 10, "learning_rate": 0.1, "init": "text", "init_text": WORDS},
     tuned={"learning_rate": 3e-4},
     decoding=Decoding(64, stop_strings=("\n",)),
 )
