@@ -230,7 +230,9 @@ format_options = _bundle("how_put", FormatChoice, [*_FORMAT, _SOFT_FIRST])
 decoding_options = _bundle("written", DecodingChoice, DECODING)  # of an artefact that says the rest
 placed_format_options = _bundle("how_put", FormatChoice, _FORMAT)  # where the place of the prompt is given
 
-shots_option = click.option("--shots", type=click.IntRange(min=1), metavar="K", help="Train on K rows a label.")
+shots_option = click.option(
+    "--shots", type=click.IntRange(min=1), metavar="K", help="Train on K rows a label; of texts: K rows."
+)
 
 option_pairs = click.option(
     "-o", "--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the method (`foreword methods`)."

@@ -56,6 +56,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Measure methods that are words in ten other templates too: ten more evaluations each.",
 )
+@click.option(
+    "--subsets",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --shots: N draws of training rows, and every seed on each; default: a draw for each seed.",
+)
 @click.option("--no-test", is_flag=True, help="Stop at the development rows, for tuning.")
 @shots_option
 @option_pairs
@@ -74,6 +80,7 @@ def compare(
     stack: int | None,
     resume: bool,
     sensitivity: bool,
+    subsets: int | None,
     no_test: bool,
     shots: int | None,
     given: tuple[str, ...],
@@ -90,6 +97,8 @@ def compare(
 
     \b
     foreword compare --model gpt2 --data data/sst2 --methods manual,prompt-tuning,fine-tuning --seeds 5 --out runs/x
+    foreword compare --model gpt2 --data data/e2e --methods prefix-tuning,fine-tuning --shots 50 --subsets 5 --seeds 2 \
+        --out runs/low
     """
     from foreword.evaluation.compare import How
     from foreword.evaluation.grid import parse_options
@@ -98,6 +107,8 @@ def compare(
     names = [name.strip() for name in methods.split(",") if name.strip()]
     options = parse_options(with_remote(given, allow_remote), [find_method(name) for name in names])
     numbers = parse_seeds(seeds)
+    if subsets is not None and shots is None:
+        raise ConfigError("--subsets are draws of so many training rows as --shots says; give --shots K too.")
     task = which.read(data)
     loaders = [functools.partial(how.load, model) for model in models]
     asked = sensitivity and not no_test
@@ -114,7 +125,7 @@ def compare(
             f"{', '.join(hard)}: measured in ten other templates too, which takes ten times the test rows "
             "(--no-sensitivity leaves it out)"
         )
-    found = run(loaders, task, names, out=out, seeds=numbers, shots=shots, options=options, how=chosen)
+    found = run(loaders, task, names, out=out, seeds=numbers, shots=shots, subsets=subsets, options=options, how=chosen)
     report(found, out, as_json)
 
 

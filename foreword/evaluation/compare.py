@@ -1,7 +1,9 @@
 """Compare methods on the same rows and seeds. What a folder already holds is not run again.
 
 A seed is one whole repetition: it draws the shots, trains every point of a method's grid, chooses one on that draw's
-development rows, and only then reads the test rows. So the spread between seeds includes the choice.
+development rows, and only then reads the test rows. So the spread between seeds includes the choice. With subsets the
+shots are drawn apart from the rest: every method trains with every seed on each of the same subsets (Li & Liang 2021,
+section 6.3), and the spread is that between subsets, each of which counts as the mean of its seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,6 +100,7 @@ def compare(
     out: str | Path,
     seeds: int | Sequence[int] = 5,
     shots: int | None = None,
+    subsets: int | None = None,
     options: Options | None = None,
     how: How | None = None,
     progress: Progress | None = None,
@@ -106,15 +109,16 @@ def compare(
 ) -> Comparison:
     """Train and test every method with every seed on every model; results go to `out` run by run.
 
-    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (None: all rows), drawn
-    with each seed. Errors of single runs are kept as failures and stop no other run.
+    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (of texts: rows; None:
+    all) are drawn with each seed; or, where `subsets` are asked for, so many times with seeds of their own.
+    Errors of single runs are kept as failures and stop no other run.
 
     Raises: ConfigError or DataError for a request that cannot be met, before anything is trained.
     """
     how, tools, options = how or How(), tools or Tools.own(), options or {}
     chosen = _methods(methods, tools, options)
     grids = {m.name: points(m, options.get(m.name, {}), how.allowed) for m in chosen}
-    tasks = {seed: task if shots is None else task.few_shot(shots, seed) for seed in _seeds(seeds)}
+    tasks = _drawn(task, _seeds(seeds), shots, subsets)
     for method in chosen:
         method.require_answers(task)
     _check_rows(task, tasks, grids, how)
@@ -129,7 +133,7 @@ def compare(
         lm = _loaded(given)
         desk = make_desk(lm, store, tools.own_cache, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
-        forms = {seed: put(lm, t) for seed, t in tasks.items()}
+        forms = {draw: put(lm, t) for draw, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
         for method in chosen:
 
@@ -142,8 +146,10 @@ def compare(
             own = replace(desk, templates=_templates(desk, tools, how, method))
             plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
             cells = {
-                seed: make_cells(desk, [_job(t, forms[seed], method, c, seed) for c in grids[method.name]], shots)
-                for seed, t in tasks.items()
+                draw: make_cells(
+                    desk, [_job(t, forms[draw], method, c, draw[1]) for c in grids[method.name]], shots, subset=draw[0]
+                )
+                for draw, t in tasks.items()
             }
             records += run_method(plan, cells)
     return Comparison(tuple(summarise(records, store.predictions)), tuple(records), tuple(failures), store.folder)
@@ -187,7 +193,22 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def _check_rows(task: Task, tasks: Mapping[int, Task], grids: Mapping[str, Sequence[Any]], how: How) -> None:
+def _drawn(
+    task: Task, seeds: Sequence[int], shots: int | None, subsets: int | None
+) -> dict[tuple[int | None, int], Task]:
+    """The task of each repetition, by the number of its subset (None: drawn with the seed) and by seed."""
+    if subsets is None:
+        return {(None, seed): task if shots is None else task.few_shot(shots, seed) for seed in seeds}
+    if shots is None or subsets < 1:
+        raise ConfigError(
+            f"subsets={subsets} asks for draws of training rows, and shots={shots} for how many rows each has; give "
+            "both, 1 or more."
+        )
+    parts = {subset: task.few_shot(shots, subset) for subset in range(subsets)}
+    return {(subset, seed): part for subset, part in parts.items() for seed in seeds}
+
+
+def _check_rows(task: Task, tasks: Mapping[Any, Task], grids: Mapping[str, Sequence[Any]], how: How) -> None:
     if how.test and not task.test:
         raise DataError(
             f"Task {task.name!r} has no test rows to compare on; give some, or stop at the development rows."

@@ -82,6 +82,11 @@ class Record:
         return primary(self.metrics or self.development)
 
     @property
+    def draw(self) -> tuple[int, int]:
+        """Which repetition it is: the number of its draw of rows (-1: drawn with the seed), and its seed."""
+        return int(self.details.get("subset", -1)), self.seed
+
+    @property
     def question(self) -> tuple[Any, ...]:
         """What is compared on equal terms: the same model and test rows, and as many training rows."""
         return (

@@ -75,12 +75,14 @@ def caption(lines: Sequence[Line]) -> str:
         )
     )
     rows = ", ".join(dict.fromkeys(training(line) for line in lines))
-    seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
-    told = f"{models}. {tasks}; {rows}; {seeds} {'seed' if seeds == '1' else 'seeds'}."
+    seeds = seeds_of(lines)
+    told = f"{models}. {tasks}; {rows}; {seeds}."
     if not any(line.metrics for line in lines):
         return f"{told} Development rows only; no test row was read."
     covers = (
-        "test rows alone, since one seed shows no spread" if seeds == "1" else "the choice of test rows and of seeds"
+        "test rows alone, since one seed shows no spread"
+        if seeds == "1 seed"
+        else f"the choice of test rows and of {'subsets' if any(line.subsets for line in lines) else 'seeds'}"
     )
     what = "Accuracy, macro-F1 and calibration error in percent, NLL in nats"
     texts = [title(name) for name in _measured([line for line in lines if line.primary != "accuracy"])]
@@ -206,6 +208,14 @@ def versus(line: Line, base: str) -> str:
     return told if gap is None or gap.shown else f"{told} ="
 
 
+def seeds_of(lines: Sequence[Line]) -> str:
+    """How many seeds, and on how many draws of training rows each, where these were drawn apart."""
+    seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
+    subsets = " or ".join(str(n) for n in sorted({line.subsets for line in lines if line.subsets}))
+    told = f"{seeds} {'seed' if seeds == '1' else 'seeds'}"
+    return f"{told} on each of {subsets} subsets" if subsets else told
+
+
 def training(line: Line) -> str:
     return f"{line.train_rows:,} training rows" if line.k is None else f"{line.k} shots a label"
 
@@ -235,7 +245,6 @@ def matrix(lines: Sequence[Line]) -> str:
     for (model, kind, shots), some in groups.items():
         tasks = list(dict.fromkeys(line.task for line in some))
         cells = {(line.method, line.task): line for line in some}
-        seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in some}))
         rows = "all training rows" if shots is None else f"{shots} shots a label"
         body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
         for method in dict.fromkeys(line.method for line in some):
@@ -244,7 +253,7 @@ def matrix(lines: Sequence[Line]) -> str:
             mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
             body.append([method, *("" if line is None else _marked(line) for line in found), mean])
         grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
-        parts.append(f"**{model} ({kind}), {rows}, {seeds} seeds**\n\n{grid}")
+        parts.append(f"**{model} ({kind}), {rows}, {seeds_of(some)}**\n\n{grid}")
     if not parts:
         return "No run has finished.\n"
     names = dict.fromkeys(title(line.primary) for some in groups.values() for line in some)

@@ -63,7 +63,8 @@ class Cell:
     """One run to be had: its id, its job, and how many shots its rows were drawn with (None: all rows).
 
     `point` holds the options that vary in the grid it belongs to, `rivals` counts that grid's points. `name` is what
-    its artefact is called where a person chose that (None: a name is made from what decides the run).
+    its artefact is called where a person chose that (None: a name is made from what decides the run). `subset` is the
+    number of the draw of its rows, where that has a seed of its own.
     """
 
     id: str
@@ -72,14 +73,18 @@ class Cell:
     point: dict[str, Any]
     rivals: int
     name: str | None = None
+    subset: int | None = None
 
 
-def make_cells(desk: Desk, jobs: Sequence[Job], shots: int | None, name: str | None = None) -> list[Cell]:
+def make_cells(
+    desk: Desk, jobs: Sequence[Job], shots: int | None, name: str | None = None, subset: int | None = None
+) -> list[Cell]:
     """The cells of one seed's grid."""
     configs = [asdict(job.config) for job in jobs]
     varying = [key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)]
     points = [{key: config[key] for key in varying} for config in configs]
-    return [_cell(desk, job, shots, point, len(jobs), name) for job, point in zip(jobs, points, strict=True)]
+    cells = [_cell(desk, job, shots, point, len(jobs), name) for job, point in zip(jobs, points, strict=True)]
+    return [replace(cell, subset=subset) for cell in cells]
 
 
 def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None) -> Cell:
@@ -190,7 +195,8 @@ def _record(
         environment=desk.environment,
         timing=timing,
         details={name: made.metrics[name] for name in DETAILS if name in made.metrics}
-        | ({"case": job.task.case} if job.task.case != "kept" else {}),
+        | ({"case": job.task.case} if job.task.case != "kept" else {})
+        | ({} if cell.subset is None else {"subset": cell.subset}),
     )
 
 

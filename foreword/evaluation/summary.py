@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ ReadPredictions = Callable[[Record], Found | None]
 
 @dataclass(frozen=True)
 class Line:
-    """One method on one model, task and number of training rows: a mean over its seeds.
+    """One method on one model, task and number of training rows: a mean over its seeds, on each of its `subsets` of
+    rows where these were drawn apart (0: they were not).
 
     `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds.
     `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
@@ -38,6 +39,7 @@ class Line:
     test_rows: int
     method: str
     seeds: tuple[int, ...]
+    subsets: int
     tried: int
     allowed: int
     chosen: tuple[tuple[str, int], ...]
@@ -69,10 +71,10 @@ def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Seque
 
     Of several results of one method and seed the last one stands. Runs are compared only on equal test rows.
     """
-    questions: dict[tuple[Any, ...], dict[str, dict[int, Record]]] = {}
+    questions: dict[tuple[Any, ...], dict[str, dict[tuple[int, int], Record]]] = {}
     for record in records:
         if record.role == "result":
-            questions.setdefault(record.question, {}).setdefault(record.method, {})[record.seed] = record
+            questions.setdefault(record.question, {}).setdefault(record.method, {})[record.draw] = record
     lines = []
     for methods in questions.values():
         draws = {name: _draws(seeds.values(), read) for name, seeds in methods.items()}
@@ -82,17 +84,36 @@ def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Seque
     return lines
 
 
-def _draws(records: Iterable[Record], read: ReadPredictions) -> dict[int, dict[str, Resampled]]:
-    """Resampled metrics by seed."""
-    found = {}
+Draws = dict[tuple[int, int], dict[str, Resampled]]
+
+
+def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
+    """Resampled metrics by seed; by subset where rows were drawn apart."""
+    found: Draws = {}
     for record in records:
         predictions = read(record)
         if predictions is not None and record.metrics:
-            found[record.seed] = predictions.resampled([*record.metrics])
-    return found
+            found[record.draw] = predictions.resampled([*record.metrics])
+    by_subset: dict[int, list[dict[str, Resampled]]] = {}
+    for (subset, _), one in found.items():
+        by_subset.setdefault(subset, []).append(one)
+    whole = {(subset, 0): _mean_of(some) for subset, some in by_subset.items() if subset >= 0}
+    return {draw: one for draw, one in found.items() if draw[0] < 0} | whole
 
 
-def _difference(mine: Mapping[int, Any], base: Mapping[int, Any]) -> Interval | None:
+def _mean_of(runs: Sequence[Mapping[str, Resampled]]) -> dict[str, Resampled]:
+    """The seeds of one subset as one run: their spread is no spread of the choice of rows."""
+    return {
+        name: replace(
+            one,
+            point=float(np.mean([run[name].point for run in runs])),
+            draws_D=np.mean([run[name].draws_D for run in runs], axis=0),
+        )
+        for name, one in runs[0].items()
+    }
+
+
+def _difference(mine: Draws, base: Draws) -> Interval | None:
     shared = sorted(mine.keys() & base.keys())
     if not shared:
         return None
@@ -100,9 +121,7 @@ def _difference(mine: Mapping[int, Any], base: Mapping[int, Any]) -> Interval | 
     return difference([mine[s][name] for s in shared], [base[s][name] for s in shared])
 
 
-def _line(
-    records: Sequence[Record], draws: Mapping[int, Mapping[str, Resampled]], versus: Mapping[str, Interval]
-) -> Line:
+def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval]) -> Line:
     first = records[0]
     every = list(draws.values())
     names = [name for name in (every[0] if every else ()) if all(name in one for one in every)]
@@ -116,7 +135,8 @@ def _line(
         train_rows=first.rows["train"],
         test_rows=first.rows["test"],
         method=first.method,
-        seeds=tuple(r.seed for r in records),
+        seeds=tuple(dict.fromkeys(r.seed for r in records)),
+        subsets=len({r.draw[0] for r in records} - {-1}),
         tried=max(r.tried for r in records),
         allowed=max(r.allowed for r in records),
         chosen=_chosen(records),

@@ -24,7 +24,8 @@ class PrefixTuningConfig(GradientConfig):
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
     step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
     needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not given. `start`: the text's
-    first position comes "after" the prefix, or stays at "zero" (encoders only).
+    first position comes "after" the prefix, or stays at "zero" (encoders only). A prefix stands in front: activations
+    between source and answer, which the source would not see, are prompt-tuning's `place` alone.
     """
 
     length: int = 20

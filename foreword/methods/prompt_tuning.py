@@ -22,7 +22,9 @@ OWN = -1.0  # an option that was not given; the config that is recorded never ho
 
 @dataclass(frozen=True)
 class SlotConfig(GradientConfig):
-    """`length` positions are put in front of a template without slots; a template's own slots say their number.
+    """`length` positions are put in front of a template without slots, or right before the "answer" if `place` says so
+    (infix tuning of Li & Liang 2021, section 7.2, by embeddings alone); a template's own slots say their number and
+    place.
 
     `init`: "uniform" in [-0.5, 0.5], "vocabulary" (distinct rows among the first 5,000 ordinary pieces), "labels" (mean
     embedding of each label's words, then vocabulary), "text" (`init_text`, cut or repeated to the length) or the folder
@@ -30,6 +32,7 @@ class SlotConfig(GradientConfig):
     """
 
     length: int = 20
+    place: Literal["front", "answer"] = "front"
     init: Init = "labels"
     init_text: str = ""
 
@@ -80,7 +83,7 @@ def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[
     """
     config: SlotConfig = job.config
     template = job.format.template
-    form = job.format if template.slots else replace(job.format, template=template.with_soft(config.length))
+    form = replace(job.format, template=template.with_soft(config.length, config.place))
     encoder = Encoder.build(lm, form)
     given = started(lm, job)
     if isinstance(given, SoftPrompt):

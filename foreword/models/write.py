@@ -112,6 +112,14 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
             print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
 
 
+def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
+    """A prefix as a cache of keys and values keeps it: in the model's own dtype, whatever it was learnt in."""
+    if prefix is None:
+        return None
+    sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
+    return replace(prefix, sites=sites)
+
+
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
     longest = max(_length(ask) + ask.decoding.max_new_tokens for ask in asks)
     dims = lm.dims
@@ -172,7 +180,7 @@ class _Loop:
             taken.append(self.waiting.popleft())
         asks, first = [self.asks[r] for r in taken], len(self.rows)
         for ask in asks:
-            self.rows.add(ask.prefix)
+            self.rows.add(kept(self.lm, ask.prefix))
         soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
         inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
         logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])
