@@ -60,7 +60,7 @@ OWN = Setting(
     few_steps=150,
     common={"batch_size": 8, "eval_every": 100, "schedule": "linear", "warmup": 20},
     prefix={"length": 10, "learning_rate": 0.1, "init": "text", "init_text": WORDS},
-    prompt={"length": 10, "learning_rate": 0.05, "init": "text", "init_text": WORDS},
+    prompt={"length": 10, "learning_rate": 0.1, "init": "text", "init_text": WORDS},
     tuned={"learning_rate": 3e-4},
     decoding=Decoding(64, stop_strings=("\n",)),
 )
@@ -80,7 +80,9 @@ TINY = replace(OWN, steps=2, few_steps=2, common={"batch_size": 2, "eval_every":
 
 
 def setting_of(given: argparse.Namespace) -> Setting:
-    return TINY if given.quick else OWN if given.model.startswith("foreword-") else PAPER
+    if given.quick or given.model.startswith("foreword-"):
+        return TINY if given.quick else OWN
+    return PAPER if given.full else replace(PAPER, steps=PAPER.steps * given.rows // 4862)
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:

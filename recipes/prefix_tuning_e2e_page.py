@@ -1,14 +1,14 @@
 """The page of recipes/prefix_tuning_e2e.py: what was run, what each run wrote, and the tables made of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from foreword.evaluation.reading import Texts
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.report import points, title, valued
+from foreword.evaluation.report import points, scale, title, valued
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval
 from foreword.tasks.task import Task
 
@@ -161,8 +161,6 @@ def page(found: dict[str, Result], wanted: Sequence[Cell], task: Task, about: st
     """The page of what was found of the cells wanted; `about` says how the runs were made."""
     rows = next(c.path for c in wanted if c.table == "main").split("/")[1]
     main = by_name(found, "main")
-    judge, first = task.judge, [row.targets[0] for row in task.test]
-    people = judge.metrics(first, task.test).get("slot_error")
     missing = [c.path for c in wanted if c.path not in found or len(found[c.path].runs) < len(c.subsets) * len(c.seeds)]
     told = (
         f"{task.name}: {len(task.test):,} test sources (sha256 {task.hashes()['test'][:12]}), {rows} training sources; "
@@ -176,17 +174,25 @@ def page(found: dict[str, Result], wanted: Sequence[Cell], task: Task, about: st
         parts.append(f"Not run yet, or not with every seed: {', '.join(missing)}.")
     if main:
         parts += ["## All of the training rows drawn", table(main)]
-    if people is not None:
-        parts.append(
-            f"Of slot errors less is better. What people wrote has {100 * people:.1f} percent by the same rules (the "
-            "first text of each test source): many of them leave attributes out."
-        )
+    parts.append(people(task))
     parts += ["## Is discrete < embedding-only < prefix?", "\n".join(f"- {line}" for line in order(main))]
     if by_name(found, "few"):
         sizes = sorted({c.rows for c in wanted if c.table == "few" and c.rows})
         parts += ["## Few rows", few(found, sizes), "= marks a difference that is not shown."]
     parts += [*starts(found), *lengths(found), "## Examples", examples(main, task), f"Made by `{command}`."]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def people(task: Task) -> str:
+    """What people wrote by the same measures: the first text of each test source against its others."""
+    several = [row for row in task.test if len(row.targets) > 1]
+    others = [replace(row, targets=row.targets[1:]) for row in several]
+    found = task.judge.metrics([row.targets[0] for row in several], others)
+    told = ", ".join(f"{title(n)} {scale(n) * found[n]:.1f}" for n in ("bleu", "rouge_l", "slot_error") if n in found)
+    return (
+        f"Of slot errors less is better. The first text of each of {len(several):,} sources against the other texts, "
+        f"of which it has one less than the methods: {told}."
+    )
 
 
 def by_name(found: dict[str, Result], name: str) -> dict[str, Result]:

@@ -109,8 +109,9 @@ def compare(
 ) -> Comparison:
     """Train and test every method with every seed on every model; results go to `out` run by run.
 
-    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (of answers in text:
-    rows; None: all), drawn with each seed, or, where `subsets` are asked for, so many times with seeds of their own. Errors of single runs are kept as failures and stop no other run.
+    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (of texts: rows; None:
+    all) are drawn with each seed; or, where `subsets` are asked for, so many times with seeds of their own.
+    Errors of single runs are kept as failures and stop no other run.
 
     Raises: ConfigError or DataError for a request that cannot be met, before anything is trained.
     """

@@ -50,7 +50,7 @@ class Schedule:
     failures: list[Failure]
 
 
-def run_method(plan: Schedule, seeds: Mapping[int, Cells]) -> list[Record]:
+def run_method(plan: Schedule, seeds: Mapping[tuple[int | None, int] | int, Cells]) -> list[Record]:
     """Every seed's result: all seeds and grid points as one stack where the method can be mixed, else seed by seed."""
     if _mixes(plan.method):
         return _run_seeds(plan, list(seeds.values()))

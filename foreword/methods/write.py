@@ -11,13 +11,13 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding, Format
 from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
-from foreword.core.shapes import Bool, Int, Tensor
+from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.stack import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare, with_common_lead
 from foreword.models.compile import compile_leads
-from foreword.models.decode import Writer
+from foreword.models.decode import Sampling, Writer, looking_back
 from foreword.models.encode import Encoder
 from foreword.models.write import Ask, Sample, write
 from foreword.tasks.rows import Row
@@ -107,7 +107,7 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     value, decoding = artefact.value, artefact.format.decoding
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
-    prefix = _as_stored(lm, value) if isinstance(value, PrefixPrompt) else None
+    prefix = value if isinstance(value, PrefixPrompt) else None
     if prefix is None and len(encoded) > 1:
         encoded = with_common_lead(encoded)
     if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
@@ -120,12 +120,6 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
         Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)), ahead)
         for e, row in zip(encoded, rows, strict=True)
     ]
-
-
-def _as_stored(lm: FrozenLM, prefix: PrefixPrompt) -> PrefixPrompt:
-    """A learnt prefix, which is fp32, in the model's dtype: the cache takes that of what comes first."""
-    sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
-    return replace(prefix, sites=sites)
 
 
 def _seed(seed: int, row: Row, sample: int) -> int:
@@ -150,14 +144,30 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
 
 
 def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
-    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one."""
-    names = ("num_beams", "length_penalty", "max_new_tokens", "repetition_penalty", "no_repeat_ngram_size")
-    told: dict[str, Any] = {name: getattr(decoding, name) for name in names}
-    if decoding.min_new_tokens:
-        told["min_new_tokens"] = decoding.min_new_tokens
+    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one.
+
+    It is looked back by our own rule: the library's own (transformers 5.23) does not see the first pieces written in
+    rows that were padded.
+    """
+    told: dict[str, Any] = {n: getattr(decoding, n) for n in ("num_beams", "length_penalty", "max_new_tokens")}
+    sampling = Sampling.of(decoding, 0)
+    if sampling.looks_back:
+        told["logits_processor"] = [_LooksBack(sampling, lm.stops)]
     if decoding.stop_strings:
         told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings)]
     return {**told, "do_sample": False, "early_stopping": True}
+
+
+@final
+class _LooksBack:
+    """What each sequence written so far leaves of the scores of the next piece."""
+
+    def __init__(self, sampling: Sampling, ends: frozenset[int]):
+        self.sampling, self.ends = sampling, ends
+
+    def __call__(self, ids_XL: Int[Tensor, "X L"], score_XV: Float[Tensor, "X V"]) -> Float[Tensor, "X V"]:
+        pairs = zip(score_XV, ids_XL.tolist(), strict=True)
+        return torch.stack([looking_back(score_V, self.sampling, ids, self.ends) for score_V, ids in pairs])
 
 
 @final

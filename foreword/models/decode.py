@@ -91,7 +91,8 @@ def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Tens
     if back:
         logits_BV = logits_BV.clone()
         for index in back:
-            logits_BV[index] = looking_back(logits_BV[index], rows[index])
+            row = rows[index]
+            logits_BV[index] = looking_back(logits_BV[index], row.sampling, row.written, row.ends)
     chosen_B = _chosen(logits_BV, rows)
     for index in back:
         rows[index].written.append(int(chosen_B[index]))
@@ -117,10 +118,11 @@ def _chosen(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Ten
     return chosen_B.index_put((at,), found_B)
 
 
-def looking_back(logits_V: Float[Tensor, "V"], row: Chooser) -> Float[Tensor, "V"]:
+def looking_back(
+    logits_V: Float[Tensor, "V"], sampling: Sampling, written: Sequence[int], ends: frozenset[int]
+) -> Float[Tensor, "V"]:
     """What was written less likely (or likelier), no n-gram a second time, and no end too early, in the library's own
     order."""
-    sampling, written = row.sampling, row.written
     if sampling.repetition_penalty != 1 and written:
         at = torch.tensor(sorted(set(written)), device=logits_V.device)
         own = logits_V[at]
@@ -128,7 +130,7 @@ def looking_back(logits_V: Float[Tensor, "V"], row: Chooser) -> Float[Tensor, "V
         logits_V = logits_V.index_put((at,), torch.where(own < 0, own * factor, own / factor))
     barred = _repeating(written, sampling.no_repeat_ngram_size) if sampling.no_repeat_ngram_size else []
     if len(written) < sampling.min_tokens:
-        barred += sorted(row.ends)
+        barred += sorted(ends)
     return logits_V.index_fill(0, torch.tensor(barred, device=logits_V.device), -torch.inf) if barred else logits_V
 
 

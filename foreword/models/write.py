@@ -112,16 +112,23 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
             print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
 
 
+def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
+    """A prefix as a cache of keys and values keeps it: in the model's own dtype, whatever it was learnt in."""
+    if prefix is None:
+        return None
+    sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
+    return replace(prefix, sites=sites)
+
+
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
     """Texts at once: as many as memory has room for, beside the prefixes that rows share."""
     shared = {ask.prefix for ask in asks if ask.prefix is not None and ask.prefix.length >= SHARED}
-    kept = sum(prefix.length for prefix in shared)
     longest = max(
         _length(ask) + ask.decoding.max_new_tokens - (ask.prefix.length if ask.prefix in shared else 0) for ask in asks
     )
     dims = lm.dims
     column = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
-    room = (MEMORY - column * kept) // (column * 2 * longest)
+    room = (MEMORY - column * sum(prefix.length for prefix in shared)) // (column * 2 * longest)
     return max(1, min(PLACES, room, sum(len(ask.seeds) for ask in asks)))
 
 
@@ -178,7 +185,7 @@ class _Loop:
             taken.append(self.waiting.popleft())
         asks, first = [self.asks[r] for r in taken], len(self.rows)
         for ask in asks:
-            self.rows.add(ask.prefix, shared=ask.prefix)
+            self.rows.add(kept(self.lm, ask.prefix), shared=ask.prefix)
         soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
         inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
         logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])

@@ -28,7 +28,7 @@ class Judge:
     A metric of generation (BLEU, chrF, ROUGE-L, NIST) is told with the others of its kind. `case` matters to those
     alone, since the others ignore case anyway: texts as they are, in lower case, or as an uncased model writes them.
 
-    Raises: ConfigError for an unknown name, or where a library is missing.
+    Raises: ConfigError for an unknown name.
     """
 
     metric: Metric = "exact_match"
@@ -45,9 +45,11 @@ class Judge:
                 f"case and slots are for metrics of generated texts ({', '.join(GENERATION)}), and the metric is "
                 f"{self.metric}; choose one of those, or leave them out."
             )
-        if self.generates:
-            for name in GENERATION:
-                require_library(name)
+
+    def require(self) -> None:
+        """Raises: ConfigError that says what to install, where a library of the metrics is missing."""
+        for name in GENERATION if self.generates else ():
+            require_library(name)
 
     @property
     def generates(self) -> bool:
@@ -76,6 +78,7 @@ class Judge:
             names = dict.fromkeys((self.metric, "exact_match", "f1"))
             rows = list(zip(answers, targets, strict=True))
             return {n: mean_of(np.array([value_of(n, a, t) for a, t in rows])) for n in names} | {"no_answer": none}
+        self.require()
         texts = [self._text(a) for a in answers]
         own = tuple(tuple(map(self._text, some)) for some in targets)
         found = {name: CORPUS[name](texts, own) for name in dict.fromkeys((self.metric, *CORPUS))}

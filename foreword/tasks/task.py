@@ -258,6 +258,7 @@ class Task:
         Raises: ConfigError for a masked model where answers are texts.
         """
         if self.metric:
+            self.judge.require()  # before anything is trained
             if kind == "masked":
                 raise ConfigError(
                     f"The answers of {self.name} are texts, and a masked model cannot write; use a causal model, or "

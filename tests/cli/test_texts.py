@@ -113,7 +113,7 @@ def test_refusals(foreword, data, options, tmp_path):
         "compare", "--model", "foreword-tiny", "--data", data, "--methods", "manual", "--out", tmp_path / "m"
     )
     assert masked.code == 2 and "a masked model cannot write; use a causal model" in masked.error
-    tuned = foreword("train", "prompt-tuning", *options, "--data", data, "--out", tmp_path / "p")
+    tuned = foreword("train", "linear-probe", *options, "--data", data, "--out", tmp_path / "p")
     assert tuned.code == 2 and "sevens has answers in text" in tuned.error
     rows = [{"input": f"{word} {n}", "label": word} for word in ("up", "down") for n in range(9)]
     labels = write(tmp_path / "labels.jsonl", rows)

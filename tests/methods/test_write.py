@@ -73,6 +73,18 @@ def test_a_mixed_batch_writes_what_each_row_writes_alone(family, decoding):
     assert len({text for some in together for text in some}) > 5  # they differ from each other
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_prefix_is_written_after_whatever_dtype_it_was_learnt_in(dtype):
+    lm = model("llama", dtype)
+    keys = torch.randn(2, lm.dims.layers, 3, lm.dims.heads, lm.dims.head_size)
+    own = keys.to(dtype)
+    learnt, cast = (PrefixPrompt({"self": (pair[0], pair[1])}, 3) for pair in (keys, own))
+    for decoding in (Decoding(6), Decoding(6, num_beams=2)):
+        made = artefact(lm, learnt, "{text}{answer}", decoding)
+        words = write_rows(lm, [(made, rows(4, 21))])
+        assert words == write_rows(lm, [(replace(made, value=cast), rows(4, 21))])
+
+
 def by_hand(lm: FrozenLM, made: Artefact, row: Row, steps: int) -> str:
     """Greedy words by whole passes over a growing row, with no cache, no lead and no batch."""
     assert isinstance(lm, HFLM)

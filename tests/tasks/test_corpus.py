@@ -21,6 +21,7 @@ from foreword.tasks.corpus import CORPUS, bleu, chrf, distinct, nist, require_li
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.judge import Judge
 from foreword.tasks.rows import Row
+from foreword.tasks.task import Task
 
 WORDS = "the a blue golden house near river serves cheap Italian food, is it's rated 5 out of five stars - £20".split()
 
@@ -196,3 +197,6 @@ def test_what_cannot_be_asked_is_told(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"bleu needs sacrebleu; pip install 'foreword\[texts\]'"):
         require_library("bleu")
+    task = Task(train=[{"q": "a", "answer": "b"}] * 2, test=[{"q": "c", "answer": "d"}], metric="chrf")
+    with pytest.raises(ConfigError, match="needs sacrebleu"):  # before anything is trained
+        task.format("causal")
