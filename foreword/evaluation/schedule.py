@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foreword.core.artefact import Artefact
 from foreword.core.files import remove_whole, write_whole
@@ -50,7 +51,7 @@ class Schedule:
     failures: list[Failure]
 
 
-def run_method(plan: Schedule, seeds: Mapping[tuple[int | None, int] | int, Cells]) -> list[Record]:
+def run_method(plan: Schedule, seeds: Mapping[Any, Cells]) -> list[Record]:
     """Every seed's result: all seeds and grid points as one stack where the method can be mixed, else seed by seed."""
     if _mixes(plan.method):
         return _run_seeds(plan, list(seeds.values()))

@@ -113,7 +113,7 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
 
 
 def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
-    """A prefix as a cache of keys and values keeps it: in the model's own dtype, whatever it was learnt in."""
+    """A prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt in."""
     if prefix is None:
         return None
     sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
