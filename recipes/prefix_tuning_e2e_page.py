@@ -166,8 +166,8 @@ def page(found: dict[str, Result], wanted: Sequence[Cell], task: Task, about: st
         f"{task.name}: {len(task.test):,} test sources (sha256 {task.hashes()['test'][:12]}), {rows} training sources; "
         f"{about} Texts are compared {CASES[task.case]}, by sacrebleu, rouge-score and Foreword's NIST and slot rules: "
         "these numbers are not those of the published script. In brackets 95% intervals by bootstrap over "
-        "sources, with the spread of seeds and subsets; differences are paired, each at 95%, without correction for "
-        "their number."
+        "sources, with the spread of runs (subsets times seeds, taken as so many draws); differences are paired, each "
+        "at 95%, without correction for their number."
     )
     parts = ["# E2E: words, embeddings, prefix and fine-tuning", told]
     if missing:

@@ -17,7 +17,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
 from foreword.evaluation.reading import Answer, ReadCache, Readers, Score, primary
 from foreword.evaluation.records import Record, Store
-from foreword.evaluation.run import Desk, make_cells, make_desk
+from foreword.evaluation.run import Cell, Desk, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
@@ -145,7 +145,7 @@ def compare(
 
             own = replace(desk, templates=_templates(desk, tools, how, method))
             plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
-            cells = {
+            cells: dict[tuple[int | None, int] | int, list[Cell]] = {
                 draw: make_cells(
                     desk, [_job(t, forms[draw], method, c, draw[1]) for c in grids[method.name]], shots, subset=draw[0]
                 )

@@ -122,7 +122,7 @@ def test_refusals(foreword, data, options, tmp_path):
     other = foreword("evaluate", tmp_path / "l", "--data", data, "--text", "input", "--targets", "output")
     assert other.code == 2 and "has labels, and sevens answers in text" in other.error
     metric = foreword(
-        "compare", *options, "--data", data, "--methods", "manual", "--metric", "bleu", "--out", tmp_path / "m"
+        "compare", *options, "--data", data, "--methods", "manual", "--metric", "meteor", "--out", tmp_path / "m"
     )
     assert metric.code == 2
     missing = write(tmp_path / "none.jsonl", [{"input": "a", "output": []}, {"input": "b", "output": ["x"]}])
