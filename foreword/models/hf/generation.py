@@ -91,7 +91,7 @@ def generate_from_source(
     begun: Begun,
     told: Seam,
     inputs: Inputs,
-    source_BSD: Float[Tensor, "B S D"],
+    source_BXD: Float[Tensor, "B X D"],
     options: dict[str, Any],
 ) -> Int[Tensor, "X L"]:
     """New ids only, after what the decoder's rows begin with; they may be padded on either side.
@@ -119,7 +119,7 @@ def generate_from_source(
 
     shown = {"decoder_attention_mask": inputs.attend_BS.long()} if padded else {}
     ids_XL = reading.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=source_BSD),
+        encoder_outputs=BaseModelOutput(last_hidden_state=source_BXD),
         attention_mask=inputs.source.attend_BS.long(),
         decoder_input_ids=torch.full_like(inputs.attend_BS, start, dtype=torch.long),
         custom_generate=decode,

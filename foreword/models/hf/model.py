@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ class HFModel(FrozenLM):
         self.dtype = model.dtype
 
     @abstractmethod
-    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> Self:
+    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFModel":
         """The same reading of a changed view."""
 
     @property
@@ -147,7 +147,7 @@ class HFModel(FrozenLM):
     def named_weights(self) -> dict[str, Tensor]:
         return dict(self._model.named_parameters())
 
-    def with_weights(self, weights: Mapping[str, Tensor], dropout: bool = False) -> Self:
+    def with_weights(self, weights: Mapping[str, Tensor], dropout: bool = False) -> "HFModel":
         unknown = sorted(weights.keys() - self.named_weights().keys())
         if unknown:
             raise ModelError(f"{self.name} has no weight {unknown[0]}; named_weights() lists the names it has.")
@@ -156,15 +156,15 @@ class HFModel(FrozenLM):
             replaced.train()
         return self._like(replaced, self._backend)
 
-    def adapted(self, change: Callable[[Any], Any]) -> Self:
+    def adapted(self, change: Callable[[Any], Any]) -> "HFModel":
         return self._like(change(copy.deepcopy(self._model)).eval(), self._backend)
 
-    def checkpointing(self, on: bool) -> Self:
+    def checkpointing(self, on: bool) -> "HFModel":
         return self._like(view.recomputing(view.view_of(self._model, {}), on, self.name), self._backend)
 
-    def second_order(self) -> Self:
+    def second_order(self) -> "HFModel":
         return self.with_kernel("eager")
 
-    def with_kernel(self, backend: seam.Backend | None) -> Self:
+    def with_kernel(self, backend: seam.Backend | None) -> "HFModel":
         """A view that always attends this way; None lets the seam choose."""
         return self._like(self._model, backend)

@@ -84,8 +84,8 @@ class HFSeq2Seq(HFModel):
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
         """The decoder's states at the positions read, before the output head."""
-        source_BSD = None if inputs.source is None else self._encoded(inputs.source, _at(prefix, "encoder"))
-        hidden_BSD = self._decoded(inputs, source_BSD, prefix, cached)
+        source_BXD = None if inputs.source is None else self._encoded(inputs.source, _at(prefix, "encoder"))
+        hidden_BSD = self._decoded(inputs, source_BXD, prefix, cached)
         at = inputs.read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
         return hidden_BSD.gather(1, at.to(hidden_BSD.device))
 
@@ -103,7 +103,7 @@ class HFSeq2Seq(HFModel):
     def _decoded(
         self,
         inputs: Inputs,
-        source_BSD: Float[Tensor, "B S D"] | None,
+        source_BXD: Float[Tensor, "B X D"] | None,
         prefix: PrefixBatch | None,
         cached: CachedRows | None = None,
         seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None,
@@ -128,12 +128,12 @@ class HFSeq2Seq(HFModel):
             self._layer_of["self"], own, cached, rows, self._backend, seen,
             bias=self._bias("self", rows.position_BS, own, cached), cross=cross,
         )  # fmt: skip
-        if source_BSD is None:  # its keys and values are cached; a column tells the decoder that there are some
-            source_BSD = inputs.embed_BSD[:, :1]
+        if source_BXD is None:  # its keys and values are cached; a column tells the decoder that there are some
+            source_BXD = inputs.embed_BSD[:, :1]
         return self._decoder(
             inputs_embeds=self._moved(self._decoder, inputs.embed_BSD, rows.position_BS),
             attention_mask=self._passed,
-            encoder_hidden_states=source_BSD,
+            encoder_hidden_states=source_BXD,
             encoder_attention_mask=self._passed,
             use_cache=False,
             seam=told,
@@ -250,10 +250,10 @@ class HFSeq2Seq(HFModel):
             self._layer_of["self"], _at(prefix, "self"), backend=self._backend, relative=self._relative.get("self"),
             cross=seam.Seam(self._layer_of["cross"], _at(prefix, "cross"), backend=self._backend),
         )  # fmt: skip
-        source_BSD = self._encoded(inputs.source, _at(prefix, "encoder"))
+        source_BXD = self._encoded(inputs.source, _at(prefix, "encoder"))
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
         begun = generation.Begun(self._decoder, self._embedding, self._moved)
-        return generation.generate_from_source(self._model, begun, told, inputs, source_BSD, {**ends, **options})
+        return generation.generate_from_source(self._model, begun, told, inputs, source_BXD, {**ends, **options})
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFSeq2Seq":
         return HFSeq2Seq(model, self.tokenizer, self.kind, self.name, backend=backend, found=self._found)
