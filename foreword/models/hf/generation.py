@@ -4,6 +4,7 @@ Plain `generate` refuses keywords that it does not know, so the seam enters insi
 prefix never enters the cache: each step's attention puts it in front, and positions go on after it.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -58,9 +59,9 @@ class Begun(nn.Module):
     """Stands in a decoder's place while it generates: its first columns are the embeddings that the seam brings, and
     its text is moved to where it stands after a prefix or behind padding."""
 
-    def __init__(self, decoder: nn.Module, embedding: nn.Module, moved: Callable[..., Tensor]):
+    def __init__(self, decoder: nn.Module, embedding: nn.Module, layers: int, moved: Callable[..., Tensor]):
         super().__init__()
-        self.decoder, self.embedding = decoder, embedding
+        self.decoder, self.embedding, self.layers = decoder, embedding, layers
         self._moved = moved
 
     def __getattr__(self, name: str) -> Any:
@@ -91,7 +92,7 @@ def generate_from_source(
     begun: Begun,
     told: Seam,
     inputs: Inputs,
-    source_BXD: Float[Tensor, "B X D"],
+    source_BJD: Float[Tensor, "B J D"],
     options: dict[str, Any],
 ) -> Int[Tensor, "X L"]:
     """New ids only, after what the decoder's rows begin with; they may be padded on either side.
@@ -106,9 +107,12 @@ def generate_from_source(
     later_B = start_B - (first - inputs.attend_BS.sum(1))
     names = {module: name for name, module in model.named_modules()}
     reading: Any = with_module(model, names[begun.decoder].split("."), begun)
-    ends = {name: options.pop(name) for name in ("pad_token_id", "eos_token_id") if name in options}
+    ends: dict[str, Any] = {name: options.pop(name) for name in ("pad_token_id", "eos_token_id")}
     start = model.config.pad_token_id or 0
     reading.generation_config = GenerationConfig(decoder_start_token_id=start, bos_token_id=start, **ends)
+    # The library sizes T5's cache by the encoder's depth, and fails where the decoder is deeper.
+    reading.config = copy.deepcopy(model.config)
+    reading.config.num_hidden_layers = begun.layers
 
     def decode(model: PreTrainedModel, input_ids: Tensor, generation_config: Any, **keywords: Any) -> Any:
         times = input_ids.shape[0] // rows
@@ -119,14 +123,23 @@ def generate_from_source(
 
     shown = {"decoder_attention_mask": inputs.attend_BS.long()} if padded else {}
     ids_XL = reading.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=source_BXD),
+        encoder_outputs=BaseModelOutput(last_hidden_state=source_BJD),
         attention_mask=inputs.source.attend_BS.long(),
         decoder_input_ids=torch.full_like(inputs.attend_BS, start, dtype=torch.long),
         custom_generate=decode,
         **shown,
         **options,
     )
-    return ids_XL[:, first:]
+    return _ended(ids_XL[:, first:], **ends)
+
+
+def _ended(ids_XL: Int[Tensor, "X L"], pad_token_id: int | None, eos_token_id: list[int] | None) -> Int[Tensor, "X L"]:
+    """Padding after each row's end: where the padding token is 0, as T5's is, the library's beams repeat the end."""
+    if not eos_token_id:
+        return ids_XL
+    ends_XL = torch.isin(ids_XL, torch.tensor(eos_token_id, device=ids_XL.device))
+    after_XL = ends_XL.cumsum(1) - ends_XL.long() > 0
+    return ids_XL.masked_fill(after_XL, pad_token_id or 0)
 
 
 def _offered(config: Any) -> GenerationMode:

@@ -252,7 +252,7 @@ class HFSeq2Seq(HFModel):
         )  # fmt: skip
         source_BXD = self._encoded(inputs.source, _at(prefix, "encoder"))
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
-        begun = generation.Begun(self._decoder, self._embedding, self._moved)
+        begun = generation.Begun(self._decoder, self._embedding, self.dims.layers, self._moved)
         return generation.generate_from_source(self._model, begun, told, inputs, source_BXD, {**ends, **options})
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFSeq2Seq":
