@@ -41,6 +41,7 @@ def import_(
       --out artefacts/x
     """
     from foreword.interop.adapter import Adapter
+    from foreword.interop.halves import unread
     from foreword.interop.peft import foreign, read
 
     refuse_to_replace(out, overwrite)
@@ -52,9 +53,9 @@ def import_(
     if name is None:
         raise ConfigError(f"{folder} does not name its model; give it with --model.")
     lm = (how.with_kind("causal") if adapter.causal else how).load(name)
-    warning = foreign(adapter, lm)
-    if warning:
-        note(warning)
+    for warning in (foreign(adapter, lm), unread(adapter, lm)):
+        if warning:
+            note(warning)
     artefact = read(
         adapter, lm, template=template, label_words=how_put.words(),
         labels=None if labels is None else [label.strip() for label in labels.split(",")],
