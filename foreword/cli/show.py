@@ -59,7 +59,10 @@ def _several(value: Any) -> dict[str, Any]:
     from foreword.core.prompts import PrefixPrompt
 
     if isinstance(value, PrefixPrompt) and {*value.sites} != {"self"}:
-        told = {site: f"{keys.shape[0]} layers, {keys.shape[2]} heads of {keys.shape[3]}" for site, (keys, _) in value.sites.items()}
+        told = {
+            site: f"{keys.shape[0]} layers, {keys.shape[2]} heads of {keys.shape[3]}"
+            for site, (keys, _) in value.sites.items()
+        }
         return {"sites": told}
     if isinstance(value, Neighbours):
         return {"pool": f"{len(value.examples)} examples, of which the {value.count} nearest are shown"}

@@ -84,7 +84,7 @@ class Bank:
 
     `soft_TPD` fills slots; `keys_TNQHK` and `values_TNQHK` are prefixes of `prefix_length_T` columns, whose text starts
     at `start_T`. Either may be absent. A prompt without one of the two has length 0 there. They are those of the site
-    "self"; `others` has those of an encoder-decoder model's "encoder" and "cross", of depths and head sizes of their own.
+    "self"; `others` has those of an encoder-decoder model's "encoder" and "cross", of depths and sizes of their own.
     """
 
     soft_TPD: Float[Tensor, "T P D"] | None

@@ -209,8 +209,8 @@ class Template:
         """
         if Decoder() in self.parts and kind != "seq2seq":
             raise ConfigError(
-                f"The template {self.source!r} has {{decoder}}, and a {kind} model has no decoder apart from what reads "
-                "the text; leave it out, or use an encoder-decoder model."
+                f"The template {self.source!r} has {{decoder}}, and a {kind} model has no decoder of its own; leave it "
+                "out, or use an encoder-decoder model."
             )
         if self.chat or Decoder() in self.parts:
             return self
@@ -257,8 +257,8 @@ def _check_decoder(source: Any, turns: Sequence[Turn]) -> None:
     odd = [p for p in parts[at:] if isinstance(p, Field | Demos)]
     if odd:
         raise ConfigError(
-            f"The template {source!r} has {_write(odd[0])} after {{decoder}}, where only words, slots and {{answer}} may "
-            "stand: the encoder reads the row; move it before {decoder}."
+            f"The template {source!r} has {_write(odd[0])} after {{decoder}}, where only words, slots and {{answer}} "
+            "may stand: the encoder reads the row; move it before {decoder}."
         )
     if any(isinstance(p, Answer) for p in parts[:at]):
         raise ConfigError(

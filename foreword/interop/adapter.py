@@ -51,7 +51,7 @@ class Adapter:
     @property
     def seq2seq(self) -> bool:
         """Whether it is of an encoder-decoder model; a soft prompt then has two halves, one for either part."""
-        return self.config.get("task_type") == "SEQ_2_SEQ_LM" or self.config.get("num_transformer_submodules") == 2
+        return _of_two_parts(self.config)
 
     @property
     def length(self) -> int:
@@ -90,7 +90,7 @@ class Adapter:
             raise ArtefactError(f"{path} holds no tensor {PROMPT!r}, so there is no prompt to import.")
         prompt = tensors[PROMPT]
         length = config.get("num_virtual_tokens")
-        halves = 2 if Adapter(config, prompt).seq2seq and config["peft_type"] != "PREFIX_TUNING" else 1
+        halves = 2 if _of_two_parts(config) and config["peft_type"] != "PREFIX_TUNING" else 1
         whole = isinstance(length, int) and length > 0 and prompt.ndim == 2 and len(prompt) == halves * length
         if not whole or not prompt.is_floating_point():
             raise ArtefactError(
@@ -101,6 +101,10 @@ class Adapter:
         if not torch.isfinite(prompt).all():
             raise ArtefactError(f"{path}: tensor {PROMPT!r} holds NaN or infinity.")
         return Adapter(config, prompt.detach().float().contiguous())
+
+
+def _of_two_parts(config: Mapping[str, Any]) -> bool:
+    return config.get("task_type") == "SEQ_2_SEQ_LM" or config.get("num_transformer_submodules") == 2
 
 
 def _place(path: Path) -> Path:

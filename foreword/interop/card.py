@@ -37,7 +37,10 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
         "the label words, so they are here:",
         "",
         f"- Template: `{template}`",
-        *(words or ["- The answer is a text." if form.decoding else "- Each row brings its own options as label words."]),
+        *(
+            words
+            or ["- The answer is a text." if form.decoding else "- Each row brings its own options as label words."]
+        ),
         "",
         "```python",
         "from peft import PeftModel",

@@ -1,8 +1,8 @@
 """What PEFT makes of its prompts in an encoder-decoder model, read and written as its forward pass has it.
 
 Of a soft prompt's two halves the encoder gets the first, and nothing reads the second. A prefix stands in the decoder's
-self-attention alone, and PEFT cuts it up wrongly: of the 2L blocks in its file (keys and values of L layers, L being the
-encoder's depth) layer l gets 4l and 4l + 1, counted around. With L even, half of them are dead and layers share the rest.
+self-attention alone, and PEFT cuts it up wrongly: of the 2L blocks in its file (keys and values of L layers, L being
+the encoder's depth) layer l gets 4l and 4l + 1, counted around. With L even, half are dead and layers share the rest.
 """
 
 import torch
@@ -19,7 +19,7 @@ def soft_of(adapter: Adapter) -> SoftPrompt:
     return SoftPrompt(adapter.prompt_PX[: adapter.length].contiguous())
 
 
-def both_halves(value: SoftPrompt) -> Float[Tensor, "2P D"]:
+def both_halves(value: SoftPrompt) -> Float[Tensor, "Q D"]:
     """The prompt, and zeros where PEFT reads nothing."""
     own_PD = value.embed_PD.detach().float().cpu()
     return torch.cat([own_PD, torch.zeros_like(own_PD)])
@@ -58,8 +58,8 @@ def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
     if {*value.sites} != {"self"}:
         others = ", ".join(site for site in value.sites if site != "self")
         raise ArtefactError(
-            f"PEFT gives an encoder-decoder model a prefix in the decoder's self-attention alone, and this one stands at "
-            f"{others} too: use it with Foreword, or train one with -o sites=self."
+            f"PEFT gives an encoder-decoder model a prefix in the decoder's self-attention alone, and this one stands "
+            f"at {others} too: use it with Foreword, or train one with -o sites=self."
         )
     depth, own = sizes_of(lm)
     pair = torch.stack(value.sites["self"]).detach().float().cpu()
@@ -70,8 +70,8 @@ def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
         twin = taken.setdefault(first, layer)
         if not torch.equal(pair[:, twin], pair[:, layer]):
             raise ArtefactError(
-                f"PEFT gives layers {twin} and {layer} of this decoder one prefix, since its encoder has an even number "
-                f"of layers ({depth}), and here they have two: no adapter equals it; use it with Foreword."
+                f"PEFT gives layers {twin} and {layer} of this decoder one prefix, since its encoder has an even "
+                f"number of layers ({depth}), and here they have two: no adapter equals it; use it with Foreword."
             )
         blocks[:, first], blocks[:, first + 1] = pair[0, layer], pair[1, layer]
     return blocks.flatten(1)
@@ -103,8 +103,8 @@ def unread(adapter: Adapter, lm: FrozenLM) -> str | None:
         return None
     if adapter.kind != "PREFIX_TUNING":
         return (
-            f"Of the adapter's {len(adapter.prompt_PX)} rows PEFT reads the first {adapter.length}, on the encoder; the "
-            "others have no effect and are left out."
+            f"Of the adapter's {len(adapter.prompt_PX)} rows PEFT reads the first {adapter.length}, on the encoder; "
+            "the others have no effect and are left out."
         )
     depth, own = sizes_of(lm)
     read = {_first(layer, depth) for layer in range(own.layers)}

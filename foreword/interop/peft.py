@@ -83,13 +83,15 @@ def read(
     adapter = source if isinstance(source, Adapter) else Adapter.load(source)
     made = "causal" if adapter.causal else "seq2seq" if adapter.seq2seq else None
     if made not in (None, lm.kind) or (lm.kind == "seq2seq" and made is None):
-        raise ArtefactError(f"The adapter was made for a {made or 'masked'} model and {lm.name!r} is loaded as {lm.kind}.")
+        raise ArtefactError(
+            f"The adapter was made for a {made or 'masked'} model and {lm.name!r} is loaded as {lm.kind}."
+        )
     value = _value(adapter, lm)
     names = tuple(labels if labels is not None else label_words or ())
     if not names and options.get("decoding") is None:
         raise ConfigError(
-            "An import needs the labels in their order, or label words by label, or how text is written (decoding); give "
-            "one of them."
+            "An import needs the labels in their order, or label words by label, or how text is written (decoding); "
+            "give one of them."
         )
     parsed = Template.parse(template if isinstance(template, str) else [dict(message) for message in template])
     if not parsed.fields:
@@ -144,10 +146,10 @@ def _require_front(lm: FrozenLM, form: Format) -> None:
         if first and not form.soft_first
         else "train it with a template that begins with its only slot, and --soft-first"
     )
+    read = " that an encoder reads" if lm.kind == "seq2seq" else ""
     raise ArtefactError(
-        f"PEFT puts a soft prompt before everything{' that an encoder reads' if lm.kind == 'seq2seq' else ''}, [CLS] and "
-        f"BOS included; in {form.template.source!r} it stands "
-        f"elsewhere, so no adapter equals it: {advice}."
+        f"PEFT puts a soft prompt before everything{read}, [CLS] and BOS included; in {form.template.source!r} it "
+        f"stands elsewhere, so no adapter equals it: {advice}."
     )
 
 

@@ -24,8 +24,8 @@ class PrefixTuningConfig(GradientConfig):
     """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`), "random" or the
     folder of an artefact with a prefix, of which the record keeps the hash.
 
-    `sites` are those of an encoder-decoder model that get a prefix, with commas: encoder (its self-attention), self (the
-    decoder's) and cross (the decoder's attention to the encoder); "all" by default.
+    `sites` are those of an encoder-decoder model that get a prefix, with commas: encoder (its self-attention), self
+    (the decoder's) and cross (the decoder's attention to the encoder); "all" by default.
 
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
     step and folded away on save; each site has its own. It is added to the initial activations and starts at zero, so
@@ -95,8 +95,8 @@ def chosen_sites(lm: FrozenLM, config: PrefixTuningConfig) -> tuple[str, ...]:
     unknown = [name for name in named if name not in lm.sites]
     if unknown or len({*named}) != len(named):
         raise ConfigError(
-            f"prefix-tuning: sites={config.sites!r} is not what {lm.name!r} has; choose among {', '.join(lm.sites)}, each "
-            "once and with commas, or all."
+            f"prefix-tuning: sites={config.sites!r} is not what {lm.name!r} has; choose among {', '.join(lm.sites)}, "
+            "each once and with commas, or all."
         )
     return tuple(site for site in lm.sites if site in named)
 
@@ -115,7 +115,9 @@ def _folded(initial: Pairs, start: int, leaves: Mapping[str, Tensor]) -> PrefixP
     """Each site's network, run, and added to the activations that it starts from."""
     found = {}
     for site, first in initial.items():
-        own = {name: leaves[_leaf(site, name)] for name in ("table", "down.weight", "down.bias", "up.weight", "up.bias")}
+        own = {
+            name: leaves[_leaf(site, name)] for name in ("table", "down.weight", "down.bias", "up.weight", "up.bias")
+        }
         hidden = torch.tanh(own["table"] @ own["down.weight"].T + own["down.bias"])
         flat_PX = hidden @ own["up.weight"].T + own["up.bias"]
         two, layers, length, heads, size = first.shape

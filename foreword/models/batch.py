@@ -122,7 +122,8 @@ def collate(encoded: Sequence[Encoded], pad: Literal["right", "left"] = "right")
     sources = [e.source for e in encoded if e.source is not None]
     source = SourceBatch(*map(torch.from_numpy, _padded(sources, "right"))) if sources else None
     assert len(sources) in (0, len(encoded)), "the rows are for one model"
-    return Batch(*map(torch.from_numpy, (ids_BS, slot_BS, real_BS, position_BS, read_BR)), source)
+    ids, slots, real, position, read = map(torch.from_numpy, (ids_BS, slot_BS, real_BS, position_BS, read_BR))
+    return Batch(ids, slots, real, position, read, source)
 
 
 def _padded(

@@ -90,10 +90,9 @@ class Encoder:
         split = lm.kind == "seq2seq"
         if own + (0 if split else grows) > limit - extra or (split and row.written + grows > lm.dims.context - extra):
             raise ConfigError(
-                f"The template alone takes {own + row.written} tokens, {len(row.init_P)} of them slots, its label words "
-                f"{grows} more "
-                f"and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or template, or a "
-                "higher max_length."
+                f"The template alone takes {own + row.written} tokens, {len(row.init_P)} of them slots, its label "
+                f"words {grows} more and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or "
+                "template, or a higher max_length."
             )
         target = lm.dims.context - extra if split else 0
         return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _head(row, pieces), target)
@@ -285,4 +284,3 @@ def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:
     """How many rows were cut, and how many tokens were taken from them."""
     return sum(e.cut > 0 for e in encoded), sum(e.cut for e in encoded)
-

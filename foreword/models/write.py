@@ -2,7 +2,8 @@
 texts end.
 
 A row is read once for all its samples: its keys and values are computed in one cache and copied to another, where each
-sample goes on by itself. An encoder reads its source then, and what its decoder reads of it is kept the same way. What a sample draws depends on its own seed alone, never on who shares its batch.
+sample goes on by itself. An encoder reads its source then, and what its decoder reads of it is kept the same way. What
+a sample draws depends on its own seed alone, never on who shares its batch.
 """
 
 import sys

@@ -215,6 +215,6 @@ def require_served(lm: FrozenLM) -> None:
     """Raises: ModelError for a model that is not served."""
     if lm.kind == "seq2seq":
         raise ModelError(
-            f"{lm.name!r} is an encoder-decoder model, which foreword serve does not read yet; use foreword predict and "
-            "foreword evaluate with it, or serve a masked or a causal model."
+            f"{lm.name!r} is an encoder-decoder model, which foreword serve does not read yet; use foreword predict "
+            "and foreword evaluate with it, or serve a masked or a causal model."
         )

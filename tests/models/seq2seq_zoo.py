@@ -69,9 +69,7 @@ def frozen(family: str, dtype: torch.dtype = torch.float32) -> FrozenLM:
     return wrap(build(family, dtype), byte_tokenizer("seq2seq"))
 
 
-def logits(
-    model: Any, source: Sequence[int], target: Sequence[int], source_mask: Tensor | None = None
-) -> Tensor:
+def logits(model: Any, source: Sequence[int], target: Sequence[int], source_mask: Tensor | None = None) -> Tensor:
     """(S, V): the library's own forward over one unpadded row; the encoder's mask may be given as 4-D."""
     with torch.no_grad():
         encoded = model.get_encoder()(input_ids=torch.tensor([source]), attention_mask=source_mask)

@@ -77,9 +77,7 @@ def test_encoder_and_cross_prefixes_of_words_equal_the_words(family: str, length
     model, lm = build(family), frozen(family)
     words = sentences(1, seed=5, shortest=length, longest=length)[0]
     sources, targets = sentences(4, seed=6), targets_of(4, 7)
-    theirs = [
-        logits(model, words + s, t, blind(length, len(s))) for s, t in zip(sources, targets, strict=True)
-    ]
+    theirs = [logits(model, words + s, t, blind(length, len(s))) for s, t in zip(sources, targets, strict=True)]
     prompt = kept(lm.prefix_from_words(torch.tensor(words)), "encoder", "cross")
     inputs, prefix = inputs_of(lm, sources, targets, bank=stack([prompt], lm.embed), task_B=ONE.expand(4), extra=2)
     assert gap(read(lm, inputs, prefix), theirs) < FP32
@@ -154,9 +152,7 @@ def test_mixed_batch_equals_each_row_alone(family: str) -> None:
     alone = []
     for b in range(32):
         own = stack([prompts[b % 6]], lm.embed)
-        one, its = inputs_of(
-            lm, [sources[b]], [targets[b]], bank=own, task_B=ONE, slots=([slots[0][b]], [slots[1][b]])
-        )
+        one, its = inputs_of(lm, [sources[b]], [targets[b]], bank=own, task_B=ONE, slots=([slots[0][b]], [slots[1][b]]))
         alone += read(lm, one, its)
     assert gap(together, alone) < FP64
     wrong, prefix = inputs_of(lm, sources, targets, bank=bank, task_B=task_B.roll(1))

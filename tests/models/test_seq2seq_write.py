@@ -77,7 +77,9 @@ def test_decoder_prefixes_write_what_the_words_write(family: str, options: dict[
     words = sentences(4, seed=34, shortest=1, longest=7)
     openings = [[START, *row] for row in sentences(4, seed=35, shortest=1, longest=4)]
     expected = [
-        ids for own, opening in zip(words, openings, strict=True) for ids in library(model, own, own + opening, **options)
+        ids
+        for own, opening in zip(words, openings, strict=True)
+        for ids in library(model, own, own + opening, **options)
     ]
     bank = stack([kept(lm.prefix_from_words(torch.tensor(w)), "self") for w in words], lm.embed)
     inputs, prefix = inputs_of(lm, words, openings, bank=bank)
@@ -89,9 +91,7 @@ def test_decoder_prefixes_write_what_the_words_write(family: str, options: dict[
 def test_a_static_cache_changes_nothing(family: str) -> None:
     lm = frozen(family)
     prompts = [random_prefix(lm, n, torch.Generator().manual_seed(36)) for n in (2, 5)]
-    inputs, prefix = inputs_of(
-        lm, sentences(2, seed=37), [[START], [START, 9]], bank=stack(prompts, lm.embed), extra=1
-    )
+    inputs, prefix = inputs_of(lm, sentences(2, seed=37), [[START], [START, 9]], bank=stack(prompts, lm.embed), extra=1)
     plain = lm.generate(inputs, prefix, **PLAIN, do_sample=False)
     static = lm.generate(inputs, prefix, **PLAIN, do_sample=False, cache_implementation="static")
     assert plain.tolist() == static.tolist()

@@ -99,7 +99,8 @@ def generate_from_source(
 
     What the checkpoint says of decoding is left aside: `options` and the library's defaults say it all.
     """
-    assert inputs.source is not None, "rows of an encoder-decoder model have a source"
+    source = inputs.source
+    assert source is not None, "rows of an encoder-decoder model have a source"
     padded = not bool(inputs.attend_BS.all())
     inputs = left_padded(inputs)
     rows, first = inputs.attend_BS.shape
@@ -124,7 +125,7 @@ def generate_from_source(
     shown = {"decoder_attention_mask": inputs.attend_BS.long()} if padded else {}
     ids_XL = reading.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=source_BJD),
-        attention_mask=inputs.source.attend_BS.long(),
+        attention_mask=source.attend_BS.long(),
         decoder_input_ids=torch.full_like(inputs.attend_BS, start, dtype=torch.long),
         custom_generate=decode,
         **shown,
@@ -146,7 +147,8 @@ def _offered(config: Any) -> GenerationMode:
     mode = config.get_generation_mode()
     if mode not in LOOPS:
         raise ConfigError(
-            f"Generation by {mode.value} is not offered; use greedy decoding, sampling (do_sample) or beams (num_beams)."
+            f"Generation by {mode.value} is not offered; use greedy decoding, sampling (do_sample) or beams "
+            "(num_beams)."
         )
     return mode
 

@@ -14,7 +14,7 @@ from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.base import Dims, FrozenLM, Inputs, Kind, Site
+from foreword.models.base import Dims, Inputs, Kind, Site
 from foreword.models.hf import families, generation, seam, view
 from foreword.models.hf.last import reading_last
 from foreword.models.hf.model import HFModel
@@ -108,7 +108,7 @@ class HFLM(HFModel):
     def _packed(self, base: nn.Module, inputs: Inputs, told: seam.Seam) -> Float[Tensor, "X D"]:
         """Hidden states of the base model, without its output head, of the real tokens of all rows."""
         assert told.rows is not None, "generation does not come here"
-        packing = told.rows.packing
+        packing = told.rows.packed
         keywords: dict[str, Any] = {} if self.kind == "masked" else {"use_cache": False}
         # A 4-D mask is passed through by transformers as it is; the seam makes its own from `rows`.
         passed = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
@@ -150,8 +150,8 @@ class HFLM(HFModel):
             return hidden_BSD.gather(1, at.to(hidden_BSD.device))
         assert prefix is None or cached is None, "a cache holds the prefix of its rows"
         rows = self._placed(inputs, prefix if cached is None else cached)
-        read_Y = rows.packing.token_BS.gather(1, read_BR).flatten()
-        few = self._reader is not None and FEW * len(read_Y) <= len(rows.packing.place_X)
+        read_Y = rows.packed.token_BS.gather(1, read_BR).flatten()
+        few = self._reader is not None and FEW * len(read_Y) <= len(rows.packed.place_X)
         if few:
             rows = replace(rows, read_BR=read_BR, read_Y=read_Y)
         told = seam.Seam(self._layer_of, prefix, cached, rows, self._backend)
@@ -171,7 +171,7 @@ class HFLM(HFModel):
         if self._seamed:
             rows = self._placed(inputs, None)
             hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
-            hidden_BSD = rows.packing.spread(hidden_XD.to(self.device))
+            hidden_BSD = rows.packed.spread(hidden_XD.to(self.device))
         else:
             hidden_BSD = self._padded(inputs).to(self.device)
         real_BS1 = inputs.attend_BS[..., None].to(hidden_BSD.dtype)
@@ -201,7 +201,7 @@ class HFLM(HFModel):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
         keys, values = zip(*((key, value) for _, key, value in ordered), strict=True)
-        packing = rows.packing
+        packing = rows.packed
 
         def spread(states: tuple[Tensor, ...]) -> Tensor:
             return torch.stack([packing.spread(one[0].transpose(0, 1).to(self.device)) for one in states])

@@ -5,7 +5,7 @@ Nothing is patched, no cache object is made, and nothing is left behind after an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -29,9 +29,10 @@ class Rows:
     """The rows that the model has as one row of packed tokens, or as they are where `packing` is None, and which text
     columns each of their positions may see, before any layer's causality and window.
 
-    Rows of cross-attention are what is read, not what reads: an encoder's columns. `attend_BS` is None where nothing is padded. `position_BS` counts real tokens, the prefix's start included.
-    `read_BR` names the only columns of each row that the last layer has to answer, and `read_Y` their packed tokens,
-    row by row; where it answers those alone it says so in `pruned`.
+    Rows of cross-attention are what is read, not what reads: an encoder's columns. `attend_BS` is None where nothing is
+    padded. `position_BS` counts real tokens, the prefix's start included. `read_BR` names the only columns of each row
+    that the last layer has to answer, and `read_Y` their packed tokens, row by row; where it answers those alone it
+    says so in `pruned`.
     """
 
     packing: Packing | None
@@ -42,6 +43,11 @@ class Rows:
     read_BR: Int[Tensor, "B R"] | None = None
     read_Y: Int[Tensor, "Y"] | None = None
     pruned: list[bool] = field(default_factory=list)
+
+    @property
+    def packed(self) -> Packing:
+        assert self.packing is not None, "the rows are packed"
+        return self.packing
 
 
 class Enough(Exception):  # noqa: N818 - not an error
@@ -57,9 +63,9 @@ class Seam:
     and the pass ends with `Enough` after so many. `weights` gets each layer's attention weights, of rows without a
     prefix. `given` are the keys and values of all tokens, where the model's own
     are of those read alone. `cached` rows stand in a cache instead, with all that was before them, prefix included.
-    `bias` is T5's, added to the scores of every head over prefix and text columns; `relative` computes it for those that
-    the library knows no bias of. `cross` is what the modules of a decoder that attend to its encoder are told instead,
-    and `opening` what it begins to generate with.
+    `bias` is T5's, added to the scores of every head over prefix and text columns; `relative` computes it for those
+    that the library knows no bias of. `cross` is what the modules of a decoder that attend to its encoder are told
+    instead, and `opening` what it begins to generate with.
     """
 
     layer_of: Mapping[int, int]

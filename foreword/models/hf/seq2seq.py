@@ -4,7 +4,7 @@ The encoder reads a row's source once; the decoder reads its own columns, label 
 padded: T5's bias and BART's positions go by columns, so packed tokens would have those of others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, final
 
@@ -188,7 +188,7 @@ class HFSeq2Seq(HFModel):
         if bool((position_BS == column_S).all()):
             return embed_BSD
         table: Any = stack.get_submodule("embed_positions")
-        last = table.weight.shape[0] - table.offset - 1
+        last = len(table.weight) - table.offset - 1
         at_BS = position_BS.clamp(0, last) + table.offset  # padding may stand anywhere
         moved_BSD = table.weight[at_BS] - table.weight[column_S + table.offset]
         return embed_BSD + moved_BSD.to(embed_BSD)
@@ -219,8 +219,9 @@ class HFSeq2Seq(HFModel):
         self._decoded(inputs, self._encoded(source, None, seen), None, None, seen)
         sites = {}
         for site, layers in self._layer_of.items():
-            ordered = sorted((c for c in seen if id(c[0]) in layers), key=lambda c, at=layers: at[id(c[0])])
-            sites[site] = tuple(torch.stack([call[i][0].transpose(0, 1) for call in ordered]) for i in (1, 2))
+            own = {layers[id(module)]: (key, value) for module, key, value in seen if id(module) in layers}
+            keys, values = zip(*(own[layer] for layer in range(len(layers))), strict=True)
+            sites[site] = (_stacked(keys), _stacked(values))
         return PrefixPrompt(sites, start=len(embed_PD))
 
     def states(
@@ -262,6 +263,11 @@ class HFSeq2Seq(HFModel):
 def _columns(attend_BS: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
     """Positions by column, of rows padded on the right."""
     return torch.arange(attend_BS.shape[1], device=attend_BS.device).expand(attend_BS.shape[0], -1)
+
+
+def _stacked(states: Sequence[Tensor]) -> Float[Tensor, "N P H K"]:
+    """What one row has in each layer, given as (1, H, P, K)."""
+    return torch.stack([one[0].transpose(0, 1) for one in states])
 
 
 def _at(prefix: PrefixBatch | None, site: str) -> PrefixBatch | None:

@@ -75,6 +75,9 @@ def random_model(
 
 def _t5(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, context: int) -> T5Config:
     """Of unequal depths, and with heads that are not the width's share, as T5's own checkpoints may be."""
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    said: dict[str, Any] = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad}
+    said |= {"n_positions": context}
     return T5Config(
         vocab_size=len(tokenizer),
         d_model=width,
@@ -85,8 +88,5 @@ def _t5(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, context: in
         num_heads=4,
         feed_forward_proj="gated-gelu",
         initializer_factor=0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        n_positions=context,
+        **said,
     )
