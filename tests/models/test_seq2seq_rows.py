@@ -171,10 +171,10 @@ def test_a_template_of_two_halves_is_read_back_and_suits_no_other_kind() -> None
             template.for_kind(kind)
         with pytest.raises(ConfigError, match=f"is a {kind} model without a decoder"):
             Encoder.build(tiny(kind), form(str(template.source)))
-    with pytest.raises(ConfigError, match="goes on after {mask}"):
+    with pytest.raises(ConfigError, match=r"goes on after \{mask\}"):
         Encoder.build(frozen("t5"), form("{text} It was {mask}."))
+    chat = Template.parse([{"role": "user", "content": "{text}"}])
     with pytest.raises(ConfigError, match="encoder-decoder model, and messages need a causal one"):
-        chat = Template.parse([{"role": "user", "content": "{text}"}])
         Encoder.build(frozen("t5"), replace(form("x"), template=chat))
 
 
