@@ -169,6 +169,13 @@ class Encoder:
             )
         return self.room
 
+    @property
+    def answer_room(self) -> int:
+        """Pieces that an answer may have; beside a row as short as can be, where both share the room."""
+        if self.row.source is None:
+            return self.room - self.own + 1
+        return self.target - self.row.written + 1
+
     def require_room(self, model: str, new: int) -> None:
         """Raises: ConfigError where the decoder has no room for so many new tokens."""
         if self.row.written + new > self.target:
