@@ -4,6 +4,7 @@ python -m pytest tests/models/test_seq2seq_rows.py
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +200,29 @@ def test_kinds_are_told_by_config_and_class() -> None:
 def transformers_decoder(config: Any) -> Any:
     config.is_decoder, config.is_encoder_decoder = True, False
     return transformers.BartForCausalLM(config)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_checkpoint_is_loaded_as_what_it_is(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    byte_tokenizer("seq2seq").save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    lm = load(tmp_path)
+    assert (lm.kind, lm.family) == ("seq2seq", family)
+    assert lm.opening == frozen(family).opening
+    assert lm.stops == {END}
+    mine, theirs = (vars(m.fingerprint()) for m in (lm, frozen(family)))
+    assert mine == theirs
+    rows = [Encoder.build(m, form("{text} is {answer}")).encode({"text": "this"}) for m in (lm, frozen(family))]
+    one = torch.zeros(1, dtype=torch.long)
+    found = [score(m, [row], None, one) for m, row in zip((lm, frozen(family)), rows, strict=True)]
+    assert torch.equal(found[0], found[1])
+    half = load(tmp_path, dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    prompt = half.prefix_from_words(torch.tensor([70, 80]))
+    low = score(half, rows[:1], stack([prompt], half.embed), one)
+    high = score(lm, rows[:1], stack([lm.prefix_from_words(torch.tensor([70, 80]))], lm.embed), one)
+    assert torch.allclose(low, high, rtol=0.05, atol=0.5)
 
 
 def test_a_forced_first_token_opens_every_text() -> None:
