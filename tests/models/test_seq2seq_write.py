@@ -167,7 +167,7 @@ def test_the_writer_s_batches_write_what_each_row_writes_alone(family: str, samp
     decoding = Decoding(NEW, do_sample=sampled, temperature=1.5, top_p=0.95, num_return_sequences=2 if sampled else 1)
     asks, prompts = asks_of(lm, 32, decoding, 41)
     together = written(lm, asks, prompts)
-    for b in range(0, 32, 3):
+    for b in range(0, 32, 5):  # every form of prompt
         alone = written(lm, [asks[b]], prompts)
         for sample, seed in enumerate(asks[b].seeds):
             assert same(together[b, sample], alone[0, sample])
