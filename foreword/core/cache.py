@@ -41,11 +41,12 @@ class RowCache:
 
     Memory is `rows` times the longest row's columns, rounded up to a power of two; tensors are made at their first use,
     with the dtype and on the device of what is put in. A prefix that several rows share is none of their columns: it is
-    kept once, for as long as one of them is there.
+    kept once, for as long as one of them is there. Rows of a decoder have what it reads of its encoder in `source`, a
+    cache of the same rows: computed once a row, however far the row goes on.
     """
 
-    def __init__(self, layers: int, rows: int):
-        self.rows, self.columns = rows, 0
+    def __init__(self, layers: int, rows: int, source: "RowCache | None" = None):
+        self.rows, self.columns, self.source = rows, 0, source
         self.lengths: list[int] = []  # of each row's own columns
         self.trunk_of: list[Hashable | None] = []
         self.trunks: dict[Hashable, Trunk] = {}
@@ -58,26 +59,27 @@ class RowCache:
     @property
     def bytes(self) -> int:
         own = sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
-        return own + sum(trunk.bytes for trunk in self.trunks.values())
+        shared = sum(trunk.bytes for trunk in self.trunks.values())
+        return own + shared + (self.source.bytes if self.source else 0)
 
-    def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None) -> int:
+    def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None, site: str = "self") -> int:
         """A new row, whose first columns are a prefix's; returns its number.
 
-        Rows that name the same thing as `shared` have the same prefix, which is kept once where it is long enough.
+        Rows that name the same thing as `shared` have the same prefix, which is kept once where it is long enough (not
+        in a decoder, whose encoder has most of what a row reads).
         """
-        row = len(self.lengths)
-        assert row < self.rows, "there is room for another row"
-        self.lengths.append(0)
-        self.trunk_of.append(None)
-        if prefix is not None and prefix.length:
-            assert prefix.start == prefix.length, "the text of a causal model comes after its prefix"
-            if shared is not None and prefix.length >= SHARED:
+        row = self._new()
+        if self.source is not None:
+            self.source.add(prefix, site="cross")
+        if prefix is not None and prefix.length and site in prefix.sites:
+            assert prefix.start == prefix.length or site != "self", "the text that goes on comes after its prefix"
+            if shared is not None and self.source is None and prefix.length >= SHARED:
                 if shared not in self.trunks:
                     self.trunks[shared] = Trunk.of(prefix)
                 self.trunk_of[row] = shared
                 return row
             self.reserve(prefix.length)
-            keys_NPHK, values_NPHK = prefix.sites["self"]
+            keys_NPHK, values_NPHK = prefix.sites[site]
             for layer, pair in enumerate(zip(keys_NPHK, values_NPHK, strict=True)):
                 stored = self._at(layer, pair[0].transpose(0, 1)[None])
                 for whole, part_PHK in zip(stored, pair, strict=True):
@@ -87,7 +89,9 @@ class RowCache:
 
     def add_copy(self, other: "RowCache", row: int) -> int:
         """A new row that has what a row of another cache has; returns its number."""
-        new, length = self.add(), other.lengths[row]
+        new, length = self._new(), other.lengths[row]
+        if self.source is not None and other.source is not None:
+            self.source.add_copy(other.source, row)
         self.reserve(length)
         for layer, pair in enumerate(zip(other._keys, other._values, strict=True)):
             if pair[0] is None or pair[1] is None:
@@ -100,6 +104,13 @@ class RowCache:
             self.trunks.setdefault(shared, other.trunks[shared])
             self.trunk_of[new] = shared
         return new
+
+    def _new(self) -> int:
+        row = len(self.lengths)
+        assert row < self.rows, "there is room for another row"
+        self.lengths.append(0)
+        self.trunk_of.append(None)
+        return row
 
     def drop(self, row: int) -> None:
         """Take a row out; the last one gets its number."""
@@ -115,6 +126,8 @@ class RowCache:
         self.trunk_of.pop()
         if shared is not None and shared not in self.trunk_of:
             del self.trunks[shared]
+        if self.source is not None:
+            self.source.drop(row)
 
     def reserve(self, columns: int) -> None:
         """Room for rows of so many columns; what is there stays."""
@@ -127,8 +140,11 @@ class RowCache:
                     tensors[layer] = larger = whole.new_zeros(*whole.shape[:2], self.columns, whole.shape[3])
                     larger[: len(self.lengths), :, :before] = whole[: len(self.lengths)]
 
-    def next(self, first: int, added: list[int]) -> "CachedRows":
-        """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on."""
+    def next(self, first: int, added: list[int], source: list[int] | None = None) -> "CachedRows":
+        """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on.
+
+        `source` are the columns that it adds to what they have of the encoder, None for none.
+        """
         rows = range(first, first + len(added))
         own_B = torch.tensor([self.lengths[row] for row in rows])
         by_trunk: dict[Hashable, list[int]] = {}
@@ -145,7 +161,8 @@ class RowCache:
             self.lengths[row] += count
         columns = max(self.lengths[row] for row in rows)
         column_BS = own_B[:, None] + torch.arange(longest)
-        return CachedRows(self, first, own_B + ahead_B, column_BS, columns, ahead_B, trunks)
+        beside = None if self.source is None else self.source.next(first, source or [0] * len(added))
+        return CachedRows(self, first, own_B + ahead_B, column_BS, columns, ahead_B, trunks, beside)
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, beside what is to be put into them."""
@@ -170,7 +187,8 @@ class CachedRows:
 
     It is put at the columns `column_BS` of its own; `ahead_B` positions before the first of them are those of a prefix
     that it shares, and `trunks` says which rows (by their number in the pass) share which. Padding on the right is
-    written as well; no position sees it, and the row's next columns replace it.
+    written as well; no position sees it, and the row's next columns replace it. `source` are the same rows in what a
+    decoder's rows have of its encoder.
     """
 
     cache: RowCache
@@ -180,17 +198,25 @@ class CachedRows:
     columns: int
     ahead_B: Int[Tensor, "B"]
     trunks: tuple[tuple[Trunk, Int[Tensor, "_"]], ...] = ()
+    source: "CachedRows | None" = None
+
+    @property
+    def last_B(self) -> Int[Tensor, "B"]:
+        """The last column that each row has."""
+        return torch.tensor([n - 1 for n in self.cache.lengths[self.first : self.first + len(self.start_B)]])
 
     def joined(
         self, layer: int, key: Float[Tensor, "B H S K"], value: Float[Tensor, "B H S K"]
     ) -> tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X K"]]:
-        """A layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache."""
+        """A layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache. Where
+        none is new, what is given tells sizes alone."""
         rows = len(self.start_B)
         at_B1 = torch.arange(rows, device=key.device)[:, None]
         column_BS = self.column_BS.to(key.device)
         read = []
         for whole, new in zip(self.cache._at(layer, key), (key, value), strict=True):
             own = whole[self.first : self.first + rows]
-            own.transpose(1, 2)[at_B1, column_BS] = new.transpose(1, 2).to(own.dtype)
+            if column_BS.shape[1]:
+                own.transpose(1, 2)[at_B1, column_BS] = new.transpose(1, 2).to(own.dtype)
             read.append(own[:, :, : self.columns])
         return read[0], read[1]

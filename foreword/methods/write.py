@@ -58,7 +58,7 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
         return
     if lm is None or any(isinstance(artefact.value, Probe | WordCounts) for artefact, _ in pairs):
         raise ModelError("Probes and word counts have labels only; they write nothing.")
-    if lm.kind != "causal":
+    if not lm.writes:
         raise ModelError(
             f"{lm.name!r} is a masked model, which cannot write; load it with kind causal or choose another."
         )
@@ -91,6 +91,10 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
     if form.decoding is None:
         raise ConfigError("The artefact does not say how text is written (its format has no decoding); it has labels.")
     encoder = Encoder.build(lm, written_form(form), extra)
+    plain = [replace(row, options=()) for row in rows]
+    if lm.kind == "seq2seq":  # the row has the encoder to itself
+        encoder.require_room(lm.name, form.decoding.max_new_tokens)
+        return encoder.encode_rows(plain)
     room = encoder.room - form.decoding.max_new_tokens
     if encoder.own > room:
         raise ConfigError(
@@ -98,7 +102,6 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
             f"{encoder.room + extra} positions, of which the prompt and its template take {extra + encoder.own}; ask "
             "for fewer, or shorten the template."
         )
-    plain = [replace(row, options=()) for row in rows]
     return replace(encoder, room=room).encode_rows(plain)
 
 
@@ -108,7 +111,7 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
     prefix = value if isinstance(value, PrefixPrompt) else None
-    if prefix is None and len(encoded) > 1:
+    if prefix is None and len(encoded) > 1 and lm.kind == "causal":
         encoded = with_common_lead(encoded)
     if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
         own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
@@ -193,8 +196,7 @@ def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank
 
 
 def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> Sample:
-    before = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
-    writer, ended = Writer(lm.tokenizer, before, ask.decoding.stop_strings), False
+    writer, ended = Writer(lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings), False
     count = 0
     for id in ids:
         count += 1
