@@ -92,7 +92,7 @@ def encode_targets(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int =
     texts = [target for _, target in pairs]
     words = _ended(lm, encoder, texts, plans, stops)
     for (row, target), pieces in zip(pairs, words, strict=True):
-        if encoder.own + len(pieces) - 1 > encoder.room:
+        if lm.kind == "causal" and encoder.own + len(pieces) - 1 > encoder.room:
             raise DataError(
                 f"{row.where}: the target {_short(target)!r} has {len(pieces)} pieces and the template {encoder.own}; "
                 f"{lm.name!r} has room for {encoder.room} of both. Shorten the target, or take a higher max_length."
