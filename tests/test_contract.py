@@ -25,7 +25,7 @@ from tests.planted import planted_task, two_of_three
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
 LEARNERS = [name for name, method in METHODS.items() if method.learns]
 STEPWISE = [name for name, method in METHODS.items() if isinstance(method, StepwiseMethod)]
-KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
+KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal", "seq2seq": "foreword-tiny-seq2seq"}
 BRIEF = {
     "chain-of-thought": {"max_new_tokens": 4, "samples": 3},
     "ape": {"candidates": 4, "resampled": 2, "budget": 40, "proposal_tokens": 6},
@@ -124,8 +124,8 @@ def test_saved_and_loaded_it_scores_the_same(name, lm, task, tmp_path):
 def test_alone_equals_in_a_mixed_batch(name, lm, clip):
     """Seeds, rates, lengths, decays and two tasks in one stack; each member equals its own run alone."""
     tasks = [planted_task(n, train=20 + n, validation=8, test=8) for n in (1, 2)]
-    wide = {"masked": torch.float64, "causal": torch.float64}[lm.kind]
-    lm = load(KINDS[lm.kind], dtype=wide)
+    able(name, lm)
+    lm = load(KINDS[lm.kind], dtype=torch.float64)
     jobs = [
         make_job(lm, task, name, seed=seed, options=short(name, clip=clip, **more))
         for task in tasks
@@ -167,6 +167,7 @@ def test_shuffled_labels_teach_nothing(name):
 
 @pytest.mark.parametrize("name", GRADIENT)
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(name, lm, task, tmp_path):
+    able(name, lm)
     options = short(name, steps=7)
     whole = train(lm, task, name, **options).artefact.save(tmp_path / "whole") / TENSORS
 
@@ -187,6 +188,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(name, lm, task, tmp_p
 
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(name, lm, task, tmp_path):
+    able(name, lm)
     options = short(name)
     whole = train(lm, task, name, **options).artefact.save(tmp_path / "whole")
 
@@ -206,6 +208,7 @@ def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(name, lm, task,
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_unknown_option_is_refused_with_the_valid_ones(name, lm, task):
+    able(name, lm)
     with pytest.raises(ConfigError, match="has no option 'num_virtual_tokens'") as caught:
         make_job(lm, task, name, options={"num_virtual_tokens": 3})
     if "length" in METHODS[name].Config.__dataclass_fields__:

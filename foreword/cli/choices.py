@@ -156,7 +156,9 @@ model_options = _bundle(
     ModelChoice,
     [
         click.option(
-            "--kind", type=click.Choice(["masked", "causal"]), help="Which head to use; default: the model's own."
+            "--kind",
+            type=click.Choice(["masked", "causal", "seq2seq"]),
+            help="Which head to use; default: the model's own.",
         ),
         click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16 or float64; default: as stored."),
         click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: cuda where there is one."),

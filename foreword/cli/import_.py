@@ -34,13 +34,16 @@ def import_(
     """Read DIR, a prompt-tuning, p-tuning or prefix-tuning adapter of PEFT, and write it as an artefact.
 
     PEFT does not record how a row was put to the model: give the --template that it was trained with and the labels'
-    words. A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots.
+    words, or --max-new-tokens where the model writes text. A soft prompt goes before [CLS] or BOS, where PEFT has it,
+    unless the template has slots.
 
     \b
     foreword import adapters/x --template '{text} It was {answer}' --label-words good=great --label-words bad=terrible
       --out artefacts/x
     """
+    from foreword.core.format import Decoding
     from foreword.interop.adapter import Adapter
+    from foreword.interop.halves import unread
     from foreword.interop.peft import foreign, read
 
     refuse_to_replace(out, overwrite)
@@ -52,11 +55,14 @@ def import_(
     if name is None:
         raise ConfigError(f"{folder} does not name its model; give it with --model.")
     lm = (how.with_kind("causal") if adapter.causal else how).load(name)
-    warning = foreign(adapter, lm)
-    if warning:
-        note(warning)
+    for warning in (foreign(adapter, lm), unread(adapter, lm)):
+        if warning:
+            note(warning)
+    decoding = None if how_put.max_new_tokens is None else Decoding(
+        how_put.max_new_tokens, stop_strings=how_put.stop_strings
+    )  # fmt: skip
     artefact = read(
-        adapter, lm, template=template, label_words=how_put.words(),
+        adapter, lm, template=template, label_words=how_put.words(), decoding=decoding,
         labels=None if labels is None else [label.strip() for label in labels.split(",")],
         truncate=how_put.truncate, max_length=how_put.max_length,
     )  # fmt: skip

@@ -53,9 +53,17 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
 
 
 def _several(value: Any) -> dict[str, Any]:
-    """What stands before a row where it is more than one template: each member's, or a pool of examples."""
+    """What stands before a row where it is more than one template: each member's, or a pool of examples; and the sites
+    of a prefix where there are several."""
     from foreword.core.learnt import Ensemble, Neighbours
+    from foreword.core.prompts import PrefixPrompt
 
+    if isinstance(value, PrefixPrompt) and {*value.sites} != {"self"}:
+        told = {
+            site: f"{keys.shape[0]} layers, {keys.shape[2]} heads of {keys.shape[3]}"
+            for site, (keys, _) in value.sites.items()
+        }
+        return {"sites": told}
     if isinstance(value, Neighbours):
         return {"pool": f"{len(value.examples)} examples, of which the {value.count} nearest are shown"}
     if isinstance(value, Ensemble):
@@ -76,6 +84,8 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in value.items())
         elif name == "members":
             yield from ((f"member {number}", _plain(source)) for number, source in enumerate(value, 1))
+        elif name == "sites":
+            yield from ((f"prefix of {site}", told) for site, told in value.items())
         elif name in ("config", "label_words", "calibration"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":

@@ -16,11 +16,12 @@ class RowCache:
     """Rows of any lengths, numbered from 0 without gaps; every layer's keys and values are `(rows, H, columns, K)`.
 
     Memory is `rows` times the longest row's columns, rounded up to a power of two; tensors are made at their first use,
-    with the dtype and on the device of what is put in.
+    with the dtype and on the device of what is put in. Rows of a decoder have what it reads of its encoder in `source`,
+    a cache of the same rows: computed once a row, however far the row goes on.
     """
 
-    def __init__(self, layers: int, rows: int):
-        self.rows, self.columns = rows, 0
+    def __init__(self, layers: int, rows: int, source: "RowCache | None" = None):
+        self.rows, self.columns, self.source = rows, 0, source
         self.lengths: list[int] = []
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
@@ -30,17 +31,20 @@ class RowCache:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        own = sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        return own + (self.source.bytes if self.source else 0)
 
-    def add(self, prefix: PrefixPrompt | None = None) -> int:
+    def add(self, prefix: PrefixPrompt | None = None, site: str = "self") -> int:
         """A new row, whose first columns are a prefix's; returns its number."""
         row = len(self.lengths)
         assert row < self.rows, "there is room for another row"
         self.lengths.append(0)
-        if prefix is not None and prefix.length:
-            assert prefix.start == prefix.length, "the text of a causal model comes after its prefix"
+        if self.source is not None:
+            self.source.add(prefix, "cross")
+        if prefix is not None and prefix.length and site in prefix.sites:
+            assert prefix.start == prefix.length or site != "self", "the text that goes on comes after its prefix"
             self.reserve(prefix.length)
-            keys_NPHK, values_NPHK = prefix.sites["self"]
+            keys_NPHK, values_NPHK = prefix.sites[site]
             for layer, pair in enumerate(zip(keys_NPHK, values_NPHK, strict=True)):
                 stored = self._at(layer, pair[0].transpose(0, 1)[None])
                 for whole, part_PHK in zip(stored, pair, strict=True):
@@ -50,7 +54,11 @@ class RowCache:
 
     def add_copy(self, other: "RowCache", row: int) -> int:
         """A new row that has what a row of another cache has; returns its number."""
-        new, length = self.add(), other.lengths[row]
+        new, length = len(self.lengths), other.lengths[row]
+        assert new < self.rows, "there is room for another row"
+        self.lengths.append(0)
+        if self.source is not None and other.source is not None:
+            self.source.add_copy(other.source, row)
         self.reserve(length)
         for layer, pair in enumerate(zip(other._keys, other._values, strict=True)):
             if pair[0] is None or pair[1] is None:
@@ -70,6 +78,8 @@ class RowCache:
                     whole[row, :, :length] = whole[last, :, :length]
             self.lengths[row] = length
         self.lengths.pop()
+        if self.source is not None:
+            self.source.drop(row)
 
     def reserve(self, columns: int) -> None:
         """Room for rows of so many columns; what is there stays."""
@@ -82,8 +92,11 @@ class RowCache:
                     tensors[layer] = larger = whole.new_zeros(*whole.shape[:2], self.columns, whole.shape[3])
                     larger[: len(self.lengths), :, :before] = whole[: len(self.lengths)]
 
-    def next(self, first: int, added: list[int]) -> "CachedRows":
-        """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on."""
+    def next(self, first: int, added: list[int], source: list[int] | None = None) -> "CachedRows":
+        """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on.
+
+        `source` are the columns that it adds to what they have of the encoder, None for none.
+        """
         rows = range(first, first + len(added))
         start_B = torch.tensor([self.lengths[row] for row in rows])
         longest = max(added)
@@ -91,7 +104,8 @@ class RowCache:
         for row, count in zip(rows, added, strict=True):
             self.lengths[row] += count
         columns = max(self.lengths[row] for row in rows)
-        return CachedRows(self, first, start_B, start_B[:, None] + torch.arange(longest), columns)
+        beside = None if self.source is None else self.source.next(first, source or [0] * len(added))
+        return CachedRows(self, first, start_B, start_B[:, None] + torch.arange(longest), columns, beside)
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, beside what is to be put into them."""
@@ -114,7 +128,8 @@ class RowCache:
 class CachedRows:
     """One pass over neighbouring rows of a cache: row b's text stands at `column_BS`, after the `start_B` that it has.
 
-    Padding on the right is written as well; no position sees it, and the row's next columns replace it.
+    Padding on the right is written as well; no position sees it, and the row's next columns replace it. `source` are
+    the same rows in what a decoder's rows have of its encoder.
     """
 
     cache: RowCache
@@ -122,17 +137,25 @@ class CachedRows:
     start_B: Int[Tensor, "B"]
     column_BS: Int[Tensor, "B S"]
     columns: int
+    source: "CachedRows | None" = None
+
+    @property
+    def last_B(self) -> Int[Tensor, "B"]:
+        """The last column that each row has."""
+        return torch.tensor([n - 1 for n in self.cache.lengths[self.first : self.first + len(self.start_B)]])
 
     def joined(
         self, layer: int, key: Float[Tensor, "B H S K"], value: Float[Tensor, "B H S K"]
     ) -> tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X K"]]:
-        """A layer's keys and values of all columns, the new ones put in: views of the cache."""
+        """A layer's keys and values of all columns, the new ones put in: views of the cache. Where none is new, what is
+        given tells sizes alone."""
         rows = len(self.start_B)
         at_B1 = torch.arange(rows, device=key.device)[:, None]
         column_BS = self.column_BS.to(key.device)
         read = []
         for whole, new in zip(self.cache._at(layer, key), (key, value), strict=True):
             own = whole[self.first : self.first + rows]
-            own.transpose(1, 2)[at_B1, column_BS] = new.transpose(1, 2).to(own.dtype)
+            if column_BS.shape[1]:
+                own.transpose(1, 2)[at_B1, column_BS] = new.transpose(1, 2).to(own.dtype)
             read.append(own[:, :, : self.columns])
         return read[0], read[1]

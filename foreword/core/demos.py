@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from foreword.core.template import Answer, Demos, Field, Literal, Part, Soft, Template, Turn, field_text, joined
+from foreword.core.template import (
+    Answer,
+    Decoder,
+    Demos,
+    Field,
+    Literal,
+    Part,
+    Soft,
+    Template,
+    Turn,
+    field_text,
+    joined,
+)
 from foreword.errors import ConfigError
 
 
@@ -65,6 +77,8 @@ def _filled(body: Sequence[Part], example: Example) -> list[Part]:
             parts.append(Literal(f" {example.word}" if bare or ends else example.word))
         elif isinstance(part, Field):
             parts.append(Literal(field_text(example.fields, part.name), data=True))
+        elif isinstance(part, Decoder):  # an encoder reads the whole demonstration, what its decoder would write too
+            parts.append(Literal(" "))
         else:
             assert not isinstance(part, Soft), "slots were refused"
             parts.append(part)

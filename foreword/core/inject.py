@@ -1,6 +1,7 @@
 """The one place where a prompt meets the model, and it is a gather."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,7 +16,8 @@ class PrefixBatch:
 
     `U` distinct prefixes, of which `which_B` says which is whose; where it is None there is one a row, or one for all.
     Column p of a row is logical position p, so a row shorter than the longest is masked on the right. `whole` promises
-    that every column is real, which spares the masks.
+    that every column is real, which spares the masks. It is of the site "self"; `others` has an encoder-decoder model's
+    other sites.
     """
 
     keys_NUHPK: Float[Tensor, "N U H P K"]
@@ -24,6 +26,11 @@ class PrefixBatch:
     start_B: Int[Tensor, "B"]
     whole: bool = False
     which_B: Int[Tensor, "B"] | None = None
+    others: Mapping[str, "PrefixBatch"] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> int:
+        return self.real_BP.shape[1]
 
     @cached_property
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -56,8 +63,10 @@ def inject_soft(
 
 def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> PrefixBatch | None:
     """Each row's own keys and values; None when the bank holds no prefix. They are gathered layer by layer, in use."""
+    found = {site: inject_prefix(other, task_B, dtype) for site, other in bank.others.items()}
+    others = {site: prefix for site, prefix in found.items() if prefix is not None}
     if bank.keys_TNQHK is None or bank.values_TNQHK is None:
-        return None
+        return _no_columns(task_B, dtype, others) if others else None
     rows, columns = task_B.shape[0], bank.keys_TNQHK.shape[2]
     real_BP = torch.arange(columns, device=task_B.device) < bank.prefix_length_T[task_B][:, None]
     return PrefixBatch(
@@ -67,4 +76,14 @@ def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> P
         start_B=bank.start_T[task_B],
         whole=bank.size == 1 or rows == 0 or bool(real_BP.all()),
         which_B=None if bank.size == 1 else task_B,
+        others=others,
     )
+
+
+def _no_columns(task_B: Int[Tensor, "B"], dtype: torch.dtype, others: Mapping[str, PrefixBatch]) -> PrefixBatch:
+    """Nothing at the site "self", beside what the others have."""
+    rows, device = task_B.shape[0], task_B.device
+    nothing = torch.zeros(0, 1, 1, 0, 1, dtype=dtype, device=device)
+    real_BP = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+    start_B = torch.zeros(rows, dtype=torch.long, device=device)
+    return PrefixBatch(nothing, nothing, real_BP, start_B, whole=True, others=others)

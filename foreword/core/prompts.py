@@ -1,7 +1,7 @@
 """A prompt is a value: token ids, input embeddings, or keys and values of every layer."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -35,8 +35,10 @@ class SoftPrompt:
 class PrefixPrompt:
     """Keys and values of every layer at each attention site (Li & Liang 2021).
 
-    `sites` maps "self" (and, for encoder-decoder models, "encoder" and "cross") to `(keys_NPHK, values_NPHK)`; keys are
-    stored as attention reads them, after any rotary embedding at positions 0..P-1. The text starts at position `start`.
+    `sites` maps "self" (and, for encoder-decoder models, "encoder" and "cross") to `(keys_NPHK, values_NPHK)`, of one
+    length P; keys are stored as attention reads them, after any rotary embedding at positions 0..P-1. The text starts
+    at position `start` in the encoder where there is a prefix of that site, and in the decoder where there is one of
+    "self".
     """
 
     sites: dict[str, tuple[Float[Tensor, "N P H K"], Float[Tensor, "N P H K"]]]
@@ -44,7 +46,7 @@ class PrefixPrompt:
 
     @property
     def length(self) -> int:
-        return self.sites["self"][0].shape[1]
+        return next(iter(self.sites.values()))[0].shape[1]
 
 
 Prompt = HardPrompt | SoftPrompt | PrefixPrompt
@@ -81,7 +83,8 @@ class Bank:
     """`T` prompts stacked and padded to the longest; a row of a batch names its prompt by index.
 
     `soft_TPD` fills slots; `keys_TNQHK` and `values_TNQHK` are prefixes of `prefix_length_T` columns, whose text starts
-    at `start_T`. Either may be absent. A prompt without one of the two has length 0 there.
+    at `start_T`. Either may be absent. A prompt without one of the two has length 0 there. They are those of the site
+    "self"; `others` has those of an encoder-decoder model's "encoder" and "cross", of depths and sizes of their own.
     """
 
     soft_TPD: Float[Tensor, "T P D"] | None
@@ -89,6 +92,13 @@ class Bank:
     values_TNQHK: Float[Tensor, "T N Q H K"] | None
     prefix_length_T: Int[Tensor, "T"]
     start_T: Int[Tensor, "T"]
+    others: Mapping[str, "Bank"] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the longest prefix, at any site."""
+        own = 0 if self.keys_TNQHK is None else self.keys_TNQHK.shape[2]
+        return max([own, *(other.columns for other in self.others.values())])
 
     @property
     def size(self) -> int:
@@ -116,13 +126,23 @@ def stack(prompts: Sequence[Prompt], embed: Callable[[Tensor], Tensor], device: 
     if not prompts:
         raise ConfigError("A bank needs at least one prompt; none was given.")
     soft = [None if isinstance(p, PrefixPrompt) or not p.length else lower(p, embed).embed_PD for p in prompts]
-    sites = [p.sites["self"] if isinstance(p, PrefixPrompt) else None for p in prompts]
-    lengths = [p.length if isinstance(p, PrefixPrompt) else 0 for p in prompts]
-    starts = [p.start if isinstance(p, PrefixPrompt) else 0 for p in prompts]
-    return Bank(
+    prefixes = [p if isinstance(p, PrefixPrompt) else None for p in prompts]
+    names = {site for p in prefixes if p is not None for site in p.sites}
+    return replace(
+        _stack_site(prefixes, "self", device),
         soft_TPD=_pad_first([None if s is None else s.to(device) for s in soft], 0),
-        keys_TNQHK=_pad_first([None if s is None else s[0].to(device) for s in sites], 1),
-        values_TNQHK=_pad_first([None if s is None else s[1].to(device) for s in sites], 1),
-        prefix_length_T=torch.tensor(lengths, device=device),
-        start_T=torch.tensor(starts, device=device),
+        others={site: _stack_site(prefixes, site, device) for site in sorted(names - {"self"})},
+    )
+
+
+def _stack_site(prefixes: Sequence[PrefixPrompt | None], site: str, device: torch.device | str) -> Bank:
+    """The prefixes of one site; a prompt without it has length 0 there and starts its text at 0."""
+    own = [p if p is not None and site in p.sites else None for p in prefixes]
+    pairs = [None if p is None else p.sites[site] for p in own]
+    return Bank(
+        soft_TPD=None,
+        keys_TNQHK=_pad_first([None if pair is None else pair[0].to(device) for pair in pairs], 1),
+        values_TNQHK=_pad_first([None if pair is None else pair[1].to(device) for pair in pairs], 1),
+        prefix_length_T=torch.tensor([0 if p is None else p.length for p in own], device=device),
+        start_T=torch.tensor([0 if p is None else p.start for p in own], device=device),
     )

@@ -4,6 +4,7 @@
     {soft:20}           a slot of 20 positions       {soft:'It was'}  a slot as long as these words, started from them
     {mask} or {answer}  where the label word stands  {{ and }}        braces
     {demos}             where demonstrations stand   {'a text'}       text of data, no token of which is special
+    {decoder}           what an encoder-decoder model's decoder begins with stands after it; without it, nothing does
 
 A template is one such string, or a list of {"role": ..., "content": ...} messages with such strings as content.
 """
@@ -16,8 +17,8 @@ from typing import Any, final
 from foreword.errors import ConfigError, DataError
 
 FORMS = (
-    "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, {demos}, {'text of data'}, and {{ or }} "
-    "for a brace"
+    "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, {demos}, {decoder}, {'text of data'}, "
+    "and {{ or }} for a brace"
 )
 LONGEST_SLOT = 10_000
 
@@ -25,7 +26,7 @@ _NAME = re.compile(r"[^\s{}|:'\"](?:[^{}|:'\"\n]*[^\s{}|:'\"])?")
 _QUOTED = re.compile(r"soft\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
 _DATA = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
 _PLAIN = re.compile(r"[^{}]+")
-_RESERVED = ("mask", "answer", "soft", "demos")
+_RESERVED = ("mask", "answer", "soft", "demos", "decoder")
 
 
 @final
@@ -71,6 +72,12 @@ class Demos:
 
 @final
 @dataclass(frozen=True)
+class Decoder:
+    """Where the encoder's text ends, and what the decoder reads before the answer begins."""
+
+
+@final
+@dataclass(frozen=True)
 class Filled:
     """A field's text, from the row. Nothing in it is read as a template."""
 
@@ -79,8 +86,8 @@ class Filled:
     shorten: bool
 
 
-Part = Literal | Field | Soft | Answer | Demos
-Segment = Literal | Filled | Soft | Answer | Demos
+Part = Literal | Field | Soft | Answer | Demos | Decoder
+Segment = Literal | Filled | Soft | Answer | Demos | Decoder
 
 
 @final
@@ -119,6 +126,7 @@ class Template:
                 f"The template {source!r} has {{demos}} {demos} times; a string may have it once, and messages need "
                 "none: demonstrations become earlier turns."
             )
+        _check_decoder(source, turns)
         return Template(turns)
 
     @property
@@ -150,6 +158,14 @@ class Template:
     @property
     def answer(self) -> Answer | None:
         return next((p for p in self.parts if isinstance(p, Answer)), None)
+
+    @property
+    def halves(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """What the encoder reads, and what its decoder begins with: nothing where the template has no {decoder}."""
+        if Decoder() not in self.parts:
+            return self.parts, ()
+        at = self.parts.index(Decoder())
+        return self.parts[:at], self.parts[at + 1 :]
 
     @property
     def holds_data(self) -> bool:
@@ -185,11 +201,18 @@ class Template:
         return Template((*self.turns[:-1], Turn(last.role, (*last.parts[:at], soft, *space, *last.parts[at:]))))
 
     def for_kind(self, kind: str) -> "Template":
-        """This template for a "masked" or a "causal" model: with a place for the answer, or with nothing after it.
+        """This template for a "masked" model, with a place for the answer, or for a "causal" or "seq2seq" one, with
+        nothing after it.
 
-        Raises: ConfigError where words follow the answer, which a causal model cannot have read.
+        Raises: ConfigError where words follow the answer, which only a masked model reads, and for a template that
+        tells what a decoder begins with, where there is none.
         """
-        if self.chat:
+        if Decoder() in self.parts and kind != "seq2seq":
+            raise ConfigError(
+                f"The template {self.source!r} has {{decoder}}, and a {kind} model has no decoder of its own; leave it "
+                "out, or use an encoder-decoder model."
+            )
+        if self.chat or Decoder() in self.parts:
             return self
         (turn,) = self.turns
         if kind == "masked":
@@ -200,7 +223,7 @@ class Template:
         after = turn.parts[at + 1 :]
         if any(not isinstance(p, Literal) or any(c.isalnum() for c in p.text) for p in after):
             raise ConfigError(
-                f"The template {self.source!r} goes on after its answer, which a causal model has not read; give one "
+                f"The template {self.source!r} goes on after its answer, which a {kind} model has not read; give one "
                 "that ends with it."
             )
         return Template((Turn("", (*turn.parts[:at], Answer("answer"))),))
@@ -219,6 +242,28 @@ def field_text(row: Mapping[str, str], name: str) -> str:
     if not isinstance(text, str):
         raise DataError(f"Field {name!r} holds {type(text).__name__} {text!r}; it must hold text.")
     return text
+
+
+def _check_decoder(source: Any, turns: Sequence[Turn]) -> None:
+    parts = [part for turn in turns for part in turn.parts]
+    count = parts.count(Decoder())
+    if not count:
+        return
+    if count > 1 or turns[0].role:
+        raise ConfigError(
+            f"The template {source!r} has {{decoder}} {count} times; a string may have it once, and messages none."
+        )
+    at = parts.index(Decoder())
+    odd = [p for p in parts[at:] if isinstance(p, Field | Demos)]
+    if odd:
+        raise ConfigError(
+            f"The template {source!r} has {_write(odd[0])} after {{decoder}}, where only words, slots and {{answer}} "
+            "may stand: the encoder reads the row; move it before {decoder}."
+        )
+    if any(isinstance(p, Answer) for p in parts[:at]):
+        raise ConfigError(
+            f"The template {source!r} has its answer before {{decoder}}; the decoder writes it: move it to the end."
+        )
 
 
 def _parse_message(message: Any, number: int) -> Turn:
@@ -286,6 +331,8 @@ def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part
         return Answer(body)
     if body == "demos":
         return Demos()
+    if body == "decoder":
+        return Decoder()
     name, bar, modifier = body.partition("|")
     name, modifier = name.strip(), modifier.strip()
     if name in _RESERVED or not _NAME.fullmatch(name):
@@ -306,6 +353,8 @@ def _write(part: Part) -> str:
     match part:
         case Demos():
             return "{demos}"
+        case Decoder():
+            return "{decoder}"
         case Literal(text, True):
             return "{'" + re.sub(r"(['\\])", r"\\\1", text) + "'}"
         case Literal(text):

@@ -24,7 +24,8 @@ HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """`config` as in adapter_config.json. `prompt_PX` is fp32: X is the width of the embeddings, or for a prefix the
-    keys and values of every layer, flat: number `((2 * layer + (0: key, 1: value)) * heads + head) * size + i`.
+    keys and values of every layer, flat: number `((2 * layer + (0: key, 1: value)) * heads + head) * size + i`. P is
+    twice the length for a soft prompt of an encoder-decoder model.
     """
 
     config: dict[str, Any]
@@ -46,6 +47,16 @@ class Adapter:
     @property
     def causal(self) -> bool:
         return self.config.get("task_type") == "CAUSAL_LM"
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether it is of an encoder-decoder model; a soft prompt then has two halves, one for either part."""
+        return _of_two_parts(self.config)
+
+    @property
+    def length(self) -> int:
+        """Positions of the prompt."""
+        return int(self.config["num_virtual_tokens"])
 
     def save(self, folder: str | Path, card: str) -> Path:
         """Write the folder whole, byte for byte as `PeftModel.save_pretrained`, but for the card, which says more.
@@ -79,14 +90,21 @@ class Adapter:
             raise ArtefactError(f"{path} holds no tensor {PROMPT!r}, so there is no prompt to import.")
         prompt = tensors[PROMPT]
         length = config.get("num_virtual_tokens")
-        if prompt.ndim != 2 or not prompt.is_floating_point() or len(prompt) != length or not length:
+        halves = 2 if _of_two_parts(config) and config["peft_type"] != "PREFIX_TUNING" else 1
+        whole = isinstance(length, int) and length > 0 and prompt.ndim == 2 and len(prompt) == halves * length
+        if not whole or not prompt.is_floating_point():
             raise ArtefactError(
-                f"{path}: tensor {PROMPT!r} is {prompt.dtype} of shape {list(prompt.shape)}; floating point with a row "
-                f"for each of num_virtual_tokens={length!r} positions was expected."
+                f"{path}: tensor {PROMPT!r} is {prompt.dtype} of shape {list(prompt.shape)}; floating point with "
+                f"{'two rows' if halves == 2 else 'a row'} for each of num_virtual_tokens={length!r} positions was "
+                "expected."
             )
         if not torch.isfinite(prompt).all():
             raise ArtefactError(f"{path}: tensor {PROMPT!r} holds NaN or infinity.")
         return Adapter(config, prompt.detach().float().contiguous())
+
+
+def _of_two_parts(config: Mapping[str, Any]) -> bool:
+    return config.get("task_type") == "SEQ_2_SEQ_LM" or config.get("num_transformer_submodules") == 2
 
 
 def _place(path: Path) -> Path:
@@ -118,11 +136,6 @@ def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
     kind, task = config["peft_type"], config.get("task_type")
     if kind not in METHODS:
         raise ArtefactError(f"{path} is a {kind} adapter; only {', '.join(METHODS)} can be imported.")
-    if task == "SEQ_2_SEQ_LM" or config.get("num_transformer_submodules") == 2:
-        raise ArtefactError(
-            f"{path} was made for an encoder-decoder model, which Foreword does not read; import adapters of causal "
-            "and masked models."
-        )
     if task in HEADED:
         raise ArtefactError(
             f"{path} has task type {task}, so its prompt was trained together with a head of its own; a head cannot be "

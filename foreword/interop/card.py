@@ -15,7 +15,9 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
     form, name = artefact.format, json.dumps(adapter.base_model)
     options = ", is_decoder=True" if adapter.causal and lm.family == "bert" else ""
     embedded = [f"{lm.name} comes with Foreword; its folder is foreword/data/foreword-mini in the package.", ""]
-    auto = "AutoModelForCausalLM" if adapter.causal else "AutoModelForMaskedLM"
+    auto = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}[
+        lm.kind
+    ]
     words = [
         f"- {label}: {', '.join(map(json.dumps, some))}" for label, some in zip(form.labels, form.words, strict=True)
     ]
@@ -35,7 +37,10 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
         "the label words, so they are here:",
         "",
         f"- Template: `{template}`",
-        *(words or ["- Each row brings its own options as label words."]),
+        *(
+            words
+            or ["- The answer is a text." if form.decoding else "- Each row brings its own options as label words."]
+        ),
         "",
         "```python",
         "from peft import PeftModel",
@@ -55,9 +60,15 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
 
 def _sample(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> list[str]:
     """Token ids of a row, and where its answer is read."""
-    options = () if artefact.format.labels else ("yes", "no")
+    options = () if artefact.format.labels or artefact.format.decoding else ("yes", "no")
     extra = 0 if adapter.kind != "PREFIX_TUNING" else len(adapter.prompt_PX)
     encoded = Encoder.build(lm, artefact.format, extra).encode(sample_fields(artefact.format), options)
+    if encoded.source is not None:
+        read = encoded.source.ids_S[encoded.source.slot_S < 0].tolist()
+        return [
+            f"With {json.dumps(SAMPLE)} in each field the `input_ids` are `{read}` and the `decoder_input_ids` "
+            f"`{encoded.ids_S.tolist()}`; the answer is read from the logits of column {encoded.answer}."
+        ]
     slots = int((encoded.slot_S >= 0).sum())
     ids = encoded.ids_S[slots:].tolist()
     return [

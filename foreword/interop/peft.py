@@ -1,4 +1,4 @@
-"""Artefacts to PEFT's adapter folders and back: prompt tuning, p-tuning and prefix tuning, causal and masked.
+"""Artefacts to PEFT's adapter folders and back: prompt tuning, p-tuning and prefix tuning, for every kind of model.
 
 PEFT has no place for a template and for label words: they are written into the card, and given at import. It puts a
 soft prompt before everything, [CLS] and BOS included, and starts the text of a prefix behind it.
@@ -18,6 +18,7 @@ from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Soft, Template
 from foreword.errors import ArtefactError, ConfigError
+from foreword.interop import halves
 from foreword.interop.adapter import Adapter
 from foreword.interop.card import card
 from foreword.models.base import FrozenLM
@@ -27,6 +28,7 @@ from foreword.models.row import Gap
 from foreword.tasks.formats import build_format
 
 LAYOUT = "0.21.2"  # the release of PEFT whose files these are, key for key; it goes into peft_version
+TASKS = {"causal": "CAUSAL_LM", "masked": "FEATURE_EXTRACTION", "seq2seq": "SEQ_2_SEQ_LM"}
 # Their encoders take no key-value cache, and that is how PEFT gives a prefix.
 WITHOUT_CACHE = ("albert", "deberta-v2", "distilbert", "modernbert")
 
@@ -44,10 +46,12 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM, *, base_model: 
     name = base_model or lm.name
     if isinstance(value, SoftPrompt):
         _require_front(lm, artefact.format)
-        adapter = Adapter(_soft_config(artefact, lm, name), value.embed_PD.detach().float().cpu())
+        rows = halves.both_halves(value) if lm.kind == "seq2seq" else value.embed_PD.detach().float().cpu()
+        adapter = Adapter(_soft_config(artefact, lm, name), rows)
     elif isinstance(value, PrefixPrompt):
         _require_cache(lm, value)
-        adapter = Adapter(_prefix_config(value.length, lm, name), flat_prefix(value))
+        flat_PX = halves.flat_prefix(value, lm) if lm.kind == "seq2seq" else flat_prefix(value)
+        adapter = Adapter(_prefix_config(value.length, lm, name), flat_PX)
     else:
         raise ArtefactError(
             f"An artefact of {artefact.method} ({artefact.form}) is no prompt of numbers; PEFT's prompt files hold "
@@ -69,19 +73,26 @@ def read(
     """An artefact from a PEFT adapter, with how it is put to the model, which PEFT does not record.
 
     A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots elsewhere; a prefix needs
-    none. `labels` default to the names in `label_words`, and the words to the labels; `options` are those of `Format`.
-    `foreign` tells whether the adapter names another model.
+    none. `labels` default to the names in `label_words`, and the words to the labels; `options` are those of `Format`,
+    and with `decoding` among them the model writes and there are no labels. `foreign` tells whether the adapter names
+    another model, and `halves.unread` what PEFT never reads of an encoder-decoder model's.
 
     Raises: ArtefactError for a folder that is no such adapter or does not fit the model; ConfigError for a template or
     label words that do not suit it; ModelError where the model takes no prefix.
     """
     adapter = source if isinstance(source, Adapter) else Adapter.load(source)
-    if adapter.causal and lm.kind != "causal":
-        raise ArtefactError(f"The adapter was made for a causal model and {lm.name!r} is loaded as {lm.kind}.")
+    made = "causal" if adapter.causal else "seq2seq" if adapter.seq2seq else None
+    if made not in (None, lm.kind) or (lm.kind == "seq2seq" and made is None):
+        raise ArtefactError(
+            f"The adapter was made for a {made or 'masked'} model and {lm.name!r} is loaded as {lm.kind}."
+        )
     value = _value(adapter, lm)
     names = tuple(labels if labels is not None else label_words or ())
-    if not names:
-        raise ConfigError("An import needs the labels in their order, or label words by label; give either.")
+    if not names and options.get("decoding") is None:
+        raise ConfigError(
+            "An import needs the labels in their order, or label words by label, or how text is written (decoding); "
+            "give one of them."
+        )
     parsed = Template.parse(template if isinstance(template, str) else [dict(message) for message in template])
     if not parsed.fields:
         raise ConfigError(f"The template {template!r} names no field of a row; write {{text}} where its text goes.")
@@ -135,9 +146,10 @@ def _require_front(lm: FrozenLM, form: Format) -> None:
         if first and not form.soft_first
         else "train it with a template that begins with its only slot, and --soft-first"
     )
+    read = " that an encoder reads" if lm.kind == "seq2seq" else ""
     raise ArtefactError(
-        f"PEFT puts a soft prompt before everything, [CLS] and BOS included; in {form.template.source!r} it stands "
-        f"elsewhere, so no adapter equals it: {advice}."
+        f"PEFT puts a soft prompt before everything{read}, [CLS] and BOS included; in {form.template.source!r} it "
+        f"stands elsewhere, so no adapter equals it: {advice}."
     )
 
 
@@ -160,13 +172,13 @@ def _common(lm: FrozenLM, name: str, kind: str, length: int) -> dict[str, Any]:
         "base_model_name_or_path": name,
         "inference_mode": True,
         "modules_to_save": None,
-        "num_layers": lm.dims.layers,
-        "num_transformer_submodules": 1,
+        "num_layers": lm.sites["encoder"].layers if lm.kind == "seq2seq" else lm.dims.layers,
+        "num_transformer_submodules": 2 if lm.kind == "seq2seq" else 1,
         "num_virtual_tokens": length,
         "peft_type": kind,
         "peft_version": LAYOUT,
         "revision": None,
-        "task_type": "CAUSAL_LM" if lm.kind == "causal" else "FEATURE_EXTRACTION",
+        "task_type": TASKS[lm.kind],
     }
 
 
@@ -176,7 +188,8 @@ def _soft_config(artefact: Artefact, lm: FrozenLM, name: str) -> dict[str, Any]:
     width, made = lm.dims.width, artefact.config
     through = artefact.method == "p-tuning"
     config = _common(lm, name, "P_TUNING" if through else "PROMPT_TUNING", artefact.value.length)
-    config |= {"num_attention_heads": lm.query_heads, "token_dim": width}
+    heads = lm.sites["encoder"].heads if lm.kind == "seq2seq" else lm.query_heads
+    config |= {"num_attention_heads": heads, "token_dim": width}
     if through:
         return config | {
             "encoder_dropout": 0.0,
@@ -212,8 +225,10 @@ def _value(adapter: Adapter, lm: FrozenLM) -> SoftPrompt | PrefixPrompt:
                 f"The adapter has positions of {columns} numbers and {lm.name!r} has embeddings of {dims.width}; give "
                 f"the model it was made for ({adapter.base_model!r} by its config)."
             )
-        return SoftPrompt(prompt_PX)
+        return halves.soft_of(adapter) if adapter.seq2seq else SoftPrompt(prompt_PX)
     lm.require_prefix()
+    if adapter.seq2seq:
+        return halves.prefix_of(adapter, lm)
     said = tuple(adapter.config.get(key) for key in ("num_layers", "num_attention_heads", "token_dim"))
     have = (dims.layers, dims.heads, dims.heads * dims.head_size)
     if columns != 2 * have[0] * have[2] or any(s not in (None, h) for s, h in zip(said, have, strict=True)):
@@ -240,7 +255,9 @@ def _with_slots(template: Template, length: int) -> Template:
 def _options(adapter: Adapter) -> dict[str, Any]:
     """What PEFT's config tells of the method's own options."""
     config = adapter.config
-    known: dict[str, Any] = {"length": len(adapter.prompt_PX)}
+    known: dict[str, Any] = {"length": adapter.length}
+    if adapter.seq2seq and adapter.kind == "PREFIX_TUNING":
+        known["sites"] = "self"
     if adapter.kind == "P_TUNING":
         known["encoder"] = str(config.get("encoder_reparameterization_type", "MLP")).lower()
         known["hidden"] = config.get("encoder_hidden_size")

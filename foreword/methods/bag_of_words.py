@@ -31,6 +31,7 @@ class BagOfWords(DirectMethod):
     source = "Wang & Manning 2012 for how hard it is to beat"
     Config = BagOfWordsConfig
     form = "word-counts"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = False
     freezes_lm = True
     uses_lm = False

@@ -160,8 +160,12 @@ class Method(ABC):
         self.require_answers(task)
         if kind not in self.kinds:
             raise ConfigError(
-                f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; load it with "
-                f"--kind {self.kinds[0]} if it has such a head, or choose another method."
+                f"{self.name} needs a {' or '.join(self.kinds)} model, and this one is {kind}; "
+                + (
+                    f"load it with --kind {self.kinds[0]} if it has such a head, or choose another method."
+                    if kind != "seq2seq"
+                    else "choose another method (`foreword methods` says what each can do), or another model."
+                )
             )
         if task.answers == "text" and kind == "masked":
             raise ConfigError(

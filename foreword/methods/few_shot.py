@@ -54,6 +54,7 @@ class FewShot(DirectMethod):
     source = "Brown et al. 2020; Lu et al. 2022 for their order"
     Config = FewShotConfig
     form = "hard"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     learns = False

@@ -32,6 +32,7 @@ class FewShotKnn(DirectMethod):
     source = "Liu et al. 2022 (KATE)"
     Config = FewShotKnnConfig
     form = "neighbours"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     learns = False

@@ -28,6 +28,7 @@ class FineTuning(GradientMethod):
     source = "Devlin et al. 2019; through a template: Schick & Schuetze 2021"
     Config = FineTuningConfig
     form = "weights"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = False
     freezes_lm = False
     answers = ("labels", "options", "text")

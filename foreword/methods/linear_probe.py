@@ -32,6 +32,7 @@ class LinearProbe(DirectMethod):
     source = "Alain & Bengio 2017"
     Config = LinearProbeConfig
     form = "probe"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = False
     freezes_lm = True
 

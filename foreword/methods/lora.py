@@ -36,6 +36,7 @@ class Lora(GradientMethod):
     source = "Hu et al. 2021"
     Config = LoraConfig
     form = "low-rank"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = False
     freezes_lm = True
     answers = ("labels", "options", "text")

@@ -16,6 +16,7 @@ class Manual(DirectMethod):
     Config = HardConfig
     form = "hard"
     answers = ("labels", "options", "text")
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     learns = False

@@ -43,6 +43,7 @@ class PTuning(GradientMethod):
     source = "Liu et al. 2021"
     Config = PTuningConfig
     form = "soft"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     takes_init = "soft"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,22 +16,29 @@ from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 
+Pairs = dict[str, Tensor]  # by site, keys and values in one: (2, N, P, H, K)
+
 
 @dataclass(frozen=True)
 class PrefixTuningConfig(GradientConfig):
     """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`), "random" or the
     folder of an artefact with a prefix, of which the record keeps the hash.
 
+    `sites` are those of an encoder-decoder model that get a prefix, with commas: encoder (its self-attention), self
+    (the decoder's) and cross (the decoder's attention to the encoder); "all" by default.
+
     With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
-    step and folded away on save. It is added to the initial activations and starts at zero, so that no fit to them is
-    needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not given. `start`: the text's
-    first position comes "after" the prefix, or stays at "zero" (encoders only). A prefix stands in front: activations
-    between source and answer, which the source would not see, are prompt-tuning's `place` alone.
+    step and folded away on save; each site has its own. It is added to the initial activations and starts at zero, so
+    that no fit to them is needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not
+    given. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only). A prefix
+    stands in front: activations between source and answer, which the source would not see, are prompt-tuning's `place`
+    alone.
     """
 
     length: int = 20
     init: Literal["labels", "text", "random"] | Start = "labels"
     init_text: str = ""
+    sites: str = "all"
     reparametrise: bool = False
     hidden: int = 512
     start: Literal["after", "zero"] = "after"
@@ -47,6 +55,7 @@ class PrefixTuning(GradientMethod):
     source = "Li & Liang 2021; Liu et al. 2022 for classification"
     Config = PrefixTuningConfig
     form = "prefix"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     takes_init = "prefix"
@@ -56,9 +65,8 @@ class PrefixTuning(GradientMethod):
         config: PrefixTuningConfig = job.config
         lm.require_prefix()
         if config.start == "zero" and lm.kind != "masked":
-            raise ConfigError(
-                "prefix-tuning: start=zero is for encoders; a causal model's text comes after its prefix."
-            )
+            what = "a causal model's" if lm.kind == "causal" else "a decoder's"
+            raise ConfigError(f"prefix-tuning: start=zero is for encoders; {what} text comes after its prefix.")
         if job.format.template.slots:
             raise ConfigError(
                 "prefix-tuning needs no {soft:...} slots in the template; remove them, or use prompt-tuning."
@@ -66,39 +74,74 @@ class PrefixTuning(GradientMethod):
         form = job.format
         generator = torch.Generator().manual_seed(job.seed)
         given = started(lm, job)
+        sites = chosen_sites(lm, config)
         if isinstance(given, PrefixPrompt):
-            initial, start = given_prefix(lm, given, config), given.start
+            initial, start = given_prefix(lm, given, config, sites), given.start
         else:
-            initial = initial_prefix(lm, Encoder.build(lm, form), config, generator)
-            start = initial.shape[2] if config.start == "after" else 0
-        shape = initial.shape
-
-        def prefix(pair: Float[Tensor, "2 N P H K"]) -> PrefixPrompt:
-            return PrefixPrompt({"self": (pair[0], pair[1])}, start)
-
+            initial = initial_sites(lm, Encoder.build(lm, form), config, generator, sites)
+            start = config.length if config.start == "after" else 0
         if not config.reparametrise:
-            return Learner({"pair": initial.requires_grad_()}, lambda leaves: prefix(leaves["pair"]), form, config)
-        leaves = mlp_leaves(lm, shape, config.hidden, generator)
-
-        def build(leaves: Mapping[str, Tensor]) -> PrefixPrompt:
-            hidden = torch.tanh(leaves["table"] @ leaves["down.weight"].T + leaves["down.bias"])
-            flat_PX = hidden @ leaves["up.weight"].T + leaves["up.bias"]
-            two, layers, length, heads, size = shape
-            pair = flat_PX.view(length, two, layers, heads, size).permute(1, 2, 0, 3, 4)
-            return prefix(initial + pair)
-
-        return Learner(leaves, build, form, config)
+            leaves = {_leaf(site, "pair"): pair.requires_grad_() for site, pair in initial.items()}
+            return Learner(leaves, partial(_direct, sites, start), form, config)
+        leaves: dict[str, Tensor] = {}
+        for site, pair in initial.items():
+            own = mlp_leaves(lm, pair.shape, config.hidden, generator)
+            leaves |= {_leaf(site, name): leaf for name, leaf in own.items()}
+        return Learner(leaves, partial(_folded, initial, start), form, config)
 
 
-def given_prefix(lm: FrozenLM, given: PrefixPrompt, config: PrefixTuningConfig) -> Float[Tensor, "2 N P H K"]:
-    """The prefix of an artefact. Raises: ConfigError where the length or the start asked for are others."""
-    keys, values = given.sites["self"]
+def chosen_sites(lm: FrozenLM, config: PrefixTuningConfig) -> tuple[str, ...]:
+    """The sites that get a prefix, in the model's order. Raises: ConfigError for one that the model does not have."""
+    if config.sites == "all":
+        return tuple(lm.sites)
+    named = [name.strip() for name in config.sites.split(",")]
+    unknown = [name for name in named if name not in lm.sites]
+    if unknown or len({*named}) != len(named):
+        raise ConfigError(
+            f"prefix-tuning: sites={config.sites!r} is not what {lm.name!r} has; choose among {', '.join(lm.sites)}, "
+            "each once and with commas, or all."
+        )
+    return tuple(site for site in lm.sites if site in named)
+
+
+def _leaf(site: str, name: str) -> str:
+    """A leaf's name; those of the only site of most models have no prefix."""
+    return name if site == "self" else f"{site}.{name}"
+
+
+def _direct(sites: tuple[str, ...], start: int, leaves: Mapping[str, Tensor]) -> PrefixPrompt:
+    pairs = {site: leaves[_leaf(site, "pair")] for site in sites}
+    return PrefixPrompt({site: (pair[0], pair[1]) for site, pair in pairs.items()}, start)
+
+
+def _folded(initial: Pairs, start: int, leaves: Mapping[str, Tensor]) -> PrefixPrompt:
+    """Each site's network, run, and added to the activations that it starts from."""
+    found = {}
+    for site, first in initial.items():
+        own = {
+            name: leaves[_leaf(site, name)] for name in ("table", "down.weight", "down.bias", "up.weight", "up.bias")
+        }
+        hidden = torch.tanh(own["table"] @ own["down.weight"].T + own["down.bias"])
+        flat_PX = hidden @ own["up.weight"].T + own["up.bias"]
+        two, layers, length, heads, size = first.shape
+        pair = first + flat_PX.view(length, two, layers, heads, size).permute(1, 2, 0, 3, 4)
+        found[site] = (pair[0], pair[1])
+    return PrefixPrompt(found, start)
+
+
+def given_prefix(lm: FrozenLM, given: PrefixPrompt, config: PrefixTuningConfig, sites: tuple[str, ...]) -> Pairs:
+    """The prefix of an artefact. Raises: ConfigError where the sites, the length or the start asked for are others."""
     if given.length != config.length or given.start != (config.length if config.start == "after" else 0):
         raise ConfigError(
             f"prefix-tuning: the start given has {given.length} positions with the text at {given.start}; set length="
             f"{given.length} and start={'zero' if given.start == 0 else 'after'}, or take another start."
         )
-    return torch.stack([keys, values]).detach().float().clone().to(lm.device)
+    if {*sites} != {*given.sites}:
+        raise ConfigError(
+            f"prefix-tuning: the start given has a prefix at {', '.join(given.sites)} and {', '.join(sites)} was asked "
+            f"for; set sites={','.join(given.sites)}, or take another start."
+        )
+    return {site: torch.stack(given.sites[site]).detach().float().clone().to(lm.device) for site in sites}
 
 
 def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -122,6 +165,13 @@ def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Ge
 def initial_prefix(
     lm: FrozenLM, encoder: Encoder, config: PrefixTuningConfig, generator: torch.Generator
 ) -> Float[Tensor, "2 N P H K"]:
+    """Keys and values a seed starts from, fp32, at the only site of a masked or causal model."""
+    return initial_sites(lm, encoder, config, generator, ("self",))["self"]
+
+
+def initial_sites(
+    lm: FrozenLM, encoder: Encoder, config: PrefixTuningConfig, generator: torch.Generator, sites: tuple[str, ...]
+) -> Pairs:
     """Keys and values a seed starts from, fp32. "random" draws them at the scale that words have there.
 
     Raises: ConfigError for "text" without a text.
@@ -130,9 +180,12 @@ def initial_prefix(
         ids = text_ids(encoder, config.init_text, "prefix-tuning", config.length)
     else:
         ids = torch.cat([*label_ids(encoder), sampled_ids(lm, config.length, generator)])[: config.length]
-    keys, values = lm.prefix_from_words(ids.to(lm.device)).sites["self"]
-    pair = torch.stack([keys, values]).detach().float().clone()
-    if config.init == "random":
-        scale = pair.std(dim=(2, 3, 4), keepdim=True)
-        pair = torch.randn(pair.shape, generator=generator).to(pair.device) * scale
-    return pair
+    words = lm.prefix_from_words(ids.to(lm.device))
+    found = {}
+    for site in sites:
+        pair = torch.stack(words.sites[site]).detach().float().clone()
+        if config.init == "random":
+            scale = pair.std(dim=(2, 3, 4), keepdim=True)
+            pair = torch.randn(pair.shape, generator=generator).to(pair.device) * scale
+        found[site] = pair
+    return found

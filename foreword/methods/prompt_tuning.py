@@ -61,6 +61,7 @@ class PromptTuning(GradientMethod):
     source = "Lester et al. 2021"
     Config = PromptTuningConfig
     form = "soft"
+    kinds = ("masked", "causal", "seq2seq")
     mixed_batch = True
     freezes_lm = True
     takes_init = "soft"

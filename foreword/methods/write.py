@@ -58,7 +58,7 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
         return
     if lm is None or any(isinstance(artefact.value, Probe | WordCounts) for artefact, _ in pairs):
         raise ModelError("Probes and word counts have labels only; they write nothing.")
-    if lm.kind != "causal":
+    if not lm.writes:
         raise ModelError(
             f"{lm.name!r} is a masked model, which cannot write; load it with kind causal or choose another."
         )
@@ -91,6 +91,10 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
     if form.decoding is None:
         raise ConfigError("The artefact does not say how text is written (its format has no decoding); it has labels.")
     encoder = Encoder.build(lm, written_form(form), extra)
+    plain = [replace(row, options=()) for row in rows]
+    if lm.kind == "seq2seq":  # the row has the encoder to itself
+        encoder.require_room(lm.name, form.decoding.max_new_tokens)
+        return encoder.encode_rows(plain)
     room = encoder.room - form.decoding.max_new_tokens
     if encoder.own > room:
         raise ConfigError(
@@ -98,7 +102,6 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
             f"{encoder.room + extra} positions, of which the prompt and its template take {extra + encoder.own}; ask "
             "for fewer, or shorten the template."
         )
-    plain = [replace(row, options=()) for row in rows]
     return replace(encoder, room=room).encode_rows(plain)
 
 
@@ -108,7 +111,7 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
     prefix = value if isinstance(value, PrefixPrompt) else None
-    if prefix is None and len(encoded) > 1:
+    if prefix is None and len(encoded) > 1 and lm.kind == "causal":
         encoded = with_common_lead(encoded)
     if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
         own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
@@ -138,13 +141,15 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
             asks = [ask for _, _, ask in chosen]
             own = _with_prefixes(lm, bank, asks)
             inputs, prefix = prepare(lm, collate([a.encoded for a in asks]), own, torch.arange(len(asks)))
-            ids_XL = lm.generate(inputs, prefix, **_beam_options(lm, decoding))
+            begun = inputs.attend_BS.shape[1] if lm.kind == "seq2seq" else 0
+            ids_XL = lm.generate(inputs, prefix, **_beam_options(lm, decoding, begun))
             for (artefact, row, ask), ids in zip(chosen, ids_XL.tolist(), strict=True):
                 on_text(artefact, row, 0, _beam_text(lm, ask, ids))
 
 
-def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
-    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one.
+def _beam_options(lm: FrozenLM, decoding: Decoding, begun: int) -> dict[str, Any]:
+    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one. A
+    decoder's sequences have `begun` columns before what is written.
 
     It is looked back by our own rule: the library's own (transformers 5.23) does not see the first pieces written in
     rows that were padded.
@@ -152,9 +157,9 @@ def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
     told: dict[str, Any] = {n: getattr(decoding, n) for n in ("num_beams", "length_penalty", "max_new_tokens")}
     sampling = Sampling.of(decoding, 0)
     if sampling.looks_back:
-        told["logits_processor"] = [_LooksBack(sampling, lm.stops)]
+        told["logits_processor"] = [_LooksBack(sampling, lm.stops, begun)]
     if decoding.stop_strings:
-        told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings)]
+        told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings, begun)]
     return {**told, "do_sample": False, "early_stopping": True}
 
 
@@ -162,11 +167,11 @@ def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
 class _LooksBack:
     """What each sequence written so far leaves of the scores of the next piece."""
 
-    def __init__(self, sampling: Sampling, ends: frozenset[int]):
-        self.sampling, self.ends = sampling, ends
+    def __init__(self, sampling: Sampling, ends: frozenset[int], begun: int):
+        self.sampling, self.ends, self.begun = sampling, ends, begun
 
     def __call__(self, ids_XL: Int[Tensor, "X L"], score_XV: Float[Tensor, "X V"]) -> Float[Tensor, "X V"]:
-        pairs = zip(score_XV, ids_XL.tolist(), strict=True)
+        pairs = zip(score_XV, ids_XL[:, self.begun :].tolist(), strict=True)
         return torch.stack([looking_back(score_V, self.sampling, ids, self.ends) for score_V, ids in pairs])
 
 
@@ -174,11 +179,13 @@ class _LooksBack:
 class _Stopped:
     """Which of the sequences written so far have a stop string."""
 
-    def __init__(self, lm: FrozenLM, stops: Sequence[str]):
-        self.lm, self.stops = lm, stops
+    def __init__(self, lm: FrozenLM, stops: Sequence[str], begun: int):
+        self.lm, self.stops, self.begun = lm, stops, begun
 
     def __call__(self, ids_XL: Int[Tensor, "X L"], scores: Any, **_: Any) -> Bool[Tensor, "X"]:
-        texts = self.lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = self.lm.tokenizer.batch_decode(
+            ids_XL[:, self.begun :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         found = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(found, dtype=torch.bool, device=ids_XL.device)
 
@@ -193,8 +200,7 @@ def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank
 
 
 def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> Sample:
-    before = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
-    writer, ended = Writer(lm.tokenizer, before, ask.decoding.stop_strings), False
+    writer, ended = Writer(lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings), False
     count = 0
     for id in ids:
         count += 1

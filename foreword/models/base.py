@@ -13,7 +13,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 
-Kind = Literal["masked", "causal"]
+Kind = Literal["masked", "causal", "seq2seq"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,15 @@ class Dims:
     head_size: int
     vocab: int
     context: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """Sizes of the prefixes of one attention site: `layers` N, `heads` H and `head_size` K."""
+
+    layers: int
+    heads: int
+    head_size: int
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,21 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """What the encoder of an encoder-decoder model reads of each row, padded on the right."""
+
+    embed_BSD: Float[Tensor, "B S D"]
+    attend_BS: Bool[Tensor, "B S"]
+
+
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """One forward pass over embedded rows.
 
     `position_BS` counts real tokens from 0 (the prefix's `start` is added by the model); padding may hold any number.
     `read_BR` names the positions whose hidden state is wanted. `tree_BSS`, where given, further limits which columns a
-    row's position sees (label words appended as a trie); only where `trie_fits` says so.
+    row's position sees (label words appended as a trie); only where `trie_fits` says so. An encoder-decoder model's
+    rows are those of its decoder, and its encoder's stand in `source`.
     """
 
     embed_BSD: Float[Tensor, "B S D"]
@@ -60,6 +78,7 @@ class Inputs:
     position_BS: Int[Tensor, "B S"]
     read_BR: Int[Tensor, "B R"]
     tree_BSS: Bool[Tensor, "B S S"] | None = None
+    source: Source | None = None
 
 
 class FrozenLM(ABC):
@@ -69,6 +88,7 @@ class FrozenLM(ABC):
     kind: Kind
     family: str  # transformers' model_type
     dims: Dims
+    sites: Mapping[str, Site]  # where a prefix can stand, in the order in which a row passes them
     query_heads: int  # attention heads, which share the `dims.heads` keys and values
     tokenizer: Any  # a Hugging Face fast tokenizer, or models.tiny.ByteTokenizer: the calls that encode.py makes of it
     device: torch.device
@@ -89,6 +109,11 @@ class FrozenLM(ABC):
         return True
 
     @property
+    def writes(self) -> bool:
+        """Whether it can write text: masked models cannot."""
+        return self.kind != "masked"
+
+    @property
     def batch_tokens(self) -> int:
         """How many tokens one pass should have: on a CPU no more than its caches hold (twice as fast), else many."""
         return 1024 if self.device.type == "cpu" else 16384
@@ -103,13 +128,19 @@ class FrozenLM(ABC):
     ) -> Float[Tensor, "B R D"]:
         """Hidden states at the positions read, after the output head's transform.
 
-        Times the output rows, plus bias, they are logits (`piece_logits`). `cached` rows of a causal model go on after
-        what their cache has (a prefix among it), to which theirs is added; no gradient flows.
+        Times the output rows, plus bias, they are logits (`piece_logits`). `cached` rows go on after what their cache
+        has (a prefix among it, but for an encoder's own), to which theirs is added; no gradient flows. Rows without a
+        source have been read by the encoder before.
         """
 
     @abstractmethod
     def cache(self, rows: int) -> RowCache:
         """An empty cache for so many rows. Raises: ModelError as `require_prefix` says."""
+
+    @property
+    @abstractmethod
+    def opening(self) -> tuple[int, ...]:
+        """The ids that a decoder's text begins with; none where there is no decoder beside an encoder."""
 
     @property
     @abstractmethod
@@ -134,7 +165,11 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
-        """Keys and values that these words have at positions 0..P-1, captured in the attention function."""
+        """Keys and values that these words have at positions 0..P-1, captured in the attention function.
+
+        At all sites: in an encoder-decoder model the words are read by the encoder, and by a decoder that reads them
+        too, as if they stood at the front of both.
+        """
 
     @abstractmethod
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
@@ -145,7 +180,8 @@ class FrozenLM(ABC):
         self, inputs: Inputs, prefix: PrefixBatch | None = None
     ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
         """Keys and values of every layer at every column of the rows, differentiable; those of padding are not to be
-        used. With a prefix they are those of text that stands after it."""
+        used. With a prefix they are those of text that stands after it. Raises: ModelError for an encoder-decoder
+        model."""
 
     @abstractmethod
     def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
@@ -195,5 +231,5 @@ class FrozenLM(ABC):
     def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
         """New token ids after each row, padded on the right; `options` are those of transformers' `generate`.
 
-        Causal models only. `X` is `B`, times `num_return_sequences` where that is asked for.
+        Not for masked models. `X` is `B`, times `num_return_sequences` where that is asked for.
         """

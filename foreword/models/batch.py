@@ -9,10 +9,19 @@ import torch
 
 from foreword.core.inject import PrefixBatch, inject_prefix, inject_soft
 from foreword.core.prompts import Bank
-from foreword.core.shapes import Bool, Int, Tensor
+from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.models.base import FrozenLM, Inputs
+from foreword.models.base import FrozenLM, Inputs, Source
 from foreword.models.labels import Plan
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SourceRow:
+    """What an encoder reads of a row; its slots are filled from the same prompt as the decoder's."""
+
+    ids_S: Int[np.ndarray, "S"]
+    slot_S: Int[np.ndarray, "S"]
 
 
 @final
@@ -22,7 +31,8 @@ class Encoded:
 
     `answer` is the column read: the mask, or a causal row's last. `plan` is None where there are no label words. `cut`
     counts pieces that truncation took, and `lead` the columns at the front that are the same in every row. This row has
-    `shared` of them in common with all rows that say the same number, being of one format.
+    `shared` of them in common with all rows that say the same number, being of one format. For an encoder-decoder model
+    all this is the decoder's, and `source` is the encoder's.
     """
 
     ids_S: Int[np.ndarray, "S"]
@@ -32,6 +42,12 @@ class Encoded:
     cut: int = 0
     lead: int = 0
     shared: int = 0
+    source: SourceRow | None = None
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids of the row but for its slots, of what goes on when it is written on."""
+        return [int(i) for i, slot in zip(self.ids_S, self.slot_S, strict=True) if slot < 0]
 
     def __len__(self) -> int:
         """Columns of the row in the model, those of its label words included."""
@@ -40,7 +56,8 @@ class Encoded:
     @property
     def cost(self) -> int:
         """Columns of all model rows that scoring the row takes."""
-        return len(self) * (self.plan.layout().passes if self.plan else 1)
+        read = 0 if self.source is None else len(self.source.ids_S)
+        return read + len(self) * (self.plan.layout().passes if self.plan else 1)
 
     def without_lead(self) -> "Encoded":
         """The row after its constant columns, for a model that has them as a prefix."""
@@ -66,6 +83,19 @@ def with_common_lead(encoded: Sequence[Encoded]) -> list[Encoded]:
 
 @final
 @dataclass(frozen=True, eq=False)
+class SourceBatch:
+    """What an encoder reads, padded on the right."""
+
+    ids_BS: Int[Tensor, "B S"]
+    slot_BS: Int[Tensor, "B S"]
+    attend_BS: Bool[Tensor, "B S"]
+
+    def of_rows(self, row_M: Int[Tensor, "M"]) -> "SourceBatch":
+        return SourceBatch(self.ids_BS[row_M], self.slot_BS[row_M], self.attend_BS[row_M])
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Encoded rows, padded. Positions count real tokens from 0."""
 
@@ -74,24 +104,40 @@ class Batch:
     attend_BS: Bool[Tensor, "B S"]
     position_BS: Int[Tensor, "B S"]
     read_BR: Int[Tensor, "B R"]
+    source: SourceBatch | None = None
+
+    @property
+    def slots(self) -> int:
+        """Positions of a prompt that the rows have room for."""
+        own = int(self.slot_BS.max()) + 1
+        return own if self.source is None else max(own, int(self.source.slot_BS.max()) + 1)
 
 
 def collate(encoded: Sequence[Encoded], pad: Literal["right", "left"] = "right") -> Batch:
     """Pad rows to the longest, on the CPU; `read_BR` is the answer's column."""
-    length_B = np.array([len(e.ids_S) for e in encoded])
-    longest = int(length_B.max())
-    real_BS = np.arange(longest) < length_B[:, None]
-    if pad == "left":
-        real_BS = real_BS[:, ::-1]
-    ids_BS = np.zeros(real_BS.shape, np.int64)
-    slot_BS = np.full(real_BS.shape, -1, np.int64)
-    ids_BS[real_BS] = np.concatenate([e.ids_S for e in encoded])
-    slot_BS[real_BS] = np.concatenate([e.slot_S for e in encoded])
-    shift_B = longest - length_B if pad == "left" else 0
+    ids_BS, slot_BS, real_BS = _padded(encoded, pad)
+    shift_B = ids_BS.shape[1] - real_BS.sum(1) if pad == "left" else 0
     read_BR = (np.array([e.answer for e in encoded]) + shift_B)[:, None]
     position_BS = np.maximum(real_BS.cumsum(1) - 1, 0)
-    arrays = (ids_BS, slot_BS, np.ascontiguousarray(real_BS), position_BS, read_BR)
-    return Batch(*map(torch.from_numpy, arrays))
+    sources = [e.source for e in encoded if e.source is not None]
+    source = SourceBatch(*map(torch.from_numpy, _padded(sources, "right"))) if sources else None
+    assert len(sources) in (0, len(encoded)), "the rows are for one model"
+    ids, slots, real, position, read = map(torch.from_numpy, (ids_BS, slot_BS, real_BS, position_BS, read_BR))
+    return Batch(ids, slots, real, position, read, source)
+
+
+def _padded(
+    rows: Sequence[Encoded] | Sequence[SourceRow], pad: Literal["right", "left"]
+) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
+    length_B = np.array([len(row.ids_S) for row in rows])
+    real_BS = np.arange(int(length_B.max())) < length_B[:, None]
+    if pad == "left":
+        real_BS = np.ascontiguousarray(real_BS[:, ::-1])
+    ids_BS = np.zeros(real_BS.shape, np.int64)
+    slot_BS = np.full(real_BS.shape, -1, np.int64)
+    ids_BS[real_BS] = np.concatenate([row.ids_S for row in rows])
+    slot_BS[real_BS] = np.concatenate([row.slot_S for row in rows])
+    return ids_BS, slot_BS, real_BS
 
 
 def prepare(
@@ -105,24 +151,30 @@ def prepare(
 
     Raises: ConfigError where rows have more slots than the bank's prompts have positions.
     """
-    slots = int(batch.slot_BS.max()) + 1
+    slots = batch.slots
     given = 0 if bank is None or bank.soft_TPD is None else bank.soft_TPD.shape[1]
     if slots > given:
         raise ConfigError(
             f"The template has slots for {slots} positions, and the prompt given fills {given}; give a prompt of "
             f"length {slots}, or a template without slots."
         )
-    text_BSD = lm.embed(batch.ids_BS.to(lm.device))
     task_B = task_B.to(lm.device)
-    prefix = None
-    if bank is not None:
-        text_BSD = inject_soft(bank, task_B, batch.slot_BS.to(lm.device), text_BSD)
-        prefix = inject_prefix(bank, task_B, lm.dtype)
+    text_BSD = _embedded(lm, batch, bank, task_B)
+    prefix = None if bank is None else inject_prefix(bank, task_B, lm.dtype)
+    source = None
+    if batch.source is not None:
+        source = Source(_embedded(lm, batch.source, bank, task_B), batch.source.attend_BS.to(lm.device))
     inputs = Inputs(
         embed_BSD=text_BSD,
         attend_BS=batch.attend_BS.to(lm.device),
         position_BS=batch.position_BS.to(lm.device),
         read_BR=batch.read_BR.to(lm.device),
         tree_BSS=None if tree_BSS is None else tree_BSS.to(lm.device),
+        source=source,
     )
     return inputs, prefix
+
+
+def _embedded(lm: FrozenLM, batch: Batch | SourceBatch, bank: Bank | None, task_B: Tensor) -> Float[Tensor, "B S D"]:
+    text_BSD = lm.embed(batch.ids_BS.to(lm.device))
+    return text_BSD if bank is None else inject_soft(bank, task_B, batch.slot_BS.to(lm.device), text_BSD)

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from jinja2 import TemplateError
 
-from foreword.core.template import Answer, Demos, Field, Literal, Soft, Template
+from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.models.row import Hole, Part
 
@@ -109,7 +109,7 @@ def _messages(
     for turn in template.turns:
         content = []
         for part in turn.parts:
-            assert not isinstance(part, Answer | Demos), "messages have neither"
+            assert not isinstance(part, Answer | Demos | Decoder), "messages have none of them"
             if isinstance(part, Literal) and not (data and part.data):
                 content.append(part.text)
             else:

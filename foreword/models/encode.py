@@ -10,16 +10,17 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.shapes import Int, Tensor
-from foreword.core.template import Answer, Soft, field_text
-from foreword.errors import ConfigError, DataError, ModelError
+from foreword.core.template import field_text
+from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Batch, Encoded, collate, prepare
+from foreword.models.batch import Batch, Encoded, SourceRow, collate, prepare
 from foreword.models.chat import Chat
 from foreword.models.labels import Plan
+from foreword.models.layout import lay_out
 from foreword.models.pieces import CONTEXTS, Pieces
-from foreword.models.row import Gap, Hole, Mark, Row, Text, layout_row, with_answer, with_holes
+from foreword.models.row import Gap, Hole, Mark, Row, Text
 from foreword.models.shorten import Part, share_out, which
-from foreword.models.words import Place, Planner
+from foreword.models.words import Planner
 
 __all__ = ["Batch", "Encoded", "Encoder", "Line", "TextRow", "collate", "count_cut", "prepare"]
 
@@ -53,6 +54,7 @@ class Encoder:
 
     A row may have `room` columns, of which the template's own text and slots take `own`. `head` are the pieces that the
     text before the first field begins with, whatever the field holds, as far as can be told; each row is held to them.
+    For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
     """
 
     format: Format
@@ -64,6 +66,7 @@ class Encoder:
     own: int
     plan: Plan | None
     head: tuple[int, ...] = ()
+    target: int = 0
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)  # of rows that bring their own options
 
     @staticmethod
@@ -72,33 +75,27 @@ class Encoder:
 
         Raises: ConfigError for a template or label words that do not suit the model; ModelError for its tokenizer.
         """
-        template = format.template
-        _check_answer(lm, format)
         pieces = Pieces.of(lm.tokenizer, lm.kind)
-        chat = Chat.of(lm.tokenizer, template) if template.chat else None
-        mask_id = lm.tokenizer.mask_token_id if lm.kind == "masked" else None
-        if lm.kind == "masked" and mask_id is None:
-            raise ModelError(f"The tokenizer of {lm.name!r} has no mask token; load the model as causal.")
-        filler = lm.tokenizer.pad_token_id
-        parts = chat.parts if chat else with_answer(with_holes(template.parts))
-        row = layout_row(parts, pieces, mask_id, filler or 0, chat is not None, format.soft_first)
+        laid = lay_out(lm, format, pieces)
+        row = laid.row
         limit = min(format.max_length or lm.dims.context, lm.dims.context)
-        planner = Planner(
-            pieces, Place(chat.tail, chat.lead) if chat else Place.of(parts), lm.kind, format.pieces == "mean", lm.name
-        )
+        planner = Planner(pieces, laid.place, lm.kind, format.pieces == "mean", lm.name)
         plan = None
         if format.words:
             labels = (format.labels, format.words)
             [plan] = planner.plans([labels], "label", format.shift, format.temperature)
         own = row.constant + sum(len(pieces.start([item.own])[0]) for item in row.items if isinstance(item, Text))
+        own -= row.written
         grows = plan.longest - 1 if plan else 0
-        if own + grows > limit - extra:
+        split = lm.kind == "seq2seq"
+        if own + (0 if split else grows) > limit - extra or (split and row.written + grows > lm.dims.context - extra):
             raise ConfigError(
-                f"The template alone takes {own} tokens, {len(row.init_P)} of them slots, its label words {grows} more "
-                f"and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or template, or a "
-                "higher max_length."
+                f"The template alone takes {own + row.written} tokens, {len(row.init_P)} of them slots, its label "
+                f"words {grows} more and the prefix {extra}; {lm.name!r} has room for {limit}. Use a shorter prompt or "
+                "template, or a higher max_length."
             )
-        return Encoder(format, pieces, row, chat, planner, limit - extra, own, plan, _head(row, pieces))
+        target = lm.dims.context - extra if split else 0
+        return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _head(row, pieces), target)
 
     @property
     def shared(self) -> int:
@@ -153,12 +150,39 @@ class Encoder:
                 columns.append([item.ids] * len(rows))
         encoded = []
         for i, (ids, plan) in enumerate(zip(zip(*columns, strict=True), plans, strict=True)):
-            room = self.room - (plan.longest - 1 if plan else 0)
-            cut = max(0, sum(map(len, ids)) - room)
+            room = self._room(plan, rows[i].where)
+            cut = max(0, sum(map(len, ids)) - self.row.written - room)
             if cut:
                 ids = self._shorten(ids, filled[i], cut, room, rows[i].where)
             encoded.append(self._join(ids, plan, cut, rows[i].where))
         return encoded
+
+    def _room(self, plan: Plan | None, where: str) -> int:
+        """Columns for the row's own text and the template's, beside its label words where those share the room."""
+        grows = plan.longest - 1 if plan else 0
+        if self.row.source is None:
+            return self.room - grows
+        if self.row.written + grows > self.target:
+            raise DataError(
+                f"{where}: the text to be written takes {grows + 1} tokens after {self.row.written} that the decoder "
+                f"begins with, and there is room for {self.target}; shorten it, or the template."
+            )
+        return self.room
+
+    @property
+    def answer_room(self) -> int:
+        """Pieces that an answer may have; beside a row as short as can be, where both share the room."""
+        if self.row.source is None:
+            return self.room - self.own + 1
+        return self.target - self.row.written + 1
+
+    def require_room(self, model: str, new: int) -> None:
+        """Raises: ConfigError where the decoder has no room for so many new tokens."""
+        if self.row.written + new > self.target:
+            raise ConfigError(
+                f"max_new_tokens {new} is more than the decoder of {model!r} has room for: {self.target} positions, of "
+                f"which {self.row.written} are taken before it begins to write; ask for fewer."
+            )
 
     def _fill(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
         """The texts of the holes of each item with holes, by the item's number."""
@@ -179,7 +203,7 @@ class Encoder:
 
     def _join(self, ids: Sequence[Sequence[int]], plan: Plan | None, cut: int, where: str) -> Encoded:
         flat = [i for part in ids for i in part]
-        if not flat:
+        if not flat or self.row.written == len(flat):
             raise DataError(f"{where}: the row has no tokens, so there is nothing to read; give it text.")
         slot_S = np.full(len(flat), -1, np.int64)
         answer, at = len(flat) - 1, 0
@@ -189,6 +213,9 @@ class Encoder:
             elif isinstance(item, Mark):
                 answer = at
             at += len(part)
+        if self.row.source is not None:
+            at, ids_S = len(flat) - self.row.written, np.array(flat, np.int64)
+            return Encoded(ids_S[at:], slot_S[at:], answer - at, plan, cut, source=SourceRow(ids_S[:at], slot_S[:at]))
         lead = self.row.lead
         same = tuple(flat[lead : self.shared]) == self.head
         return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, lead, self.shared if same else lead)
@@ -264,23 +291,3 @@ def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:
     """How many rows were cut, and how many tokens were taken from them."""
     return sum(e.cut > 0 for e in encoded), sum(e.cut for e in encoded)
-
-
-def _check_answer(lm: FrozenLM, format: Format) -> None:
-    template = format.template
-    if lm.kind == "masked":
-        if template.chat:
-            raise ConfigError(
-                f"{lm.name!r} is a masked model, and messages need a causal one; give a template with {{mask}}."
-            )
-        if template.answer is None:
-            raise ConfigError(f"The template {template.source!r} has no {{mask}}; {lm.name!r} reads its answer there.")
-    elif template.answer and not isinstance(template.parts[-1], Answer):
-        raise ConfigError(
-            f"The template {template.source!r} goes on after {{{template.answer.name}}}; {lm.name!r} is causal and "
-            "reads its answer at the end: move it there."
-        )
-    if format.soft_first and template.chat:
-        raise ConfigError("soft_first cannot be used with messages: slots stand inside them; leave soft_first out.")
-    if format.soft_first and not (template.parts and isinstance(template.parts[0], Soft)):
-        raise ConfigError(f"soft_first needs a template that begins with a slot; this one is {template.source!r}.")

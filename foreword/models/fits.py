@@ -5,6 +5,7 @@ import dataclasses
 from foreword.core.artefact import Artefact, check_fits
 from foreword.core.format import Format
 from foreword.core.learnt import Ensemble, WordCounts
+from foreword.core.prompts import PrefixPrompt
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 
@@ -40,4 +41,27 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
             f"This artefact was made for a {made} model and {lm.name!r} is loaded as {lm.kind}; load it with "
             f"--kind {made}."
         )
-    return check_fits(artefact, vars(lm.fingerprint()), lm.name, allow_other_weights=allow_other_weights)
+    warning = check_fits(artefact, vars(lm.fingerprint()), lm.name, allow_other_weights=allow_other_weights)
+    if isinstance(artefact.value, PrefixPrompt):
+        _check_sites(lm, artefact.value)
+    return warning
+
+
+def _check_sites(lm: FrozenLM, value: PrefixPrompt) -> None:
+    """What a record says of its model may be untrue: the tensors themselves have to fit."""
+    lm.require_prefix()
+    unknown = [site for site in value.sites if site not in lm.sites]
+    if unknown or not value.sites:
+        raise ArtefactError(
+            f"The prefix stands at {', '.join(unknown) or 'no site'}; {lm.name!r} has {', '.join(lm.sites)}: the "
+            "artefact is damaged, or was made for a model of another kind."
+        )
+    for site, pair in value.sites.items():
+        sizes = lm.sites[site]
+        wanted = (sizes.layers, value.length, sizes.heads, sizes.head_size)
+        found = next((tuple(t.shape) for t in pair if tuple(t.shape) != wanted), None)
+        if found is not None:
+            raise ArtefactError(
+                f"The prefix has keys and values of shape {found} at the site {site!r}, where {lm.name!r} has {wanted} "
+                "(layers, positions, heads, head size); the artefact is damaged."
+            )

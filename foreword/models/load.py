@@ -7,7 +7,9 @@ from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
 
 EMBEDDED: dict[str, Kind] = {"foreword-mini": "masked", "foreword-mini-causal": "causal"}
-TINY: dict[str, Kind] = {"foreword-tiny": "masked", "foreword-tiny-causal": "causal"}
+TINY: dict[str, Kind] = {
+    "foreword-tiny": "masked", "foreword-tiny-causal": "causal", "foreword-tiny-seq2seq": "seq2seq"
+}  # fmt: skip
 
 
 def load(
@@ -64,6 +66,6 @@ def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
 
 def _kind(kind: str | None) -> Kind | None:
     match kind:
-        case None | "masked" | "causal":
+        case None | "masked" | "causal" | "seq2seq":
             return kind
-    raise ConfigError(f"The kind {kind!r} is not known; use masked or causal, or leave it out.")
+    raise ConfigError(f"The kind {kind!r} is not known; use masked, causal or seq2seq, or leave it out.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from foreword.core.template import Answer, Demos, Field, Literal, Soft
+from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft
 from foreword.errors import ConfigError
 from foreword.models.pieces import CONTEXTS, Pieces
 
@@ -102,15 +102,24 @@ Part = Literal | Hole | Soft | Answer
 @final
 @dataclass(frozen=True)
 class Row:
-    """The items of every row of a template, and which positions of the prompt were given as words (-1: not)."""
+    """The items of every row of a template, and which positions of the prompt were given as words (-1: not).
+
+    The first `source` items are an encoder's, and the others its decoder's; None where the model reads all as one.
+    """
 
     items: tuple[Item, ...]
     init_P: tuple[int, ...]
+    source: int | None = None
 
     @property
     def constant(self) -> int:
         """Columns that are not text of the row's fields."""
         return sum(len(item.ids) for item in self.items if item.ids is not None)
+
+    @property
+    def written(self) -> int:
+        """Columns that a decoder begins with, the same in every row."""
+        return 0 if self.source is None else sum(len(item.ids or ()) for item in self.items[self.source :])
 
     @property
     def lead(self) -> int:
@@ -123,10 +132,11 @@ class Row:
         return count
 
 
-def with_holes(parts: Sequence[Literal | Field | Soft | Answer | Demos]) -> list[Part]:
+def with_holes(parts: Sequence[Literal | Field | Soft | Answer | Demos | Decoder]) -> list[Part]:
     """Raises: ConfigError where demonstrations have not been written into their place."""
     found: list[Part] = []
     for part in parts:
+        assert not isinstance(part, Decoder), "the two halves of a template are laid out apart"
         if isinstance(part, Demos):
             raise ConfigError(
                 "The template has {demos}, which few-shot and few-shot-knn fill; remove it, or use those."

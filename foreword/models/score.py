@@ -64,7 +64,7 @@ def score(
     """
     if not encoded:
         raise ConfigError("There are no rows to score; give at least one.")
-    longest = max(map(len, encoded)) + (0 if bank is None or bank.keys_TNQHK is None else bank.keys_TNQHK.shape[2])
+    longest = max(map(len, encoded)) + (0 if bank is None else bank.columns)
     reads = _reads(encoded, trie=lm.kind == "masked" or lm.trie_fits(longest))
     passes = _passes(reads)
     base = collate(encoded)
@@ -238,7 +238,8 @@ def _expand_masks(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Non
 
 
 def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tensor, "M S S"] | None]:
-    """Model rows of a causal model: the pass's pieces of label words after the text, and which of them see which."""
+    """Model rows of a causal model, or of a decoder: the pass's pieces of label words after the text, and which of them
+    see which."""
     tail_MK = _stacked([layout.tail_EK for layout in reads.layouts], -1)[passes.plan_M, passes.pass_M]
     most = tail_MK.shape[1]
     answer_M1 = base.read_BR[passes.row_M]
@@ -259,6 +260,7 @@ def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tens
         attend_BS=longer(rows.attend_BS, tail_MK >= 0, 0),
         position_BS=longer(rows.position_BS, answer_M1 + depth_MK, 0),
         read_BR=read_MR,
+        source=rows.source,
     )
     chain = all(map(_is_chain, reads.layouts))
     tree_MSS = None
@@ -269,7 +271,9 @@ def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tens
 
 
 def _taken(base: Batch, row_M: Int[Tensor, "M"], read_MR: Int[Tensor, "M R"]) -> Batch:
-    return Batch(base.ids_BS[row_M], base.slot_BS[row_M], base.attend_BS[row_M], base.position_BS[row_M], read_MR)
+    source = None if base.source is None else base.source.of_rows(row_M)
+    taken = (base.ids_BS[row_M], base.slot_BS[row_M], base.attend_BS[row_M], base.position_BS[row_M])
+    return Batch(*taken, read_MR, source)
 
 
 def _is_chain(layout: Layout) -> bool:

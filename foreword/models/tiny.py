@@ -15,7 +15,7 @@ def tiny(
     dtype: Any = None,
     device: Any = None,
 ) -> FrozenLM:
-    """A BERT (masked) or Llama (causal) of random weights over bytes; sentences in, chance out."""
+    """A BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; sentences in, chance out."""
     from foreword.models.hf import tiny as parts
     from foreword.models.hf.loading import as_dtype, wrap
 
@@ -25,4 +25,4 @@ def tiny(
         model = model.to(as_dtype(dtype))
     if device is not None:
         model = model.to(device)
-    return wrap(model, tokenizer, kind, "foreword-tiny" if kind == "masked" else "foreword-tiny-causal")
+    return wrap(model, tokenizer, kind, "foreword-tiny" if kind == "masked" else f"foreword-tiny-{kind}")

@@ -1,7 +1,9 @@
-"""Rows of a causal model written on, piece by piece, in a batch whose places are taken anew as texts end.
+"""Rows of a causal or an encoder-decoder model written on, piece by piece, in a batch whose places are taken anew as
+texts end.
 
 A row is read once for all its samples: its keys and values are computed in one cache and copied to another, where each
-sample goes on by itself. What a sample draws depends on its own seed alone, never on who shares its batch.
+sample goes on by itself. An encoder reads its source then, and what its decoder reads of it is kept the same way. What
+a sample draws depends on its own seed alone, never on who shares its batch.
 """
 
 import sys
@@ -12,8 +14,9 @@ from typing import final
 
 import torch
 
-from foreword.core.cache import RowCache
+from foreword.core.cache import CachedRows, RowCache
 from foreword.core.format import Decoding
+from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
@@ -112,7 +115,7 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
             print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
 
 
-def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
+def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
     """A prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt in."""
     if prefix is None:
         return None
@@ -122,13 +125,28 @@ def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
 
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
     longest = max(_length(ask) + ask.decoding.max_new_tokens for ask in asks)
-    dims = lm.dims
-    row = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
-    return max(1, min(PLACES, MEMORY // (row * 2 * longest), sum(len(ask.seeds) for ask in asks)))
+    row = longest * _bytes(lm, "self")
+    if "cross" in lm.sites:
+        row += max(_source(ask) + _ahead(ask) for ask in asks) * _bytes(lm, "cross")
+    return max(1, min(PLACES, MEMORY // (2 * row), sum(len(ask.seeds) for ask in asks)))
+
+
+def _bytes(lm: FrozenLM, site: str) -> int:
+    """Of one column's keys and values."""
+    sizes = lm.sites[site]
+    return 2 * sizes.layers * sizes.heads * sizes.head_size * torch.finfo(lm.dtype).bits // 8
 
 
 def _length(ask: Ask) -> int:
-    return len(ask.encoded.ids_S) + (0 if ask.prefix is None else ask.prefix.length)
+    return len(ask.encoded.ids_S) + _ahead(ask)
+
+
+def _ahead(ask: Ask) -> int:
+    return 0 if ask.prefix is None else ask.prefix.length
+
+
+def _source(ask: Ask) -> int:
+    return 0 if ask.encoded.source is None else len(ask.encoded.source.ids_S)
 
 
 @final
@@ -149,10 +167,13 @@ class _Loop:
     texts: list[_Text] = field(default_factory=list)
 
     def run(self) -> None:
-        self.waiting.extend(sorted(range(len(self.asks)), key=lambda r: -_length(self.asks[r])))
+        self.waiting.extend(sorted(range(len(self.asks)), key=lambda r: -self._cost(r)))
         while self.waiting or self.trunks or self.texts:
             self._begin()
             self._step()
+
+    def _cost(self, row: int) -> int:
+        return _length(self.asks[row]) + _source(self.asks[row])
 
     def _begin(self) -> None:
         """Take free places: the next sample of each row that was read, then new rows."""
@@ -174,16 +195,22 @@ class _Loop:
         taken: list[int] = []
         tokens, free = 0, self.places - len(self.rows)
         while self.waiting and len(taken) < free:
-            tokens += len(self.asks[self.waiting[0]].encoded.ids_S)
+            ask = self.asks[self.waiting[0]]
+            tokens += len(ask.encoded.ids_S) + _source(ask)
             if taken and tokens > self.lm.batch_tokens:
                 break
             taken.append(self.waiting.popleft())
         asks, first = [self.asks[r] for r in taken], len(self.rows)
         for ask in asks:
-            self.rows.add(kept(self.lm, ask.prefix))
-        soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
-        inputs, _ = prepare(self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks]))
-        logits_BV = self._logits(inputs, self.rows, first, [len(a.encoded.ids_S) for a in asks])
+            self.rows.add(as_cached(self.lm, ask.prefix))
+        # The cache has the prefixes, but for the one that an encoder reads its source after.
+        kept = {"keys_TNQHK": None, "values_TNQHK": None}
+        soft = None if self.bank is None else replace(self.bank, **kept)
+        inputs, prefix = prepare(
+            self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks])
+        )
+        cached = self.rows.next(first, [len(a.encoded.ids_S) for a in asks], [_source(a) for a in asks])
+        logits_BV = self._logits(inputs, prefix, cached)
         # To the front: their first samples come before the second ones of others.
         fresh = [_Trunk(row, first + n, logits_BV[n], self.asks[row].ahead) for n, row in enumerate(taken)]
         self.by_row.update({trunk.row: trunk for trunk in fresh})
@@ -195,9 +222,9 @@ class _Loop:
         ask = self.asks[trunk.row]
         if trunk.row not in self.enough:
             self.live.add_copy(self.rows, trunk.at)
-            ids = [int(i) for i, slot in zip(ask.encoded.ids_S, ask.encoded.slot_S, strict=True) if slot < 0]
             chooser = Chooser.of(Sampling.of(ask.decoding, ask.seeds[trunk.begun]), self.lm.stops)
-            text = _Text(trunk.row, trunk.begun, chooser, Writer(self.lm.tokenizer, ids, ask.decoding.stop_strings))
+            writer = Writer(self.lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings)
+            text = _Text(trunk.row, trunk.begun, chooser, writer)
             self.texts.append(text)
             trunk.begun += 1
             self._advance([text], trunk.logits_V[None])
@@ -224,11 +251,11 @@ class _Loop:
         ids_B1 = torch.tensor([[text.last] for text in self.texts], device=self.lm.device)
         zeros_B1 = torch.zeros(count, 1, dtype=torch.long, device=self.lm.device)
         inputs = Inputs(self.lm.embed(ids_B1), torch.ones_like(zeros_B1, dtype=torch.bool), zeros_B1, zeros_B1)
-        self._advance([*self.texts], self._logits(inputs, self.live, 0, [1] * count))
+        self._advance([*self.texts], self._logits(inputs, None, self.live.next(0, [1] * count)))
         self._leave()
 
-    def _logits(self, inputs: Inputs, cache: RowCache, first: int, added: list[int]) -> Float[Tensor, "B V"]:
-        hidden_BRD = self.lm.hidden_at(inputs, cached=cache.next(first, added))
+    def _logits(self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows) -> Float[Tensor, "B V"]:
+        hidden_BRD = self.lm.hidden_at(inputs, prefix, cached)
         logits_BV = self.lm.vocabulary_logits(hidden_BRD[:, 0])
         if not bool(logits_BV.isfinite().all()):
             raise ModelError(f"{self.lm.name} gave logits that are not numbers; use another --dtype.")

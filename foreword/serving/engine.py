@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 
 from foreword.core.artefact import Artefact
+from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Labelling, Room, Writing, fail
@@ -30,7 +31,7 @@ STOPPED = "The server stopped before this was finished; ask again in a moment."
 class Engine:
     """`Works` over one frozen model. Close it, or use it in a `with`.
 
-    Raises: ModelError where the room for generation holds no row.
+    Raises: ModelError for an encoder-decoder model, and where the room for generation holds no row.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Engine:
         allow_other_weights: bool = False,
         warn: Callable[[str], None] = lambda line: None,
     ):
+        require_served(lm)
         room = room or Room()
         self.lm, self.room = lm, room
         self.bank = PromptBank(lm, room.memory, room.compiled, allow_other_weights, warn=warn)
@@ -207,3 +209,12 @@ class Engine:
         for result in rest:
             fail(result, Busy(STOPPED, 5.0))
         self._ended.set()
+
+
+def require_served(lm: FrozenLM) -> None:
+    """Raises: ModelError for a model that is not served."""
+    if lm.kind == "seq2seq":
+        raise ModelError(
+            f"{lm.name!r} is an encoder-decoder model, which foreword serve does not read yet; use foreword predict "
+            "and foreword evaluate with it, or serve a masked or a causal model."
+        )

@@ -12,7 +12,7 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
 from foreword.models.batch import collate, prepare
 from foreword.models.decode import choose
-from foreword.models.write import kept
+from foreword.models.write import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
@@ -78,7 +78,7 @@ class Writers:
             bank, task_of, led = mixed_bank(self.lm, self.bank, pairs)
             rows = []
             for (_, row), task, alone in zip(pairs, task_of, led, strict=True):
-                self.cache.add(kept(self.lm, prefix_of(bank, task)))
+                self.cache.add(as_cached(self.lm, prefix_of(bank, task)))
                 rows.append(row.without_lead() if alone else row)
             soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
             inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))

@@ -33,7 +33,7 @@ def text_template(fields: Sequence[str]) -> str:
     return f"{texts}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
 
 
-def generic_template(kind: Literal["masked", "causal"], fields: Sequence[str], labels: Sequence[str]) -> str:
+def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Sequence[str], labels: Sequence[str]) -> str:
     """A plain template for one text, a pair, or several fields."""
     if len(fields) == 1:
         text = f"{{{fields[0]}|shorten}}"
@@ -53,7 +53,7 @@ def generic_chat(fields: Sequence[str], words: Sequence[str]) -> list[dict[str, 
 
 
 def build_format(
-    kind: Literal["masked", "causal"],
+    kind: Literal["masked", "causal", "seq2seq"],
     fields: Sequence[str],
     labels: tuple[str, ...],
     template: str | Sequence[Mapping[str, str]] | None,

@@ -216,7 +216,7 @@ class Task:
 
     def format(
         self,
-        kind: Literal["masked", "causal"],
+        kind: Literal["masked", "causal", "seq2seq"],
         template: TemplateSource | None = None,
         label_words: Mapping[str, str | Sequence[str]] | None = None,
         *,
@@ -263,6 +263,8 @@ class Task:
 
     def _template(self, kind: str, chat: bool) -> TemplateSource | None:
         if isinstance(self.template, Mapping):
+            if kind == "seq2seq":  # what a causal model reads suits an encoder, whose decoder writes the answer
+                return self.template.get("seq2seq", self.template.get("causal"))
             return self.template.get("chat" if chat else kind)
         return self.template
 

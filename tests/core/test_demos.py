@@ -68,3 +68,9 @@ def test_what_has_no_demonstration_is_refused(source, said):
 def test_an_example_without_the_field_is_refused():
     with pytest.raises(DataError, match="asks for field 'other'"):
         with_demos(Template.parse("{other}: {answer}"), TWO, "|")
+
+
+def test_a_demonstration_for_an_encoder_holds_what_its_decoder_would_write():
+    template = Template.parse("{text} is{decoder}It was {answer}")
+    shown = with_demos(template, [Example({"text": "a film"}, "fine")], "\n")
+    assert shown.source == "{'a film'} is It was fine\n{text} is{decoder}It was {answer}"

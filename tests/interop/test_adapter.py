@@ -133,13 +133,6 @@ def test_other_kinds_are_refused(folder, kind):
         Adapter.load(folder)
 
 
-def test_encoder_decoder_models_are_refused(folder):
-    for told in ({"task_type": "SEQ_2_SEQ_LM"}, {"num_transformer_submodules": 2}):
-        config(folder, **told)
-        with pytest.raises(ArtefactError, match="encoder-decoder"):
-            Adapter.load(folder)
-
-
 PROMPTS = torch.randn(3, 32)
 DAMAGE = {
     "truncated": (lambda f: (f / TENSORS).write_bytes((f / TENSORS).read_bytes()[:-4]), "damaged"),

@@ -180,7 +180,7 @@ def test_log_normaliser_in_chunks_equals_the_whole(monkeypatch: pytest.MonkeyPat
     hidden_XD = torch.randn(9, lm.dims.width, dtype=torch.float64, requires_grad=True)
     whole = lm.log_normaliser(hidden_XD)
     (expected,) = torch.autograd.grad(whole.sum(), hidden_XD)
-    monkeypatch.setattr("foreword.models.hf.lm.CHUNK", 2 * lm.dims.vocab)
+    monkeypatch.setattr("foreword.models.hf.model.CHUNK", 2 * lm.dims.vocab)
     chunked = lm.log_normaliser(hidden_XD)
     assert torch.allclose(whole, chunked, atol=1e-12)
     assert torch.allclose(expected, torch.autograd.grad(chunked.sum(), hidden_XD)[0], atol=1e-12)
@@ -244,12 +244,16 @@ class TestLoad:
         assert "\n" not in str(told.value)
         with pytest.raises(ModelError, match=r"^The model /nowhere cannot be read: there is no such folder\. Give"):
             load("/nowhere")
-        with pytest.raises(ConfigError, match="kind 'seq2seq' is not known; use masked or causal"):
+        with pytest.raises(ConfigError, match="kind 'encoder' is not known; use masked, causal or seq2seq"):
+            load(folder, kind="encoder")
+        with pytest.raises(ModelError, match="family bert, which Foreword does not read as a seq2seq model"):
             load(folder, kind="seq2seq")
         config = json.loads((folder / "config.json").read_text())
-        config = {"model_type": "t5", "architectures": ["T5Model"], "vocab_size": config["vocab_size"]}
+        config = {"model_type": "longt5", "architectures": ["LongT5Model"], "vocab_size": config["vocab_size"]}
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ModelError, match="family t5, which Foreword does not read as a causal model; the causal"):
+        with pytest.raises(
+            ModelError, match="family longt5, which Foreword does not read as a causal model; the causal"
+        ):
             load(folder)
 
     def test_a_checkpoint_without_its_head_is_refused(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from transformers import PreTrainedModel
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.hf import stored
+
+RELATIVE_CONTEXT = 512  # tokens that T5's checkpoints were trained on
+ENDLESS = 10**6  # a tokenizer that knows no limit says a number above this
 
 Transform = Callable[[nn.Module, Tensor], Tensor]
 
@@ -46,18 +50,25 @@ def _albert(model: nn.Module, hidden: Tensor) -> Tensor:
     return model.get_submodule("predictions.LayerNorm")(model.get_submodule("predictions.activation")(hidden))
 
 
+def _t5(model: nn.Module, hidden: Tensor) -> Tensor:
+    config: Any = model.config
+    return hidden * config.d_model**-0.5 if config.scale_decoder_outputs else hidden
+
+
 @dataclass(frozen=True)
 class Family:
     """What differs between families.
 
     `transform` is what the output head does before its matrix. `after_pad` says that positions start after the padding
-    index. `seam` is False where attention does not go through transformers' attention interface.
+    index. `seam` is False where attention does not go through transformers' attention interface. `relative` families
+    have T5's bias by distance and no positions.
     """
 
     kind: str
     transform: Transform = _identity
     after_pad: bool = False
     seam: bool = True
+    relative: bool = False
 
 
 _MASKED = {
@@ -77,7 +88,14 @@ _CAUSAL = {
     )
 } | {"bert": Family("causal", _bert)}  # fmt: skip
 
-FAMILIES: dict[str, dict[str, Family]] = {"masked": _MASKED, "causal": _CAUSAL}
+_SEQ2SEQ = {
+    "t5": Family("seq2seq", _t5, relative=True),
+    "mt5": Family("seq2seq", relative=True),
+    "bart": Family("seq2seq"),
+    "mbart": Family("seq2seq"),
+}
+
+FAMILIES: dict[str, dict[str, Family]] = {"masked": _MASKED, "causal": _CAUSAL, "seq2seq": _SEQ2SEQ}
 
 
 def family_of(model_type: str, kind: str, name: str) -> Family:
@@ -110,6 +128,9 @@ def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tenso
             "read one by one; quantise the model without its head, as its library does by default."
         )
     bias = None if layer.bias is None else stored.tensor_of(layer, "bias")
+    added = model._buffers.get("final_logits_bias")  # BART's
+    if added is not None:
+        bias = added[0] if bias is None else bias + added[0]
     return stored.dequantised(stored.tensor_of(layer, "weight")), bias
 
 
@@ -124,6 +145,34 @@ def offset_of(model: PreTrainedModel, family: Family) -> int:
 
 def context_of(model: PreTrainedModel, family: Family) -> int:
     return int(model.config.max_position_embeddings) - offset_of(model, family)
+
+
+def source_context_of(model: PreTrainedModel, family: Family, tokenizer: Any) -> int:
+    """Positions of an encoder-decoder model; of one with a bias by distance, which has no end, what it was made for."""
+    if not family.relative:
+        return context_of(model, family)
+    made = getattr(model.config, "n_positions", None) or int(min(tokenizer.model_max_length, ENDLESS))
+    return RELATIVE_CONTEXT if made >= ENDLESS else int(made)
+
+
+def opening_of(model: PreTrainedModel, name: str) -> tuple[int, ...]:
+    """What a decoder's text begins with: its start token, and the one that some checkpoints force after it.
+
+    Raises: ModelError where the checkpoint does not say.
+    """
+    found = []
+    for key in ("decoder_start_token_id", "forced_bos_token_id"):
+        for source in (getattr(model, "generation_config", None), model.config):
+            given = getattr(source, key, None)
+            if given is not None:
+                found.append(int(given))
+                break
+        if not found:
+            raise ModelError(
+                f"The checkpoint {name} does not say what its decoder begins with; set decoder_start_token_id in its "
+                "config (T5's is the padding token, BART's the end of sequence)."
+            )
+    return tuple(found)
 
 
 def cap(logits: Tensor, limit: float | None) -> Tensor:

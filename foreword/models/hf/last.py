@@ -74,10 +74,10 @@ def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module
     layer = model.get_submodule(".".join(parts[: found + 1]))
     if not isinstance(layer, GradientCheckpointingLayer):
         return None
-    return _with(base, parts[len(start) : found + 1], LastLayer(layer))
+    return with_module(base, parts[len(start) : found + 1], LastLayer(layer))
 
 
-def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
+def with_module(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
     """A shallow copy of a module in which the module at `path` is another."""
     if not path:
         return replacement
@@ -85,6 +85,6 @@ def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Modu
     children = dict(module._modules)
     child = children[path[0]]
     assert child is not None, "the path was read off the module's own names"
-    children[path[0]] = _with(child, path[1:], replacement)
+    children[path[0]] = with_module(child, path[1:], replacement)
     vars(copied)["_modules"] = children
     return copied

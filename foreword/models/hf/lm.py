@@ -1,9 +1,5 @@
 """`HFLM`: a Hugging Face masked or causal language model behind the `FrozenLM` contract."""
 
-import copy
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +7,6 @@ from typing import Any, Literal, final
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from foreword.core.cache import CachedRows, RowCache
@@ -19,20 +14,18 @@ from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.base import Dims, Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.hf import families, generation, seam, stored, view
-from foreword.models.hf.fused import fuse_activations
+from foreword.models.base import Dims, Inputs, Kind, Site
+from foreword.models.hf import families, generation, seam, view
 from foreword.models.hf.last import reading_last
+from foreword.models.hf.model import HFModel
 from foreword.models.hf.packing import Packing
 
 FEW = 2  # the last layer answers the positions read alone where at least so many tokens stand beside each of them
-CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
-PROBE = "Ünïcode, CASE  and\tspace: don't 1234 \u4f60\u597d \U0001f600\n"
 
 
 @final
-class HFLM(FrozenLM):
-    """Built by `foreword.load` and `foreword.wrap`; holds a view of the model that shares its tensors."""
+class HFLM(HFModel):
+    """Built by `foreword.load` and `foreword.wrap`; reads all rows as one row of packed tokens."""
 
     def __init__(
         self,
@@ -48,18 +41,8 @@ class HFLM(FrozenLM):
 
         `layers` names each layer's attention module, where that is known already.
         """
-        self.name, self.kind, self.tokenizer = name, kind, tokenizer
-        self._backend: seam.Backend | None = backend
-        self.family = model.config.model_type
-        self._family = families.family_of(model.config.model_type, kind, name)
-        if self._family.seam and model.config._attn_implementation != seam.NAME:
-            model.set_attn_implementation(seam.NAME)
-        fuse_activations(model)
-        self._model = model
+        super().__init__(model, tokenizer, kind, name, backend)
         self._base = families.base_of(model)
-        self._embedding = model.get_input_embeddings()
-        self.device = stored.device_of(self._embedding)  # of a split model: where its embedding runs
-        self.dtype = model.dtype
         if layers is None:
             layers = view.attention_names(model, self._base) if self._family.seam else ()
         self._layers = layers
@@ -69,7 +52,16 @@ class HFLM(FrozenLM):
         self._layer_of = {id(model.get_submodule(name)): n for n, name in enumerate(layers)} if own else {}
         self._offset = families.offset_of(model, self._family)
         self.dims = self._measure()
+        self.sites = {"self": Site(self.dims.layers, self.dims.heads, self.dims.head_size)}
         self.query_heads = int(model.config.num_attention_heads)
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {"dims": vars(self.dims)}
 
     def _measure(self) -> Dims:
         config = self._model.config
@@ -83,9 +75,6 @@ class HFLM(FrozenLM):
             vocab=families.output_of(self._model)[0].shape[0],
             context=families.context_of(self._model, self._family),
         )
-
-    def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        return self._embedding(ids_BS.to(self.device))
 
     def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> seam.Rows:
         """The rows with their positions after the prefix, or after what the cache has of them.
@@ -119,7 +108,7 @@ class HFLM(FrozenLM):
     def _packed(self, base: nn.Module, inputs: Inputs, told: seam.Seam) -> Float[Tensor, "X D"]:
         """Hidden states of the base model, without its output head, of the real tokens of all rows."""
         assert told.rows is not None, "generation does not come here"
-        packing = told.rows.packing
+        packing = told.rows.packed
         keywords: dict[str, Any] = {} if self.kind == "masked" else {"use_cache": False}
         # A 4-D mask is passed through by transformers as it is; the seam makes its own from `rows`.
         passed = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
@@ -150,15 +139,6 @@ class HFLM(FrozenLM):
         self.require_prefix()
         return RowCache(self.dims.layers, rows)
 
-    @cached_property
-    def stops(self) -> frozenset[int]:
-        for source in (getattr(self._model, "generation_config", None), self._model.config, self.tokenizer):
-            given = getattr(source, "eos_token_id", None)  # the library's own order: the first that says so
-            if given is not None:
-                return frozenset(given if isinstance(given, list) else [given])
-        separator = self.tokenizer.sep_token_id  # BERT's tokenizers end a text with it and name no other end
-        return frozenset() if separator is None else frozenset([separator])
-
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
@@ -170,8 +150,8 @@ class HFLM(FrozenLM):
             return hidden_BSD.gather(1, at.to(hidden_BSD.device))
         assert prefix is None or cached is None, "a cache holds the prefix of its rows"
         rows = self._placed(inputs, prefix if cached is None else cached)
-        read_Y = rows.packing.token_BS.gather(1, read_BR).flatten()
-        few = self._reader is not None and FEW * len(read_Y) <= len(rows.packing.place_X)
+        read_Y = rows.packed.token_BS.gather(1, read_BR).flatten()
+        few = self._reader is not None and FEW * len(read_Y) <= len(rows.packed.place_X)
         if few:
             rows = replace(rows, read_BR=read_BR, read_Y=read_Y)
         told = seam.Seam(self._layer_of, prefix, cached, rows, self._backend)
@@ -185,49 +165,13 @@ class HFLM(FrozenLM):
         layers = [*self._layers]
         return reading_last(self._model, self._base, layers[-1]) if self._layer_of else None
 
-    def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        ids_U = ids_U.to(weight_VD.device)
-        bias_U = None if bias_V is None else bias_V[ids_U.to(bias_V.device)].to(self.device)
-        return self._logits(hidden_XD, weight_VD[ids_U].to(self.device), bias_U)
-
-    def vocabulary_logits(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X V"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        hidden_XD = hidden_XD.to(weight_VD.device, weight_VD.dtype)
-        logits_XV = nn.functional.linear(hidden_XD, weight_VD, None if bias_V is None else bias_V.to(weight_VD.device))
-        logits_XV = logits_XV.to(self.device, torch.promote_types(self.dtype, torch.float32))
-        return families.cap(logits_XV, families.softcap_of(self._model))
-
-    def _logits(self, hidden_XD: Tensor, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        logits_XU = nn.functional.linear(
-            hidden_XD.to(dtype), weight_UD.to(dtype), None if bias_U is None else bias_U.to(dtype)
-        )
-        return families.cap(logits_XU, families.softcap_of(self._model))
-
-    def log_normaliser(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        weight_VD, bias_V = weight_VD.to(self.device), None if bias_V is None else bias_V.to(self.device)
-
-        def normalise(rows_XD: Tensor) -> Tensor:
-            return self._logits(rows_XD, weight_VD, bias_V).logsumexp(-1)
-
-        step = max(1, CHUNK // weight_VD.shape[0])
-        if hidden_XD.shape[0] <= step:
-            return normalise(hidden_XD)
-        # Autograd would keep every chunk's logits until the backward pass, so they are computed again there.
-        chunks = hidden_XD.split(step)
-        if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
-            return torch.cat([checkpoint(normalise, chunk, use_reentrant=False) for chunk in chunks])
-        return torch.cat([normalise(chunk) for chunk in chunks])
-
     def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
         if pool == "answer":
             return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
         if self._seamed:
             rows = self._placed(inputs, None)
             hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
-            hidden_BSD = rows.packing.spread(hidden_XD.to(self.device))
+            hidden_BSD = rows.packed.spread(hidden_XD.to(self.device))
         else:
             hidden_BSD = self._padded(inputs).to(self.device)
         real_BS1 = inputs.attend_BS[..., None].to(hidden_BSD.dtype)
@@ -257,7 +201,7 @@ class HFLM(FrozenLM):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
         keys, values = zip(*((key, value) for _, key, value in ordered), strict=True)
-        packing = rows.packing
+        packing = rows.packed
 
         def spread(states: tuple[Tensor, ...]) -> Tensor:
             return torch.stack([packing.spread(one[0].transpose(0, 1).to(self.device)) for one in states])
@@ -286,79 +230,8 @@ class HFLM(FrozenLM):
                 "prefix; use prompt-tuning (a soft prompt) with it, or a model of another family."
             )
 
-    def require_weights(self) -> None:
-        stored.require_weights(self._model, self.name)
-
-    def require_gradient(self) -> None:
-        if self._cut_by is not None:
-            raise ModelError(
-                f"{self.name} is quantised ({stored.quantisation_of(self._model)}) in {self._cut_by} layers, which on "
-                f"{self.device.type} pass no true gradient to a prompt; train it on the model unquantised or with "
-                "--quantise int8, and use it with this one."
-            )
-
-    @cached_property
-    def _cut_by(self) -> str | None:
-        return stored.without_gradient(self._model)
-
     def trie_fits(self, length: int) -> bool:
         return self._seamed  # windows are counted in logical positions, so a trie obeys them at any length
-
-    @cached_property
-    def _fingerprint(self) -> Fingerprint:
-        shape = {
-            "family": self._model.config.model_type,
-            "kind": self.kind,
-            "dims": vars(self.dims),
-            "parameters": stored.plain_shapes(self._model),
-        }
-        return Fingerprint(
-            tokenizer=self._hash_tokenizer(),
-            shape=view.digest(json.dumps(shape, sort_keys=True).encode()),
-            weights=self._hash(stored.tensors_of(self._model)),
-            dtype=str(self.dtype).removeprefix("torch."),
-            quantisation=stored.quantisation_of(self._model),
-            kept=self._hash(stored.kept_tensors(self._model)),
-        )
-
-    def fingerprint(self) -> Fingerprint:
-        return self._fingerprint
-
-    def _hash_tokenizer(self) -> str:
-        """The vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between releases."""
-        seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
-        return view.digest(json.dumps(seen).encode())
-
-    def _hash(self, tensors: Iterable[tuple[str, Tensor]]) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in tensors:
-            digest.update(name.encode() + stored.sample(tensor))
-        return digest.hexdigest()
-
-    def named_weights(self) -> dict[str, Tensor]:
-        return dict(self._model.named_parameters())
-
-    def with_weights(self, weights: Mapping[str, Tensor], dropout: bool = False) -> "HFLM":
-        unknown = sorted(weights.keys() - self.named_weights().keys())
-        if unknown:
-            raise ModelError(f"{self.name} has no weight {unknown[0]}; named_weights() lists the names it has.")
-        replaced = view.view_of(self._model, weights)
-        if dropout:
-            replaced.train()
-        return self._like(replaced, self._backend)
-
-    def adapted(self, change: Callable[[Any], Any]) -> "HFLM":
-        return self._like(change(copy.deepcopy(self._model)).eval(), self._backend)
-
-    def checkpointing(self, on: bool) -> "HFLM":
-        return self._like(view.recomputing(view.view_of(self._model, {}), on, self.name), self._backend)
-
-    def second_order(self) -> "HFLM":
-        return self.with_kernel("eager")
-
-    def with_kernel(self, backend: seam.Backend | None) -> "HFLM":
-        """A view that always attends this way; None lets the seam choose."""
-        return self._like(self._model, backend)
 
     def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
         if self.kind != "causal":

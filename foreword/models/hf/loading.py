@@ -1,4 +1,4 @@
-"""From a name, a folder or a loaded model to an `HFLM`; every failure becomes one sentence."""
+"""From a name, a folder or a loaded model to an `HFLM` or an `HFSeq2Seq`; every failure becomes one sentence."""
 
 import copy
 import logging
@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     TorchAoConfig,
@@ -22,9 +23,12 @@ from foreword.errors import ConfigError, ModelError
 from foreword.models.base import Kind
 from foreword.models.hf import families, stored, view
 from foreword.models.hf.lm import HFLM
+from foreword.models.hf.model import HFModel
+from foreword.models.hf.seq2seq import HFSeq2Seq
 
 OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
 GROUP = 32  # weights of a row that share a scale in int4
+AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 EMBEDDED = Path(__file__).parents[2] / "data" / "foreword-mini"
 
 
@@ -39,7 +43,7 @@ def load(
     quantise: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> HFLM:
+) -> HFModel:
     """Read a checkpoint with transformers and wrap it; see `foreword.models.load.load`."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -54,7 +58,7 @@ def load(
         quantised = quantising(config, quantise, name)
         if device_map is None:
             device_map = {"": place}  # what is quantised cannot always be moved later
-    auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    auto: Any = AUTO[kind]
     kept = as_dtype(dtype)
     with _told(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **origin)
@@ -76,7 +80,7 @@ def load(
     return _build(model.requires_grad_(False).eval(), tokenizer, kind, name)
 
 
-def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None) -> HFLM:
+def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None) -> HFModel:
     """Read a loaded model through a view that shares its tensors; the model itself is left as it is."""
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
@@ -87,7 +91,7 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
     return _build(view.view_of(model), tokenizer, kind, name)
 
 
-def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFLM:
+def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFModel:
     if version.parse(transformers.__version__) < OLDEST:
         raise ModelError(
             f"transformers {transformers.__version__} is installed, on which not every family is exact; install "
@@ -100,12 +104,15 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFL
         tokenizer = copy.deepcopy(tokenizer)
         stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
         tokenizer.pad_token = stand_in
-    return HFLM(model, tokenizer, kind, name)
+    return (HFSeq2Seq if kind == "seq2seq" else HFLM)(model, tokenizer, kind, name)
 
 
 def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
-    """Masked or causal, by the class that the checkpoint names, else by the family."""
+    """Masked, causal or seq2seq, by the class that the checkpoint names, else by the family."""
     classes = [model_class] if model_class else (config.architectures or [])
+    decoder_alone = any(named.endswith("ForCausalLM") for named in classes)
+    if config.model_type in families.FAMILIES["seq2seq"] and not decoder_alone:
+        return "seq2seq"  # first: the oldest T5 checkpoints name a class T5WithLMHeadModel
     for named in classes:
         if named.endswith("ForMaskedLM") or named == "ElectraForPreTraining":
             return "masked"

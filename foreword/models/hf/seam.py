@@ -5,7 +5,7 @@ Nothing is patched, no cache object is made, and nothing is left behind after an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.models.hf.bias import RelativeBias
 from foreword.models.hf.packing import Packing
 
 NAME = "foreword"
@@ -25,15 +26,16 @@ Backend = Literal["eager", "sdpa"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows that the model has as one row of packed tokens, and which text columns each of their positions may see,
-    before any layer's causality and window.
+    """The rows that the model has as one row of packed tokens, or as they are where `packing` is None, and which text
+    columns each of their positions may see, before any layer's causality and window.
 
-    `attend_BS` is None where nothing is padded. `position_BS` counts real tokens, the prefix's start included.
-    `read_BR` names the only columns of each row that the last layer has to answer, and `read_Y` their packed tokens,
-    row by row; where it answers those alone it says so in `pruned`.
+    Rows of cross-attention are what is read, not what reads: an encoder's columns. `attend_BS` is None where nothing is
+    padded. `position_BS` counts real tokens, the prefix's start included. `read_BR` names the only columns of each row
+    that the last layer has to answer, and `read_Y` their packed tokens, row by row; where it answers those alone it
+    says so in `pruned`.
     """
 
-    packing: Packing
+    packing: Packing | None
     attend_BS: Bool[Tensor, "B S"] | None
     position_BS: Int[Tensor, "B S"]
     tree_BSS: Bool[Tensor, "B S S"] | None
@@ -41,6 +43,11 @@ class Rows:
     read_BR: Int[Tensor, "B R"] | None = None
     read_Y: Int[Tensor, "Y"] | None = None
     pruned: list[bool] = field(default_factory=list)
+
+    @property
+    def packed(self) -> Packing:
+        assert self.packing is not None, "the rows are packed"
+        return self.packing
 
 
 class Enough(Exception):  # noqa: N818 - not an error
@@ -56,6 +63,9 @@ class Seam:
     and the pass ends with `Enough` after so many. `weights` gets each layer's attention weights, of rows without a
     prefix. `given` are the keys and values of all tokens, where the model's own
     are of those read alone. `cached` rows stand in a cache instead, with all that was before them, prefix included.
+    `bias` is T5's, added to the scores of every head over prefix and text columns; `relative` computes it for those
+    that the library knows no bias of. `cross` is what the modules of a decoder that attend to its encoder are told
+    instead, and `opening` what it begins to generate with.
     """
 
     layer_of: Mapping[int, int]
@@ -67,7 +77,20 @@ class Seam:
     enough: int | None = None
     weights: list[Tensor] | None = None
     given: tuple[Tensor, Tensor] | None = None
+    bias: Float[Tensor, "_ heads S X"] | None = None
+    relative: RelativeBias | None = None
+    cross: "Seam | None" = None
+    opening: "Opening | None" = None
     masks: dict[tuple[bool, int | None, torch.dtype, bool], Tensor | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What a decoder begins to generate with, padded on the left, and how much later than its column each row's text
+    stands: after a prefix, less the padding."""
+
+    embed_BSD: Float[Tensor, "B S D"]
+    later_B: Int[Tensor, "B"]
 
 
 def pick_backend(query: Tensor, columns: int, wanted: Backend | None, softcap: float | None) -> Backend:
@@ -92,6 +115,7 @@ def attend(
     softcap: float | None = None,
     seam: Seam | None = None,
     is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do.
@@ -100,6 +124,8 @@ def attend(
     """
     causal = bool(module.is_causal) if is_causal is None else is_causal
     seam = Seam({}) if seam is None else seam
+    if seam.cross is not None and id(module) in seam.cross.layer_of:
+        seam = seam.cross
     if seam.seen is not None:
         seam.seen.append((module, key, value))
         if len(seam.seen) == seam.enough:
@@ -107,10 +133,10 @@ def attend(
     if seam.given is not None:
         key, value = seam.given
     rows = seam.rows
-    if rows is not None:
-        rows = replace(rows, packing=rows.packing.on(key.device))
-        key, value = _spread(key, rows.packing), _spread(value, rows.packing)
-        query = _spread(query, rows.packing) if seam.given is None else _by_row(query, rows.position_BS.shape[0])
+    packing = None if rows is None or rows.packing is None else rows.packing.on(key.device)
+    if rows is not None and packing is not None:
+        key, value = _spread(key, packing), _spread(value, packing)
+        query = _spread(query, packing) if seam.given is None else _by_row(query, rows.position_BS.shape[0])
     if seam.cached is not None:
         key, value = seam.cached.joined(seam.layer_of[id(module)], key, value)
     if seam.prefix is not None:
@@ -122,9 +148,14 @@ def attend(
     fused = seam.weights is None and pick_backend(query, key.shape[2], seam.backend, softcap) == "sdpa"
     if rows is None:
         mask = library_mask(attention_mask, seam.prefix, sliding_window, query.dtype)
+        bias = position_bias if seam.prefix is None else library_bias(position_bias, attention_mask, seam)
     else:
-        mask = layer_mask(seam, rows, causal, sliding_window, query.dtype, fused and seam.given is None)
+        bias = seam.bias
+        triangular = fused and seam.given is None and bias is None
+        mask = layer_mask(seam, rows, causal, sliding_window, query.dtype, triangular)
     mask = None if mask is None else mask.to(query.device)
+    if bias is not None:
+        mask = bias.to(query) if mask is None else mask + bias.to(query)
     if mask is not None and rows is not None and seam.given is not None:
         mask = _of_read(mask, rows)
     scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -136,8 +167,8 @@ def attend(
         out = out.transpose(1, 2).contiguous()
     else:
         out = eager(query, key, value, mask, scale, dropout, softcap, seam.weights)
-    if rows is not None:
-        out = (rows.packing.pack(out) if seam.given is None else out.flatten(0, 1))[None]
+    if packing is not None:
+        out = (packing.pack(out) if seam.given is None else out.flatten(0, 1))[None]
     return out, None
 
 
@@ -283,6 +314,22 @@ def library_mask(
         position_B1S = prefix.start_B[:, None, None] + mask.sum(-1) - 1
         ahead = ahead & (position_B1S[..., None] - column_P < window)
     return additive(torch.cat([ahead, mask], dim=-1), dtype)
+
+
+def library_bias(bias: Tensor | None, mask: Tensor | None, seam: Seam) -> Tensor | None:
+    """The library's own bias with that of the prefix's columns in front, for generation with a cache: 0 where the model
+    has none by distance (cross-attention)."""
+    prefix = seam.prefix
+    if bias is None or prefix is None:
+        return bias
+    rows, columns = prefix.real_BP.shape
+    if seam.relative is None:
+        ahead = bias.new_zeros(rows, bias.shape[1], bias.shape[2], columns)
+    else:
+        assert mask is not None, "boolean_mask is never skipped"
+        position_BS = prefix.start_B[:, None].to(mask.device) + mask[:, 0].sum(-1) - 1
+        ahead = seam.relative.between(position_BS, torch.arange(columns, device=mask.device)[None])
+    return torch.cat([ahead.to(bias), bias.expand(rows, -1, -1, -1)], dim=-1)
 
 
 def additive(seen: Bool[Tensor, "..."], dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -85,6 +86,38 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
         base(inputs_embeds=embedding(ids), position_ids=position_ids, seam=seam.Seam({}, seen=seen))
     names = {module: name for name, module in model.named_modules()}
     return tuple(names[module] for module, _, _ in seen)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention modules of a site, by name and in order, and the sizes of their keys."""
+
+    names: tuple[str, ...]
+    heads: int
+    head_size: int
+
+
+def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Module) -> dict[str, Attention]:
+    """The attention modules of an encoder-decoder model, found by asking; a decoder's layer attends to itself first.
+
+    Raises: ModelError where a layer does not come to the seam by a module of its own.
+    """
+    read: list[tuple[nn.Module, Tensor, Tensor]] = []
+    written: list[tuple[nn.Module, Tensor, Tensor]] = []
+    embedding = model.get_input_embeddings()
+    embed = embedding(torch.zeros(1, 2, dtype=torch.long, device=stored.device_of(embedding)))
+    with torch.no_grad():
+        source = encoder(inputs_embeds=embed, seam=seam.Seam({}, seen=read))[0]
+        decoder(inputs_embeds=embed, encoder_hidden_states=source, use_cache=False, seam=seam.Seam({}, seen=written))
+    names = {module: name for name, module in model.named_modules()}
+    found = {}
+    for site, calls in (("encoder", read), ("self", written[::2]), ("cross", written[1::2])):
+        own = tuple(names[module] for module, _, _ in calls)
+        if not own or len({*own}) != len(own):
+            raise ModelError(f"The layers of {type(model).__name__} cannot be told apart at the site {site!r}.")
+        _, heads, _, size = calls[0][1].shape
+        found[site] = Attention(own, heads, size)
+    return found
 
 
 def embedding_weight(model: PreTrainedModel) -> Float[Tensor, "V D"]:
