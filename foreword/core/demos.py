@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Part, Soft, Template, Turn, field_text, joined
+from foreword.core.template import (
+    Answer,
+    Decoder,
+    Demos,
+    Field,
+    Literal,
+    Part,
+    Soft,
+    Template,
+    Turn,
+    field_text,
+    joined,
+)
 from foreword.errors import ConfigError
 
 
