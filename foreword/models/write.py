@@ -204,8 +204,7 @@ class _Loop:
         for ask in asks:
             self.rows.add(as_cached(self.lm, ask.prefix))
         # The cache has the prefixes, but for the one that an encoder reads its source after.
-        kept = {"keys_TNQHK": None, "values_TNQHK": None}
-        soft = None if self.bank is None else replace(self.bank, **kept)
+        soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
         inputs, prefix = prepare(
             self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks])
         )
