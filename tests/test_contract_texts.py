@@ -31,9 +31,12 @@ QUICK = {
 }
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return load("foreword-tiny-causal")
+KINDS = {"causal": "foreword-tiny-causal", "seq2seq": "foreword-tiny-seq2seq"}
+
+
+@pytest.fixture(params=KINDS)
+def lm(request):
+    return load(KINDS[request.param])
 
 
 @pytest.fixture
@@ -67,8 +70,8 @@ def test_saved_and_loaded_it_writes_the_same(name, lm, task, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in WRITERS if METHODS[n].mixed_batch])
-def test_alone_equals_in_a_mixed_batch(name):
-    lm = load("foreword-tiny-causal", dtype=torch.float64)
+def test_alone_equals_in_a_mixed_batch(name, lm):
+    lm = load(lm.name, dtype=torch.float64)
     tasks = [planted_texts(n, train=12 + n, validation=5, test=6, most=2) for n in (1, 2)]
     jobs = [
         make_job(lm, task, name, seed=seed, options=short(name, **more))

@@ -100,7 +100,11 @@ def encode_targets(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int =
     longer = max(
         (len(w) - _plan(p).longest for w, p in zip(words, encoder.planner.texts(texts), strict=True)), default=0
     )
-    encoded = replace(encoder, room=encoder.room - longer).encode_texts([row for row, _ in pairs], texts)
+    if lm.kind == "seq2seq":  # the decoder has its own room, and says itself what does not fit
+        encoder = replace(encoder, target=encoder.target - longer)
+    else:
+        encoder = replace(encoder, room=encoder.room - longer)
+    encoded = encoder.encode_texts([row for row, _ in pairs], texts)
     return [replace(e, plan=replace(_plan(e.plan), words=((w,),))) for e, w in zip(encoded, words, strict=True)]
 
 

@@ -141,13 +141,15 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
             asks = [ask for _, _, ask in chosen]
             own = _with_prefixes(lm, bank, asks)
             inputs, prefix = prepare(lm, collate([a.encoded for a in asks]), own, torch.arange(len(asks)))
-            ids_XL = lm.generate(inputs, prefix, **_beam_options(lm, decoding))
+            begun = inputs.attend_BS.shape[1] if lm.kind == "seq2seq" else 0
+            ids_XL = lm.generate(inputs, prefix, **_beam_options(lm, decoding, begun))
             for (artefact, row, ask), ids in zip(chosen, ids_XL.tolist(), strict=True):
                 on_text(artefact, row, 0, _beam_text(lm, ask, ids))
 
 
-def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
-    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one.
+def _beam_options(lm: FrozenLM, decoding: Decoding, begun: int) -> dict[str, Any]:
+    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one. A
+    decoder's sequences have `begun` columns before what is written.
 
     It is looked back by our own rule: the library's own (transformers 5.23) does not see the first pieces written in
     rows that were padded.
@@ -155,9 +157,9 @@ def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
     told: dict[str, Any] = {n: getattr(decoding, n) for n in ("num_beams", "length_penalty", "max_new_tokens")}
     sampling = Sampling.of(decoding, 0)
     if sampling.looks_back:
-        told["logits_processor"] = [_LooksBack(sampling, lm.stops)]
+        told["logits_processor"] = [_LooksBack(sampling, lm.stops, begun)]
     if decoding.stop_strings:
-        told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings)]
+        told["stopping_criteria"] = [_Stopped(lm, decoding.stop_strings, begun)]
     return {**told, "do_sample": False, "early_stopping": True}
 
 
@@ -165,11 +167,11 @@ def _beam_options(lm: FrozenLM, decoding: Decoding) -> dict[str, Any]:
 class _LooksBack:
     """What each sequence written so far leaves of the scores of the next piece."""
 
-    def __init__(self, sampling: Sampling, ends: frozenset[int]):
-        self.sampling, self.ends = sampling, ends
+    def __init__(self, sampling: Sampling, ends: frozenset[int], begun: int):
+        self.sampling, self.ends, self.begun = sampling, ends, begun
 
     def __call__(self, ids_XL: Int[Tensor, "X L"], score_XV: Float[Tensor, "X V"]) -> Float[Tensor, "X V"]:
-        pairs = zip(score_XV, ids_XL.tolist(), strict=True)
+        pairs = zip(score_XV, ids_XL[:, self.begun :].tolist(), strict=True)
         return torch.stack([looking_back(score_V, self.sampling, ids, self.ends) for score_V, ids in pairs])
 
 
@@ -177,11 +179,13 @@ class _LooksBack:
 class _Stopped:
     """Which of the sequences written so far have a stop string."""
 
-    def __init__(self, lm: FrozenLM, stops: Sequence[str]):
-        self.lm, self.stops = lm, stops
+    def __init__(self, lm: FrozenLM, stops: Sequence[str], begun: int):
+        self.lm, self.stops, self.begun = lm, stops, begun
 
     def __call__(self, ids_XL: Int[Tensor, "X L"], scores: Any, **_: Any) -> Bool[Tensor, "X"]:
-        texts = self.lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = self.lm.tokenizer.batch_decode(
+            ids_XL[:, self.begun :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         found = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(found, dtype=torch.bool, device=ids_XL.device)
 

@@ -38,7 +38,13 @@ class Compiled:
 
 @torch.no_grad()
 def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
-    """Raises: ModelError for a masked model, where no such prefix exists; ConfigError where nothing constant leads."""
+    """Raises: ModelError for a model with an encoder, where no such prefix exists; ConfigError where nothing constant
+    leads."""
+    if lm.kind == "seq2seq":
+        raise ModelError(
+            f"{lm.name!r} is an encoder-decoder model: what leads a row's source sees the text after it, so no prefix "
+            "equals it; keep the soft prompt."
+        )
     if lm.kind != "causal":
         raise ModelError(
             f"{lm.name!r} is a masked model: what leads a row sees the text after it, so no prefix equals it; keep the "

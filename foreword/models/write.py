@@ -115,7 +115,7 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
             print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
 
 
-def kept(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
+def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
     """A prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt in."""
     if prefix is None:
         return None
@@ -206,10 +206,9 @@ class _Loop:
             taken.append(self.waiting.popleft())
         asks, first = [self.asks[r] for r in taken], len(self.rows)
         for ask in asks:
-            self.rows.add(kept(self.lm, ask.prefix), shared=ask.prefix)
+            self.rows.add(as_cached(self.lm, ask.prefix), shared=ask.prefix)
         # The cache has the prefixes, but for the one that an encoder reads its source after.
-        nothing = {"keys_TNQHK": None, "values_TNQHK": None}
-        soft = None if self.bank is None else replace(self.bank, **nothing)
+        soft = None if self.bank is None else replace(self.bank, keys_TNQHK=None, values_TNQHK=None)
         inputs, prefix = prepare(
             self.lm, collate([a.encoded for a in asks]), soft, torch.tensor([a.task for a in asks])
         )

@@ -12,7 +12,7 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
 from foreword.models.batch import collate, prepare
 from foreword.models.decode import choose
-from foreword.models.write import kept
+from foreword.models.write import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
@@ -80,7 +80,7 @@ class Writers:
             often = Counter(job.entry.version for job in (*self.under_way, *jobs) if job.entry is not None)
             for (entry, row), task, alone in zip(pairs, task_of, led, strict=True):
                 shared = entry.version if entry is not None and often[entry.version] > 1 else None
-                self.cache.add(kept(self.lm, prefix_of(bank, task)), shared)
+                self.cache.add(as_cached(self.lm, prefix_of(bank, task)), shared)
                 rows.append(row.without_lead() if alone else row)
             soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
             inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))

@@ -23,6 +23,7 @@ from foreword.methods.train import make_job, train
 from foreword.methods.use import Prompted, open_artefact
 from foreword.methods.write import write_rows, write_samples
 from foreword.models.base import FrozenLM
+from foreword.models.compile import compile_prompt
 from foreword.models.fits import check
 from foreword.models.tiny import tiny
 from foreword.serving.engine import Engine
@@ -59,6 +60,32 @@ def test_prefix_tuning_learns_all_three_sites_by_default(lm: FrozenLM, reparamet
         for new, old in zip(pair, first.sites[site], strict=True):
             moved = (new - old).abs().amax(dim=(1, 2, 3))
             assert bool((moved > 1e-6).all()), site  # every layer of every site
+
+
+@pytest.mark.parametrize("sites", ["encoder", "self", "cross", "all"])
+def test_a_prefix_at_any_site_learns(lm: FrozenLM, sites: str) -> None:
+    """The training rows' likelihood rises under each site alone; a prefix that is not trained stays where it was."""
+    few = TASK.with_(train=TASK.train[:8], validation=TASK.train[:8])
+    options = {"length": 4, "init": "random", "sites": sites, "batch_size": 8, "eval_every": 80, "keep": "last"}
+    nll = []
+    for steps, rate in ((80, 0.1), (1, 1e-9)):
+        made = train(lm, few, "prefix-tuning", steps=steps, learning_rate=rate, **options).artefact
+        nll.append(made.metrics["validation"]["nll"])
+    assert nll[0] < 0.9 * nll[1], nll
+
+
+def test_a_network_is_folded_away_to_the_numbers_of_its_sites(lm: FrozenLM, tmp_path: Path) -> None:
+    artefact = train(lm, TASK, "prefix-tuning", reparametrise=True, hidden=16, **SHORT).artefact
+    numbers = sum(2 * s.layers * 3 * s.heads * s.head_size for s in lm.sites.values())
+    assert artefact.bytes_stored == 4 * numbers
+    assert artefact.numbers_trained > numbers  # the networks' own
+    again = Artefact.load(artefact.save(tmp_path / "x"))
+    assert torch.equal(Prompted(lm, again).scores(TASK.test), Prompted(lm, artefact).scores(TASK.test))
+
+
+def test_a_soft_prompt_in_front_of_an_encoder_is_not_compiled(lm: FrozenLM) -> None:
+    with pytest.raises(ModelError, match="encoder-decoder model: what leads a row's source sees the text after it"):
+        compile_prompt(lm, Format(Template.parse("{soft:2}{text}")), SoftPrompt(torch.zeros(2, lm.dims.width)))
 
 
 def test_it_starts_from_what_words_have_at_each_site(lm: FrozenLM) -> None:
