@@ -37,6 +37,7 @@ WORDS = "table to text: describe the restaurant in a sentence"
 FAR = "elephant divide banana keyboard thirteen violet harbour seldom carpet"
 INFIX = "{source|shorten}\n{soft:LENGTH}\nText: {answer}"
 SIZES, SUBSETS, SEEDS = (50, 100, 200, 500), (0, 1), (0, 1)
+ALL_SEEDS = (0, 1, 2, 3)  # of what the paper's order is tested on: two runs leave an interval of 13 standard errors
 LENGTHS = (1, 5, 20, 40)
 
 
@@ -92,9 +93,9 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     prefix, prompt = {**long, **how.prefix}, {**long, **how.prompt}
     found = [
         Cell("main", rows, "manual", "manual", {}, seeds=SEEDS[:1]),
-        Cell("main", rows, "prefix", "prefix-tuning", prefix),
-        Cell("main", rows, "embeddings", "prompt-tuning", prompt),
-        Cell("main", rows, "fine-tuning", "fine-tuning", {**long, **how.tuned}),
+        Cell("main", rows, "prefix", "prefix-tuning", prefix, seeds=ALL_SEEDS),
+        Cell("main", rows, "embeddings", "prompt-tuning", prompt, seeds=ALL_SEEDS),
+        Cell("main", rows, "fine-tuning", "fine-tuning", {**long, **how.tuned}, seeds=ALL_SEEDS),
         Cell("main", rows, "infix", "prompt-tuning", prompt, infix=True),
     ]
     for size in given.sizes:
