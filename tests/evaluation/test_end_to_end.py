@@ -128,7 +128,7 @@ def test_the_recipe_runs_cells_and_fills_its_page(
     text = page.read_text()
     assert "Kept by hand." in text
     assert text.count("filled by recipes/real_data.py") == 1
-    assert "all training rows, 1 seeds" in text
+    assert "all training rows, 1 seed**" in text
     recipe.SCHEDULE["*/lora"] = {**SHORT, "steps": 3}
     capsys.readouterr()
     assert recipe.main([*common, "--table"]) == 0

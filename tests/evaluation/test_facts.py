@@ -119,7 +119,7 @@ def test_the_recipe_runs_goes_on_and_prints_its_table(folder, lm, tmp_path, caps
     given = ["--data", str(folder), "--relations", "all", "--out", str(tmp_path / "out")]
     assert recipe.main(given) == 0
     first = capsys.readouterr().out
-    assert "2 relations that every arm has" in first and "searches left their start" in first
+    assert "2 of 3 relations, which every arm has; 1 seed(s)" in first and "searches left their start" in first
     assert "| P3 |" in first
     monkeypatch.setattr(lines, "answer", lambda *a: pytest.fail("run again"))
     assert recipe.main(given) == 0

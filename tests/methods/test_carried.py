@@ -93,7 +93,7 @@ def test_steps_help_a_model_that_learnt_them():
 
     def right(method: str, **given) -> np.ndarray:
         made = train(lm, task, method, **given).artefact
-        return text_values(task, answer_rows(lm, [(made, task.test)])[0], task.test)["number"]
+        return text_values(task, answer_rows(lm, [(made, task.test)])[0], task.test)
 
     direct, thought = right("manual"), right("chain-of-thought", **options)
     # Paired on the same rows: one-sided sign test below 1 in 10,000.
