@@ -257,7 +257,7 @@ def test_masked_models_and_gradients_are_refused_with_a_sentence():
     labelled = Task([{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(40)], template="{text} {mask}")
     with pytest.raises(ConfigError, match="chain-of-thought needs a causal model, and this one is masked"):
         train(load("foreword-tiny"), labelled, "chain-of-thought")
-    with pytest.raises(ConfigError, match="linear-probe needs labels.*, and task has answers in text"):
+    with pytest.raises(ConfigError, match=r"linear-probe needs labels.*, and task has answers in text"):
         train(tiny("causal"), Task(ROWS, text="q"), "linear-probe")
 
 
