@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from foreword.core.cache import CachedRows, RowCache
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import PrefixPrompt
-from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site
 from foreword.models.hf import families, generation, seam, view
@@ -128,13 +128,6 @@ class HFLM(HFModel):
                 f"{self.dims.context}: shorten the text or the prompt."
             )
 
-    def hidden_at(
-        self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
-    ) -> Float[Tensor, "B R D"]:
-        if prefix is not None or cached is not None:
-            self.require_prefix()
-        return self._family.transform(self._model, self._read(inputs, prefix, cached)).to(self.device)
-
     def cache(self, rows: int) -> RowCache:
         self.require_prefix()
         return RowCache(self.dims.layers, rows)
@@ -165,21 +158,12 @@ class HFLM(HFModel):
         layers = [*self._layers]
         return reading_last(self._model, self._base, layers[-1]) if self._layer_of else None
 
-    def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
-        if pool == "answer":
-            return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
-        if self._seamed:
-            rows = self._placed(inputs, None)
-            hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
-            hidden_BSD = rows.packed.spread(hidden_XD.to(self.device))
-        else:
-            hidden_BSD = self._padded(inputs).to(self.device)
-        real_BS1 = inputs.attend_BS[..., None].to(hidden_BSD.dtype)
-        return (hidden_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
-
-    @torch.no_grad()
-    def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
-        return self.prefix_from_embeddings(self.embed(ids_P[None])[0])
+    def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
+        if not self._seamed:
+            return self._padded(inputs), inputs.attend_BS
+        rows = self._placed(inputs, None)
+        hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
+        return rows.packed.spread(hidden_XD.to(self.device)), inputs.attend_BS
 
     @torch.no_grad()
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:

@@ -5,17 +5,21 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.cache import CachedRows
+from foreword.core.inject import PrefixBatch
+from foreword.core.prompts import PrefixPrompt
+from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.base import Fingerprint, FrozenLM, Kind
+from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
 from foreword.models.hf import families, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
 
@@ -50,6 +54,35 @@ class HFModel(FrozenLM):
     @abstractmethod
     def _shape(self) -> dict[str, Any]:
         """What its fingerprint says of the model's sizes."""
+
+    @abstractmethod
+    def _read(
+        self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
+    ) -> Float[Tensor, "B R D"]:
+        """Hidden states at the positions read, before the output head."""
+
+    @abstractmethod
+    def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
+        """The hidden states that a mean is taken of, and which of them are real."""
+
+    def hidden_at(
+        self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
+    ) -> Float[Tensor, "B R D"]:
+        if prefix is not None or cached is not None:
+            self.require_prefix()
+        return self._family.transform(self._model, self._read(inputs, prefix, cached)).to(self.device)
+
+    def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
+        if pool == "answer":
+            return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
+        hidden_BSD, real_BS = self._pooled(inputs)
+        hidden_BSD = hidden_BSD.to(self.device)
+        real_BS1 = real_BS[..., None].to(hidden_BSD.dtype)
+        return (hidden_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
+
+    @torch.no_grad()
+    def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
+        return self.prefix_from_embeddings(self.embed(ids_P[None])[0])
 
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         return self._embedding(ids_BS.to(self.device))

@@ -6,7 +6,7 @@ padded: T5's bias and BART's positions go by columns, so packed tokens would hav
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -74,11 +74,6 @@ class HFSeq2Seq(HFModel):
     @property
     def _shape(self) -> dict[str, Any]:
         return {"dims": vars(self.dims), "sites": {site: vars(sizes) for site, sizes in self.sites.items()}}
-
-    def hidden_at(
-        self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
-    ) -> Float[Tensor, "B R D"]:
-        return self._family.transform(self._model, self._read(inputs, prefix, cached)).to(self.device)
 
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
@@ -196,18 +191,10 @@ class HFSeq2Seq(HFModel):
     def cache(self, rows: int) -> RowCache:
         return RowCache(self.sites["self"].layers, rows, RowCache(self.sites["cross"].layers, rows))
 
-    def features(self, inputs: Inputs, pool: Literal["answer", "mean"]) -> Float[Tensor, "B D"]:
-        """The decoder's state at the answer, or the mean of the encoder's over the source."""
-        if pool == "answer":
-            return self._read(replace(inputs, read_BR=inputs.read_BR[:, :1]), None)[:, 0].to(self.device)
+    def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
+        """Those of the encoder, over the source."""
         assert inputs.source is not None, "rows of an encoder-decoder model have a source"
-        hidden_BSD = self._encoded(inputs.source, None).to(self.device)
-        real_BS1 = inputs.source.attend_BS[..., None].to(hidden_BSD.dtype)
-        return (hidden_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
-
-    @torch.no_grad()
-    def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
-        return self.prefix_from_embeddings(self.embed(ids_P[None])[0])
+        return self._encoded(inputs.source, None), inputs.source.attend_BS
 
     @torch.no_grad()
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
