@@ -42,9 +42,9 @@ HEAD = """# Facts
 
 Written by `python recipes/facts.py --report docs/facts.md`. The name of a run says its model, its data, which answers
 compete (the relation's own objects, or all), and how many training rows and test rows a relation has (0: all that there
-are). P@1, P@10 and MRR are means over relations with 95% intervals; a relation counts once, however many rows it has.
-`majority` answers with the training rows' most frequent object: what is not above it may have learnt the relation's
-prior and nothing else.
+are). The model computes in bfloat16 unless the name says otherwise. P@1, P@10 and MRR are means over relations with 95%
+intervals; a relation counts once, however many rows it has. `majority` answers with the training rows' most frequent
+object: what is not above it may have learnt the relation's prior and nothing else.
 
 Published, and not comparable (Shin et al. 2020, BERT-base, the original LAMA of 41 relations, one common vocabulary of
 candidates): P@1 manual 31.1, LPAQA 34.1, AutoPrompt of 5 tokens 42.9.
@@ -71,6 +71,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--evidence", action="store_true", help="relation extraction: evidence, and its swapped control"
     )
+    parser.add_argument("--dtype", default="bfloat16", help="of the model; learnt numbers are fp32 [bfloat16]")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/facts"))
     parser.add_argument("--report", type=Path, help="write the tables of all runs in --out to this document, and stop")
@@ -88,10 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
         facts = countries() if given.data == "countries" else read_facts(given.data)
         if given.relations != "all" and given.data != "countries":
             facts = Facts({n: facts.relation(n) for n in given.relations.split(",")}, facts.where)
-        lm = foreword.load(given.model, kind=given.kind)
+        lm = foreword.load(given.model, kind=given.kind, dtype=given.dtype)
         for seed in range(given.seeds):
             run_seed(given, lm, facts, seed)
-        print(table(file_of(given, lm, "x", "x", 0).parent, given.arms.split(",")))
+        print(tables(file_of(given, lm, "x", "x", 0).parent, given.arms.split(",")))
     except ForewordError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -190,9 +191,9 @@ def write(given: Any, lm: Any, one: Any, arm: str, seed: int, told: dict[str, An
 
 
 def file_of(given: Any, lm: Any, arm: str, relation: str, seed: int) -> Path:
-    what = f"{Path(given.data).name}-{given.candidates}-{given.rows}-{given.test}" + (
-        "-evidence" if given.evidence else ""
-    )
+    what = f"{Path(given.data).name}-{given.candidates}-{given.rows}-{given.test}"
+    what += "-evidence" if given.evidence else ""
+    what += "" if given.dtype == "bfloat16" else f"-{given.dtype}"
     options = f"-{given.steps}" if given.steps and arm == "autoprompt" else ""
     return given.out / f"{lm.name}-{lm.kind}-{what}".replace("/", "_") / f"{relation}-{arm}{options}-{seed}.json"
 
@@ -204,13 +205,20 @@ def document(out: Path) -> str:
     """The tables of every run in a folder."""
     parts = [HEAD]
     for folder in sorted(f for f in out.iterdir() if f.is_dir()) if out.is_dir() else []:
-        parts += [f"## {folder.name}", "", table(folder, ARMS), ""]
+        parts += [f"## {folder.name}", "", tables(folder, ARMS), ""]
     return "\n".join(parts)
 
 
-def table(folder: Path, arms: Sequence[str]) -> str:
-    """The arms on the relations and seeds that all of them have, with intervals; then each relation."""
+def tables(folder: Path, arms: Sequence[str]) -> str:
+    """What a folder holds: all relations with the first seed; then, with every seed, those that were run with more."""
     records = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))]
+    first = table([r for r in records if r["seed"] == 0], arms)
+    more = {r["relation"] for r in records if r["seed"]}
+    return f"{first}\n\n{table([r for r in records if r['relation'] in more], arms)}" if more else first
+
+
+def table(records: Sequence[dict[str, Any]], arms: Sequence[str]) -> str:
+    """The arms on the relations and seeds that all of them have, with intervals; then each relation."""
     arms = [a for a in arms if any(r["arm"] == a for r in records)]
     shared = set.intersection(*({r["relation"] for r in records if r["arm"] == a} for a in arms)) if arms else set()
     seeds = sorted({r["seed"] for r in records})

@@ -7,7 +7,7 @@ tuned as well, are 79.6 (1 shot) and 83.9 (5 shots); they are of other episodes 
     python recipes/metaprompting.py                          every cell that is missing, then the tables
     python recipes/metaprompting.py --list                   the cells: classes/DATA/SHOTS/START/SEED, tasks/...
     python recipes/metaprompting.py --only 'classes/hwu64/1/*'
-    python recipes/metaprompting.py --table                  the tables of what is there
+    python recipes/metaprompting.py --table                  train nothing: the tables of what is there
     python recipes/metaprompting.py --quick                  a tiny model and two steps: whether it works
 
 Stop it at any time; the same command goes on. Settings were not tuned on test classes: rates of adaptation are chosen
@@ -17,15 +17,17 @@ on validation episodes, from one list for every arm. Texts are cut to 128 tokens
 import argparse
 import fnmatch
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from metaprompting_words import WORDS
 
 from foreword.cli.progress import Bars
 from foreword.core.artefact import Artefact
+from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
 from foreword.evaluation.episodes import Arm, Protocol, measure_arms
@@ -67,7 +69,7 @@ SPREAD = {
 }
 ACROSS = ("maml", "multitask", "vocabulary")
 TRAINING = {"length": 8, "batch_size": 2, "queries": 5, "inner_steps": 5, "steps": 100, "eval_every": 20}
-MASKED = "foreword-mini"
+MASKED, DTYPE = "foreword-mini", "bfloat16"
 START, END = "<!-- metaprompting: filled by recipes/metaprompting.py -->", "<!-- end of metaprompting -->"
 
 
@@ -136,7 +138,7 @@ class Bench:
         return {name: self.task(name, split_of)}
 
     def families(self, names: list[str]) -> dict[str, Task]:
-        return {task: self.task(task, read_task) for name in names for task in FAMILIES[name]}
+        return {task: self.task(task, read_worded) for name in names for task in FAMILIES[name]}
 
     def trained_on(self, cell: Cell) -> dict[str, Task]:
         if cell.kind == "classes":
@@ -155,7 +157,18 @@ class Bench:
 
 
 def split_of(folder: Path) -> Task:
-    return read_classes(folder, SPLIT)
+    return worded(read_classes(folder, SPLIT))
+
+
+def worded(task: Task) -> Task:
+    """The task with label words of one piece, where its class names are none."""
+    words = WORDS.get(task.name, {})
+    own = {label: (words[label],) for label in task.labels if label in words}
+    return task.with_(label_words={**(task.label_words or {}), **own}) if own else task
+
+
+def read_worded(folder: Path) -> Task:
+    return worded(read_task(folder))
 
 
 def make_start(bench: Bench, cell: Cell) -> Artefact:
@@ -219,21 +232,31 @@ def spread_of(found: list[EpisodeLine]) -> str:
     return "\nSpread over the four plain initialisations, adapted:\n\n" + "\n".join(told) if told else ""
 
 
-def page(given: argparse.Namespace, made: Mapping[tuple[str, str, int], tuple[list[EpisodeLine], str]]) -> str:
-    """All tables, with how they were made."""
-    size = (
-        f"{given.episodes} test episodes, {given.seeds} meta-training seeds, {given.steps or TRAINING['steps']} steps"
-    )
+def section(given: argparse.Namespace, question: tuple[str, str, int], found: list[EpisodeLine], what: str) -> str:
+    """The tables of one question."""
+    kind, name, shots = question
+    title = name if kind == "classes" else f"left out: {name}"
+    main = [line for line in found if line.arm not in SPREAD]
+    table = markdown(main, what, given.episodes) if main else ""  # type: ignore[arg-type]
+    return f"## {title}, 5-way, {shots}-shot\n\n{table}\n{spread_of(found)}".strip()
+
+
+def page(given: argparse.Namespace) -> str:
+    """The tables of all questions that were asked, with how they were made."""
+    steps = given.steps or TRAINING["steps"]
     parts = [
-        f"Made by `python recipes/metaprompting.py`: {MASKED}, {given.dtype}, {size}; classes split as {SPLIT}. A "
-        "difference is paired on the same episodes and seeds; without an interval above 0 it is not shown.",
+        f"Made by `python recipes/metaprompting.py`: {MASKED}, {given.dtype}, {steps} steps; classes split as {SPLIT}, "
+        "label words of one piece. A difference is paired on the same episodes and seeds; without an interval above 0 "
+        "it is not shown.",
     ]
-    for (kind, name, shots), (found, what) in made.items():
-        title = name if kind == "classes" else f"left out: {name}"
-        main = [line for line in found if line.arm not in SPREAD]
-        table = markdown(main, what, given.episodes) if main else ""  # type: ignore[arg-type]
-        parts.append(f"## {title}, 5-way, {shots}-shot\n\n{table}\n{spread_of(found)}")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    for question in dict.fromkeys(cell.question for cell in cells([], given.seeds)):
+        file = section_file(given, question)
+        parts += [file.read_text(encoding="utf-8")] if file.exists() else []
+    return "\n\n".join(parts) + "\n"
+
+
+def section_file(given: argparse.Namespace, question: tuple[str, str, int]) -> Path:
+    return given.out / "tables" / f"{'-'.join(map(str, question))}.md"
 
 
 def write_page(file: Path, text: str) -> None:
@@ -252,15 +275,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/metaprompting"), help="the folder of results")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="cells, as --list names them")
     parser.add_argument("--list", action="store_true", help="print the cells and whether they are done, and stop")
-    parser.add_argument("--table", action="store_true", help="only the questions whose starts are all there")
+    parser.add_argument("--table", action="store_true", help="train nothing: the tables of what is there")
     parser.add_argument("--quick", action="store_true", help="a tiny model, two steps, two query rows a class")
     parser.add_argument("--episodes", type=int, default=200, help="test episodes [200; 600 with a GPU]")
     parser.add_argument("--seeds", type=int, default=3, help="meta-training seeds [3; 5 with a GPU]")
     parser.add_argument("--steps", type=int, help=f"meta-training steps [{TRAINING['steps']}]")
-    parser.add_argument("--dtype", default="float32", help="of the model [float32]")
+    parser.add_argument("--dtype", help=f"of the model; learnt numbers are fp32 [{DTYPE}]")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--write", type=Path, help="the page with the tables [docs/metaprompting.md]")
     given = parser.parse_args(arguments)
+    given.dtype = given.dtype or ("float32" if given.quick else DTYPE)
     given.write = given.write or (given.out / "table.md" if given.quick else Path("docs/metaprompting.md"))
     return given
 
@@ -275,23 +299,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if chosen else 2
     if given.threads:
         torch.set_num_threads(given.threads)
-    questions: dict[tuple[str, str, int], list[Cell]] = {}
-    for cell in chosen:
-        questions.setdefault(cell.question, []).append(cell)
-    made = {}
     try:
-        for question, some in questions.items():
-            if given.table and not all((bench.folder(c) / "foreword.json").exists() for c in some):
-                continue
-            made[question] = lines(bench, question, some)
-            write_page(given.write, page(given, made))  # as far as it is: a stop loses no table
+        for question in dict.fromkeys(cell.question for cell in chosen):
+            every = [cell for cell in cells([], given.seeds) if cell.question == question]
+            there = [cell for cell in every if (bench.folder(cell) / "foreword.json").exists()]
+            asked = there if given.table else [cell for cell in every if cell in chosen or cell in there]
+            if asked:
+                found, what = lines(bench, question, asked)
+                write_whole(section_file(given, question), section(given, question, found, what).encode())
+                write_page(given.write, page(given))  # as far as it is: a stop loses no table
     except ForewordError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped; what ended is in {given.out}, and the same command goes on", file=sys.stderr)
         return 130
-    print(page(given, made))
+    print(page(given))
     return 0
 
 

@@ -1,6 +1,5 @@
 """The recipe at a size of seconds, stopped and gone on with: python -m pytest tests/recipes/test_metaprompting.py"""
 
-import importlib.util
 import json
 import random
 import sys
@@ -8,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+import foreword
 from tests.planted import NOUNS
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "recipes"))  # where `python recipes/metaprompting.py` looks
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("metaprompting_recipe", ROOT / "recipes" / "metaprompting.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    import metaprompting
+
+    return metaprompting
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +65,21 @@ def test_quick_cells_end_in_tables_and_are_not_made_again(recipe, data, tmp_path
     monkeypatch.setattr("foreword.evaluation.episodes._answers", again)
     assert recipe.main([*given, "--table"]) == 0
     assert capsys.readouterr().out == told
+    # Another question's table does not take this one's place.
+    assert recipe.main([*given[:-4], "--only", "classes/hwu64/5/maml/0", "--table"]) == 0
+    assert capsys.readouterr().out == told
+    assert told.strip() in (tmp_path / "table.md").read_text()
+
+
+def test_classes_are_named_by_words_of_one_piece_each_its_own(recipe):
+    encode = foreword.load("foreword-mini").tokenizer.encode
+    names = json.loads((ROOT / "foreword/data/splits/metaprompter2023.json").read_text())["data"]
+    for data, words in recipe.WORDS.items():
+        classes = [name for part in names[data].values() for name in part]
+        assert not words.keys() - set(classes)
+        used = [words.get(name, name.lower()) for name in classes]
+        assert len(set(used)) == len(used)
+        assert [word for word in used if len(encode(word, add_special_tokens=False)) > 1] == []
 
 
 def test_a_family_is_left_out_whole(recipe, data, tmp_path, capsys, monkeypatch):
