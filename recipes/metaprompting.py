@@ -119,14 +119,23 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace):
         self.given = given
-        self._lm: FrozenLM | None = None
+        self._models: dict[str, FrozenLM] = {}
         self._tasks: dict[str, Task] = {}
 
     @property
-    def lm(self) -> FrozenLM:
-        if self._lm is None:
-            self._lm = load("foreword-tiny" if self.given.quick else MASKED, dtype=self.given.dtype)
-        return self._lm
+    def learning(self) -> FrozenLM:
+        """What starts are learnt with: second derivatives need single precision."""
+        return self._load("float32")
+
+    @property
+    def asked(self) -> FrozenLM:
+        """What starts adapt and answer with."""
+        return self._load(self.given.dtype)
+
+    def _load(self, dtype: str) -> FrozenLM:
+        if dtype not in self._models:
+            self._models[dtype] = load("foreword-tiny" if self.given.quick else MASKED, dtype=dtype)
+        return self._models[dtype]
 
     def task(self, name: str, read: Callable[[Path], Task]) -> Task:
         key = f"{name} {read}"
@@ -150,7 +159,7 @@ class Bench:
         return self.by_classes(name) if kind == "classes" else self.families([name])
 
     def form(self, task: Task) -> Format:
-        return task.format(self.lm.kind, max_length=DATA.get(task.name, 128))
+        return task.format("masked", max_length=DATA.get(task.name, 128))
 
     def folder(self, cell: Cell) -> Path:
         return self.given.out / "starts" / cell.path.replace("/", "-")
@@ -185,10 +194,10 @@ def make_start(bench: Bench, cell: Cell) -> Artefact:
     family = [*tasks.values()] if cell.kind == "tasks" else []
     task = joined(tasks, f"all-but-{cell.name}") if family else next(iter(tasks.values()))
     form = bench.form(family[0] if family else task)
-    job = make_job(bench.lm, task, "metaprompting", options=options, seed=cell.seed, form=form, family=family)
+    job = make_job(bench.learning, task, "metaprompting", options=options, seed=cell.seed, form=form, family=family)
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     with Bars() as bars:
-        [made] = train_many(bench.lm, [job], progress=bars, checkpoint=checkpoint, resume=True)
+        [made] = train_many(bench.learning, [job], progress=bars, checkpoint=checkpoint, resume=True)
     if isinstance(made, ForewordError):
         raise made
     made.artefact.save(folder)
@@ -213,7 +222,7 @@ def lines(bench: Bench, question: tuple[str, str, int], chosen: list[Cell]) -> t
         arms += [Arm("prototypes", "prototypes"), Arm("fine-tuning", "fine-tuning")]
     out = bench.given.out / "episodes" / "-".join(map(str, question))
     found = measure_arms(
-        bench.lm, source, [bench.form(t) for t in tasks], arms, protocol_of(bench.given), out=out,
+        bench.asked, source, [bench.form(t) for t in tasks], arms, protocol_of(bench.given), out=out,
         tell=lambda text: print(f"{'/'.join(map(str, question))}: {text}", file=sys.stderr),
     )  # fmt: skip
     what = over(source, "test")
@@ -245,9 +254,9 @@ def page(given: argparse.Namespace) -> str:
     """The tables of all questions that were asked, with how they were made."""
     steps = given.steps or TRAINING["steps"]
     parts = [
-        f"Made by `python recipes/metaprompting.py`: {MASKED}, {given.dtype}, {steps} steps; classes split as {SPLIT}, "
-        "label words of one piece. A difference is paired on the same episodes and seeds; without an interval above 0 "
-        "it is not shown.",
+        f"Made by `python recipes/metaprompting.py`: {MASKED}, {steps} steps in float32, adapted in {given.dtype}; "
+        f"classes split as {SPLIT}, label words of one piece. A difference is paired on the same episodes and seeds; "
+        "without an interval above 0 it is not shown.",
     ]
     for question in dict.fromkeys(cell.question for cell in cells([], given.seeds)):
         file = section_file(given, question)
@@ -280,7 +289,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=200, help="test episodes [200; 600 with a GPU]")
     parser.add_argument("--seeds", type=int, default=3, help="meta-training seeds [3; 5 with a GPU]")
     parser.add_argument("--steps", type=int, help=f"meta-training steps [{TRAINING['steps']}]")
-    parser.add_argument("--dtype", help=f"of the model; learnt numbers are fp32 [{DTYPE}]")
+    parser.add_argument("--dtype", help=f"of the model that adapts and answers; starts are learnt in float32 [{DTYPE}]")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--write", type=Path, help="the page with the tables [docs/metaprompting.md]")
     given = parser.parse_args(arguments)

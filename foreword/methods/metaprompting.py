@@ -13,7 +13,7 @@ from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import MODEL, Shape
-from foreword.methods.meta.guard import twice_differentiable
+from foreword.methods.meta.guard import tell_if_coarse, twice_differentiable
 from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
@@ -123,6 +123,8 @@ class MetaPrompting(GradientMethod):
         read = lm.checkpointing(True) if config.checkpointing else lm
         plan = plan_of(config)
         twice = read
+        if plan.algorithm == "maml":
+            tell_if_coarse(lm)
         if plan.twice:
             twice = twice_differentiable(read, shape, {name: first}, deck.longest("train"))
         for leaf in leaves.values():

@@ -1,4 +1,4 @@
-"""Whether a model can be differentiated twice, found out on a real row before the first step."""
+"""Whether a model can be differentiated twice, and finely enough, found out before the first step."""
 
 import sys
 
@@ -33,6 +33,16 @@ def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Enc
         file=sys.stderr,
     )
     return view
+
+
+def tell_if_coarse(lm: FrozenLM) -> None:
+    """One line on stderr where the model computes in half precision: products with the Hessian lose their direction."""
+    if lm.dtype in (torch.float16, torch.bfloat16):
+        print(
+            f"{lm.name} computes in {str(lm.dtype).removeprefix('torch.')}, too coarse for second derivatives, which "
+            "may point anywhere; load it with --dtype float32, or use -o algorithm=fomaml",
+            file=sys.stderr,
+        )
 
 
 def _fault(lm: FrozenLM, shape: Shape, start: Leaves, row: Encoded) -> str | None:

@@ -247,6 +247,16 @@ def test_attention_that_cannot_be_differentiated_twice_is_found_before_the_first
     assert capsys.readouterr().err == "", "short rows are attended plainly already"
 
 
+def test_half_precision_is_told_where_it_would_spoil_second_derivatives(capsys):
+    """In bfloat16 the second-order term may even turn around; first order and single precision say nothing."""
+    lm = load("foreword-tiny", dtype="bfloat16")
+    METHODS["metaprompting"].start(lm, make_job(lm, TASK, "metaprompting", options=SHORT))
+    [said] = capsys.readouterr().err.splitlines()
+    assert "bfloat16" in said and "--dtype float32" in said
+    METHODS["metaprompting"].start(lm, make_job(lm, TASK, "metaprompting", options={**SHORT, "algorithm": "fomaml"}))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_model_that_cannot_be_differentiated_twice_at_all_is_refused(monkeypatch):
     lm = TINY["masked"]
     deck = Deck(lm, Source((TASK,)), [TASK.format("masked", template="{soft:3} {text} {mask}")])
