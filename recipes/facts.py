@@ -27,12 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from ending import ended
 
 import foreword
 from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.errors import ForewordError
 from foreword.evaluation import facts as lines
+from foreword.evaluation.compare import Failure
 from foreword.methods.base import Step
 from foreword.tasks.facts import Facts, countries, evidenced, perturbed, read_facts
 from foreword.tasks.ranks import rank_metrics
@@ -85,21 +87,19 @@ def main(arguments: list[str] | None = None) -> int:
     if given.report:
         write_whole(given.report, document(given.out).encode())
         return 0
-    try:
-        facts = countries() if given.data == "countries" else read_facts(given.data)
-        if given.relations != "all" and given.data != "countries":
-            facts = Facts({n: facts.relation(n) for n in given.relations.split(",")}, facts.where)
-        lm = foreword.load(given.model, kind=given.kind, dtype=given.dtype)
-        for seed in range(given.seeds):
-            run_seed(given, lm, facts, seed)
-        print(tables(file_of(given, lm, "x", "x", 0).parent, given.arms.split(",")))
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; what is done is in {given.out}, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return ended(given.out, lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> list[Failure]:
+    """Every seed, and the tables on stdout."""
+    facts = countries() if given.data == "countries" else read_facts(given.data)
+    if given.relations != "all" and given.data != "countries":
+        facts = Facts({n: facts.relation(n) for n in given.relations.split(",")}, facts.where)
+    lm = foreword.load(given.model, kind=given.kind, dtype=given.dtype)
+    for seed in range(given.seeds):
+        run_seed(given, lm, facts, seed)
+    print(tables(file_of(given, lm, "x", "x", 0).parent, given.arms.split(",")))
+    return []
 
 
 def run_seed(given: argparse.Namespace, lm: Any, facts: Facts, seed: int) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ending import ended
 from metaprompting_words import WORDS
 
 from foreword.cli.progress import Bars
@@ -30,6 +31,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
+from foreword.evaluation.compare import Failure
 from foreword.evaluation.episodes import Arm, Protocol, measure_arms
 from foreword.evaluation.paired import EpisodeLine, lines_of, markdown, over, percent
 from foreword.methods.train import make_job, train_many
@@ -308,23 +310,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if chosen else 2
     if given.threads:
         torch.set_num_threads(given.threads)
-    try:
-        for question in dict.fromkeys(cell.question for cell in chosen):
-            every = [cell for cell in cells([], given.seeds) if cell.question == question]
-            there = [cell for cell in every if (bench.folder(cell) / "foreword.json").exists()]
-            asked = there if given.table else [cell for cell in every if cell in chosen or cell in there]
-            if asked:
-                found, what = lines(bench, question, asked)
-                write_whole(section_file(given, question), section(given, question, found, what).encode())
-                write_page(given.write, page(given))  # as far as it is: a stop loses no table
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; what ended is in {given.out}, and the same command goes on", file=sys.stderr)
-        return 130
+    return ended(given.out, lambda: run(bench, chosen))
+
+
+def run(bench: Bench, chosen: list[Cell]) -> list[Failure]:
+    """Every question that a chosen cell belongs to, and the page, which is also printed."""
+    given = bench.given
+    for question in dict.fromkeys(cell.question for cell in chosen):
+        every = [cell for cell in cells([], given.seeds) if cell.question == question]
+        there = [cell for cell in every if (bench.folder(cell) / "foreword.json").exists()]
+        asked = there if given.table else [cell for cell in every if cell in chosen or cell in there]
+        if asked:
+            found, what = lines(bench, question, asked)
+            write_whole(section_file(given, question), section(given, question, found, what).encode())
+            write_page(given.write, page(given))  # as far as it is: a stop loses no table
     print(page(given))
-    return 0
+    return []
 
 
 if __name__ == "__main__":

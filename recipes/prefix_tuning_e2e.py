@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ending import ended
 from prefix_tuning_e2e_page import Cell, page, results
 
 from foreword.core.format import Decoding, Format
-from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure, How, compare
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
@@ -205,30 +205,20 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(c.path for c in chosen) or f"no cell fits {', '.join(given.only)}")
         return 0 if chosen else 2
     torch.set_num_threads(given.threads)
-    failures: list[Failure] = []
-    try:
-        if not given.page:
-            failures = run(given, chosen)
-        given.only = []
-        wanted = cells(given)
-        found = results(given.out, wanted)
-        if found:
-            task, about, command = (
-                read(given),
-                told(given),
-                " ".join(["python recipes/prefix_tuning_e2e.py", *given.said]),
-            )
-            given.write.write_text(page(found, wanted, task, about, command), encoding="utf-8")
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; finished runs are in {given.out}, and the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"failed: {failure.task}, {failure.method}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
+    return ended(given.out, lambda: run_all(given, chosen))
+
+
+def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+    """What is missing, unless the page alone is asked for; then the page of all that is there."""
+    failures = [] if given.page else run(given, chosen)
+    given.only = []
+    wanted = cells(given)
+    found = results(given.out, wanted)
+    if found:
+        command = " ".join(["python recipes/prefix_tuning_e2e.py", *given.said])
+        given.write.write_text(page(found, wanted, read(given), told(given), command), encoding="utf-8")
     print(f"{given.write} is made of {len(found)} cells" if found else f"{given.out} has no run yet")
-    return 2 if failures else 0
+    return failures
 
 
 if __name__ == "__main__":

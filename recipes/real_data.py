@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ending import ended
 
 from foreword.cli.progress import Bars
-from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure, How, compare
 from foreword.evaluation.grid import parse_options
 from foreword.evaluation.records import Record, Store
@@ -239,25 +239,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if chosen else 2
     if given.threads:
         torch.set_num_threads(given.threads)
-    failures: list[Failure] = []
-    try:
-        if not given.table:
-            failures = run_cells(given, chosen)
-        if not given.tune:
-            text = page(given)
-            write_table(given.write, text)
-            if given.readme:
-                write_table(given.readme, brief(given))
-            print(text)
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; finished runs are in {given.out}, and the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"failed: {failure.method}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
-    return 2 if failures else 0
+    return ended(given.out, lambda: run(given, chosen))
+
+
+def run(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+    """What is missing, unless tables alone are asked for; then the tables, which are also printed."""
+    failures = [] if given.table else run_cells(given, chosen)
+    if not given.tune:
+        text = page(given)
+        write_table(given.write, text)
+        if given.readme:
+            write_table(given.readme, brief(given))
+        print(text)
+    return failures
 
 
 if __name__ == "__main__":

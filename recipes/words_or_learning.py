@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ending import ended
 
-from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure, How, Tools, compare
 from foreword.evaluation.plots import plot_curves
 from foreword.evaluation.reading import ReadCache, Readers
@@ -271,23 +271,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(c.path for c in chosen) or f"no cell fits {', '.join(given.only)}")
         return 0 if chosen else 2
     torch.set_num_threads(given.threads)
-    failures: list[Failure] = []
-    try:
-        if not given.page:
-            failures = run(given, chosen)
-        lines = curves(given)
-        draw(given, lines)
-        given.write.write_text(page(given, lines), encoding="utf-8")
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; finished runs are in {given.out}, and the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"failed: {failure.task}, {failure.method}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
+    return ended(given.out, lambda: run_all(given, chosen))
+
+
+def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+    """What is missing, unless the page alone is asked for; then the page."""
+    failures = [] if given.page else run(given, chosen)
+    lines = curves(given)
+    draw(given, lines)
+    given.write.write_text(page(given, lines), encoding="utf-8")
     print(f"{given.write} and {given.picture} are made of {len(lines)} lines")
-    return 2 if failures else 0
+    return failures
 
 
 if __name__ == "__main__":

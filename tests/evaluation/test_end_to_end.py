@@ -3,7 +3,7 @@
 Run: python -m pytest tests/evaluation/test_end_to_end.py
 """
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -81,12 +81,7 @@ def bytes_under(path: Path) -> dict[str, bytes]:
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The recipe with a tiny model and two steps."""
-    spec = importlib.util.spec_from_file_location("real_data", ROOT / "recipes" / "real_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "real_data", module)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("real_data")
     monkeypatch.setattr(module, "MODELS", {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"})
     gradient = ("prompt-tuning", "prefix-tuning", "lora", "fine-tuning")
     monkeypatch.setattr(module, "SCHEDULE", {f"*/{m}": dict(SHORT) for m in gradient} | {"*/16/*": {}})

@@ -1,9 +1,8 @@
 """Facts of several relations through one model. python -m pytest tests/evaluation/test_facts.py"""
 
-import importlib.util
+import importlib
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from foreword.methods.predict import score_rows
 from foreword.tasks.facts import Facts, read_facts
 from foreword.tasks.ranks import ranks
 from tests.methods.trigger.made import word_lm
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "facts.py"
 
 
 @pytest.fixture
@@ -109,10 +106,7 @@ def test_seeds_on_the_same_rows_are_no_more_rows():
 
 
 def test_the_recipe_runs_goes_on_and_prints_its_table(folder, lm, tmp_path, capsys, monkeypatch):
-    spec = importlib.util.spec_from_file_location("facts_recipe", RECIPE)
-    assert spec is not None and spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    recipe = importlib.import_module("facts")
     monkeypatch.setattr(foreword, "load", lambda *a, **k: lm)
     monkeypatch.setitem(recipe.OPTIONS, "autoprompt", {"steps": 2, "candidates": 4, "length": 2})
     monkeypatch.setitem(recipe.OPTIONS, "prompt-tuning", {"steps": 2, "length": 2})

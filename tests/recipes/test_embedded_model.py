@@ -1,13 +1,14 @@
 """python -m pytest tests/recipes/test_embedded_model.py"""
 
-import importlib
 import json
 import math
 import random
 import signal
-import sys
 from pathlib import Path
 
+import embedded_model as recipe
+import embedded_model_losses as losses
+import embedded_model_text as text
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,6 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from foreword.models.base import Inputs
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))  # where `python recipes/embedded_model.py` looks
-recipe = importlib.import_module("embedded_model")
-text = importlib.import_module("embedded_model_text")
-losses = importlib.import_module("embedded_model_losses")
 
 CONTEXT = 64
 PLAN = text.Plan(seed=3, context=CONTEXT, tokens=16 * CONTEXT)

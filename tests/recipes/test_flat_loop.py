@@ -1,8 +1,6 @@
 """python -m pytest tests/recipes/test_flat_loop.py"""
 
-import importlib.util
-from pathlib import Path
-
+import flat_loop
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM
 
@@ -13,9 +11,6 @@ from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 
-SPEC = importlib.util.spec_from_file_location("flat_loop", Path(__file__).parents[2] / "recipes" / "flat_loop.py")
-flat_loop = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(flat_loop)
 WORDS = {"negative": ["terrible"], "positive": ["wonderful"]}
 
 

@@ -2,23 +2,15 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
+import metaprompting as recipe
 import pytest
 
 import foreword
 from tests.planted import NOUNS
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))  # where `python recipes/metaprompting.py` looks
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    import metaprompting
-
-    return metaprompting
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def test_quick_cells_end_in_tables_and_are_not_made_again(recipe, data, tmp_path, capsys, monkeypatch):
+def test_quick_cells_end_in_tables_and_are_not_made_again(data, tmp_path, capsys, monkeypatch):
     given = [
         *("--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"),
         *("--only", "classes/hwu64/1/multitask/*", "--only", "classes/hwu64/1/maml/*"),
@@ -71,7 +63,7 @@ def test_quick_cells_end_in_tables_and_are_not_made_again(recipe, data, tmp_path
     assert told.strip() in (tmp_path / "table.md").read_text()
 
 
-def test_classes_are_named_by_words_of_one_piece_each_its_own(recipe):
+def test_classes_are_named_by_words_of_one_piece_each_its_own():
     encode = foreword.load("foreword-mini").tokenizer.encode
     names = json.loads((ROOT / "foreword/data/splits/metaprompter2023.json").read_text())["data"]
     for data, words in recipe.WORDS.items():
@@ -82,7 +74,7 @@ def test_classes_are_named_by_words_of_one_piece_each_its_own(recipe):
         assert [word for word in used if len(encode(word, add_special_tokens=False)) > 1] == []
 
 
-def test_a_family_is_left_out_whole(recipe, data, tmp_path, capsys, monkeypatch):
+def test_a_family_is_left_out_whole(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(recipe, "FAMILIES", {"sentiment": ("sst2",), "questions": ("trec",)})
     given = ["--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"]
     assert recipe.main([*given, "--only", "tasks/questions/1/vocabulary/0"]) == 0
@@ -91,7 +83,7 @@ def test_a_family_is_left_out_whole(recipe, data, tmp_path, capsys, monkeypatch)
     assert [task["task"] for task in record["recipe"]["tasks"]] == ["sst2"]
 
 
-def test_cells_are_listed_and_the_spread_is_a_range(recipe, capsys):
+def test_cells_are_listed_and_the_spread_is_a_range(capsys):
     assert recipe.main(["--list", "--only", "classes/reuters/5/maml/*"]) == 0
     assert capsys.readouterr().out.split() == [f"classes/reuters/5/maml/{seed}" for seed in range(3)]
     assert recipe.main(["--only", "no/such"]) == 2

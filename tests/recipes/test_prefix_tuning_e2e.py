@@ -3,14 +3,8 @@
 The recipe of prefix tuning on E2E runs, goes on, and says what is missing.
 """
 
-import importlib
-import sys
-from pathlib import Path
-
+import prefix_tuning_e2e as recipe
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))  # where `python recipes/prefix_tuning_e2e.py` looks
-recipe = importlib.import_module("prefix_tuning_e2e")
 
 
 def test_a_quick_run_makes_the_page_and_goes_on_where_it_stopped(tmp_path, capsys):

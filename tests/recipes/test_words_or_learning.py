@@ -3,14 +3,9 @@
 The recipe of the curve runs, goes on, and says what is missing.
 """
 
-import importlib.util
 from pathlib import Path
 
-SPEC = importlib.util.spec_from_file_location(
-    "words_or_learning", Path(__file__).parents[2] / "recipes" / "words_or_learning.py"
-)
-recipe = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(recipe)
+import words_or_learning as recipe
 
 
 def page_of(folder: Path) -> str:

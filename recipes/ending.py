@@ -1,0 +1,23 @@
+"""How every recipe ends: its exit status, and one sentence where it failed or was stopped."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from foreword.errors import ForewordError
+from foreword.evaluation.compare import Failure
+
+
+def ended(out: Path, work: Callable[[], Sequence[Failure]]) -> int:
+    """The exit status of `work`, which gives the runs that failed: 0; 2 with a failure or an error; 130 if stopped."""
+    try:
+        failures = work()
+    except ForewordError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; what is done is in {out}, and the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"failed: {failure.task}, {failure.method}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
+    return 2 if failures else 0
