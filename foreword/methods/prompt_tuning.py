@@ -41,7 +41,7 @@ class SlotConfig(GradientConfig):
 class PromptTuningConfig(SlotConfig):
     """`learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5
     for Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
-    SGD at 0.1 over all rows, without clipping, is the inner loop of metaprompting.
+    SGD at its `inner_rate` over all rows, without clipping, is the inner loop of metaprompting.
     """
 
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"

@@ -133,7 +133,7 @@ def test_algorithms_are_what_they_say(algorithm):
     found = leaves["embed"].grad
     episodes = own.deck.source.episodes("train", 7, 2, 8)
     start = {"embed": leaves["embed"].detach()[None].expand(2, -1, -1)}
-    rates = {"embed": torch.full((1, 1, 1), 0.1)}
+    rates = {"embed": torch.full((1, 1, 1), job.config.inner_rate)}
 
     def loss(*parts):
         return own.lens.loss((), own.deck.folds("train", episodes, parts), 2, 10_000)
@@ -162,8 +162,9 @@ def test_learnt_step_sizes_move_and_are_recorded_and_used():
     assert all(r > 0 for r in rates)
     assert len({round(r, 6) for r in rates}) == 3
     leaves, *_ = leaves_of(lm, start)
-    assert torch.allclose(rates_for(start, leaves, 0.1)["embed"].flatten(), torch.tensor(rates))
-    assert torch.allclose(rates_for(start, leaves, 0.2)["embed"].flatten(), 2 * torch.tensor(rates))
+    own = start.config["inner_rate"]
+    assert torch.allclose(rates_for(start, leaves, own)["embed"].flatten(), torch.tensor(rates))
+    assert torch.allclose(rates_for(start, leaves, 2 * own)["embed"].flatten(), 2 * torch.tensor(rates))
 
 
 def test_the_step_sizes_gradient_is_the_slope_of_the_query_loss():
