@@ -1,6 +1,6 @@
 """Meta-gradients of prompts at BERT-base shape: memory over inner steps, second against first order, tokens, clones.
 
-    python -m benchmarks.meta                       every cell that has no result yet
+    python -m benchmarks.meta                       every cell that has no result yet, then META.md
     python -m benchmarks.meta --list                the cells and whether they are done
     python -m benchmarks.meta --only tokens/1,time/1 --again
 
@@ -44,6 +44,22 @@ TEMPLATE = "{soft:8} {text|shorten} topic : {mask} ."
 PAPER = "{text|shorten} , {soft:1} topic is {mask} ."  # with one learnt vector, as the paper's first template
 PUBLISHED = {"steps": 3, "queries": 16, "columns": 512}  # inner steps, query rows a pass, columns a row
 TOLERANCE = 1e-3  # of the largest number of the gradient
+HERE = Path(__file__).parent
+HEAD = """# Meta-gradients of prompts
+
+Written by `python -m benchmarks.meta`: BERT-base shape with random weights, float32, rows of HuffPost's lengths, five
+classes, meta-batches of {tasks} tasks with 75 query rows each.
+
+- memory: peak of a process at {many} inner steps over that at one, exact second order; beside it the growth of the step
+  alone, and that of one graph of all inner steps, at {graph} over one.
+- time/1, time/5: seconds of exact second order over those of first order, 1 and 5 shots, {steps} inner steps.
+- tokens/1, tokens/5: tokens that enter the model in a meta-step of the published algorithm, ours counted as they enter,
+  theirs by the published schedule on the same rows.
+- clone: seconds of a copy of the model for every task over ours, once the gradients agree.
+
+| cell | machine | ratio | goal | |
+|---|---|---|---|---|
+"""
 
 
 @dataclass(frozen=True)
@@ -249,8 +265,29 @@ def short(record: dict[str, Any]) -> dict[str, Any]:
     return {"ratio": round(ratio, 3), "wanted": TARGETS[name], "reached": bool(reached)}
 
 
+def render(records: Sequence[dict[str, Any]]) -> str:
+    """The document: a line a cell."""
+    lines = []
+    for r in sorted(records, key=lambda r: NAMES.index(r["cell"])):
+        place, name = f"{r['machine']['device']}, {r['machine']['threads']} thread(s)", r["cell"]
+        told = short(r)
+        if "void" in told:
+            lines.append(f"| {name} | {place} | | | void: {told['void']} |")
+            continue
+        ratio = f"{r['ratio']:.2f}" + (f" [{r['low']:.2f}, {r['high']:.2f}]" if "low" in r else "")
+        more = {
+            "memory": lambda r: f"step alone {r['step_ratio']:.2f}, one graph {r['graph_ratio']:.2f}",
+            "tokens": lambda r: f"{r['ours']:,} for {r['theirs']:,}",
+            "clone": lambda r: f"largest difference {r['gap']:.1e}",
+        }.get(name.partition("/")[0], lambda r: "")(r)
+        wanted = f"{'at most' if name in AT_MOST else 'at least'} {TARGETS[name]:g}"
+        lines.append(f"| {name} | {place} | {ratio} | {wanted}: {'yes' if told['reached'] else '**no**'} | {more} |")
+    return HEAD.format(**(records[0]["setting"] if records else asdict(Setting()))) + "\n".join(lines) + "\n"
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = cells.options("meta", __doc__, "tiny models", "../shared/data/huffpost/all.jsonl", "runs/bench-meta")
+    parser.add_argument("--report", type=Path, default=None, help="the document to write (META.md; none if --quick)")
     parser.add_argument("--tasks", type=int, default=0, help="tasks of a meta-batch (0: 2)")
     parser.add_argument("--pairs", type=int, default=0, help="pairs of meta-steps to time (0: 3)")
     parser.add_argument("--peak", choices=("chain", "graph"), help=argparse.SUPPRESS)
@@ -276,12 +313,15 @@ def every(given: argparse.Namespace) -> dict[str, Any]:
     setting = replace(Setting(rows=given.rows), **(QUICK if given.quick else {}))
     told = {"tasks": given.tasks, "pairs": given.pairs}
     setting = replace(setting, **{name: value for name, value in told.items() if value})
+    folder = given.out / ("quick" if given.quick else "full")
+    target = given.report or (None if given.quick else HERE / "META.md")
     return cells.run(
         "meta",
         given,
-        given.out / ("quick" if given.quick else "full"),
+        folder,
         lambda name: {"setting": asdict(setting), "machine": measure.machine("cpu"), **measured(name, setting)},
         short,
+        (target, lambda: render(cells.results(given.out, folder.name, given.quick))),
     )
 
 

@@ -1,6 +1,6 @@
 """A step of prompt search beside the published loop's (Shin et al. 2020), at equal candidates on the same rows.
 
-    python -m benchmarks.search                      every cell that has no result yet; the last line printed is JSON
+    python -m benchmarks.search                      every cell that has no result yet, then SEARCH.md
     python -m benchmarks.search --only gpt2/10 --pool 32 --again
     python -m benchmarks.search --quick              tiny models: whether it works, not how fast
 
@@ -14,6 +14,7 @@ spares depends on the model and the rows: random weights make candidates alike, 
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,28 @@ CELLS = ("gpt2/10", "bert/10", "gpt2/100", "bert/100")
 TARGETS = {"gpt2": 10.0, "bert": 4.0}
 ALLOWED = 1e-5
 LENGTH = 5
+HERE = Path(__file__).parent
+HEAD = """# A step of prompt search
+
+Written by `python -m benchmarks.search`: one step of Foreword's AutoPrompt beside one of the published loop (Shin et
+al. 2020), the same candidates on the same rows of SST-2's lengths, prompts of five, the paper's objective over the
+whole vocabulary, published shapes with random weights. A cell is void unless the losses of all candidates agree to
+1e-5.
+
+- ratio: operations of the published step over ours, as torch counts them, every candidate read whole.
+- raced: where candidates that cannot win are dropped, with the same decision; random weights make candidates alike, so
+  it is little here. halved: a quarter of the evaluations, whose decision may be another.
+- once: what ours spends once a search, in no ratio. seconds: of single steps on a machine shared with other work.
+
+| shape/candidates | machine | rows | GFLOP ours | theirs | once | ratio | raced | halved | seconds | loss gap | goal |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = cells.options("search", __doc__ or "", "tiny models", "../shared/data/sst2/train.jsonl")
     parser.add_argument("--pool", type=int, default=0, help="rows of the pool (0: 64, or 12 if --quick)")
+    parser.add_argument("--report", type=Path, default=None, help="the document to write (SEARCH.md; none if --quick)")
     return cells.parsed(parser, arguments, CELLS)
 
 
@@ -50,7 +68,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         family, candidates = name.split("/")
         return {"machine": machine("cpu"), **measure(family, int(candidates), given)}
 
-    return cells.run("search", given, given.out / ("search-quick" if given.quick else "search"), measured, _short)
+    target = given.report or (None if given.quick else HERE / "SEARCH.md")
+    folder = given.out / ("search-quick" if given.quick else "search")
+    document = (target, lambda: render(cells.results(given.out, folder.name, given.quick)))
+    return cells.run("search", given, folder, measured, _short, document)
 
 
 def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -123,6 +144,25 @@ def our_step(
             found = pool.race(prompts, costs, bound, shrink=verify == "race")
     seconds = time.perf_counter() - began
     return prompts, [m.loss for m in found], float(counter.get_total_flops()), seconds
+
+
+def render(records: Sequence[dict[str, Any]]) -> str:
+    """The document: a line a cell."""
+    lines = []
+    for r in sorted(records, key=lambda r: CELLS.index(r["cell"])):
+        place = f"{r['machine']['device']}, {r['machine']['threads']} thread(s), float32"
+        if "void" in r:
+            lines.append(f"| {r['cell']} | {place} | {r['rows']} | | | | | | | | {r['gate']['gap']:.1e} | void |")
+            continue
+        flops, seconds = r["flops"], r["step_seconds"]
+        goal = "reached" if _short(r)["reached"] else f"**no**: < {r['target']:g}x"
+        counts = " | ".join(f"{flops[k] / 1e9:,.0f}" for k in ("ours", "theirs", "once"))
+        ratios = " | ".join(f"{r[k]:.1f}" for k in ("ratio", "ratio_raced", "ratio_halved"))
+        lines.append(
+            f"| {r['cell']} | {place} | {r['rows']} | {counts} | {ratios} | {seconds['ours']:.1f} for "
+            f"{seconds['theirs']:.1f} | {r['gate']['gap']:.1e} | {goal} |"
+        )
+    return HEAD + "\n".join(lines) + "\n"
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ def test_a_quick_run_ends_in_json_and_goes_on_where_it_stopped(tmp_path, capsys,
     monkeypatch.setattr(meta, "measured", again)
     meta.main(given)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == summary
+    meta.main([*given, "--report", str(tmp_path / "META.md")])
+    lines = (tmp_path / "META.md").read_text().splitlines()
+    assert lines[-2].startswith("| tokens/1 |") and "at least 20: " in lines[-2] and lines[-1].startswith("| clone |")
     with pytest.raises(SystemExit):
         meta.main(["--only", "tokens/7"])
     assert "the cells are memory, time/1" in capsys.readouterr().err

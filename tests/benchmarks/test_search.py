@@ -19,7 +19,11 @@ def test_a_quick_run_ends_in_json_and_is_not_made_twice(tmp_path, capsys, monkey
     assert all(cell["ratio"] > 1 for cell in summary["cells"].values())
     assert summary["cells"]["gpt2/10"]["ratio"] > summary["cells"]["bert/10"]["ratio"]
     monkeypatch.setattr(search, "measure", lambda *a: pytest.fail("measured again"))
-    search.main(["--quick", "--only", "gpt2/10,bert/10", "--out", str(tmp_path)])
+    report = tmp_path / "SEARCH.md"
+    search.main(["--quick", "--only", "gpt2/10,bert/10", "--out", str(tmp_path), "--report", str(report)])
+    lines = report.read_text().splitlines()
+    assert lines[-2].startswith("| gpt2/10 |") and lines[-1].startswith("| bert/10 |")
+    assert f"| {record['ratio']:.1f} | {record['ratio_raced']:.1f} |" in lines[-2]
 
 
 def test_sides_that_disagree_make_a_void_cell(tmp_path, monkeypatch):
