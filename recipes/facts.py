@@ -240,12 +240,18 @@ def table(records: Sequence[dict[str, Any]], arms: Sequence[str]) -> str:
         rows.append(f"| {arm} | {' | '.join(cells)} | {100 * float(np.mean(swapped)):.1f} |" if swapped else
                     f"| {arm} | {' | '.join(cells)} | - |")  # fmt: skip
     rows += ["", "| relation | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
+    won = []
     for name in sorted({r["relation"] for r in records}):
-        cells = []
+        right: dict[str, float] = {}
         for arm in arms:
             own = [np.array(r["ranks"]) for r in records if (r["relation"], r["arm"]) == (name, arm)]
-            cells.append(f"{100 * float((np.concatenate(own) <= 1).mean()):.1f}" if own else "-")
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+            if own:
+                right[arm] = 100 * float((np.concatenate(own) <= 1).mean())
+        rows.append(f"| {name} | {' | '.join(f'{right[a]:.1f}' if a in right else '-' for a in arms)} |")
+        if right.get("manual", 0.0) > right.get("autoprompt", 100.0):
+            won.append(name)
+    if "manual" in arms and "autoprompt" in arms:
+        rows += ["", f"The manual prompt is ahead of AutoPrompt on {len(won)}: {', '.join(won) or 'none'}."]
     searched = [r["metrics"] for r in records if r["arm"] == "autoprompt"]
     if searched:
         left, total = (sum(m[k] for m in searched) for k in ("left_their_start", "searches"))
