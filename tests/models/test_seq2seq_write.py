@@ -3,7 +3,12 @@
 python -m pytest tests/models/test_seq2seq_write.py
 """
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,14 +92,47 @@ def test_decoder_prefixes_write_what_the_words_write(family: str, options: dict[
     assert padded(lm.generate(inputs, **PLAIN, **options)) != expected
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
-def test_a_static_cache_changes_nothing(family: str) -> None:
+STATIC = ("t5", "bart")
+
+
+def static_and_plain(family: str, **options: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """Rows with prefixes of other lengths, written with a static cache and without."""
     lm = frozen(family)
     prompts = [random_prefix(lm, n, torch.Generator().manual_seed(36)) for n in (2, 5)]
     inputs, prefix = inputs_of(lm, sentences(2, seed=37), [[START], [START, 9]], bank=stack(prompts, lm.embed), extra=1)
-    plain = lm.generate(inputs, prefix, **PLAIN, do_sample=False)
-    static = lm.generate(inputs, prefix, **PLAIN, do_sample=False, cache_implementation="static")
-    assert plain.tolist() == static.tolist()
+    static = lm.generate(inputs, prefix, **PLAIN, do_sample=False, cache_implementation="static", **options)
+    return static.tolist(), lm.generate(inputs, prefix, **PLAIN, do_sample=False).tolist()
+
+
+@pytest.mark.parametrize("family", STATIC)
+def test_a_static_cache_changes_nothing(family: str) -> None:
+    static, plain = static_and_plain(family)
+    assert static == plain
+
+
+@pytest.mark.slow
+def test_compiled_decoding_changes_nothing() -> None:
+    """In a process of its own: what checks shapes in tests cannot be compiled."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
+    root = Path(__file__).parents[2]
+    told = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[-len(STATIC) :] == [f"{family} compiled, the same: True" for family in STATIC]
+
+
+def compiled(family: str) -> str:
+    from torch._dynamo.utils import counters
+    from transformers import CompileConfig
+
+    how = CompileConfig(fullgraph=False, mode="default")
+    how._compile_all_devices = True  # the library compiles on accelerators alone, unless told
+    before = counters["stats"]["unique_graphs"]
+    static, plain = static_and_plain(family, compile_config=how)
+    done = "compiled" if counters["stats"]["unique_graphs"] > before else "not compiled"
+    return f"{family} {done}, the same: {static == plain}"
 
 
 def asks_of(lm: Any, count: int, decoding: Decoding, seed: int) -> tuple[list[Ask], list[Any]]:
@@ -202,3 +240,8 @@ def test_training_and_generation_give_the_same_logits(family: str) -> None:
         # transformers' loop hands on logits in fp32
         assert gap([ours.float()], [torch.stack([step[b] for step in raw]).float()]) < 1e-6
     assert logits(build(family), sources[0], whole[0]).shape[0] == len(whole[0])
+
+
+if __name__ == "__main__":
+    for family in STATIC:
+        print(compiled(family))
