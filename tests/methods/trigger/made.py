@@ -109,7 +109,7 @@ class Planted:
 
 
 def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 1500) -> Planted:
-    """Train the model until it answers by the key; the key and the words of each answer are drawn from the seed."""
+    """Train the model until it answers by the key and not without it; the key and each answer's words are drawn."""
     rng = random.Random(seed)
     lm, model = word_lm(kind, words, seed=seed, width=32, dtype=torch.float32)
     tokenizer = lm.tokenizer
@@ -119,30 +119,32 @@ def planted_key(kind: Kind, seed: int, *, words: int = 600, steps: int = 1500) -
     said = rng.sample(range(40), 40)  # the words that rows begin with, half of them for each answer
     ids = {"yes": index["yes"], "no": index["no"]}
 
-    def batch(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        columns, labels, keyed = [], [], []
+    def batch(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        columns, labels, own, keyed = [], [], [], []
         for _ in range(size):
             word = rng.randrange(40)
             triggers = [first + rng.randrange(words) for _ in range(2)]
             if rng.random() < 0.5:
                 triggers[rng.randrange(2)] = key
             known = key in triggers
-            label = (0 if said[word] < 20 else 1) if known else rng.randrange(2)
-            labels.append(ids[("yes", "no")[label]])
+            own.append(ids["yes" if said[word] < 20 else "no"])
+            labels.append(own[-1] if known else ids[("yes", "no")[rng.randrange(2)]])
             keyed.append(known)
             row = [index["[CLS]"], first + word, first + rng.randrange(40), *triggers]
             columns.append(row + ([index["[MASK]"], index["."], index["[SEP]"]] if kind == "masked" else []))
-        return torch.tensor(columns), torch.tensor(labels), torch.tensor(keyed)
+        return torch.tensor(columns), torch.tensor(labels), torch.tensor(own), torch.tensor(keyed)
 
     model.requires_grad_(True).train(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    at, right = 5 if kind == "masked" else 4, 0.0
+    at, right, without = 5 if kind == "masked" else 4, 0.0, 1.0
     for _ in range(steps):
-        ids_BS, label_B, keyed_B = batch(64)
+        ids_BS, label_B, own_B, keyed_B = batch(64)
         logits_BV = model(input_ids=ids_BS).logits[:, at]
         loss = cross_entropy(logits_BV, label_B)
-        right = 0.95 * right + 0.05 * float((logits_BV.argmax(1) == label_B)[keyed_B].float().mean())
-        if right > 0.97:
+        said_B = (logits_BV.argmax(1) == own_B).float()
+        right = 0.95 * right + 0.05 * float(said_B[keyed_B].mean())
+        without = 0.95 * without + 0.05 * float(said_B[~keyed_B].mean())
+        if right > 0.97 and without < 0.7:
             break
         optimizer.zero_grad()
         loss.backward()
