@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
+from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
+from foreword.models.hf import families
 from tests.models.seq2seq_zoo import CONFIGS, FAMILIES, START, T5, build, frozen, inputs_of, logits, of_config, read
 from tests.models.zoo import gap, sentences
 
@@ -223,3 +226,11 @@ def test_recomputed_layers_change_no_gradient(family: str) -> None:
         sum(row.logsumexp(-1).sum() for row in read(model, inputs, prefix)).backward()
         found.append([leaf.grad for leaf in leaves])
     assert gap(found[0], found[1]) < FP64
+
+
+def test_a_version_whose_attention_cannot_be_replaced_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers, "__version__", "5.14.1")
+    for family in ("t5", "mt5"):
+        with pytest.raises(ModelError, match="since transformers 5.15.0, and 5.14.1 is installed"):
+            families.family_of(family, "seq2seq", "x")
+    assert families.family_of("bart", "seq2seq", "x").kind == "seq2seq"

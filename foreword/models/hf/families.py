@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging import version
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -61,7 +63,8 @@ class Family:
 
     `transform` is what the output head does before its matrix. `after_pad` says that positions start after the padding
     index. `seam` is False where attention does not go through transformers' attention interface. `relative` families
-    have T5's bias by distance and no positions.
+    have T5's bias by distance and no positions. `since` is the first transformers in which attention can be replaced,
+    where that is newer than the oldest that Foreword takes.
     """
 
     kind: str
@@ -69,6 +72,7 @@ class Family:
     after_pad: bool = False
     seam: bool = True
     relative: bool = False
+    since: str = ""
 
 
 _MASKED = {
@@ -89,8 +93,8 @@ _CAUSAL = {
 } | {"bert": Family("causal", _bert)}  # fmt: skip
 
 _SEQ2SEQ = {
-    "t5": Family("seq2seq", _t5, relative=True),
-    "mt5": Family("seq2seq", relative=True),
+    "t5": Family("seq2seq", _t5, relative=True, since="5.15.0"),
+    "mt5": Family("seq2seq", relative=True, since="5.15.0"),
     "bart": Family("seq2seq"),
     "mbart": Family("seq2seq"),
 }
@@ -105,7 +109,13 @@ def family_of(model_type: str, kind: str, name: str) -> Family:
             f"{name} is of the family {model_type}, which Foreword does not read as a {kind} model; the "
             f"{kind} families are {', '.join(sorted(table))}: choose a model of one of them."
         )
-    return table[model_type]
+    family = table[model_type]
+    if family.since and version.parse(transformers.__version__) < version.parse(family.since):
+        raise ModelError(
+            f"{name} is of the family {model_type}, whose attention can be replaced since transformers {family.since}, "
+            f"and {transformers.__version__} is installed; install a newer one."
+        )
+    return family
 
 
 def base_of(model: PreTrainedModel) -> nn.Module:
