@@ -20,8 +20,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Decoding
 from foreword.evaluation.compare import Failure
+from foreword.evaluation.paired import percent
 from foreword.evaluation.reading import Texts
-from foreword.evaluation.statistics import Interval, Resampled, difference, interval
+from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.methods.train import train
 from foreword.methods.use import Prompted
 from foreword.models.base import FrozenLM
@@ -119,16 +120,12 @@ def page(
     for metric, title in METRICS.items():
         lines += ["", f"| {title} | {' | '.join(tasks)} |", "| --- |" + " --- |" * len(tasks)]
         for method in METHODS:
-            cells = [told(interval([r[metric] for r in drawn[method, place]])) for place in tasks]
+            cells = [percent(interval([r[metric] for r in drawn[method, place]])) for place in tasks]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         runs = {key: [r[metric] for r in some] for key, some in drawn.items()}
         apart = [difference(runs["prefix-tuning", place], runs["fine-tuning", place]) for place in tasks]
-        lines.append(f"| difference | {' | '.join(told(d) + ('' if d.shown else ' =') for d in apart)} |")
+        lines.append(f"| difference | {' | '.join(percent(d) + ('' if d.shown else ' =') for d in apart)} |")
     return "\n".join([*lines, "", "= marks a difference that is not shown."]) + "\n"
-
-
-def told(value: Interval) -> str:
-    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,7 @@ Run: python -m pytest tests/methods/test_decoding.py
 """
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +21,7 @@ from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.rows import Row
+from tests.compiled import graphs_of, lines_of
 from tests.methods.test_write import NOTHING, artefact, rows
 from tests.models.zoo import build
 
@@ -183,29 +179,17 @@ def test_a_static_cache_writes_the_same_with_every_form(form):
 
 @pytest.mark.slow
 def test_compiled_decoding_writes_the_same_with_every_form():
-    """In a process of its own: what checks shapes in tests cannot be compiled."""
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
-    root = Path(__file__).parents[2]
-    told = subprocess.run(
-        [sys.executable, __file__], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
+    found = json.loads(lines_of(__file__)[-1])
     assert found == [{"form": form, "same": True, "compiled": True} for form in FORMS]
 
 
 def compiled(form: str) -> dict[str, object]:
     """Whether decoding through torch.compile and a static cache gives what it gives without, and that it compiled."""
-    from torch._dynamo.utils import counters
-    from transformers import CompileConfig
-
     lm = wrap(build("llama"), byte_tokenizer("causal"), kind="causal")
     inputs, prefix = asked(lm, form)
-    how = CompileConfig(fullgraph=False, mode="default")
-    how._compile_all_devices = True  # the library compiles on accelerators alone, unless told
-    got = lm.generate(inputs, prefix, **GREEDY, cache_implementation="static", compile_config=how)
-    graphs = counters["stats"]["unique_graphs"]  # of all forms so far: one that fits is used again
+    got, graphs = graphs_of(  # graphs of all forms so far: one that fits is used again
+        lambda how: lm.generate(inputs, prefix, **GREEDY, cache_implementation="static", compile_config=how)
+    )
     return {
         "form": form,
         "same": got.tolist() == lm.generate(inputs, prefix, **GREEDY).tolist(),

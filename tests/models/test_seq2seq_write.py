@@ -3,12 +3,7 @@
 python -m pytest tests/models/test_seq2seq_write.py
 """
 
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +17,7 @@ from foreword.core.prompts import PrefixPrompt, stack
 from foreword.models.batch import Encoded, SourceRow, collate, prepare
 from foreword.models.decode import Chooser, Sampling, Writer, choose
 from foreword.models.write import Ask, Sample, write
+from tests.compiled import graphs_of, lines_of
 from tests.models.seq2seq_zoo import END, FAMILIES, PAD, START, build, frozen, inputs_of, logits
 from tests.models.test_seq2seq import FP64, ONE, blind, kept, mixed_prompts, random_prefix
 from tests.models.zoo import gap, sentences
@@ -112,27 +108,8 @@ def test_a_static_cache_changes_nothing(family: str) -> None:
 
 @pytest.mark.slow
 def test_compiled_decoding_changes_nothing() -> None:
-    """In a process of its own: what checks shapes in tests cannot be compiled."""
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("torch.compile on a CPU needs a C++ compiler, and there is none")
-    root = Path(__file__).parents[2]
-    told = subprocess.run(
-        [sys.executable, __file__], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines()[-len(STATIC) :] == [f"{family} compiled, the same: True" for family in STATIC]
-
-
-def compiled(family: str) -> str:
-    from torch._dynamo.utils import counters
-    from transformers import CompileConfig
-
-    how = CompileConfig(fullgraph=False, mode="default")
-    how._compile_all_devices = True  # the library compiles on accelerators alone, unless told
-    before = counters["stats"]["unique_graphs"]
-    static, plain = static_and_plain(family, compile_config=how)
-    done = "compiled" if counters["stats"]["unique_graphs"] > before else "not compiled"
-    return f"{family} {done}, the same: {static == plain}"
+    told = lines_of(__file__)
+    assert told[-len(STATIC) :] == [f"{family} compiled, the same: True" for family in STATIC]
 
 
 def asks_of(lm: Any, count: int, decoding: Decoding, seed: int) -> tuple[list[Ask], list[Any]]:
@@ -243,5 +220,9 @@ def test_training_and_generation_give_the_same_logits(family: str) -> None:
 
 
 if __name__ == "__main__":
+    before = 0
     for family in STATIC:
-        print(compiled(family))
+        (static, plain), graphs = graphs_of(lambda how, family=family: static_and_plain(family, compile_config=how))
+        done = "compiled" if graphs > before else "not compiled"
+        print(f"{family} {done}, the same: {static == plain}")
+        before = graphs

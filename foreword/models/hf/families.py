@@ -74,6 +74,11 @@ class Family:
     relative: bool = False
     since: str = ""
 
+    @property
+    def readable(self) -> bool:
+        """Whether the installed transformers is new enough for it."""
+        return not self.since or version.parse(transformers.__version__) >= version.parse(self.since)
+
 
 _MASKED = {
     "bert": Family("masked", _bert),
@@ -110,7 +115,7 @@ def family_of(model_type: str, kind: str, name: str) -> Family:
             f"{kind} families are {', '.join(sorted(table))}: choose a model of one of them."
         )
     family = table[model_type]
-    if family.since and version.parse(transformers.__version__) < version.parse(family.since):
+    if not family.readable:
         raise ModelError(
             f"{name} is of the family {model_type}, whose attention can be replaced since transformers {family.since}, "
             f"and {transformers.__version__} is installed; install a newer one."
