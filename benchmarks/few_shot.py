@@ -28,7 +28,6 @@ from foreword.models.load import load
 from foreword.models.score import score_all
 from foreword.tasks.task import Task
 
-HERE = Path(__file__).parent
 NAMES = [f"{model}/{shots}" for model in ("mini", "gpt2") for shots in (4, 16)]
 TARGETS = {16: 5.0}  # how many times as fast at so many demonstrations, over 100 rows
 ROWS, TOLERANCE = 100, 1e-4
@@ -45,25 +44,23 @@ a 95% bootstrap interval. A cell is void unless all label log-probabilities agre
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = cells.options("few_shot", __doc__, "a tiny model and few rows", "../shared/data/sst2/test.jsonl")
+    parser = cells.options(
+        "few_shot", __doc__, "a tiny model and few rows", "../shared/data/sst2/test.jsonl", "FEW_SHOT.md"
+    )
     cells.device_options(parser)
     parser.add_argument("--timed", type=int, default=5, help="rounds to time")
-    parser.add_argument(
-        "--report", type=Path, default=None, help="the document to write (FEW_SHOT.md; none if --quick)"
-    )
     return cells.parsed(parser, arguments, NAMES)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
-    target = given.report or (None if given.quick else HERE / "FEW_SHOT.md")
     return cells.run(
         "few_shot",
         given,
         given.out / f"few-shot-{'quick' if given.quick else given.device}-{given.dtype}",
         lambda name: {"dtype": given.dtype, "machine": machine(given.device), **measured(name, given)},
         short,
-        (target, lambda: render(cells.results(given.out, "few-shot-*", given.quick))),
+        lambda: render(cells.results(given.out, "few-shot-*", given.quick)),
     )
 
 

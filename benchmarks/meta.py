@@ -44,7 +44,6 @@ TEMPLATE = "{soft:8} {text|shorten} topic : {mask} ."
 PAPER = "{text|shorten} , {soft:1} topic is {mask} ."  # with one learnt vector, as the paper's first template
 PUBLISHED = {"steps": 3, "queries": 16, "columns": 512}  # inner steps, query rows a pass, columns a row
 TOLERANCE = 1e-3  # of the largest number of the gradient
-HERE = Path(__file__).parent
 HEAD = """# Meta-gradients of prompts
 
 Written by `python -m benchmarks.meta`: BERT-base shape with random weights, float32, rows of HuffPost's lengths, five
@@ -286,8 +285,9 @@ def render(records: Sequence[dict[str, Any]]) -> str:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = cells.options("meta", __doc__, "tiny models", "../shared/data/huffpost/all.jsonl", "runs/bench-meta")
-    parser.add_argument("--report", type=Path, default=None, help="the document to write (META.md; none if --quick)")
+    parser = cells.options(
+        "meta", __doc__, "tiny models", "../shared/data/huffpost/all.jsonl", "META.md", "runs/bench-meta"
+    )
     parser.add_argument("--tasks", type=int, default=0, help="tasks of a meta-batch (0: 2)")
     parser.add_argument("--pairs", type=int, default=0, help="pairs of meta-steps to time (0: 3)")
     parser.add_argument("--peak", choices=("chain", "graph"), help=argparse.SUPPRESS)
@@ -314,14 +314,13 @@ def every(given: argparse.Namespace) -> dict[str, Any]:
     told = {"tasks": given.tasks, "pairs": given.pairs}
     setting = replace(setting, **{name: value for name, value in told.items() if value})
     folder = given.out / ("quick" if given.quick else "full")
-    target = given.report or (None if given.quick else HERE / "META.md")
     return cells.run(
         "meta",
         given,
         folder,
         lambda name: {"setting": asdict(setting), "machine": measure.machine("cpu"), **measured(name, setting)},
         short,
-        (target, lambda: render(cells.results(given.out, folder.name, given.quick))),
+        lambda: render(cells.results(given.out, folder.name, given.quick)),
     )
 
 

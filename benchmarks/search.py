@@ -36,7 +36,6 @@ CELLS = ("gpt2/10", "bert/10", "gpt2/100", "bert/100")
 TARGETS = {"gpt2": 10.0, "bert": 4.0}
 ALLOWED = 1e-5
 LENGTH = 5
-HERE = Path(__file__).parent
 HEAD = """# A step of prompt search
 
 Written by `python -m benchmarks.search`: one step of Foreword's AutoPrompt beside one of the published loop (Shin et
@@ -55,9 +54,8 @@ whole vocabulary, published shapes with random weights. A cell is void unless th
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = cells.options("search", __doc__ or "", "tiny models", "../shared/data/sst2/train.jsonl")
+    parser = cells.options("search", __doc__ or "", "tiny models", "../shared/data/sst2/train.jsonl", "SEARCH.md")
     parser.add_argument("--pool", type=int, default=0, help="rows of the pool (0: 64, or 12 if --quick)")
-    parser.add_argument("--report", type=Path, default=None, help="the document to write (SEARCH.md; none if --quick)")
     return cells.parsed(parser, arguments, CELLS)
 
 
@@ -68,10 +66,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         family, candidates = name.split("/")
         return {"machine": machine("cpu"), **measure(family, int(candidates), given)}
 
-    target = given.report or (None if given.quick else HERE / "SEARCH.md")
     folder = given.out / ("search-quick" if given.quick else "search")
-    document = (target, lambda: render(cells.results(given.out, folder.name, given.quick)))
-    return cells.run("search", given, folder, measured, _short, document)
+    return cells.run(
+        "search", given, folder, measured, _short, lambda: render(cells.results(given.out, folder.name, given.quick))
+    )
 
 
 def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str, Any]:

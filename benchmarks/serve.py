@@ -22,7 +22,6 @@ from benchmarks.parts.measure import machine
 from benchmarks.parts.serving_peers import Peers
 from foreword.serving.engine import Engine, Room
 
-HERE = Path(__file__).parent
 COUNTS = (1, 10, 100, 1_000, 10_000)
 KINDS = ("classification", "generation")
 LAWS = ("uniform", "zipf")
@@ -37,10 +36,11 @@ BOUND = {"classification": 0.25, "generation": 2.0}  # seconds within which 99 o
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = cells.options("serve", __doc__, "a tiny model and few requests", "../shared/data/sst2/test.jsonl")
+    parser = cells.options(
+        "serve", __doc__, "a tiny model and few requests", "../shared/data/sst2/test.jsonl", "SERVING.md"
+    )
     cells.device_options(parser)
     parser.add_argument("--shape", choices=("small", "gpt2"), default="small", help="6 layers of 384, or GPT-2's")
-    parser.add_argument("--report", type=Path, default=None, help="the document to write (SERVING.md; none if --quick)")
     return cells.parsed(parser, arguments, NAMES)
 
 
@@ -55,14 +55,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of the libraries measured
             return {"setting": setting, "machine": machine(given.device), **made[0].measure(name)}
 
-    target = given.report or (None if given.quick else HERE / "SERVING.md")
     return cells.run(
         "serve",
         given,
         given.out / f"serve-{'quick' if given.quick else given.shape}-{given.device}-{given.dtype}",
         measured,
         serving_report.short,
-        (target, lambda: serving_report.render(cells.results(given.out, "serve-*", given.quick))),
+        lambda: serving_report.render(cells.results(given.out, "serve-*", given.quick)),
     )
 
 

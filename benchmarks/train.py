@@ -12,7 +12,6 @@ import argparse
 import json
 import warnings
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +21,13 @@ from benchmarks.parts.measure import CELLS, QUICK, Setting
 
 TENANTS = [f"tenants/{family}/{method}" for family in ("gpt2", "bert") for method in ("prompt-tuning", "prefix-tuning")]
 NAMES = [cell.name for cell in CELLS] + TENANTS
-HERE = Path(__file__).parent
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = cells.options("train", __doc__, "tiny models, few steps", "../shared/data/sst2/train.jsonl")
+    parser = cells.options("train", __doc__, "tiny models, few steps", "../shared/data/sst2/train.jsonl", "RESULTS.md")
     cells.device_options(parser)
     parser.add_argument("--timed", type=int, default=0, help="pairs of steps to time (0: 6)")
     parser.add_argument("--tenants", type=int, default=0, help="learners of the tenants' cells (0: 300)")
-    parser.add_argument("--report", type=Path, default=None, help="the document to write (RESULTS.md; none if --quick)")
     parser.add_argument("--peak", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--setting", default="", help=argparse.SUPPRESS)
     return cells.parsed(parser, arguments, NAMES)
@@ -61,14 +58,13 @@ def _all(given: argparse.Namespace) -> dict[str, Any]:
     if given.timed:
         setting = replace(setting, timed=given.timed)
     machine = measure.machine(given.device)
-    target = given.report or (None if given.quick else HERE / "RESULTS.md")
     return cells.run(
         "train",
         given,
         given.out / f"{given.device}-{given.dtype}{'-quick' if given.quick else ''}",
         lambda name: {"setting": asdict(setting), "machine": machine, **_measured(name, setting, given)},
         _short,
-        (target, lambda: report.render(cells.results(given.out, "c*-*", given.quick))),
+        lambda: report.render(cells.results(given.out, "c*-*", given.quick)),
     )
 
 

@@ -13,8 +13,11 @@ import torch
 Record = dict[str, Any]
 
 
-def options(name: str, doc: str, quick: str, rows: str, out: str = "runs/bench") -> argparse.ArgumentParser:
-    """The options of every benchmark; `quick` says what --quick takes, `rows` are the sentences measured with."""
+def options(
+    name: str, doc: str, quick: str, rows: str, document: str, out: str = "runs/bench"
+) -> argparse.ArgumentParser:
+    """The options of every benchmark; `quick` says what --quick takes, `rows` are the sentences measured with, and
+    `document` is the file in benchmarks/ that tells the results."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.split("\n")[0])
     parser.add_argument("--only", default="", help="names of cells, with commas between them")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
@@ -23,6 +26,8 @@ def options(name: str, doc: str, quick: str, rows: str, out: str = "runs/bench")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as the environment says)")
     parser.add_argument("--rows", default=rows, help="rows to measure with; made up where missing")
     parser.add_argument("--out", type=Path, default=Path(out), help="the folder of the results' JSON")
+    parser.add_argument("--report", type=Path, help=f"the document to write ({document}; none if --quick)")
+    parser.set_defaults(document=Path(__file__).parents[1] / document)
     return parser
 
 
@@ -51,11 +56,11 @@ def run(
     folder: Path,
     measure: Callable[[str], Record],
     short: Callable[[Record], Any],
-    document: tuple[Path | None, Callable[[], str]] = (None, str),
+    render: Callable[[], str],
 ) -> Record:
     """Measure the cells that have no result in `folder`, or list them; one line of JSON is printed last.
 
-    A cell is one file, written whole. `short` is what a record is in that line; the document is written at the end.
+    A cell is one file, written whole. `short` is what a record is in that line; `render` makes the document at the end.
     """
     records: dict[str, Record] = {}
     for name in given.only:
@@ -75,7 +80,7 @@ def run(
         partial.rename(file)
         records[name] = record
         print(f"{name}: {json.dumps(short(record))} in {record['seconds']:.0f} s", file=sys.stderr, flush=True)
-    target, render = document
+    target = given.report or (None if given.quick else given.document)
     if target and not given.list:
         target.write_text(render())
     summary = {"benchmark": benchmark, "cells": {name: short(record) for name, record in records.items()}}
