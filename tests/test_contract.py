@@ -38,9 +38,9 @@ QUICK = {
     "autoprompt": {
         "label_words": "search",
         "init": "manual",
-        "steps": 2,
+        "steps": 3,
         "candidates": 4,
-        "pool_rows": 32,
+        "pool_rows": 128,
         "gradient_rows": 32,
     },
     "prompt-tuning": {"steps": 60, "optimizer": "adamw", "learning_rate": 3e-2},

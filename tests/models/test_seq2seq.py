@@ -229,7 +229,7 @@ def test_recomputed_layers_change_no_gradient(family: str) -> None:
 
 
 def test_a_version_whose_attention_cannot_be_replaced_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformers, "__version__", "5.14.1")
+    monkeypatch.setattr(families.transformers, "__version__", "5.14.1")
     for family in ("t5", "mt5"):
         with pytest.raises(ModelError, match=r"since transformers 5\.15\.0, and 5\.14\.1 is installed"):
             families.family_of(family, "seq2seq", "x")
