@@ -11,7 +11,7 @@ tuned as well, are 79.6 (1 shot) and 83.9 (5 shots); they are of other episodes 
     python recipes/metaprompting.py --quick                  a tiny model and two steps: whether it works
 
 Stop it at any time; the same command goes on. Settings were not tuned on test classes: rates of adaptation are chosen
-on validation episodes, from one list for every arm. Texts are cut to 128 tokens.
+on 20 validation episodes, from one list for every arm. Texts are cut to 128 tokens.
 """
 
 import argparse
@@ -209,7 +209,7 @@ def make_start(bench: Bench, cell: Cell) -> Artefact:
 def protocol_of(given: argparse.Namespace) -> Protocol:
     if given.quick:
         return Protocol(episodes=given.episodes, validation=2, steps=1, rates=(0.1,), fine_tuning_rates=(1e-4,))
-    return Protocol(episodes=given.episodes, validation=40)
+    return Protocol(episodes=given.episodes, validation=20)
 
 
 def lines(bench: Bench, question: tuple[str, str, int], chosen: list[Cell]) -> tuple[list[EpisodeLine], str]:
