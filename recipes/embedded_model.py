@@ -27,13 +27,15 @@ import numpy as np
 import torch
 from embedded_model_losses import backward_of_output, hidden_at, measure
 from embedded_model_text import Batch, Plan, batches_of, sha256, stream_of
+from ending import ended
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
 from foreword.core.files import write_folder, write_whole
-from foreword.errors import ConfigError, ForewordError
+from foreword.errors import ConfigError
+from foreword.evaluation.compare import Failure
 from foreword.models.hf.loading import EMBEDDED
 
 EMBEDDING, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"  # of the tied output
@@ -249,21 +251,21 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    try:
-        if given.export:
-            state = State(given.start, given.device)
-            state.restore(given.out / "checkpoint.safetensors", None)
-            export(state, given.start, given.export)
-        for folder in given.measure:
-            model = read_model(folder, torch.float32, given.device)
-            found = measure(model, stream_of(given.valid, given.out), given.rows)
-            print(json.dumps({"folder": str(folder), "sha256": _weights(folder), **found}, indent=1))
-        if not given.export and not given.measure:
-            train(given)
-    except ForewordError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(given.out, lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> list[Failure]:
+    if given.export:
+        state = State(given.start, given.device)
+        state.restore(given.out / "checkpoint.safetensors", None)
+        export(state, given.start, given.export)
+    for folder in given.measure:
+        model = read_model(folder, torch.float32, given.device)
+        found = measure(model, stream_of(given.valid, given.out), given.rows)
+        print(json.dumps({"folder": str(folder), "sha256": _weights(folder), **found}, indent=1))
+    if not given.export and not given.measure:
+        train(given)
+    return []
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from ending import ended
 
 from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
-from foreword.errors import DataError, ForewordError
+from foreword.errors import DataError
+from foreword.evaluation.compare import Failure
 from foreword.evaluation.statistics import Interval, interval, resample_values
 from foreword.methods.answer import answer_rows, text_values
 from foreword.methods.ape import ApeConfig
@@ -44,6 +46,10 @@ START = "# Instruction induction"
 
 def main() -> int:
     arguments = parsed()
+    return ended(arguments.out, lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> list[Failure]:
     options = {**SMALL, **dict(text.split("=", 1) for text in arguments.options)}
     folders = sorted(p.parent for p in arguments.data.glob("*/train.jsonl"))
     if arguments.only:
@@ -69,7 +75,7 @@ def main() -> int:
     print(text)
     if arguments.page:
         write_whole(arguments.page, text.encode())
-    return 0
+    return []
 
 
 def one(
@@ -201,7 +207,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ForewordError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

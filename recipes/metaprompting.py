@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from ending import ended
+from markers import put
 from metaprompting_words import WORDS
 
 from foreword.cli.progress import Bars
@@ -72,7 +73,6 @@ SPREAD = {
 ACROSS = ("maml", "multitask", "vocabulary")
 TRAINING = {"length": 8, "batch_size": 2, "queries": 5, "inner_steps": 5, "steps": 100, "eval_every": 20}
 MASKED, DTYPE = "foreword-mini", "bfloat16"
-START, END = "<!-- metaprompting: filled by recipes/metaprompting.py -->", "<!-- end of metaprompting -->"
 
 
 @dataclass(frozen=True)
@@ -270,16 +270,6 @@ def section_file(given: argparse.Namespace, question: tuple[str, str, int]) -> P
     return given.out / "tables" / f"{'-'.join(map(str, question))}.md"
 
 
-def write_page(file: Path, text: str) -> None:
-    """Put the text between the markers; a file without them gets them at its end."""
-    old = file.read_text(encoding="utf-8") if file.exists() else "# MetaPrompting\n\n"
-    if START not in old or END not in old:
-        old = f"{old.rstrip()}\n\n{START}\n{END}\n"
-    before, _, rest = old.partition(START)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{before}{START}\n{text.strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder with reuters, trec, ...")
@@ -323,7 +313,8 @@ def run(bench: Bench, chosen: list[Cell]) -> list[Failure]:
         if asked:
             found, what = lines(bench, question, asked)
             write_whole(section_file(given, question), section(given, question, found, what).encode())
-            write_page(given.write, page(given))  # as far as it is: a stop loses no table
+            # As far as it is: a stop loses no table.
+            put(given.write, "metaprompting", page(given), "MetaPrompting")
     print(page(given))
     return []
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from ending import ended
+from markers import put
 
 from foreword.cli.progress import Bars
 from foreword.evaluation.compare import Failure, How, compare
@@ -58,7 +59,6 @@ ORDER = (
     "fine-tuning",
 )  # fmt: skip
 ROWS = {"train": 2000, "validation": 200, "test": 1000}
-START, END = "<!-- real-data: filled by recipes/real_data.py -->", "<!-- end of real-data -->"
 
 
 @dataclass(frozen=True)
@@ -172,16 +172,6 @@ def current(records: list[Record], given: argparse.Namespace) -> list[Record]:
     return found
 
 
-def write_table(file: Path, text: str) -> None:
-    """Put the text between the markers; a file without them gets them at its end."""
-    old = file.read_text(encoding="utf-8") if file.exists() else "# Results\n\n"
-    if START not in old or END not in old:
-        old = f"{old.rstrip()}\n\n{START}\n{END}\n"
-    before, _, rest = old.partition(START)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{before}{START}\n{text.strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
 def brief(given: argparse.Namespace) -> str:
     """How the tables were made, and accuracy by method, task and setting."""
     store = Store.open(given.out)
@@ -247,9 +237,9 @@ def run(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
     failures = [] if given.table else run_cells(given, chosen)
     if not given.tune:
         text = page(given)
-        write_table(given.write, text)
+        put(given.write, "real_data", text, "Results")
         if given.readme:
-            write_table(given.readme, brief(given))
+            put(given.readme, "real_data", brief(given), "Results")
         print(text)
     return failures
 

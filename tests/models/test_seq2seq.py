@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ModelError
