@@ -29,7 +29,7 @@ from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import markdown, matrix
 from foreword.evaluation.summary import summarise
 from foreword.methods import METHODS
-from foreword.methods.base import configure
+from foreword.methods.options import configure
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task

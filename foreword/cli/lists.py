@@ -22,6 +22,7 @@ def methods(name: str | None, as_json: bool) -> None:
     foreword methods prefix-tuning
     """
     from foreword.methods import METHODS
+    from foreword.methods.options import kinds_of
 
     if name is not None and name not in METHODS:
         raise ConfigError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
@@ -47,7 +48,7 @@ def methods(name: str | None, as_json: bool) -> None:
         (method,) = chosen
         pairs([("name", method.name), ("what", method.summary), ("source", method.source), ("form", method.form)])
         click.echo()
-        kinds = typing.get_type_hints(method.Config)
+        kinds = kinds_of(method.Config)
         table(
             ["option", "default", "allowed"],
             [
@@ -72,12 +73,15 @@ def _shown(value: object) -> str:
 
 
 def _allowed(kind: typing.Any) -> str:
-    from foreword.methods.base import Start
+    from foreword.methods.options import Range, Start
 
     if kind is Start:
         return "an artefact's folder"
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is typing.Annotated:
+        said = [str(extra) for extra in kind.__metadata__ if isinstance(extra, Range)]
+        return ", ".join([_allowed(kind.__origin__), *said])
     if typing.get_args(kind):
         return " or ".join("none" if k is type(None) else _allowed(k) for k in typing.get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

@@ -91,8 +91,8 @@ def train(
     foreword train prompt-tuning --model gpt2 --data few.jsonl --init starts/x --out artefacts/y
     """
     from foreword.core.files import remove_whole
-    from foreword.methods.base import configure
     from foreword.methods.init import with_init
+    from foreword.methods.options import configure
     from foreword.methods.train import find_method, make_job
     from foreword.methods.use import Prompted
     from foreword.tasks.episodes import joined

@@ -18,7 +18,8 @@ from foreword.evaluation.records import Record, Store, writing
 from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval
-from foreword.methods.base import Job, Progress, configure
+from foreword.methods.base import Job, Progress
+from foreword.methods.options import configure
 from foreword.methods.train import find_method, make_job
 from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task

@@ -10,6 +10,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.methods.base import HardConfig, Job, Progress, SearchMethod
+from foreword.methods.options import Count, Positive, Share, Whole
 from foreword.methods.search import wording
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
@@ -45,28 +46,28 @@ class ApeConfig(HardConfig):
 
     proposer: str = "self"
     mode: Literal["auto", "forward", "insert"] = "auto"
-    candidates: int = 40
-    examples: int = 5
-    rounds: int = 1
-    resampled: int = 15
-    keep: int = 4
+    candidates: Count = 40
+    examples: Count = 5
+    rounds: Whole = 1
+    resampled: Count = 15
+    keep: Count = 4
     resample: Literal["variation", "history"] = "variation"
-    budget: int = 2000
+    budget: Count = 2000
     score: Literal["likelihood", "metric"] = "likelihood"
-    proposal_rows: int = 100
-    selection_rows: int = 200
+    proposal_rows: Count = 100
+    selection_rows: Count = 200
     seeds: bool = True
     instructions: str | None = None
     frame: Literal["template", "paper"] = "template"
-    proposal_temperature: float = 0.9
-    proposal_top_p: float = 0.9
-    proposal_tokens: int = 50
+    proposal_temperature: Positive = 0.9
+    proposal_top_p: Share = 0.9
+    proposal_tokens: Count = 50
     exhaustive: bool = False
     url: str | None = None
     remote_model: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     allow_remote: bool = False
-    token_budget: int = 100_000
+    token_budget: Whole = 100_000
 
     def __post_init__(self) -> None:
         check_proposer(self)

@@ -8,6 +8,7 @@ import torch
 from foreword.core.prompts import HardPrompt
 from foreword.methods.alternate import alternate
 from foreword.methods.base import Ended, Job, Notebook, StepwiseMethod
+from foreword.methods.options import Amount, Count, Several, Whole
 from foreword.methods.trigger import paper
 from foreword.methods.trigger.choice import as_value, choose
 from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
@@ -32,10 +33,10 @@ class SearchConfig:
     `words` false allows prompts whose text is not read as their tokens, which are then kept as ids.
     """
 
-    length: int = 5
-    steps: int = 50
-    pool_rows: int = 200
-    gradient_rows: int = 64
+    length: Count = 5
+    steps: Count = 50
+    pool_rows: Several = 200
+    gradient_rows: Count = 64
     objective: Objective = "class"
     capitals: bool = True
     non_ascii: bool = True
@@ -55,17 +56,17 @@ class AutoPromptConfig(SearchConfig):
     """
 
     variant: Literal["foreword", "paper"] = "foreword"
-    candidates: int = 48
+    candidates: Count = 48
     init: Init = "best"
-    beam: int = 1
-    patience: int = 4
-    restarts: int = 1
-    swaps: int = 2
-    fluency: float = 0.0
+    beam: Count = 1
+    patience: Whole = 4
+    restarts: Whole = 1
+    swaps: Count = 2
+    fluency: Amount = 0.0
     verify: Verify = "race"
-    accumulation: int = 10
+    accumulation: Count = 10
     label_words: Literal["given", "search"] = "given"
-    rounds: int = 1
+    rounds: Whole = 1
 
 
 class AutoPrompt(StepwiseMethod):

@@ -10,6 +10,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.methods.base import DirectMethod, Job
+from foreword.methods.options import Count, Positive
 from foreword.methods.predict import row_words
 from foreword.methods.regression import choose_regularisation, logistic
 from foreword.models.base import FrozenLM
@@ -21,8 +22,8 @@ class BagOfWordsConfig:
     """`regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given;
     `min_rows` drops words of fewer rows."""
 
-    regularisation: float | None = None
-    min_rows: int = 1
+    regularisation: Positive | None = None
+    min_rows: Count = 1
 
 
 class BagOfWords(DirectMethod):

@@ -1,12 +1,8 @@
 """The contract of a method: `start(lm, job)` gives a learner, and the one loop turns learners into artefacts."""
 
-import dataclasses
-import difflib
-import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from foreword.core.artefact import Artefact
@@ -14,6 +10,7 @@ from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
+from foreword.methods.options import Amount, Count, Positive, Whole
 from foreword.methods.search.ledger import Ledger
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
@@ -29,18 +26,18 @@ class GradientConfig:
     "best". Where answers are texts, the score is the likelihood of all their references, per piece.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    steps: int = 300
-    batch_size: int = 32
+    steps: Count = 300
+    batch_size: Count = 32
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    eval_every: int = 50
-    patience: int = 0
+    warmup: Whole = 0
+    weight_decay: Amount = 0.0
+    clip: Amount = 1.0
+    eval_every: Count = 50
+    patience: Whole = 0
     keep: Literal["best", "last"] = "best"
-    tokens_per_batch: int | None = None
+    tokens_per_batch: Count | None = None
     checkpointing: bool = False
 
 
@@ -74,10 +71,6 @@ class Job:
     name: str = ""
     family: tuple[Task, ...] = ()
     init: Artefact | None = None
-
-
-class Start(str):
-    """What a config says of the artefact that training starts from: "start:" and the hash of its tensors."""
 
 
 class OwnStep(ABC):
@@ -228,8 +221,8 @@ class Ended:
     value: Learnt
     format: Format
     numbers: int
-    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
-    trace: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    trace: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Learnt, Format, int, dict[str, Any]]:
@@ -261,112 +254,6 @@ class StepwiseMethod(Method):
     @abstractmethod
     def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
         """Go on from the notebook's state to the end."""
-
-
-PEFT_NAMES = {
-    "num_virtual_tokens": "length",
-    "prompt_tuning_init": "init",
-    "prompt_tuning_init_text": "init_text",
-    "prefix_projection": "reparametrise",
-    "encoder_hidden_size": "hidden",
-    "encoder_reparameterization_type": "encoder",
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "lr": "learning_rate",
-    "max_steps": "steps",
-    "per_device_train_batch_size": "batch_size",
-    "num_train_epochs": "steps",
-    "warmup_steps": "warmup",
-    "max_grad_norm": "clip",
-    "gradient_checkpointing": "checkpointing",
-}
-
-
-def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
-    """One option's value as its annotated type, from a string or a Python value."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if given in args:
-            return given
-        raise ConfigError(
-            f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
-        )
-    if Start in args:
-        if isinstance(given, str) and given.startswith("start:"):
-            return Start(given)
-        return parse_value(method, field, next(a for a in args if a is not Start), given)
-    if origin in (typing.Union, types.UnionType):
-        if given is None or given in ("", "none", "None"):
-            return None
-        return parse_value(method, field, next(a for a in args if a is not type(None)), given)
-    try:
-        if kind is bool:
-            text = str(given).lower()
-            if text in ("true", "1", "yes", "on"):
-                return True
-            if text in ("false", "0", "no", "off"):
-                return False
-            raise ValueError
-        if kind is int:
-            value = int(str(given))
-        elif kind is float:
-            value = float(given)
-        else:
-            return str(given)
-    except (ValueError, TypeError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise ConfigError(f"{method}: option {field}={given!r} is not {wanted}.") from None
-    return value
-
-
-LOWEST = {
-    "samples": 1, "max_new_tokens": 1, "demonstrations": 0, "top_k": 0,
-    "length": 1, "steps": 1, "batch_size": 1, "eval_every": 1, "tokens_per_batch": 1, "rank": 1, "hidden": 1,
-    "clip": 0.0, "warmup": 0, "patience": 0, "weight_decay": 0.0, "candidates": 1, "examples": 1, "rounds": 0,
-    "resampled": 1, "keep": 1, "budget": 1, "proposal_rows": 1, "selection_rows": 1, "proposal_tokens": 1,
-    "token_budget": 0, "beam": 1, "longest": 1, "ways": 2, "shots": 1, "queries": 1,
-    "inner_steps": 1, "validation_episodes": 0, "pool": 0, "pool_rows": 2, "gradient_rows": 1, "restarts": 0,
-    "swaps": 1, "fluency": 0.0, "accumulation": 1, "demos": 1, "sets": 1,
-}  # fmt: skip
-HIGHEST = 1e30  # squares of what is above overflow inside the optimisers
-ABOVE_ZERO = (
-    "learning_rate", "alpha", "regularisation", "temperature", "top_p", "proposal_temperature", "proposal_top_p",
-    "inner_rate", "model_rate", "sharpness",
-)  # fmt: skip
-
-
-def configure(method: Method, options: Mapping[str, Any]) -> Any:
-    """A method's config from options by name; unknown names fail and list the valid ones.
-
-    Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type, a value out of range.
-    """
-    kinds = typing.get_type_hints(method.Config)
-    fields = {f.name for f in dataclasses.fields(method.Config)}
-    values = {}
-    for name, given in options.items():
-        if name not in fields:
-            hint = PEFT_NAMES.get(name)
-            if hint not in fields:
-                hint = next(iter(difflib.get_close_matches(name, fields, 1)), None)
-            told = f" Did you mean {hint}?" if hint else ""
-            listed = ", ".join(sorted(fields)) or "none"
-            raise ConfigError(f"{method.name} has no option {name!r}.{told} Its options: {listed}.")
-        value = parse_value(method.name, name, kinds[name], given)
-        bad = isinstance(value, float) and value != value
-        low = LOWEST.get(name)
-        if bad or (low is not None and isinstance(value, int | float) and value < low):
-            raise ConfigError(f"{method.name}: option {name}={given!r} is out of range; the lowest allowed is {low}.")
-        above = name in ABOVE_ZERO and not isinstance(value, bool)  # some methods have a switch of the same name
-        if above and isinstance(value, int | float) and not 0 < value <= HIGHEST:
-            raise ConfigError(
-                f"{method.name}: option {name}={given!r} is out of range; it must be above 0 and at most {HIGHEST:g}."
-            )
-        if name == "uncut" and isinstance(value, float) and not 0 < value <= 1:
-            raise ConfigError(f"{method.name}: option uncut={given!r} is out of range; it is a share of 1, above 0.")
-        if name == "separator" and isinstance(value, str):  # a command line takes neither at its ends
-            value = value.replace("\\n", "\n").replace("\\s", " ")
-        values[name] = value
-    return method.Config(**values)
 
 
 @dataclass(frozen=True)

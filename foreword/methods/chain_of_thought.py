@@ -19,6 +19,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.methods.answer import choices_of
 from foreword.methods.base import DirectMethod, Found, Job
 from foreword.methods.calibrate_reasoned import calibrate_reasoned
+from foreword.methods.options import Count, Positive, Share, Whole
 from foreword.methods.write import encode_to_write
 from foreword.models.base import FrozenLM
 from foreword.tasks.extract import MARKER, numbers
@@ -37,16 +38,16 @@ class ChainOfThoughtConfig:
     """
 
     instruction: str = "Let's think step by step."
-    demonstrations: int = 0
+    demonstrations: Whole = 0
     extract: Literal["auto", "number", "choice", "span", "score"] = "auto"
     conclude: str = "The answer is"
-    samples: int = 1
+    samples: Count = 1
     vote: Literal["majority", "likelihood"] = "majority"
     early_stop: bool = True
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 128
+    temperature: Positive = 0.7
+    top_p: Share = 1.0
+    top_k: Whole = 0
+    max_new_tokens: Count = 128
     calibrate: Literal["none", "contextual", "batch", "auto"] = "none"
     content_free: str = "N/A||[MASK]"
 

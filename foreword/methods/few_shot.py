@@ -22,6 +22,7 @@ from foreword.methods.demonstrations import (
     put,
     scores_of,
 )
+from foreword.methods.options import Count, Joint, Share
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
@@ -38,14 +39,14 @@ class FewShotConfig(HardConfig):
     `sets` above 1 makes an ensemble of so many draws. `uncut` is the share of rows that must stay whole.
     """
 
-    demos: int | None = None
+    demos: Count | None = None
     select: Literal["balanced", "random", "validated"] = "balanced"
     order: Literal["drawn", "entropy"] = "drawn"
-    candidates: int = 8
-    sets: int = 1
+    candidates: Count = 8
+    sets: Count = 1
     rule: Literal["mean", "majority"] = "mean"
-    separator: str = "\n\n"
-    uncut: float = 1.0
+    separator: Joint = "\n\n"
+    uncut: Share = 1.0
 
 
 class FewShot(DirectMethod):

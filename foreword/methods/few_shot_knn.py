@@ -9,6 +9,7 @@ from foreword.errors import ConfigError
 from foreword.methods.base import DirectMethod, Found, HardConfig, Job
 from foreword.methods.demonstrations import example_of, longest_rows, pool_of
 from foreword.methods.neighbours import embeddings, encode_near
+from foreword.methods.options import Count, Joint
 from foreword.models.base import FrozenLM
 
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
@@ -21,9 +22,9 @@ class FewShotKnnConfig(HardConfig):
     Nearest by the mean hidden states of the model itself, or of `encoder`, a folder with a model for sentences.
     """
 
-    demos: int = 8
+    demos: Count = 8
     encoder: str | None = None
-    separator: str = "\n\n"
+    separator: Joint = "\n\n"
 
 
 class FewShotKnn(DirectMethod):

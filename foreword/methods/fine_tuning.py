@@ -7,6 +7,7 @@ from typing import Literal
 from foreword.core.learnt import Weights
 from foreword.core.shapes import Tensor
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.options import Amount, Positive, Whole
 from foreword.models.base import FrozenLM
 
 
@@ -15,11 +16,11 @@ class FineTuningConfig(GradientConfig):
     """`dropout` is the model's own while training. Leaves are fp32 whatever the model's dtype."""
 
     dropout: bool = True
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: int = 20
-    weight_decay: float = 0.01
-    clip: float = 1.0
+    warmup: Whole = 20
+    weight_decay: Amount = 0.01
+    clip: Amount = 1.0
 
 
 class FineTuning(GradientMethod):

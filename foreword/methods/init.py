@@ -7,7 +7,8 @@ from typing import Any
 from foreword.core.artefact import RECORD, Artefact
 from foreword.core.learnt import Learnt
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Method, Start
+from foreword.methods.base import Job, Method
+from foreword.methods.options import Start
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
 

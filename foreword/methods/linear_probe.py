@@ -11,6 +11,7 @@ from foreword.core.learnt import Probe
 from foreword.errors import ConfigError
 from foreword.methods.base import DirectMethod, Job
 from foreword.methods.features import row_features
+from foreword.methods.options import Positive
 from foreword.methods.regression import choose_regularisation, logistic
 from foreword.models.base import FrozenLM
 
@@ -23,7 +24,7 @@ class LinearProbeConfig:
     """
 
     pool: Literal["answer", "mean"] = "mean"
-    regularisation: float | None = None
+    regularisation: Positive | None = None
 
 
 class LinearProbe(DirectMethod):

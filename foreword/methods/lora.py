@@ -10,6 +10,7 @@ from foreword.core.learnt import LowRank, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.options import Amount, Count, Positive, Whole
 from foreword.models.base import FrozenLM
 
 
@@ -21,13 +22,13 @@ class LoraConfig(GradientConfig):
     all linear layers where it has none.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     targets: str = ""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: int = 20
-    clip: float = 1.0
+    warmup: Whole = 20
+    clip: Amount = 1.0
 
 
 class Lora(GradientMethod):

@@ -16,6 +16,7 @@ from foreword.methods.meta.folded import MODEL, Shape
 from foreword.methods.meta.guard import tell_if_coarse, twice_differentiable
 from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
+from foreword.methods.options import Count, Fraction, Positive, Several, Whole
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
@@ -46,28 +47,28 @@ class MetaPromptingConfig(GradientConfig):
 
     algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"] = "maml"
     prompt: Literal["soft", "prefix"] = "soft"
-    length: int = 8
+    length: Count = 8
     init: Literal["vocabulary", "uniform", "labels", "text", "random"] = "vocabulary"
     init_text: str = ""
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
-    inner_steps: int = 5
-    inner_rate: float = 0.03
+    ways: Several = 5
+    shots: Count = 1
+    queries: Count = 15
+    inner_steps: Count = 5
+    inner_rate: Positive = 0.03
     second_order: Literal["chain", "unrolled", "finite"] = "chain"
     multi_step: bool = False
     learn_rates: bool = False
-    pool: int = 0
-    prototypes: float = 0.5
-    sharpness: float = 10.0
+    pool: Whole = 0
+    prototypes: Fraction = 0.5
+    sharpness: Positive = 10.0
     transductive: bool = False
     tune_model: bool = False
-    model_rate: float = 5e-5
-    validation_episodes: int = 20
-    learning_rate: float = 3e-3
-    steps: int = 100
-    batch_size: int = 4
-    eval_every: int = 20
+    model_rate: Positive = 5e-5
+    validation_episodes: Whole = 20
+    learning_rate: Positive = 3e-3
+    steps: Count = 100
+    batch_size: Count = 4
+    eval_every: Count = 20
 
     def __post_init__(self) -> None:
         allowed = {"soft": ("vocabulary", "uniform", "labels"), "prefix": ("vocabulary", "labels", "random")}[
@@ -81,10 +82,6 @@ class MetaPromptingConfig(GradientConfig):
             raise ConfigError(
                 "metaprompting: a pool is of soft prompts over a frozen model, with one inner rate; leave out "
                 "prompt=prefix, tune_model and learn_rates."
-            )
-        if not 0 <= self.prototypes <= 1:
-            raise ConfigError(
-                f"metaprompting: prototypes={self.prototypes:g} is not a share; give a number from 0 to 1."
             )
         if self.algorithm == "vocabulary":
             object.__setattr__(self, "steps", 1)  # nothing is trained

@@ -11,6 +11,7 @@ from torch.nn.functional import linear, relu
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.methods.base import GradientMethod, Job, Learner
+from foreword.methods.options import Count, Positive
 from foreword.methods.prompt_tuning import OWN, SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 
@@ -29,8 +30,8 @@ class PTuningConfig(SlotConfig):
     """
 
     encoder: Literal["mlp", "lstm"] = "mlp"
-    hidden: int | None = None
-    learning_rate: float = OWN
+    hidden: Count | None = None
+    learning_rate: Positive = OWN
 
     def __post_init__(self) -> None:
         if self.learning_rate == OWN:

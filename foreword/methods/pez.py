@@ -8,6 +8,7 @@ import torch
 from foreword.core.prompts import HardPrompt
 from foreword.methods.autoprompt import SearchConfig
 from foreword.methods.base import Ended, Job, Notebook, StepwiseMethod
+from foreword.methods.options import Count, Positive
 from foreword.methods.trigger.choice import as_value, choose
 from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.gradients import embeddings_of
@@ -25,9 +26,9 @@ class PezConfig(SearchConfig):
     """AdamW without decay moves the soft copy by `learning_rate`, as published for CLIP; the tokens that it passes are
     measured on the pool every `eval_every` steps. `init` is where it starts."""
 
-    steps: int = 300
-    learning_rate: float = 0.1
-    eval_every: int = 10
+    steps: Count = 300
+    learning_rate: Positive = 0.1
+    eval_every: Count = 10
     init: Init = "filler"
 
 

@@ -10,8 +10,9 @@ import torch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner, Start
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
 from foreword.methods.init import started
+from foreword.methods.options import Count, Positive, Start
 from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
@@ -35,14 +36,14 @@ class PrefixTuningConfig(GradientConfig):
     alone.
     """
 
-    length: int = 20
+    length: Count = 20
     init: Literal["labels", "text", "random"] | Start = "labels"
     init_text: str = ""
     sites: str = "all"
     reparametrise: bool = False
-    hidden: int = 512
+    hidden: Count = 512
     start: Literal["after", "zero"] = "after"
-    learning_rate: float = OWN
+    learning_rate: Positive = OWN
 
     def __post_init__(self) -> None:
         if self.learning_rate == OWN:

@@ -9,8 +9,9 @@ from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner, Start
+from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
 from foreword.methods.init import started
+from foreword.methods.options import Amount, Count, Positive, Start
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 
@@ -31,7 +32,7 @@ class SlotConfig(GradientConfig):
     of an artefact with a soft prompt, such as a start of metaprompting, of which the record keeps the hash.
     """
 
-    length: int = 20
+    length: Count = 20
     place: Literal["front", "answer"] = "front"
     init: Init = "labels"
     init_text: str = ""
@@ -45,8 +46,8 @@ class PromptTuningConfig(SlotConfig):
     """
 
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    learning_rate: float = OWN
-    weight_decay: float = OWN
+    learning_rate: Positive = OWN
+    weight_decay: Amount = OWN
 
     def __post_init__(self) -> None:
         own = {"adamw": (0.01, 0.0), "adafactor": (0.3, 1e-5), "sgd": (0.1, 0.0)}[self.optimizer]

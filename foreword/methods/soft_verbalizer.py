@@ -11,6 +11,7 @@ from foreword.core.learnt import Probe
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.methods.base import DirectMethod, Job
+from foreword.methods.options import Amount, Count, Positive
 from foreword.methods.predict import row_features
 from foreword.methods.trigger.field import label_of
 from foreword.models.base import FrozenLM
@@ -23,10 +24,10 @@ class SoftVerbalizerConfig:
     """AdamW over all rows at once; the step with the best development score is kept. Step 0 are the label words' own
     output rows, so that it is the manual prompt to begin with where each label has one word of one piece."""
 
-    learning_rate: float = 1e-2
-    steps: int = 200
-    weight_decay: float = 0.0
-    eval_every: int = 5
+    learning_rate: Positive = 1e-2
+    steps: Count = 200
+    weight_decay: Amount = 0.0
+    eval_every: Count = 5
 
 
 class SoftVerbalizer(DirectMethod):

@@ -10,6 +10,7 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.methods.base import HardConfig, Job, Progress, SearchMethod
+from foreword.methods.options import Count
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, Score
 from foreword.methods.search.choose import identity
@@ -31,13 +32,13 @@ class TemplateSearchConfig(HardConfig):
     """
 
     proposer: str = "self"
-    candidates: int = 60
-    longest: int = 4
-    beam: int = 12
-    examples: int = 16
-    budget: int = 2000
+    candidates: Count = 60
+    longest: Count = 4
+    beam: Count = 12
+    examples: Count = 16
+    budget: Count = 2000
     score: Score = "likelihood"
-    selection_rows: int = 200
+    selection_rows: Count = 200
     exhaustive: bool = False
 
 

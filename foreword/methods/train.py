@@ -25,7 +25,6 @@ from foreword.methods.base import (
     Progress,
     SearchMethod,
     StepwiseMethod,
-    configure,
 )
 from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
@@ -33,6 +32,7 @@ from foreword.methods.init import with_init
 from foreword.methods.loop import Run, fit
 from foreword.methods.measure import measure, measured
 from foreword.methods.notebook import FileNotebook
+from foreword.methods.options import configure
 from foreword.methods.predict import score_rows
 from foreword.methods.rows import Rows, mean_nll
 from foreword.methods.search.ledger import Ledger

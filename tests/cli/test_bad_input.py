@@ -167,7 +167,7 @@ def test_options(train, foreword, data, tmp_path):
     refused(train("-o", "lenght=20"), "lenght", "Did you mean length")
     refused(train("-o", "length"), "-o 'length' is not KEY=VALUE")
     refused(train("-o", "length=many"), "'many'", "whole number")
-    refused(train("-o", "length=0"), "length='0'", "lowest allowed is 1")
+    refused(train("-o", "length=0"), "length='0'", "at least 1")
     refused(train("-o", "learning_rate=nan"), "learning_rate")
     refused(train("-o", "init=best"), "'best'", "labels")
     refused(train("-o", "lora.rank=8"), "'lora'", "prompt-tuning")

@@ -90,7 +90,7 @@ def test_a_remote_proposer_needs_leave_and_a_good_key(foreword, rows, tmp_path, 
     ("method", "more", "told"),
     [
         ("ape", ["-o", "budget=3"], "A budget of 3 evaluations cannot read"),
-        ("ape", ["-o", "budget=0"], "the lowest allowed is 1"),
+        ("ape", ["-o", "budget=0"], "at least 1"),
         ("ape", ["-o", "instructions=nowhere.txt"], "cannot be read (No such file"),
         ("ape", ["-o", "proposer=/no/model"], "there is no such folder"),
         ("ape", ["-o", "proposer=remote"], "needs url=ADDRESS"),

@@ -101,9 +101,9 @@ def test_biases_are_printed(foreword, data):
     ("options", "said"),
     [
         (("-o", "calibrate=always"), "choose one of none, contextual, pmi, batch, auto"),
-        (("-o", "demos=0"), "lowest allowed is 1"),
+        (("-o", "demos=0"), "at least 1"),
         (("-o", "demo=3"), "Did you mean demos?"),
-        (("-o", "uncut=2"), "share of 1, above 0"),
+        (("-o", "uncut=2"), "above 0 and at most 1"),
         (("--template", "{demos}{text}{demos}"), "{demos} 2 times"),
         (("--template", "{soft:3}{text}"), "demonstrations are words"),
         (("--template", "{'an open quote {text}"), "position 0"),

@@ -242,7 +242,7 @@ def test_in_a_chat_demonstrations_are_turns():
     [
         ({"extract": "choice"}, "answers are texts; give auto, number or span"),
         ({"conclude": "Thus"}, "not found again"),
-        ({"samples": 0}, "lowest allowed is 1"), ({"temperature": 0}, "above 0"), ({"max_new_tokens": 600}, "no room"),
+        ({"samples": 0}, "at least 1"), ({"temperature": 0}, "above 0"), ({"max_new_tokens": 600}, "no room"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -9,7 +9,7 @@ import foreword
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.methods import METHODS
-from foreword.methods.base import configure
+from foreword.methods.options import configure
 from tests.planted import planted_task
 
 ROWS = [{"sentence": w, "label": y} for n in range(30)
@@ -76,7 +76,7 @@ def test_word_counts_score_as_scikit_learn_does():
         ({"length": "many"}, "not a whole number"),
         ({"length": "0"}, "out of range"),
         ({"learning_rate": "-1"}, "above 0"),
-        ({"learning_rate": "nan"}, "out of range"),
+        ({"learning_rate": "nan"}, "not a number"),
         ({"init": "random"}, "uniform, vocabulary, labels, text"),
         ({"prompt_tuning_init_text": "x"}, "Did you mean init_text"),
         ({"lenght": "5"}, "Did you mean length"),

@@ -297,7 +297,7 @@ def test_a_tuned_model_is_marked_kept_whole_and_leaves_the_model_as_it_was(tmp_p
     [
         ({"init": "random"}, "not for a soft prompt; choose vocabulary"),
         ({"prompt": "prefix", "init": "uniform"}, "not for a prefix prompt; choose vocabulary, labels"),
-        ({"ways": 1}, "lowest allowed is 2"),
+        ({"ways": 1}, "at least 2"),
         ({"inner_rate": 0}, "above 0"),
         ({"tune_model": True, "second_order": "unrolled"}, "chain or finite"),
     ],

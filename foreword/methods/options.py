@@ -1,0 +1,155 @@
+"""Options of methods: what the fields of a config allow, and how words from a command line or a grid become values."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+
+from foreword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foreword.methods.base import Method
+
+
+class Start(str):
+    """What a config says of the artefact that training starts from: "start:" and the hash of its tensors."""
+
+
+@final
+@dataclass(frozen=True)
+class Range:
+    """What a number may be: at least `low` (`above`: more than it), and at most `high`."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: int | float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return least if self.high == math.inf else f"{least} and at most {self.high:g}"
+
+
+@final
+class Escaped:
+    """Of a text: \\n is a new line and \\s a space, which a command line would not take at its ends."""
+
+    def read(self, text: str) -> str:
+        return text.replace("\\n", "\n").replace("\\s", " ")
+
+
+# What a field of a config is annotated with, so that its range stands where the field does.
+Count = Annotated[int, Range(1.0)]
+Whole = Annotated[int, Range(0.0)]
+Several = Annotated[int, Range(2.0)]
+Positive = Annotated[float, Range(0.0, 1e30, above=True)]  # squares of what is above overflow inside the optimisers
+Amount = Annotated[float, Range(0.0)]
+Share = Annotated[float, Range(0.0, 1.0, above=True)]
+Fraction = Annotated[float, Range(0.0, 1.0)]
+Joint = Annotated[str, Escaped()]
+
+PEFT_NAMES = {
+    "num_virtual_tokens": "length",
+    "prompt_tuning_init": "init",
+    "prompt_tuning_init_text": "init_text",
+    "prefix_projection": "reparametrise",
+    "encoder_hidden_size": "hidden",
+    "encoder_reparameterization_type": "encoder",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lr": "learning_rate",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "num_train_epochs": "steps",
+    "warmup_steps": "warmup",
+    "max_grad_norm": "clip",
+    "gradient_checkpointing": "checkpointing",
+}
+
+
+def configure(method: "Method", options: Mapping[str, Any]) -> Any:
+    """A method's config from options by name; unknown names fail and list the valid ones.
+
+    Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type, a value out of range.
+    """
+    kinds = kinds_of(method.Config)
+    fields = {f.name for f in dataclasses.fields(method.Config)}
+    values = {}
+    for name, given in options.items():
+        if name not in fields:
+            hint = PEFT_NAMES.get(name)
+            if hint not in fields:
+                hint = next(iter(difflib.get_close_matches(name, fields, 1)), None)
+            told = f" Did you mean {hint}?" if hint else ""
+            listed = ", ".join(sorted(fields)) or "none"
+            raise ConfigError(f"{method.name} has no option {name!r}.{told} Its options: {listed}.")
+        values[name] = parse_value(method.name, name, kinds[name], given)
+    return method.Config(**values)
+
+
+def kinds_of(config: type) -> dict[str, Any]:
+    """The types of a config's fields with their ranges."""
+    return typing.get_type_hints(config, include_extras=True)
+
+
+def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
+    """One option's value as its annotated type, from a string or a Python value.
+
+    Raises: ConfigError for another type, or a value out of range.
+    """
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _checked(method, field, args[1:], parse_value(method, field, args[0], given), given)
+    if origin is Literal:
+        if given in args:
+            return given
+        raise ConfigError(
+            f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
+        )
+    if Start in args:
+        if isinstance(given, str) and given.startswith("start:"):
+            return Start(given)
+        return parse_value(method, field, next(a for a in args if a is not Start), given)
+    if origin in (typing.Union, types.UnionType):
+        if given is None or given in ("", "none", "None"):
+            return None
+        return parse_value(method, field, next(a for a in args if a is not type(None)), given)
+    return _plain(method, field, kind, given)
+
+
+def _plain(method: str, field: str, kind: type, given: Any) -> Any:
+    try:
+        if kind is bool:
+            text = str(given).lower()
+            if text in ("true", "1", "yes", "on"):
+                return True
+            if text in ("false", "0", "no", "off"):
+                return False
+            raise ValueError
+        if kind is int:
+            return int(str(given))
+        if kind is float:
+            value = float(given)
+            if math.isnan(value):
+                raise ValueError
+            return value
+        return str(given)
+    except (ValueError, TypeError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ConfigError(f"{method}: option {field}={given!r} is not {wanted}.") from None
+
+
+def _checked(method: str, field: str, extras: tuple[Any, ...], value: Any, given: Any) -> Any:
+    """The value where it is in its range, with its escapes read."""
+    for extra in extras:
+        if isinstance(extra, Range) and value not in extra:
+            raise ConfigError(f"{method}: option {field}={given!r} is out of range; it must be {extra}.")
+        if isinstance(extra, Escaped):
+            value = extra.read(value)
+    return value
