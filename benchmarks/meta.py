@@ -281,7 +281,8 @@ def render(records: Sequence[dict[str, Any]]) -> str:
         }.get(name.partition("/")[0], lambda r: "")(r)
         wanted = f"{'at most' if name in AT_MOST else 'at least'} {TARGETS[name]:g}"
         lines.append(f"| {name} | {place} | {ratio} | {wanted}: {'yes' if told['reached'] else '**no**'} | {more} |")
-    return HEAD.format(**(records[0]["setting"] if records else asdict(Setting()))) + "\n".join(lines) + "\n"
+    told = next((r["setting"] for r in records if r["cell"] == "memory"), asdict(Setting()))
+    return HEAD.format(**told) + "\n".join(lines) + "\n"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site
 from foreword.models.hf import families, generation, seam, view
 from foreword.models.hf.last import reading_last
+from foreword.models.hf.masks import Rows
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.packing import Packing
 
@@ -76,7 +77,7 @@ class HFLM(HFModel):
             context=families.context_of(self._model, self._family),
         )
 
-    def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> seam.Rows:
+    def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> Rows:
         """The rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the context.
@@ -96,7 +97,7 @@ class HFLM(HFModel):
         if longest > self.dims.context:
             self._check_context(position_BS)
         attend_BS = inputs.attend_BS if padded else None
-        return seam.Rows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
+        return Rows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
 
     def _padded(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """Hidden states of the base model, of a family whose attention does not come to the seam."""

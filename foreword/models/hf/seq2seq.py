@@ -20,6 +20,7 @@ from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site, Source
 from foreword.models.hf import families, generation, seam, view
 from foreword.models.hf.bias import RelativeBias
+from foreword.models.hf.masks import Rows
 from foreword.models.hf.model import HFModel
 
 PASSED = (1, 1, 1, 1)  # a 4-D mask is passed through by transformers as it is; the seam makes its own
@@ -117,7 +118,7 @@ class HFSeq2Seq(HFModel):
             assert cached.source is not None, "the cache is of this model"
             last_B1 = cached.source.last_B[:, None].to(self.device)
             cross = seam.Seam(
-                self._layer_of["cross"], None, cached.source, seam.Rows(None, None, last_B1, None, 0), self._backend
+                self._layer_of["cross"], None, cached.source, Rows(None, None, last_B1, None, 0), self._backend
             )
         told = seam.Seam(
             self._layer_of["self"], own, cached, rows, self._backend, seen,
@@ -140,7 +141,7 @@ class HFSeq2Seq(HFModel):
 
     def _placed(
         self, attend_BS: Bool[Tensor, "B S"], position_BS: Int[Tensor, "B S"], ahead: PrefixBatch | CachedRows | None
-    ) -> seam.Rows:
+    ) -> Rows:
         """The rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the positions that the model has.
@@ -154,7 +155,7 @@ class HFSeq2Seq(HFModel):
                 f"{self.dims.context}: shorten the text or the prompt."
             )
         padded = not bool(attend_BS.all())
-        return seam.Rows(None, attend_BS if padded else None, position_BS, None, last + 1)
+        return Rows(None, attend_BS if padded else None, position_BS, None, last + 1)
 
     def _bias(
         self, site: str, position_BS: Int[Tensor, "B S"], prefix: PrefixBatch | None, cached: CachedRows | None = None
