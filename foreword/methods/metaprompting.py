@@ -71,9 +71,7 @@ class MetaPromptingConfig(GradientConfig):
     eval_every: Count = 20
 
     def __post_init__(self) -> None:
-        allowed = {"soft": ("vocabulary", "uniform", "labels"), "prefix": ("vocabulary", "labels", "random")}[
-            self.prompt
-        ]
+        allowed = ("vocabulary", "labels", "text", "uniform" if self.prompt == "soft" else "random")
         if self.init not in allowed:
             raise ConfigError(
                 f"metaprompting: init={self.init} is not for a {self.prompt} prompt; choose {', '.join(allowed)}."

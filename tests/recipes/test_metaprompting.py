@@ -8,6 +8,8 @@ import metaprompting as recipe
 import pytest
 
 import foreword
+from foreword.methods import METHODS
+from foreword.methods.options import configure
 from tests.planted import NOUNS
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +83,11 @@ def test_a_family_is_left_out_whole(data, tmp_path, capsys, monkeypatch):
     assert "## left out: questions, 5-way, 1-shot" in capsys.readouterr().out
     record = json.loads((tmp_path / "starts/tasks-questions-1-vocabulary-0/foreword.json").read_text())
     assert [task["task"] for task in record["recipe"]["tasks"]] == ["sst2"]
+
+
+def test_the_method_takes_what_every_cell_asks_for():
+    for cell in recipe.cells([], 1):
+        assert configure(METHODS["metaprompting"], cell.options()).shots == cell.shots
 
 
 def test_cells_are_listed_and_the_spread_is_a_range(capsys):

@@ -292,6 +292,16 @@ def test_a_tuned_model_is_marked_kept_whole_and_leaves_the_model_as_it_was(tmp_p
         train(lm, TASK, "prompt-tuning", init=start)
 
 
+def test_a_start_may_be_a_text():
+    lm = TINY["masked"]
+    start = start_of(lm, algorithm="vocabulary", init="text", init_text="nice film", length=5)
+    ids = lm.tokenizer.encode("nice film", add_special_tokens=False)[:5]
+    assert torch.equal(start.value.embed_PD, lm.embed(torch.tensor([ids]))[0])
+    start_of(lm, prompt="prefix", init="text", init_text="nice film")
+    with pytest.raises(ConfigError, match="init_text"):
+        start_of(lm, init="text")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
