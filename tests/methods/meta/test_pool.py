@@ -123,5 +123,5 @@ def test_a_pool_is_kept_and_read_again(tmp_path):
         unpack("pool", {"keys": torch.zeros(2, 3), "values": torch.zeros(2, 1, 4)}, {"shape": [2, 1, 4]})
     with pytest.raises(ConfigError, match="a pool is of soft prompts"):
         make_job(lm, TASK, "metaprompting", options={"pool": 2, "prompt": "prefix"})
-    with pytest.raises(ConfigError, match="from 0 to 1"):
+    with pytest.raises(ConfigError, match="at least 0 and at most 1"):
         make_job(lm, TASK, "metaprompting", options={"pool": 2, "prototypes": 1.5})
