@@ -281,8 +281,8 @@ def render(records: Sequence[dict[str, Any]]) -> str:
         }.get(name.partition("/")[0], lambda r: "")(r)
         wanted = f"{'at most' if name in AT_MOST else 'at least'} {TARGETS[name]:g}"
         lines.append(f"| {name} | {place} | {ratio} | {wanted}: {'yes' if told['reached'] else '**no**'} | {more} |")
-    told = next((r["setting"] for r in records if r["cell"] == "memory"), asdict(Setting()))
-    return HEAD.format(**told) + "\n".join(lines) + "\n"
+    setting = next((r["setting"] for r in records if r["cell"] == "memory"), asdict(Setting()))
+    return HEAD.format(**setting) + "\n".join(lines) + "\n"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
