@@ -82,18 +82,21 @@ def test_the_loss_kept_only_falls_and_every_loss_in_the_log_is_the_library_s(kin
 
 @pytest.fixture(scope="module")
 def planted():
-    return {kind: planted_key(kind, SEED + n) for n, kind in enumerate(("causal",))}
+    return {kind: planted_key(kind, SEED + n, words=2000) for n, kind in enumerate(("causal",))}
 
 
 def test_a_planted_key_is_found_and_chance_at_equal_cost_does_not_find_it(planted):
-    """The key is one of 600 words; nine of ten searches find it in the rows that they may read."""
+    """The key is one of 2,000 words; nine of ten searches find it in the rows that they may read.
+
+    In one model of six the slopes at most prompts hide the key, so that a search without restarts stalls.
+    """
     made = planted["causal"]
     found, by_chance, read = 0, 0, []
     for seed in range(10):
         field = field_of(made.lm, made.task, seed, length=2, gradient_rows=32)
         rng = random.Random(seed)
         tokens = [t for t in field.allowed_A.tolist() if t != made.key]
-        state = searched(field, tuple(rng.sample(tokens, 2)), steps=8, candidates=8, patience=4)
+        state = searched(field, tuple(rng.sample(tokens, 2)), steps=24, candidates=8, patience=3, restarts=3)
         found += made.key in state.best[0]
         read.append(state.read)
         drawn = [tuple(rng.choices(field.allowed_A.tolist(), k=2)) for _ in range(state.read // field.pool.rows)]
@@ -157,7 +160,7 @@ def test_at_equal_cost_it_does_better_than_the_published_loop_and_than_chance(pl
         assert paper.metrics["rows_read"] >= rows - 9 * 32
         ours.append(reached(mine))
         theirs.append(reached(paper))
-        words = " ".join(f"w{n}" for n in random.Random(seed).sample(range(600), 2))
+        words = " ".join(f"w{n}" for n in random.Random(seed).sample(range(2000), 2))
         drawn = task.with_(template={"causal": f"{{text}} {words} {{answer}}"})
         chance.append(reached(train(lm, drawn, "manual").artefact))
         manual.append(reached(train(lm, task, "manual").artefact))
