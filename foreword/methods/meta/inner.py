@@ -32,7 +32,6 @@ class Loss(ABC):
 
 
 Rates = Mapping[str, Tensor]  # what each leaf moves by, times its gradient; broadcast over tasks
-Product = Callable[[Loss, Leaves, Leaves], Leaves]
 
 
 def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
@@ -44,30 +43,68 @@ def cut(leaves: Mapping[str, Tensor]) -> Leaves:
     return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
 
-def gradient(loss: Loss, leaves: Leaves) -> tuple[Float[Tensor, "T"], Leaves]:
-    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays."""
+def gradient(loss: Loss, leaves: Leaves, held: "Held | None" = None) -> tuple[Float[Tensor, "T"], Leaves]:
+    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays.
+
+    `held` is the last pass at these leaves, where it was kept.
+    """
     own, found = cut(leaves), zeros(leaves)
     total: Tensor | None = None
     for number in range(loss.parts):
-        loss_T = loss.part(number, own, False)
+        if held and number == loss.parts - 1:
+            loss_T, slopes = held.loss_T, held.slopes(False)
+        else:
+            loss_T = loss.part(number, own, False)
+            slopes = torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True)
         total = loss_T.detach() if total is None else total + loss_T.detach()
-        _add(found, torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True))
+        _add(found, slopes)
     assert total is not None, "a loss has a pass"
     return total, found
 
 
-def product(loss: Loss, leaves: Leaves, vector: Leaves) -> Leaves:
-    """The Hessian of each task's loss times its own vector, by differentiating the gradient's product with it."""
-    own, found = cut(leaves), zeros(leaves)
-    for number in range(loss.parts):
-        first = torch.autograd.grad(
-            loss.part(number, own, True).sum(), [*own.values()], create_graph=True, allow_unused=True
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One pass with its graph, so that a product with the Hessian need not read it again.
+
+    The graph of its gradient is made only when the product is: as large again, it would outlive other passes.
+    """
+
+    loss_T: Float[Tensor, "T"]
+    leaves: Leaves
+
+    @staticmethod
+    def of(loss: Loss, number: int, leaves: Leaves) -> "Held":
+        own = cut(leaves)
+        return Held(loss.part(number, own, True), own)
+
+    def slopes(self, twice: bool) -> tuple[Tensor | None, ...]:
+        """The gradient of the pass; the graph stays."""
+        return torch.autograd.grad(
+            self.loss_T.sum(), [*self.leaves.values()], create_graph=twice, retain_graph=True, allow_unused=True
         )
-        dots = [(g * v).sum() for g, v in zip(first, vector.values(), strict=True) if g is not None]
+
+    def times(self, vector: Leaves) -> tuple[Tensor | None, ...]:
+        """What the pass adds to the product with each task's vector; the graph is used up."""
+        dots = [(g * v).sum() for g, v in zip(self.slopes(True), vector.values(), strict=True) if g is not None]
         dot = torch.stack(dots).sum() if dots else torch.zeros(())
-        if dot.requires_grad:
-            _add(found, torch.autograd.grad(dot, [*own.values()], allow_unused=True))
+        if not dot.requires_grad:
+            return (None,) * len(self.leaves)
+        return torch.autograd.grad(dot, [*self.leaves.values()], allow_unused=True)
+
+
+def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None) -> Leaves:
+    """The Hessian of each task's loss times its own vector, by differentiating the gradient's product with it.
+
+    `held` is the last pass at these leaves, where it was kept.
+    """
+    found = zeros(leaves)
+    for number in range(loss.parts):
+        last = number == loss.parts - 1
+        _add(found, (held if held and last else Held.of(loss, number, leaves)).times(vector))
     return found
+
+
+Product = Callable[[Loss, Leaves, Leaves], Leaves]
 
 
 def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:
@@ -99,18 +136,18 @@ class Path:
     def last(self) -> Leaves:
         return self.points[-1]
 
+    def on(self, loss_T: Float[Tensor, "T"], slope: Leaves, rates: Rates) -> "Path":
+        """One step of gradient descent further."""
+        point = {name: leaf - rates[name] * slope[name] for name, leaf in self.last.items()}
+        return Path((*self.points, point), (*self.gradients, slope), (*self.loss_kT, loss_T))
+
 
 def adapt(support: Loss, start: Leaves, rates: Rates, steps: int) -> Path:
     """`steps` steps of gradient descent from `start`; what is kept is as large as the leaves, whatever the model."""
-    points: list[Leaves] = [{name: leaf.detach() for name, leaf in start.items()}]
-    gradients: list[Leaves] = []
-    losses: list[Tensor] = []
+    path = Path(({name: leaf.detach() for name, leaf in start.items()},), (), ())
     for _ in range(steps):
-        loss_T, slope = gradient(support, points[-1])
-        points.append({name: leaf - rates[name] * slope[name] for name, leaf in points[-1].items()})
-        gradients.append(slope)
-        losses.append(loss_T)
-    return Path(tuple(points), tuple(gradients), tuple(losses))
+        path = path.on(*gradient(support, path.last), rates)
+    return path
 
 
 def _add(found: Leaves, more: tuple[Tensor | None, ...]) -> None:

@@ -9,11 +9,12 @@ eq. 4).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.meta.inner import Leaves, Loss, Path, Product, Rates, adapt, gradient, product, zeros
+from foreword.methods.meta.inner import Held, Leaves, Loss, Path, Product, Rates, adapt, gradient, product, zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,12 @@ def meta_gradient(
     `times` multiplies a vector with the support's Hessian; None leaves it out, which is first-order MAML.
     """
     steps = len(weights) - 1
-    path = adapt(support, start, rates, steps)
+    # The last inner step's graph outlives the query's pass, since its product comes next; earlier ones are read again.
+    hold = times is product and steps > 0
+    path = adapt(support, start, rates, steps - hold)
+    held = Held.of(support, support.parts - 1, path.last) if hold else None
+    if held:
+        path = path.on(*gradient(support, path.last, held), rates)
     moved, by_rates = zeros(start), zeros(start)
     query_T = torch.zeros(support.tasks)
     for i in range(steps, -1, -1):
@@ -57,7 +63,9 @@ def meta_gradient(
             for name, slope in path.gradients[i].items():
                 by_rates[name] -= moved[name] * slope
             if times is not None:
-                curved = times(support, path.points[i], {name: rates[name] * v for name, v in moved.items()})
+                multiply = partial(product, held=held) if held else times
+                curved = multiply(support, path.points[i], {name: rates[name] * v for name, v in moved.items()})
+                held = None
                 moved = {name: v - curved[name] for name, v in moved.items()}
         if weights[i]:
             loss_T, slope = gradient(query, path.points[i])

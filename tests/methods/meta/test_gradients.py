@@ -174,6 +174,21 @@ def test_another_tasks_rows_leave_the_adapted_prompt_bit_for_bit():
     assert not torch.equal(one[1], two[1])
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_last_pass_before_the_query_is_not_read_again(steps, monkeypatch):
+    """Two passes a step forth and two back, but for the one whose graph was kept; and one of a step for first order."""
+    support, query = quadratics(2, 3)
+    start = {"p": torch.randn(2, 3, dtype=torch.float64)}
+    reads: list[bool] = []
+    plain = support.part
+    monkeypatch.setattr(support, "part", lambda n, leaves, twice: reads.append(twice) or plain(n, leaves, twice))
+    meta_gradient(support, query, start, rates_of(start), last(steps))
+    assert (reads.count(False), reads.count(True)) == (2 * steps - 1, 2 * steps)
+    reads.clear()
+    meta_gradient(support, query, start, rates_of(start), last(steps), None)
+    assert (reads.count(False), reads.count(True)) == (2 * steps, 0)
+
+
 @pytest.mark.parametrize("times", [product, finite_product])
 def test_products_do_not_depend_on_how_rows_share_passes(times):
     """Padding invariance: longer batch-mates, and one row a pass."""
