@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
         notes=(note,),
         **{p: tuple(Row(r.fields, order[_label(r)], (), r.where) for r in found[p]) for p in SPLITS},
     )
-    refuse_leakage({part: task.rows(part) for part in SPLITS}, task.name)
+    refuse_leakage([task])
     return task.with_(origin=origin)
 
 
@@ -74,18 +74,19 @@ def apart(task: Task) -> bool:
     return bool(others) and not classes["train"] & others
 
 
-def refuse_leakage(parts: Mapping[str, Sequence[Row]], name: str) -> None:
+def refuse_leakage(tasks: Sequence[Task]) -> None:
     """Raises: DataError that names two rows of different parts with one text, letters and digits alone compared."""
-    seen: dict[str, tuple[str, Row]] = {}
-    for part, rows in parts.items():
-        for row in rows:
-            text = plain(row)
-            other, first = seen.setdefault(text, (part, row))
-            if other != part:
-                raise DataError(
-                    f"{name}: {row.where or 'a row'} of {part} has the text of {first.where or 'a row'} of {other}; "
-                    "leave one of the two out, since what is tested must not have been seen"
-                )
+    seen: dict[str, tuple[str, Task, Row]] = {}
+    for part in SPLITS:
+        for task in tasks:
+            for row in task.rows(part):
+                other, first, there = seen.setdefault(plain(row), (part, task, row))
+                if other != part:
+                    raise DataError(
+                        f"{task.name}: {row.where or 'a row'} of {part} has the text of {first.name}: "
+                        f"{there.where or 'a row'} of {other}; leave one of the two out, since what is tested must not "
+                        "have been seen"
+                    )
 
 
 def plain(row: Row) -> str:

@@ -62,8 +62,7 @@ class Source:
                 raise DataError(f"{task.name} brings options in each row and has no classes; give labelled rows")
             if self.by_classes and not apart(task):
                 raise DataError(f"{task.name} has classes in two splits; keep every class in one of them")
-        parts = {split: [row for task in self.tasks for row in task.rows(split)] for split in SPLITS}
-        refuse_leakage(parts, ", ".join(task.name for task in self.tasks))
+        refuse_leakage(self.tasks)
 
     @property
     def by_classes(self) -> bool:

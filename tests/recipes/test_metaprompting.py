@@ -36,6 +36,10 @@ def data(tmp_path_factory) -> Path:
     for place, labels in (("sst2", ["negative", "positive"]), ("trec", ["entity", "human"])):
         for part in ("train", "validation", "test"):
             write(place, part, labels, 5)
+    # A text that one task trains on and another is tested on, in other letters.
+    asked = json.loads((folder / "trec/test.jsonl").read_text().splitlines()[0])["text"]
+    with (folder / "sst2/train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": f"{asked.upper()}!", "label": "positive"}) + "\n")
     return folder
 
 
@@ -80,7 +84,9 @@ def test_a_family_is_left_out_whole(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(recipe, "FAMILIES", {"sentiment": ("sst2",), "questions": ("trec",)})
     given = ["--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"]
     assert recipe.main([*given, "--only", "tasks/questions/1/vocabulary/0"]) == 0
-    assert "## left out: questions, 5-way, 1-shot" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "## left out: questions, 5-way, 1-shot" in told.out
+    assert "train rows left out, since a later split has their text: 1 of sst2" in told.err
     record = json.loads((tmp_path / "starts/tasks-questions-1-vocabulary-0/foreword.json").read_text())
     assert [task["task"] for task in record["recipe"]["tasks"]] == ["sst2"]
 

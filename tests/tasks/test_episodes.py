@@ -85,14 +85,16 @@ def test_leaks_of_classes_and_texts_are_refused(tmp_path):
     folder = write(tmp_path / "many")
     with (folder / "all.jsonl").open("a") as file:
         file.write(json.dumps({"text": "Word0, NUMBER 1!", "label": "class 8"}) + "\n")
-    with pytest.raises(DataError, match=r"row 73 of test has the text of all.jsonl, row 2 of train"):
+    with pytest.raises(
+        DataError, match=r"many: all.jsonl, row 73 of test has the text of many: all.jsonl, row 2 of train"
+    ):
         read_classes(folder)
     good = write(tmp_path / "other")
     task = read_classes(good)
     mixed = task.with_(test=(*task.test, Row({"text": "new"}, task.train[0].label, (), "row x")))
     Source((task,))
-    with pytest.raises(DataError, match="has the text of"):
-        refuse_leakage({"train": task.train, "test": task.train[:1]}, "x")
+    with pytest.raises(DataError, match=r"x: .*row 1 of test has the text of other: .*row 1 of train"):
+        refuse_leakage([task, task.with_(name="x", train=(), validation=(), test=task.train[:1])])
     assert not Source((mixed,)).by_classes
     split = json.loads((good / "splits.json").read_text())
     for changed, said in (
@@ -117,7 +119,7 @@ def test_a_text_of_one_task_may_not_test_another():
     two = Task(
         train=[{"text": f"c {i}", "label": i % 2} for i in range(6)], test=[{"text": "Á, 3", "label": 1}], name="two"
     )
-    with pytest.raises(DataError, match="one, two"):
+    with pytest.raises(DataError, match="two: .* of test has the text of one: .* of validation"):
         Source((one, two))
     assert plain(Row({"text": "É-a b!"}, 0)) == "eab"
     assert plain(Row({"text": "!?"}, 0)) == "!?"
