@@ -119,7 +119,7 @@ def test_a_text_of_one_task_may_not_test_another():
     two = Task(
         train=[{"text": f"c {i}", "label": i % 2} for i in range(6)], test=[{"text": "Á, 3", "label": 1}], name="two"
     )
-    with pytest.raises(DataError, match="two: .* of test has the text of one: .* of validation"):
+    with pytest.raises(DataError, match=r"two: .* of test has the text of one: .* of validation"):
         Source((one, two))
     assert plain(Row({"text": "É-a b!"}, 0)) == "eab"
     assert plain(Row({"text": "!?"}, 0)) == "!?"
