@@ -109,7 +109,14 @@ def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:
             cells += [points(line.versus[r]), str(line.verdict(r))] if r in line.versus else ["", ""]
         rows.append(cells)
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{table}\n\nMean query accuracy over {episodes} episodes; 95% intervals over {what} and seeds."
+    return f"{table}\n\nMean query accuracy over {episodes} episodes; 95% intervals over {_covered(lines, what)}."
+
+
+def _covered(lines: Sequence[EpisodeLine], what: Over) -> str:
+    seeds = {line.accuracy.seeds for line in lines}
+    if seeds == {1}:
+        return f"{what} alone, since one seed shows no spread"
+    return f"{what} and seeds" + (f", over {what} alone where there is one seed" if 1 in seeds else "")
 
 
 def as_record(line: EpisodeLine) -> dict[str, Any]:

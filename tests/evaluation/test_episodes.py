@@ -78,6 +78,12 @@ def test_every_arm_is_measured_on_the_same_episodes_and_not_twice(tmp_path, monk
     assert next(x for x in lines if x.arm == "maml" and x.how == "adapted").accuracy.seeds == 2
     assert "multitask" in next(x for x in lines if x.arm == "maml" and x.how == "adapted").versus
     assert "fine-tuning" in markdown(lines, "episodes", 3)
+    for some, said in (
+        (lines, "episodes and seeds, over episodes alone where there is one seed."),
+        ([x for x in lines if x.accuracy.seeds == 2], "episodes and seeds."),
+        ([x for x in lines if x.accuracy.seeds == 1], "episodes alone, since one seed shows no spread."),
+    ):
+        assert markdown(some, "episodes", 3).endswith(f"95% intervals over {said}")
     kept = (tmp_path / RESULTS).read_text().splitlines()
     assert len({json.loads(line)["key"] for line in kept}) == len(kept)
     with pytest.raises(ConfigError, match="no validation episodes"):
