@@ -97,7 +97,8 @@ class Learner:
 
     `build` runs once a step, however many rows the step has. `fold` makes the value that is saved (what `build` gives,
     unless said otherwise). `lm` is the model to train through where it is not the job's own, and `dropout` says whether
-    the model's dropout is on while training. Where it has steps of its `own`, its gradient comes from there.
+    the model's dropout is on while training. Where it has steps of its `own`, its gradient comes from there. `shares`
+    multiply gradients by leaf: step sizes of single positions.
     """
 
     leaves: dict[str, Tensor]
@@ -108,6 +109,7 @@ class Learner:
     lm: FrozenLM | None = None
     dropout: bool = False
     own: OwnStep | None = None
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
 
     def saved(self, leaves: Mapping[str, Tensor]) -> Learnt:
         """What an artefact keeps of these leaves."""
@@ -131,6 +133,9 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     takes_init: ClassVar[str | None] = None  # the form of an artefact that training may start from
+    adapts: ClassVar[bool] = (
+        False  # its leaves are the prompt itself, so a start of metaprompting adapts as it learnt to
+    )
     uses_lm: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     searches: ClassVar[bool] = False

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foreword.core.artefact import RECORD, Artefact
 from foreword.core.learnt import Learnt
+from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import Job, Method
 from foreword.methods.options import Start
@@ -18,7 +21,9 @@ START = "start:"
 def with_init(method: Method, options: Mapping[str, Any]) -> tuple[dict[str, Any], Artefact | None]:
     """The options as a config takes them, and the artefact that `init` gives or names, if it does.
 
-    The length is the start's own where none is given.
+    The length is the start's own where none is given. So is how it adapts, where the start was learnt to adapt and the
+    method's leaves are the prompt itself: plain descent over some steps, unless an optimiser, a rate or a network is
+    given.
 
     Raises: ConfigError where the method takes none, or not of this form; ArtefactError for a damaged one.
     """
@@ -35,7 +40,41 @@ def with_init(method: Method, options: Mapping[str, Any]) -> tuple[dict[str, Any
             f"{method.name} starts from a {method.takes_init} prompt and the artefact given is {found.form}; {wanted}."
         )
     own = {"length": found.value.length} if "length" not in options else {}  # pyright: ignore[reportAttributeAccessIssue]
+    if method.adapts and not {"optimizer", "learning_rate", "reparametrise"} & options.keys():
+        own |= adaptation_of(found, options)
     return {**own, **options, "init": Start(START + found.sha256)}, found
+
+
+def adaptation_of(start: Artefact, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which a prompt adapts as the start was learnt to; none for another artefact."""
+    said = start.recipe.get("adaptation")
+    if not said:
+        return {}
+    steps = options.get("steps", said["steps"])
+    return {
+        "optimizer": "sgd",
+        "learning_rate": said["learning_rate"],
+        "steps": steps,
+        "clip": 0.0,
+        "eval_every": steps,
+    }
+
+
+def shares_of(start: Artefact, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a start has learnt of each position's own step size, as a share of the rate and broadcast over the leaves
+    (Meta-SGD, Li et al. 2017)."""
+    said = start.recipe.get("adaptation", {})
+    found = {}
+    for name, rates in said.get("rates", {}).items():
+        if (leaf := leaves.get(name)) is not None:
+            shape = (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
+            found[name] = torch.tensor(rates, dtype=leaf.dtype, device=leaf.device).view(shape) / said["learning_rate"]
+    return found
+
+
+def shares_in(job: Job, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The shares of the job's start where it descends plainly; another optimiser would scale them away."""
+    return shares_of(job.init, leaves) if job.init and job.config.optimizer == "sgd" else {}
 
 
 def _read(given: Any) -> Artefact | None:

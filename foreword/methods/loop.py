@@ -171,6 +171,9 @@ def _move(run: Run, loss: float) -> None:
         return
     if run.learner.config.clip:
         torch.nn.utils.clip_grad_norm_(leaves, run.learner.config.clip)
+    for name, share in run.learner.shares.items():
+        if (slope := run.learner.leaves[name].grad) is not None:
+            slope.mul_(share)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.learner.config, run.step)
     run.optimizer.step()

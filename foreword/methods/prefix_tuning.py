@@ -11,7 +11,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.init import started
+from foreword.methods.init import shares_in, started
 from foreword.methods.options import Count, Positive, Start
 from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
@@ -60,6 +60,7 @@ class PrefixTuning(GradientMethod):
     mixed_batch = True
     freezes_lm = True
     takes_init = "prefix"
+    adapts = True
     answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
@@ -83,7 +84,7 @@ class PrefixTuning(GradientMethod):
             start = config.length if config.start == "after" else 0
         if not config.reparametrise:
             leaves = {_leaf(site, "pair"): pair.requires_grad_() for site, pair in initial.items()}
-            return Learner(leaves, partial(_direct, sites, start), form, config)
+            return Learner(leaves, partial(_direct, sites, start), form, config, shares=shares_in(job, leaves))
         leaves: dict[str, Tensor] = {}
         for site, pair in initial.items():
             own = mlp_leaves(lm, pair.shape, config.hidden, generator)

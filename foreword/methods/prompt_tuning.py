@@ -10,7 +10,7 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.init import started
+from foreword.methods.init import shares_in, started
 from foreword.methods.options import Amount, Count, Positive, Start
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
@@ -42,7 +42,8 @@ class SlotConfig(GradientConfig):
 class PromptTuningConfig(SlotConfig):
     """`learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5
     for Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
-    SGD at its `inner_rate` over all rows, without clipping, is the inner loop of metaprompting.
+    From a start of metaprompting and without an optimiser or a rate of one's own it is the start's inner loop: SGD at
+    its rate (and its learnt step sizes) for as many steps, without clipping.
     """
 
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
@@ -66,13 +67,14 @@ class PromptTuning(GradientMethod):
     mixed_batch = True
     freezes_lm = True
     takes_init = "soft"
+    adapts = True
     answers = ("labels", "options", "text")
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: PromptTuningConfig = job.config
         form, initial = initial_prompt(lm, job, torch.Generator().manual_seed(job.seed))
-        leaf = initial.requires_grad_()
-        return Learner({"embed": leaf}, lambda leaves: SoftPrompt(leaves["embed"]), form, config)
+        own = {"embed": initial.requires_grad_()}
+        return Learner(own, lambda leaves: SoftPrompt(leaves["embed"]), form, config, shares=shares_in(job, own))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ConfigError
+from foreword.methods.init import shares_of
 from foreword.methods.meta.folded import MODEL, Fold, Shape
 from foreword.methods.meta.inner import Leaves, Rates, adapt
 from foreword.methods.meta.outer import spread
@@ -47,16 +48,13 @@ def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tupl
 def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
     """The step size of every leaf: `rate`, times what the start has learnt of each position's own."""
     said = start.recipe.get("adaptation", {})
-    learnt = said.get("rates", {})
+    shares = shares_of(start, leaves)
     found = {}
     for name, leaf in leaves.items():
         base = leaf.new_full((1,) * leaf.ndim, rate)
         if name.startswith(MODEL):
             base = base * (start.config.get("model_rate", 0.0) / said.get("learning_rate", 1.0))
-        if name in learnt:
-            shape = (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
-            base = base * torch.tensor(learnt[name], dtype=leaf.dtype).view(shape) / said["learning_rate"]
-        found[name] = base[None]
+        found[name] = (base * shares[name] if name in shares else base)[None]
     return found
 
 

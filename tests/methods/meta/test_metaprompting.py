@@ -16,6 +16,7 @@ from foreword.methods.meta.folded import Shape
 from foreword.methods.meta.inner import adapt, gradient, product
 from foreword.methods.meta.outer import meta_gradient, unrolled, weights_of
 from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
+from foreword.methods.options import configure
 from foreword.methods.predict import score_rows
 from foreword.methods.train import make_job, train
 from foreword.models.load import load
@@ -54,12 +55,15 @@ def start_of(lm, task=TASK, **options) -> Artefact:
     return train(lm, task, "metaprompting", **{**SHORT, **options}).artefact
 
 
+@pytest.mark.parametrize("learnt", [{}, {"learn_rates": True, "learning_rate": 0.3, "keep": "last"}])
 @pytest.mark.parametrize("prompt", ["soft", "prefix"])
 @pytest.mark.parametrize("kind", TINY)
-def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loop_does(kind, prompt):
+def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loop_does(kind, prompt, learnt):
     """The artefact, --init and the one loop of prompt tuning, against the folded adaptation of two episodes."""
     lm = TINY[kind]
-    start = start_of(lm, prompt=prompt)
+    start = start_of(lm, prompt=prompt, **learnt)
+    rates = start.recipe["adaptation"].get("rates", {})
+    assert bool(rates) == bool(learnt) and all(max(some) > 1.01 * min(some) for some in rates.values())
     source = Source((TASK,), ways=2, shots=3, queries=3)
     episodes = source.episodes("test", 1, 2)
     leaves, extra, lens = leaves_of(lm, start)
@@ -79,6 +83,34 @@ def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loo
         for name, leaf in end.items():
             assert torch.allclose(leaf, ends[name][number], atol=2e-6)
             assert not torch.allclose(leaf, leaves[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "prefix-tuning"])
+def test_without_an_optimiser_of_its_own_a_prompt_adapts_as_its_start_was_learnt_to(method):
+    lm = TINY["masked"]
+    start = start_of(lm, prompt="soft" if method == "prompt-tuning" else "prefix", inner_rate=0.07)
+
+    def config(**options):
+        return make_job(lm, TASK, method, options={"init": start, **options}).config
+
+    def told(**options) -> tuple:
+        own = config(**options)
+        return own.optimizer, own.learning_rate, own.steps, own.clip, own.eval_every
+
+    plain = configure(METHODS[method], {})
+    assert told() == ("sgd", 0.07, 2, 0.0, 2)
+    assert told(steps=7) == ("sgd", 0.07, 7, 0.0, 7)
+    assert told(eval_every=1, clip=1.0) == ("sgd", 0.07, 2, 1.0, 1)
+    assert told(optimizer="adamw") == (plain.optimizer, plain.learning_rate, plain.steps, plain.clip, plain.eval_every)
+    assert told(learning_rate=0.5) == (plain.optimizer, 0.5, plain.steps, plain.clip, plain.eval_every)
+    made = train(lm, TASK, method, init=start).artefact
+    assert made.metrics["steps"] == 2
+    # A prompt that was learnt otherwise, or one behind a network, has no inner loop to repeat.
+    start = made
+    assert told() == (plain.optimizer, plain.learning_rate, plain.steps, plain.clip, plain.eval_every)
+    if method == "prompt-tuning":
+        own = make_job(lm, TASK, "p-tuning", options={"init": start_of(lm)}).config
+        assert own.optimizer == configure(METHODS["p-tuning"], {}).optimizer
 
 
 def test_a_start_is_recorded_and_what_does_not_fit_is_refused(tmp_path):
