@@ -265,10 +265,10 @@ def spread_of(found: list[EpisodeLine]) -> str:
 def section(given: argparse.Namespace, question: tuple[str, str, int], found: list[EpisodeLine], what: str) -> str:
     """The tables of one question."""
     kind, name, shots = question
-    title = name if kind == "classes" else f"left out: {name}"
+    title = f"{name}, 5-way" if kind == "classes" else f"left out: {name}, up to 5-way"
     main = [line for line in found if line.arm not in SPREAD]
     table = markdown(main, what, given.episodes) if main else ""  # type: ignore[arg-type]
-    return f"## {title}, 5-way, {shots}-shot\n\n{table}\n{spread_of(found)}".strip()
+    return f"## {title}, {shots}-shot\n\n{table}\n{spread_of(found)}".strip()
 
 
 def page(given: argparse.Namespace) -> str:

@@ -85,7 +85,7 @@ def test_a_family_is_left_out_whole(data, tmp_path, capsys, monkeypatch):
     given = ["--quick", "--data", str(data), "--out", str(tmp_path), "--episodes", "2", "--seeds", "1"]
     assert recipe.main([*given, "--only", "tasks/questions/1/vocabulary/0"]) == 0
     told = capsys.readouterr()
-    assert "## left out: questions, 5-way, 1-shot" in told.out
+    assert "## left out: questions, up to 5-way, 1-shot" in told.out
     assert "train rows left out, since a later split has their text: 1 of sst2" in told.err
     record = json.loads((tmp_path / "starts/tasks-questions-1-vocabulary-0/foreword.json").read_text())
     assert [task["task"] for task in record["recipe"]["tasks"]] == ["sst2"]
