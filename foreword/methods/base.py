@@ -133,9 +133,7 @@ class Method(ABC):
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
     takes_init: ClassVar[str | None] = None  # the form of an artefact that training may start from
-    adapts: ClassVar[bool] = (
-        False  # its leaves are the prompt itself, so a start of metaprompting adapts as it learnt to
-    )
+    adapts: ClassVar[bool] = False  # its leaves are the prompt itself: a start of metaprompting adapts as it learnt to
     uses_lm: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     searches: ClassVar[bool] = False
