@@ -20,6 +20,7 @@ import fnmatch
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,6 @@ class Bench:
         self.given = given
         self._models: dict[str, FrozenLM] = {}
         self._tasks: dict[str, Task] = {}
-        self._families: dict[str, Task] = {}
 
     @property
     def learning(self) -> FrozenLM:
@@ -150,10 +150,11 @@ class Bench:
     def by_classes(self, name: str) -> dict[str, Task]:
         return {name: self.task(name, split_of)}
 
+    @cached_property
+    def _families(self) -> dict[str, Task]:
+        return no_text_twice({task: self.task(task, read_worded) for tasks in FAMILIES.values() for task in tasks})
+
     def families(self, names: list[str]) -> dict[str, Task]:
-        if not self._families:
-            every = [task for tasks in FAMILIES.values() for task in tasks]
-            self._families = no_text_twice({task: self.task(task, read_worded) for task in every})
         return {task: self._families[task] for name in names for task in FAMILIES[name]}
 
     def trained_on(self, cell: Cell) -> dict[str, Task]:

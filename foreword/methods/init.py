@@ -52,12 +52,17 @@ def adaptation_of(start: Artefact, options: Mapping[str, Any]) -> dict[str, Any]
         return {}
     steps = options.get("steps", said["steps"])
     return {
-        "optimizer": "sgd",
+        "optimizer": said["optimizer"],
         "learning_rate": said["learning_rate"],
         "steps": steps,
         "clip": 0.0,
         "eval_every": steps,
     }
+
+
+def rate_shape(leaf: Tensor) -> tuple[int, ...]:
+    """One step size for each position (of each layer's keys and values, in a prefix)."""
+    return (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
 
 
 def shares_of(start: Artefact, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,8 +72,8 @@ def shares_of(start: Artefact, leaves: Mapping[str, Tensor]) -> dict[str, Tensor
     found = {}
     for name, rates in said.get("rates", {}).items():
         if (leaf := leaves.get(name)) is not None:
-            shape = (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
-            found[name] = torch.tensor(rates, dtype=leaf.dtype, device=leaf.device).view(shape) / said["learning_rate"]
+            rate = torch.tensor(rates, dtype=leaf.dtype, device=leaf.device).view(rate_shape(leaf))
+            found[name] = rate / said["learning_rate"]
     return found
 
 

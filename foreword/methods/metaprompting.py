@@ -11,6 +11,7 @@ from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
+from foreword.methods.init import rate_shape
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import MODEL, Shape
 from foreword.methods.meta.guard import tell_if_coarse, twice_differentiable
@@ -205,11 +206,6 @@ def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(job.seed)
     keys = torch.randn(config.pool, lm.dims.width, generator=generator)
     return {"keys": keys.to(lm.device), "values": torch.stack(values)}
-
-
-def rate_shape(initial: Tensor) -> tuple[int, ...]:
-    """One step size for each position (of each layer's keys and values, in a prefix)."""
-    return (*initial.shape[:-1], 1) if initial.ndim == 2 else (*initial.shape[:3], 1, 1)
 
 
 def told(

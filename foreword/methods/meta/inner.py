@@ -32,6 +32,7 @@ class Loss(ABC):
 
 
 Rates = Mapping[str, Tensor]  # what each leaf moves by, times its gradient; broadcast over tasks
+Product = Callable[[Loss, Leaves, Leaves], Leaves]
 
 
 def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
@@ -41,25 +42,6 @@ def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
 def cut(leaves: Mapping[str, Tensor]) -> Leaves:
     """The same numbers as leaves of their own."""
     return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
-
-
-def gradient(loss: Loss, leaves: Leaves, held: "Held | None" = None) -> tuple[Float[Tensor, "T"], Leaves]:
-    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays.
-
-    `held` is the last pass at these leaves, where it was kept.
-    """
-    own, found = cut(leaves), zeros(leaves)
-    total: Tensor | None = None
-    for number in range(loss.parts):
-        if held and number == loss.parts - 1:
-            loss_T, slopes = held.loss_T, held.slopes(False)
-        else:
-            loss_T = loss.part(number, own, False)
-            slopes = torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True)
-        total = loss_T.detach() if total is None else total + loss_T.detach()
-        _add(found, slopes)
-    assert total is not None, "a loss has a pass"
-    return total, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +74,25 @@ class Held:
         return torch.autograd.grad(dot, [*self.leaves.values()], allow_unused=True)
 
 
+def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Float[Tensor, "T"], Leaves]:
+    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays.
+
+    `held` is the last pass at these leaves, where it was kept.
+    """
+    own, found = cut(leaves), zeros(leaves)
+    total: Tensor | None = None
+    for number in range(loss.parts):
+        if held and number == loss.parts - 1:
+            loss_T, slopes = held.loss_T, held.slopes(False)
+        else:
+            loss_T = loss.part(number, own, False)
+            slopes = torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True)
+        total = loss_T.detach() if total is None else total + loss_T.detach()
+        _add(found, slopes)
+    assert total is not None, "a loss has a pass"
+    return total, found
+
+
 def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None) -> Leaves:
     """The Hessian of each task's loss times its own vector, by differentiating the gradient's product with it.
 
@@ -102,9 +103,6 @@ def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None
         last = number == loss.parts - 1
         _add(found, (held if held and last else Held.of(loss, number, leaves)).times(vector))
     return found
-
-
-Product = Callable[[Loss, Leaves, Leaves], Leaves]
 
 
 def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:
