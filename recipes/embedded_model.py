@@ -23,9 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from embedded_model_losses import backward_of_output, hidden_at, measure
+from embedded_model_losses import backward_of_output, hidden_at, measure, moved
 from embedded_model_text import Batch, Plan, batches_of, sha256, stream_of
 from ending import ended
 from safetensors import safe_open
@@ -34,6 +33,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
 from foreword.core.files import write_folder, write_whole
+from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
 from foreword.evaluation.compare import Failure
 from foreword.models.hf.loading import EMBEDDED
@@ -53,7 +53,8 @@ def read_model(folder: Path, dtype: torch.dtype, device: torch.device) -> BertFo
     if config.model_type != "bert" or config.vocab_size != len(AutoTokenizer.from_pretrained(EMBEDDED)):
         raise ConfigError(f"The model in {folder} is not a BERT with the 30,522 uncased word pieces; give one that is.")
     torch.manual_seed(0)  # of a new head
-    model = BertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    attention = "sdpa" if device.type == "cuda" else "eager"  # which is faster at these sizes
+    model = BertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     return model.eval().to(device)
 
 
@@ -73,14 +74,14 @@ class State:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.step = 0
 
-    def update(self, batches: list[Batch], rate: float) -> float:
-        """One step, gradients clipped to norm 1; returns the mean loss before it."""
+    def update(self, batches: list[Batch], rate: float) -> Float[Tensor, ""]:
+        """One step, gradients clipped to norm 1; returns the mean loss before it, which a GPU may still be summing."""
         count, total = max(1, sum(len(b.place_N) for b in batches)), torch.zeros((), device=self.model.device)
         output, grads = self.model.cls.predictions.decoder, self.grads
         for grad in grads.values():
             grad.zero_()
         for batch in batches:
-            hidden_ND, target_N = hidden_at(self.model, batch), batch.target_N.to(self.model.device)
+            hidden_ND, target_N = hidden_at(self.model, batch), moved(batch.target_N, self.model.device)
             own = (output.weight, output.bias, target_N, grads[EMBEDDING], grads[BIAS], count)
             loss, grad_ND = backward_of_output(hidden_ND.detach(), *own)
             hidden_ND.backward(grad_ND)
@@ -95,7 +96,7 @@ class State:
         self.optimizer.step()
         self._round()
         self.step += 1
-        return float(total / count)
+        return total / count
 
     def save(self, file: Path, key: str) -> None:
         """One file, in place of the last at once."""
@@ -175,7 +176,7 @@ def train(given: argparse.Namespace) -> State:
     about = {"pieces": len(stream), "steps": given.steps, "rate": given.rate, "warmup": given.warmup, "of": key}
     log.write(begin=state.step, device=given.device.type, threads=torch.get_num_threads(), **about)
     began, spent = time.monotonic(), 0.0
-    told: list[list[float]] = [[], []]
+    told: list[list[Tensor]] = [[], []]
     with stopping() as caught:
         while state.step < given.steps:
             at = time.monotonic()
@@ -186,7 +187,9 @@ def train(given: argparse.Namespace) -> State:
             minutes = (time.monotonic() - began) / 60
             over = bool(caught) or state.step >= given.steps or (given.minutes is not None and minutes >= given.minutes)
             if state.step % given.log_every == 0 or over:
-                masked, causal = (float(np.mean(part)) if part else None for part in told)
+                at = time.monotonic()
+                masked, causal = (float(torch.stack(part).mean()) if part else None for part in told)
+                spent += time.monotonic() - at  # a GPU is waited for here
                 speed = plan.tokens * sum(map(len, told)) / spent
                 passes = state.step / plan.steps_a_pass(len(stream))
                 log.write(

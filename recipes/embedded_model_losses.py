@@ -12,24 +12,31 @@ from transformers import BertForMaskedLM
 
 from foreword.core.shapes import Float, Tensor
 
-CHUNK = 512  # positions whose logits exist at once: 31 MB, which fits a large cache
+CHUNK = {"cpu": 512, "cuda": 16384}  # positions whose logits exist at once: 31 MB fits a large cache, a GPU wants 1 GB
 EDGES = (1, 48, 96, 128, 256, 512)  # of positions whose losses are told apart
 
 
 def hidden_at(model: BertForMaskedLM, batch: Batch) -> Float[Tensor, "N D"]:
     """What the output matrix is multiplied with, at the batch's places only."""
-    ids_BS = batch.ids_BS.to(model.device)
+    ids_BS = moved(batch.ids_BS, model.device)
     S = ids_BS.shape[1]
-    seen = ids_BS[:, None, None, :] != PAD
+    seen = torch.ones(1, 1, S, S, dtype=torch.bool, device=model.device)
     if batch.causal:
-        seen = seen & torch.ones(S, S, dtype=torch.bool, device=model.device).tril()
+        seen = seen.tril()
+    if padded := bool((batch.ids_BS == PAD).any()):
+        seen = seen & (ids_BS[:, None, None, :] != PAD)
     mask = None
-    if not bool(seen.all()):
+    if batch.causal or padded:
         mask = torch.zeros(seen.shape, dtype=model.dtype, device=model.device).masked_fill_(
             ~seen, torch.finfo(model.dtype).min
         )
     hidden_BSD = model.bert(ids_BS, attention_mask=mask).last_hidden_state
-    return model.cls.predictions.transform(hidden_BSD.flatten(0, 1)[batch.place_N.to(model.device)])
+    return model.cls.predictions.transform(hidden_BSD.flatten(0, 1)[moved(batch.place_N, model.device)])
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what a GPU has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @torch.no_grad()
@@ -41,13 +48,14 @@ def backward_of_output(
     That of the output layer is added to `grad_VD` and `grad_V`. Logits are made once, and exist for a chunk only.
     """
     loss, grad_ND = torch.zeros((), device=hidden_ND.device), torch.empty_like(hidden_ND)
-    for at in range(0, len(hidden_ND), CHUNK):
-        part_XD, target_X1 = hidden_ND[at : at + CHUNK], target_N[at : at + CHUNK, None]
+    chunk = CHUNK[hidden_ND.device.type]
+    for at in range(0, len(hidden_ND), chunk):
+        part_XD, target_X1 = hidden_ND[at : at + chunk], target_N[at : at + chunk, None]
         ones_X1 = torch.ones_like(target_X1, dtype=hidden_ND.dtype)
         grad_XV = torch.addmm(bias_V, part_XD, weight_VD.T).softmax(1)
         loss -= grad_XV.gather(1, target_X1).float().clamp(min=1e-30).log().sum()
         grad_XV.scatter_add_(1, target_X1, -ones_X1)
-        grad_ND[at : at + CHUNK] = grad_XV @ weight_VD
+        grad_ND[at : at + chunk] = grad_XV @ weight_VD
         grad_VD.add_(grad_XV.T @ part_XD, alpha=1 / count)
         grad_V.add_((ones_X1.T @ grad_XV)[0], alpha=1 / count)
     return loss, grad_ND / count
@@ -56,9 +64,9 @@ def backward_of_output(
 @torch.no_grad()
 def losses(model: BertForMaskedLM, batch: Batch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """The loss at each place, and whether the likeliest piece is the right one."""
-    parts = []
+    parts, chunk = [], CHUNK[model.device.type]
     for hidden_XD, target_X in zip(
-        hidden_at(model, batch).split(CHUNK), batch.target_N.to(model.device).split(CHUNK), strict=True
+        hidden_at(model, batch).split(chunk), batch.target_N.to(model.device).split(chunk), strict=True
     ):
         logits_XV = model.cls.predictions.decoder(hidden_XD).float()
         loss_X = nn.functional.cross_entropy(logits_XV, target_X, reduction="none")
