@@ -308,6 +308,7 @@ def test_a_masked_model_is_not_asked_to_continue(page, tmp_path):
 def test_by_keyboard_and_on_a_narrow_screen(opened):
     page, _ = opened
     page.set_viewport_size({"width": 360, "height": 700})
+    box(page, ALONE).wait_for()  # the list comes after the page, and Tab goes to what is there
     page.get_by_label("Search prompts").focus()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "checkbox"
