@@ -94,16 +94,18 @@ def serve_replicas(plan: Plan, replicas: int, host: str, port: int, *, ready: Ca
 
     Raises: ConfigError where Ray is missing or too old, where the address is taken, and where replicas cannot start.
     """
-    port = _free_port(host, port)
+    held = _hold_port(host, port)
+    port = held.getsockname()[1]
     first, second = threading.Event(), threading.Event()
 
     def stop(*_: object) -> None:
         (second if first.is_set() else first).set()
 
-    with _ray() as serve:
+    with held, _ray() as serve:
         try:
             # Where a cluster has many machines, each answers at this address.
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, logging_config=QUIET)
+            held.close()
             handle = _deployed(plan, replicas)
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -208,16 +210,17 @@ def _drain(handle: "DeploymentHandle[Any]", seconds: float, hurry: threading.Eve
         hurry.wait(0.1)
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or one that is free for 0. Raises: ConfigError where it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"The server cannot listen on {host}:{port} ({error.strerror}).") from error
-        return tried.getsockname()[1]
+def _hold_port(host: str, port: int) -> socket.socket:
+    """Bound to the port, or to one that is free for 0, so that nothing that Ray starts is given it before its proxy,
+    which may bind it too while nobody listens. Raises: ConfigError where it is taken."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise ConfigError(f"The server cannot listen on {host}:{port} ({error.strerror}).") from error
+    return held
 
 
 def _warn(line: str) -> None:
