@@ -67,7 +67,8 @@ def resampled(measured: Measured, what: Over, seed: int = 0) -> Resampled:
 
 
 def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
-    """A line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given.
+    """A line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given,
+    as far as both arms have them.
 
     Raises: ConfigError where arms were measured on other episodes.
     """
@@ -84,18 +85,18 @@ def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = 
             base = drawn.get((reference, "adapted"))
             if base is None or key == (reference, "adapted"):
                 continue
-            count = max(len(base), len(drawn[key]))
-            if not {len(base), len(drawn[key])} <= {1, count}:
-                continue  # seeds that cannot be paired
-            versus[reference] = difference(_times(drawn[key], count), _times(base, count))
+            versus[reference] = difference(*_pairs(drawn[key], base))
         rates = tuple(sorted({m.rate for m in some if m.rate is not None}))
         lines.append(EpisodeLine(*key, rates, interval(drawn[key]), versus))
     return lines
 
 
-def _times(runs: list[Resampled], count: int) -> list[Resampled]:
-    """A run without seeds stands beside every seed of another."""
-    return runs if len(runs) == count else runs * count
+def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled], list[Resampled]]:
+    """Seed by seed, as far as both have them; a single run stands beside every seed of the other."""
+    few, many = sorted((len(runs), len(base)))
+    count = many if few == 1 else few
+    as_many = [(some * count if len(some) == 1 else some)[:count] for some in (runs, base)]
+    return as_many[0], as_many[1]
 
 
 def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:

@@ -82,6 +82,12 @@ class Record:
         return primary(self.metrics or self.development)
 
     @property
+    def computed_on(self) -> str:
+        """The GPU, or else the kind of processor, and in which numbers."""
+        on = self.environment
+        return f"{on['machine'] if on['device'] == 'cpu' else on['device']}, {on['dtype']}"
+
+    @property
     def draw(self) -> tuple[int, int]:
         """Which repetition it is: the number of its draw of rows (-1: drawn with the seed), and its seed."""
         return int(self.details.get("subset", -1)), self.seed

@@ -143,6 +143,17 @@ def test_differences_are_paired_and_said_to_be_shown_only_if_they_are():
         lines_of([measured("a", base), measured("b", base, hash="other")], "episodes")
 
 
+def test_of_unequal_numbers_of_seeds_those_that_both_arms_have_are_paired():
+    base = [[(seed, seed)] * 20 for seed in (1, 3, 8)]  # the right answers of three seeds
+    found = [measured("multitask", b) for b in base]
+    found += [measured("two", [(x + 1, y + 1) for x, y in b]) for b in base[:2]]
+    found += [measured("one", [(5, 5)] * 20)]
+    lines = {line.arm: line for line in lines_of(found, "episodes")}
+    two = lines["two"].versus["multitask"]
+    assert (two.mean, two.low, two.high, two.seeds) == pytest.approx((0.1, 0.1, 0.1, 2))
+    assert lines["one"].versus["multitask"].mean == pytest.approx(0.5 - 0.4)
+
+
 def test_intervals_over_classes_are_wider_where_classes_differ():
     """Four classes, always right or never: resampling forty episodes would pretend to know them well."""
     right = [tuple(10 if (e + n) % 4 < 2 else 0 for n in range(2)) for e in range(40)]
