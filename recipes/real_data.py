@@ -176,7 +176,7 @@ def brief(given: argparse.Namespace) -> str:
     """How the tables were made, and accuracy by method, task and setting."""
     store = Store.open(given.out)
     whole = "whole data sets" if given.full else f"{ROWS['train']:,} training and {ROWS['test']:,} test rows at most"
-    machines = sorted({f"{r.environment['machine']}, {r.environment['dtype']}" for r in store.records()})
+    machines = sorted({r.computed_on for r in store.records()})
     made = f"Made by `python recipes/real_data.py`: {whole}; options chosen on development rows. {'; '.join(machines)}."
     return f"{made}\n\n{matrix(summarise(current(store.records(), given), store.predictions)).strip()}"
 

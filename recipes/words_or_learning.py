@@ -208,9 +208,7 @@ def lacking(given: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
 
 def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
     tasks = list(dict.fromkeys(line.task for line in lines))
-    machines = sorted(
-        {f"{r.environment['machine']}, {r.environment['dtype']}" for r in Store.open(given.out).records()}
-    )
+    machines = sorted({r.computed_on for r in Store.open(given.out).records()})
     hashes = {r.task: r.hashes["test"][:12] for r in Store.open(given.out).records()}
     rows = {line.task: line.test_rows for line in lines}
     schedule = ", ".join(f"{key}={value}" for key, value in SCHEDULE.items())
