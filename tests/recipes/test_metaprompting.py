@@ -96,7 +96,7 @@ def test_the_method_takes_what_every_cell_asks_for():
         assert configure(METHODS["metaprompting"], cell.options()).shots == cell.shots
 
 
-def test_cells_are_listed_and_the_spread_is_a_range(capsys):
-    assert recipe.main(["--list", "--only", "classes/reuters/5/maml/*"]) == 0
+def test_cells_are_listed_and_the_spread_is_a_range(tmp_path, capsys):
+    assert recipe.main(["--list", "--out", str(tmp_path), "--only", "classes/reuters/5/maml/*"]) == 0
     assert capsys.readouterr().out.split() == [f"classes/reuters/5/maml/{seed}" for seed in range(3)]
     assert recipe.main(["--only", "no/such"]) == 2
