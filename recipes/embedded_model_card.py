@@ -4,8 +4,8 @@
     python recipes/embedded_model_card.py --model runs/embedded-model/model --write runs/card.md
     python recipes/embedded_model_card.py --quick         few rows, one seed: whether it works
 
-Half an hour of two cores for each of the two; stop it at any time, the same command goes on. Expect more right pieces,
-lower perplexity and more facts than before, and hand-written prompts that are no better: see LOG.md.
+A quarter of an hour of one core for each of the two; stop it at any time, the same command goes on. Expect more right
+pieces, lower perplexity and more facts than before, and hand-written prompts that are no better: see LOG.md.
 """
 
 import argparse

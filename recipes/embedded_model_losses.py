@@ -20,7 +20,7 @@ def hidden_at(model: BertForMaskedLM, batch: Batch) -> Float[Tensor, "N D"]:
     """What the output matrix is multiplied with, at the batch's places only."""
     ids_BS = moved(batch.ids_BS, model.device)
     S = ids_BS.shape[1]
-    seen = torch.ones(1, 1, S, S, dtype=torch.bool, device=model.device)
+    seen = torch.ones(1, 1, S if batch.causal else 1, S, dtype=torch.bool, device=model.device)
     if batch.causal:
         seen = seen.tril()
     if padded := bool((batch.ids_BS == PAD).any()):
