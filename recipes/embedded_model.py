@@ -256,9 +256,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run(given))
+    return ended(given.out, lambda: run(given), given.threads)
 
 
 def run(given: argparse.Namespace) -> list[Failure]:

@@ -13,17 +13,18 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from embedded_model import read_model
-from embedded_model_losses import measure
-from embedded_model_text import CLS, sha256, stream_of
+from embedded_model_losses import hidden_at, measure
+from embedded_model_text import CLS, MASK, Batch, sha256, stream_of
 from ending import ended
 from markers import put
 from real_data import Cell
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertForMaskedLM
 
 from foreword.cli.progress import Bars
 from foreword.core.files import write_whole
@@ -31,6 +32,7 @@ from foreword.evaluation import facts
 from foreword.evaluation.compare import Failure, How, compare
 from foreword.evaluation.report import percent
 from foreword.evaluation.statistics import Interval
+from foreword.models.base import FrozenLM
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.facts import read_facts
@@ -76,6 +78,22 @@ class Worth:
         self.given, self.folder = given, folder
         self.sha = sha256(folder / "model.safetensors")
         self._out = given.out / self.sha[:12]
+        self._lms: dict[str, FrozenLM] = {}
+
+    @cached_property
+    def _model(self) -> BertForMaskedLM:
+        return read_model(self.folder, torch.float32, torch.device("cpu"))
+
+    def _lm(self, kind: str) -> FrozenLM:
+        if kind not in self._lms:
+            self._lms[kind] = load(self.folder, kind=kind, dtype="bfloat16")
+        return self._lms[kind]
+
+    @torch.no_grad()
+    def _best(self, ids: list[int], place: int, causal: bool, count: int) -> Any:
+        """The likeliest pieces at one place of a row, with their logits."""
+        batch = Batch(torch.tensor([ids]), torch.tensor([place]), torch.tensor([0]), causal)
+        return self._model.cls.predictions.decoder(hidden_at(self._model, batch))[0].topk(count)
 
     def _kept(self, name: str, make: Callable[[], Any]) -> Any:
         file = self._out / f"{name}.json"
@@ -85,9 +103,8 @@ class Worth:
         return json.loads(file.read_text(encoding="utf-8"))
 
     def losses(self) -> dict[str, Any]:
-        model = read_model(self.folder, torch.float32, torch.device("cpu"))
-        stream = stream_of(self.given.valid, self.given.out)
-        return self._kept("losses", lambda: measure(model, stream, self.given.rows))
+        given = self.given
+        return self._kept("losses", lambda: measure(self._model, stream_of(given.valid, given.out), given.rows))
 
     def accuracy(self, kind: str, task: str, method: str, shots: int | None = None, **options: Any) -> Interval:
         """On at most 1,000 test rows."""
@@ -97,7 +114,7 @@ class Worth:
             rows = read_task(self.given.data / task).limit(train=None, validation=None, test=self.given.test)
             with Bars() as bars:
                 [line] = compare(
-                    load(self.folder, kind=kind, dtype="bfloat16"), rows, [method], out=self._out / "runs" / name,
+                    self._lm(kind), rows, [method], out=self._out / "runs" / name,
                     seeds=self.given.seeds if shots else 1, shots=shots, options={method: options},
                     how=How(keep_bytes=0, sensitivity=False), progress=bars,
                 ).lines  # fmt: skip
@@ -109,7 +126,7 @@ class Worth:
         """P@1 of the relations' own templates, every relation counting once."""
 
         def make() -> dict[str, Any]:
-            lm = load(self.folder, kind="masked", dtype="bfloat16")
+            lm = self._lm("masked")
             test = 40 if self.given.quick else None
             asked = facts.ask(lm, read_facts(self.given.data / "lama_trex"), "relation", train=40, test=test)
             asked = [one for one in asked if one.task is not None]
@@ -123,14 +140,11 @@ class Worth:
     def likeliest(self) -> dict[str, list[str]]:
         """The five likeliest pieces of each sentence's [MASK]."""
 
-        @torch.no_grad()
         def make() -> dict[str, list[str]]:
-            model, tokenizer = read_model(self.folder, torch.float32, torch.device("cpu")), tokenizer_of()
-            found = {}
+            tokenizer, found = AutoTokenizer.from_pretrained(EMBEDDED), {}
             for sentence in SENTENCES:
-                ids_1S = tokenizer(sentence, return_tensors="pt")["input_ids"]
-                place = int((ids_1S[0] == tokenizer.mask_token_id).nonzero()[0, 0])
-                best_5 = model(ids_1S).logits[0, place].topk(5).indices
+                ids = tokenizer(sentence)["input_ids"]
+                best_5 = self._best(ids, ids.index(MASK), False, 5).indices
                 found[sentence] = tokenizer.convert_ids_to_tokens(best_5.tolist())
             return found
 
@@ -139,28 +153,19 @@ class Worth:
     def continuations(self) -> dict[str, str]:
         """Drawn at temperature 0.7 from the 40 likeliest pieces, 24 pieces, with seed 0."""
 
-        @torch.no_grad()
         def make() -> dict[str, str]:
-            tokenizer = tokenizer_of()
-            model = read_model(self.folder, torch.float32, torch.device("cpu"))
-            rng, found = torch.Generator().manual_seed(0), {}
+            tokenizer, found = AutoTokenizer.from_pretrained(EMBEDDED), {}
+            rng = torch.Generator().manual_seed(0)
             for text in OPENINGS:
                 ids = [CLS, *tokenizer(text, add_special_tokens=False)["input_ids"]]
                 for _ in range(24):
-                    S = len(ids)
-                    seen = torch.ones(1, 1, S, S, dtype=torch.bool).tril()
-                    mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
-                    best = model(torch.tensor([ids]), attention_mask=mask).logits[0, -1].topk(40)
+                    best = self._best(ids, len(ids) - 1, True, 40)
                     chosen = torch.multinomial((best.values / 0.7).softmax(0), 1, generator=rng)
                     ids.append(int(best.indices[chosen]))
                 found[text] = tokenizer.decode(ids[1:])
             return found
 
         return self._kept("continuations", make)
-
-
-def tokenizer_of() -> Any:
-    return AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 def figures(one: Worth) -> dict[str, str]:
@@ -241,9 +246,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run(given))
+    return ended(given.out, lambda: run(given), given.threads)
 
 
 def run(given: argparse.Namespace) -> list[Failure]:

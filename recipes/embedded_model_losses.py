@@ -12,7 +12,8 @@ from transformers import BertForMaskedLM
 
 from foreword.core.shapes import Float, Tensor
 
-CHUNK = {"cpu": 512, "cuda": 16384}  # positions whose logits exist at once: 31 MB fits a large cache, a GPU wants 1 GB
+# Positions whose logits exist at once, without and with a GPU: 31 MB fits a large cache, a GPU wants 1 GB.
+CHUNK = {False: 512, True: 16384}
 EDGES = (1, 48, 96, 128, 256, 512)  # of positions whose losses are told apart
 
 
@@ -48,7 +49,7 @@ def backward_of_output(
     That of the output layer is added to `grad_VD` and `grad_V`. Logits are made once, and exist for a chunk only.
     """
     loss, grad_ND = torch.zeros((), device=hidden_ND.device), torch.empty_like(hidden_ND)
-    chunk = CHUNK[hidden_ND.device.type]
+    chunk = CHUNK[hidden_ND.is_cuda]
     for at in range(0, len(hidden_ND), chunk):
         part_XD, target_X1 = hidden_ND[at : at + chunk], target_N[at : at + chunk, None]
         ones_X1 = torch.ones_like(target_X1, dtype=hidden_ND.dtype)
@@ -64,10 +65,9 @@ def backward_of_output(
 @torch.no_grad()
 def losses(model: BertForMaskedLM, batch: Batch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """The loss at each place, and whether the likeliest piece is the right one."""
-    parts, chunk = [], CHUNK[model.device.type]
-    for hidden_XD, target_X in zip(
-        hidden_at(model, batch).split(chunk), batch.target_N.to(model.device).split(chunk), strict=True
-    ):
+    parts, hidden_ND = [], hidden_at(model, batch)
+    chunk, target_N = CHUNK[hidden_ND.is_cuda], moved(batch.target_N, model.device)
+    for hidden_XD, target_X in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True):
         logits_XV = model.cls.predictions.decoder(hidden_XD).float()
         loss_X = nn.functional.cross_entropy(logits_XV, target_X, reduction="none")
         parts.append(torch.stack([loss_X, (logits_XV.argmax(1) == target_X).float()]).cpu())

@@ -1,15 +1,22 @@
-"""How every recipe ends: its exit status, and one sentence where it failed or was stopped."""
+"""How every recipe runs and ends: its threads, its exit status, and one sentence where it failed or was stopped."""
 
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure
 
 
-def ended(out: Path, work: Callable[[], Sequence[Failure]]) -> int:
-    """The exit status of `work`, which gives the runs that failed: 0; 2 with a failure or an error; 130 if stopped."""
+def ended(out: Path, work: Callable[[], Sequence[Failure]], threads: int | None = None) -> int:
+    """The exit status of `work`, which gives the runs that failed: 0; 2 with a failure or an error; 130 if stopped.
+
+    `threads` are torch's, where they are given.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     try:
         failures = work()
     except ForewordError as error:

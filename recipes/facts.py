@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ending import ended
 
 import foreword
@@ -82,12 +81,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
     if given.report:
         write_whole(given.report, document(given.out).encode())
         return 0
-    return ended(given.out, lambda: run(given))
+    return ended(given.out, lambda: run(given), given.threads)
 
 
 def run(given: argparse.Namespace) -> list[Failure]:

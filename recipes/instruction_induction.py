@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ending import ended
 
 from foreword.core.artefact import Artefact
@@ -46,7 +45,7 @@ START = "# Instruction induction"
 
 def main() -> int:
     arguments = parsed()
-    return ended(arguments.out, lambda: run(arguments))
+    return ended(arguments.out, lambda: run(arguments), arguments.threads)
 
 
 def run(arguments: argparse.Namespace) -> list[Failure]:
@@ -200,10 +199,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=20, help="test rows a task")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

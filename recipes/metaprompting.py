@@ -24,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from ending import ended
 from markers import put
 from metaprompting_words import WORDS
@@ -318,9 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
         for cell in chosen:
             print(cell.path, "done" if (bench.folder(cell) / "foreword.json").exists() else "")
         return 0 if chosen else 2
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run(bench, chosen))
+    return ended(given.out, lambda: run(bench, chosen), given.threads)
 
 
 def run(bench: Bench, chosen: list[Cell]) -> list[Failure]:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from ending import ended
 from prefix_tuning_e2e_page import Cell, page, results
 
@@ -204,8 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list or not chosen:
         print("\n".join(c.path for c in chosen) or f"no cell fits {', '.join(given.only)}")
         return 0 if chosen else 2
-    torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run_all(given, chosen))
+    return ended(given.out, lambda: run_all(given, chosen), given.threads)
 
 
 def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:

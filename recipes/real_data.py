@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ending import ended
 from markers import put
 
@@ -227,9 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list or not chosen:
         print("\n".join(c.path for c in chosen or cells([])))
         return 0 if chosen else 2
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run(given, chosen))
+    return ended(given.out, lambda: run(given, chosen), given.threads)
 
 
 def run(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:

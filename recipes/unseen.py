@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from ending import ended
 
 from foreword.core.artefact import Artefact
@@ -51,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.quick:
         given.model, given.dtype = "foreword-tiny-causal", "float32"
-    torch.set_num_threads(given.threads)
-    return ended(given.out, lambda: run(given))
+    return ended(given.out, lambda: run(given), given.threads)
 
 
 def run(given: argparse.Namespace) -> list[Failure]:

@@ -93,10 +93,12 @@ def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = 
 
 def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled], list[Resampled]]:
     """Seed by seed, as far as both have them; a single run stands beside every seed of the other."""
-    few, many = sorted((len(runs), len(base)))
-    count = many if few == 1 else few
-    as_many = [(some * count if len(some) == 1 else some)[:count] for some in (runs, base)]
-    return as_many[0], as_many[1]
+    if len(runs) == 1:
+        runs = runs * len(base)
+    if len(base) == 1:
+        base = base * len(runs)
+    count = min(len(runs), len(base))
+    return runs[:count], base[:count]
 
 
 def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:
