@@ -46,13 +46,18 @@ EMBEDDING, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bia
 AT_ONCE = {False: 2048, True: 65536}  # pieces in one pass, without and with a GPU: as much as the caches hold
 
 
+def require_model(folder: Path) -> None:
+    """Raises: ConfigError where one of a model's two files is missing."""
+    if not all((folder / name).exists() for name in ("config.json", "model.safetensors")):
+        raise ConfigError(f"There is no model in {folder}; give a folder with config.json and model.safetensors.")
+
+
 def read_model(folder: Path, dtype: torch.dtype, device: torch.device) -> BertForMaskedLM:
     """Weights of a BERT without dropout; a folder without an output head, such as all-MiniLM-L6-v2, gets a new one.
 
     Raises: ConfigError for other families and vocabularies.
     """
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"There is no model in {folder}; give a folder with config.json and model.safetensors.")
+    require_model(folder)
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "bert" or config.vocab_size != len(AutoTokenizer.from_pretrained(EMBEDDED)):
         raise ConfigError(f"The model in {folder} is not a BERT with the 30,522 uncased word pieces; give one that is.")
@@ -172,7 +177,7 @@ def train(given: argparse.Namespace) -> State:
     stream, valid = stream_of(given.corpus, given.out), stream_of(given.valid, given.out)
     if plan.steps_a_pass(len(stream)) < 1 or len(valid) <= 2 * context:
         raise ConfigError(f"{given.corpus} or {given.valid} is too small for steps of {given.tokens} pieces.")
-    key = json.dumps(asdict(plan) | {"corpus": sha256(given.corpus)[:12], "start": _weights(given.start)[:12]})
+    key = json.dumps(asdict(plan) | {"corpus": sha256(given.corpus)[:12], "start": weights_sha(given.start)[:12]})
     checkpoint = given.out / "checkpoint.safetensors"
     if checkpoint.exists():
         state.restore(checkpoint, key)
@@ -223,7 +228,9 @@ class Log:
         print(line, file=sys.stderr, flush=True)
 
 
-def _weights(folder: Path) -> str:
+def weights_sha(folder: Path) -> str:
+    """Raises: ConfigError where there is no model."""
+    require_model(folder)
     return sha256(folder / "model.safetensors")
 
 
@@ -267,7 +274,7 @@ def run(given: argparse.Namespace) -> list[Failure]:
     for folder in given.measure:
         model = read_model(folder, torch.float32, given.device)
         found = measure(model, stream_of(given.valid, given.out), given.rows)
-        print(json.dumps({"folder": str(folder), "sha256": _weights(folder), **found}, indent=1))
+        print(json.dumps({"folder": str(folder), "sha256": weights_sha(folder), **found}, indent=1))
     if not given.export and not given.measure:
         train(given)
     return []

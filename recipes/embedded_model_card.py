@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from embedded_model import read_model
+from embedded_model import read_model, weights_sha
 from embedded_model_losses import hidden_at, measure
-from embedded_model_text import CLS, MASK, Batch, sha256, stream_of
+from embedded_model_text import CLS, MASK, Batch, stream_of
 from ending import ended
 from markers import put
 from real_data import Cell
@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, BertForMaskedLM
 
 from foreword.cli.progress import Bars
 from foreword.core.files import write_whole
+from foreword.errors import ForewordError
 from foreword.evaluation import facts
 from foreword.evaluation.compare import Failure, How, compare
 from foreword.evaluation.report import percent
@@ -76,7 +77,7 @@ class Worth:
 
     def __init__(self, given: argparse.Namespace, folder: Path):
         self.given, self.folder = given, folder
-        self.sha = sha256(folder / "model.safetensors")
+        self.sha = weights_sha(folder)
         self._out = given.out / self.sha[:12]
         self._lms: dict[str, FrozenLM] = {}
 
@@ -113,11 +114,14 @@ class Worth:
         def make() -> dict[str, Any]:
             rows = read_task(self.given.data / task).limit(train=None, validation=None, test=self.given.test)
             with Bars() as bars:
-                [line] = compare(
+                found = compare(
                     self._lm(kind), rows, [method], out=self._out / "runs" / name,
                     seeds=self.given.seeds if shots else 1, shots=shots, options={method: options},
                     how=How(keep_bytes=0, sensitivity=False), progress=bars,
-                ).lines  # fmt: skip
+                )  # fmt: skip
+            if found.failures:
+                raise ForewordError(f"{task}, {method}: {found.failures[0].reason}")
+            [line] = found.lines
             return asdict(line.metrics["accuracy"])
 
         return Interval(**self._kept(name, make))

@@ -91,3 +91,18 @@ def test_other_weights_are_measured_anew(run, folders):
     model.save_pretrained(folders / "now")
     run()
     assert len({file.name for file in (folders / "out-quick").iterdir() if file.is_dir()} - kept) == 1
+
+
+@pytest.mark.parametrize("given", ["model", "before", "data", "valid"])
+def test_what_is_not_there_is_said_in_one_sentence(given, folders, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recipe, "TASKS", (TASK,))
+    monkeypatch.setattr(recipe.Worth, "facts", lambda self: Interval(0.5, 0.4, 0.6, 1, 10))
+    named = {"model": "now", "before": "before", "data": "data", "valid": "valid.jsonl"}
+    files = {name: folders / file for name, file in named.items()} | {
+        given: tmp_path / "nowhere",
+        "out": tmp_path / "x",
+    }
+    assert recipe.main([part for name, file in files.items() for part in (f"--{name}", str(file))] + ["--quick"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert len(said) == 1 and str(tmp_path / "nowhere") in said[0]
+    assert not (tmp_path / "x-quick" / "quick.md").exists()
