@@ -157,6 +157,42 @@ def narrowed(logits_V: Float[Tensor, "V"], sampling: Sampling) -> Float[Tensor, 
 
 @final
 @dataclass(eq=False)
+class _Stop:
+    """How much of a stop string the text read so far ends with, in steps that add up to the text's length.
+
+    `fallback[n]` is the longest beginning of the word, short of n characters, that its first n characters end with
+    (Knuth, Morris and Pratt 1977). It grows as far as the text has matched, so that a long word costs nothing.
+    """
+
+    word: str
+    matched: int = 0
+    fallback: list[int] = field(default_factory=lambda: [0, 0])
+
+    def read(self, new: str) -> int | None:
+        """Where in the new text the word first ends, in characters; None if it does not."""
+        if not self.word:
+            return 0
+        for at, character in enumerate(new, 1):
+            while self.matched and self.word[self.matched] != character:
+                self.matched = self._fall(self.matched)
+            self.matched += self.word[self.matched] == character
+            if self.matched == len(self.word):
+                self.matched = 0
+                return at
+        return None
+
+    def _fall(self, matched: int) -> int:
+        while len(self.fallback) <= matched:
+            n = len(self.fallback)
+            at = self.fallback[n - 1]
+            while at and self.word[at] != self.word[n - 1]:
+                at = self.fallback[at]
+            self.fallback.append(at + (self.word[at] == self.word[n - 1]))
+        return self.fallback[matched]
+
+
+@final
+@dataclass(eq=False)
 class Writer:
     """New ids to text that does not change any more: half characters and what may begin a stop string are held back."""
 
@@ -168,10 +204,12 @@ class Writer:
     _ids: list[int] = field(default_factory=list)
     _from: int = 0
     _read: int = 0
+    _stops: list["_Stop"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._ids = list(self.before)[-CONTEXT:]
         self._read = len(self._ids)
+        self._stops = [_Stop(word) for word in self.stop]
 
     def add(self, id: int) -> tuple[str, str, bool]:
         """The piece's own text, the text that is ready with it, and whether a stop string ended it."""
@@ -191,20 +229,20 @@ class Writer:
         if not stopped:
             self.text += self._held
             ready, self._held = ready + self._held, ""
+            for stop in self._stops:
+                stop.matched = 0
         self._from = self._read = len(self._ids)
         return ready
 
     def _release(self, new: str) -> tuple[str, bool]:
+        known = len(self._held)
         self._held += new
-        ends = [at for word in self.stop if (at := self._held.find(word)) >= 0]
-        if ends:
-            ready, self._held = self._held[: min(ends)], ""
-            self.text += ready
-            return ready, True
-        keep = max((n for word in self.stop for n in range(1, len(word)) if self._held.endswith(word[:n])), default=0)
-        ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        ends = [known + at - len(stop.word) for stop in self._stops if (at := stop.read(new)) is not None]
+        keep = max((stop.matched for stop in self._stops), default=0)
+        at = min(ends) if ends else len(self._held) - keep
+        ready, self._held = self._held[:at], "" if ends else self._held[at:]
         self.text += ready
-        return ready, False
+        return ready, bool(ends)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -18,6 +18,8 @@ TYPES = {
     405: "invalid_request_error", 408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error",
     429: "rate_limit_error", 499: "timeout_error", 503: "unavailable_error", 504: "timeout_error",
 }  # fmt: skip
+LONGEST, PLACE = 2_000, 200  # characters of a message, and of the place that it names: both may quote the request
+FIRST = 50  # errors looked at; schemas.py sees to it that there are few
 WORDS = {  # of pydantic's sentences, those that say too little here
     "extra_forbidden": "there is no such option",
     "json_invalid": "the body is not JSON",
@@ -43,7 +45,13 @@ class Gone(Exception):  # noqa: N818 - what it is
 
 def body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     kind = TYPES.get(status, "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": _short(message, LONGEST), "type": kind, "param": param, "code": code}}
+
+
+def _short(text: str, most: int) -> str:
+    """Half of a character that a request brought is shown as its number."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[: most - 30]} ... {text[-20:]}"
 
 
 def refusal(status: int, message: str, code: str, param: str | None = None, retry: float | None = None) -> JSONResponse:
@@ -94,7 +102,11 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        words = {404: "There is no such route", 405: "This route has no such method"}
+        words = {
+            400: "The body cannot be read as JSON: it is nested too deeply, or has a number of too many digits",
+            404: "There is no such route",
+            405: "This route has no such method",
+        }
         message = words.get(error.status_code, str(error.detail))
         found = refusal(error.status_code, f"{message}.", TYPES.get(error.status_code, "failed"))
         for name, value in (error.headers or {}).items():
@@ -112,10 +124,11 @@ def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
 
     A text or a list of texts gives an error of each, of which the deepest is that of what was meant.
     """
-    found = [(_place(one["loc"], one["type"], error.body), one["type"], one["msg"]) for one in error.errors()]
+    errors = error.errors()[:FIRST]
+    found = [(_place(one["loc"], one["type"], error.body), one["type"], one["msg"]) for one in errors]
     (where, kind, words) = max(found, key=lambda one: len(one[0]))
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
-    return place or None, kind, words.removeprefix("Value error, ")
+    return _short(place, PLACE) or None, kind, words.removeprefix("Value error, ")
 
 
 def _place(loc: Sequence[int | str], kind: str, body: Any) -> list[int | str]:

@@ -1,9 +1,21 @@
 """What requests may say, and what answers do. Unknown options are refused: one that is ignored would give another
 answer than asked. Options of OpenAI's that are not here may be given as what changes nothing."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+# What no request needs, whatever a server's limits are. Pydantic makes an error of each item that is wrong, so every
+# list and every object of names is counted first and read to its first fault.
+ITEMS = 10_000  # of a list: rows, texts, messages
+FIELDS = 256  # of one row
+PARTS = 256  # of one message
+STOPS, STOP_TEXT = 16, 1_000  # stop strings, and characters of each
+UNREAD_KEYS, UNREAD_TEXT = 64, 4_096  # of what is accepted and not looked at
+SPARE_KEYS = 16  # unknown options that are told by name
+WHOLE = 2**31 - 1  # the largest number that counts anything
+
+T = TypeVar("T")
 
 
 def _whole(text: str) -> str:
@@ -15,26 +27,64 @@ def _whole(text: str) -> str:
 
 
 def _no_ids(given: Any) -> Any:
-    if isinstance(given, list) and given and all(isinstance(one, (int, list)) for one in given):
+    if isinstance(given, list) and given and isinstance(given[0], (int, list)):
         raise ValueError("ids of tokens are not read here; send the text itself, which the prompt's template takes in")
     return given
 
 
+def _at_most(most: int, what: str) -> BeforeValidator:
+    """Count before anything is read. Raises: ValueError in one sentence."""
+
+    def check(given: Any) -> Any:
+        if isinstance(given, (list, dict)) and len(given) > most:
+            raise ValueError(f"{len(given):,} {what} were given and {most:,} are allowed; send fewer")
+        return given
+
+    return BeforeValidator(check)
+
+
+def _no_longer(most: int) -> AfterValidator:
+    def check(given: str) -> str:
+        if len(given) > most:
+            raise ValueError(f"a text of {len(given):,} characters was given and {most:,} are allowed; send less")
+        return given
+
+    return AfterValidator(check)
+
+
 Text = Annotated[str, AfterValidator(_whole)]
-Texts = Annotated[Text | list[Text] | None, BeforeValidator(_no_ids)]
+Texts = Annotated[
+    Text | Annotated[list[Text], Field(fail_fast=True, max_length=ITEMS)] | None,
+    _at_most(ITEMS, "texts"),
+    BeforeValidator(_no_ids),
+]
+Stop = Annotated[Text, _no_longer(STOP_TEXT), Field(json_schema_extra={"maxLength": STOP_TEXT})]
+Stops = Annotated[
+    Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=STOPS)] | None, _at_most(STOPS, "stop strings")
+]
+Unread = Annotated[str, _no_longer(UNREAD_TEXT), Field(json_schema_extra={"maxLength": UNREAD_TEXT})]
+Nothing = Annotated[T, _at_most(0, "entries")]
 PROMPT = "A prompt: `name`, `name@3` or `name@alias`; or the model's own name."
 Named = Annotated[str, Field(min_length=1, max_length=300, description=PROMPT)]
-Fields = dict[Text, Text]
+Fields = Annotated[dict[Text, Text], Field(max_length=FIELDS), _at_most(FIELDS, "fields")]
 NOTHING = "Nothing but this is known."
 UNREAD = "Accepted and not looked at."
 
 
 class Asking(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, given: Any) -> Any:
+        most = len(cls.model_fields) + SPARE_KEYS
+        if isinstance(given, dict) and len(given) > most:
+            raise ValueError(f"{len(given):,} options were given and there are {len(cls.model_fields)}; send fewer")
+        return given
 
 
 def _like(**example: Any) -> ConfigDict:
-    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+    return ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": [example]})
 
 
 class StreamOptions(Asking):
@@ -51,12 +101,12 @@ class Generating(Asking):
     n: int | None = Field(1, ge=1, le=128, description="Samples of each text; sample i has the seed `seed + i`.")
     stream: bool | None = Field(False, description="Send the text as it is made, as server-sent events.")
     stream_options: StreamOptions | None = None
-    stop: Text | list[Text] | None = Field(None, description="The text ends before the first of these; 16 at most.")
+    stop: Stops = Field(None, description=f"The text ends before the first of these; {STOPS} at most.")
     seed: int | None = Field(None, ge=-(2**62), le=2**62, description="The same seed gives the same text.")
     presence_penalty: Literal[0] | None = Field(None, description=NOTHING)
     frequency_penalty: Literal[0] | None = Field(None, description=NOTHING)
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description=NOTHING)
-    user: str | None = Field(None, description=UNREAD)
+    logit_bias: Nothing[Annotated[dict[str, float], Field(max_length=0)] | None] = Field(None, description=NOTHING)
+    user: Unread | None = Field(None, description=UNREAD)
 
 
 class CompletionRequest(Generating):
@@ -66,7 +116,7 @@ class CompletionRequest(Generating):
         None, description="What fills the one field of the prompt's template; the model alone goes on after it."
     )
     fields: Fields | None = Field(None, description="For a template with several fields: each one's text.")
-    max_tokens: int | None = Field(16, ge=1, description="New pieces of text at most.")
+    max_tokens: int | None = Field(16, ge=1, le=WHOLE, description="New pieces of text at most.")
     logprobs: int | None = Field(None, ge=0, le=20, description="Show each piece's and so many likelier ones' chance.")
     echo: bool | None = Field(False, description="Begin with `prompt`.")
     best_of: Literal[1] | None = Field(None, description=NOTHING)
@@ -80,8 +130,10 @@ class ContentPart(Asking):
 
 class Message(Asking):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[ContentPart]
-    name: str | None = Field(None, description=UNREAD)
+    content: Annotated[
+        Text | Annotated[list[ContentPart], Field(fail_fast=True, max_length=PARTS)], _at_most(PARTS, "parts")
+    ]
+    name: Unread | None = Field(None, description=UNREAD)
 
     @property
     def text(self) -> str:
@@ -95,19 +147,25 @@ class ResponseFormat(Asking):
 class ChatRequest(Generating):
     model_config = _like(model="acme-reviews", messages=[{"role": "user", "content": "A film to remember."}])
 
-    messages: list[Message] = Field(
+    messages: Annotated[list[Message], Field(fail_fast=True), _at_most(ITEMS, "messages")] = Field(
         min_length=1,
+        max_length=ITEMS,
         description="A prompt that was learnt has its own instruction and reads one message of the user; the model "
         "alone reads all, with its own chat template.",
     )
-    max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="New pieces of text at most; 256 by default.")
+    max_tokens: int | None = Field(None, ge=1, le=WHOLE, description="The older name of `max_completion_tokens`.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=WHOLE, description="New pieces of text at most; 256 by default."
+    )
     logprobs: bool | None = Field(None, description="Show the chance of each piece.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="And of so many likelier ones.")
     response_format: ResponseFormat | None = Field(None, description=NOTHING)
-    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description=NOTHING)
+    tools: Nothing[Annotated[list[Any], Field(max_length=0)] | None] = Field(None, description=NOTHING)
     store: Literal[False] | None = Field(None, description=NOTHING)
-    metadata: dict[str, str] | None = Field(None, description=UNREAD)
+    metadata: Annotated[
+        Annotated[dict[str, Unread], Field(max_length=UNREAD_KEYS)] | None,
+        _at_most(UNREAD_KEYS, "entries"),
+    ] = Field(None, description=UNREAD)
 
 
 class ClassifyRequest(Asking):
@@ -116,26 +174,31 @@ class ClassifyRequest(Asking):
     model_config = _like(model="acme-reviews@2", input=["A film to remember.", {"text": "Two hours of my life."}])
 
     model: Named
-    input: Text | Fields | list[Text | Fields]
-    options: list[Text] | None = Field(None, description="The labels to choose from, where the prompt has none.")
+    input: Annotated[
+        Text | Fields | Annotated[list[Text | Fields], Field(fail_fast=True, max_length=ITEMS)],
+        _at_most(ITEMS, "entries"),
+    ]
+    options: Annotated[
+        Annotated[list[Text], Field(fail_fast=True, max_length=ITEMS)] | None, _at_most(ITEMS, "options")
+    ] = Field(None, description="The labels to choose from, where the prompt has none.")
 
 
 class RollbackRequest(Asking):
     model_config = _like(to=1)
 
-    to: int | None = Field(None, ge=1, description="The version to go back to; the one before by default.")
+    to: int | None = Field(None, ge=1, le=WHOLE, description="The version to go back to; the one before by default.")
 
 
 class VersionRequest(Asking):
     model_config = _like(version=2)
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=WHOLE)
 
 
 class ShareRequest(Asking):
     model_config = _like(version=2, fraction=0.05)
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=WHOLE)
     fraction: float = Field(gt=0, le=1, description="Of the requests that name no version.")
 
 
