@@ -50,14 +50,20 @@ class Encoded:
         return [int(i) for i, slot in zip(self.ids_S, self.slot_S, strict=True) if slot < 0]
 
     def __len__(self) -> int:
-        """Columns of the row in the model, those of its label words included."""
-        return len(self.ids_S) + (self.plan.layout().grow if self.plan else 0)
+        """Columns of the row in the model, those of the label words that are read with it included."""
+        return len(self.ids_S) + (self.plan.grow if self.plan else 0)
 
     @property
     def cost(self) -> int:
-        """Columns of all model rows that scoring the row takes."""
+        """Columns of all model rows that one pass over the row takes; label words beyond number take several."""
         read = 0 if self.source is None else len(self.source.ids_S)
-        return read + len(self) * (self.plan.layout().passes if self.plan else 1)
+        return read + (self.plan.cost(len(self.ids_S)) if self.plan else len(self.ids_S))
+
+    @property
+    def tokens(self) -> int:
+        """Columns of all model rows that scoring the row takes, in all its passes."""
+        read = 0 if self.source is None else len(self.source.ids_S)
+        return read + (self.plan.tokens(len(self.ids_S)) if self.plan else len(self.ids_S))
 
     def without_lead(self) -> "Encoded":
         """The row after its constant columns, for a model that has them as a prefix."""

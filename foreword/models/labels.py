@@ -11,6 +11,12 @@ from foreword.core.shapes import Bool, Int
 from foreword.models.base import Kind
 
 Words = tuple[tuple[tuple[int, ...], ...], ...]  # the pieces of each word of each label
+# What one pass over a row may take at most; a plan that takes more is read in parts.
+COLUMNS = 1024  # columns of a trie, whose mask grows with their square
+PASSES = 32  # model rows of a row
+CELLS = 2**22  # columns read times the distinct pieces that are looked up there
+FEW = 512  # pieces of all words, which are within the limits whatever they are
+TABLE = 2**18  # labels times words times pieces, of a plan's padded tables
 
 
 @final
@@ -20,7 +26,8 @@ class Layout:
     in model row `pass_CWn` at `read_CWn` columns after the answer.
 
     A masked model's pass e has `masks_E[e]` masks in place of the answer. A causal model's pass e has the pieces
-    `tail_EK` (-1 where none) after the text, at depth `depth_EK` below it; `sees_EKK` says which of them see which.
+    `tail_EK` (-1 where none) after the text, at depth `depth_EK` below it; each goes on from column `above_EK` of them
+    (-1: from the text).
     """
 
     piece_CWn: Int[np.ndarray, "C W n"]
@@ -30,7 +37,7 @@ class Layout:
     masks_E: Int[np.ndarray, "E"]
     tail_EK: Int[np.ndarray, "E K"]
     depth_EK: Int[np.ndarray, "E K"]
-    sees_EKK: Bool[np.ndarray, "E K K"]
+    above_EK: Int[np.ndarray, "E K"]
 
     @property
     def passes(self) -> int:
@@ -40,6 +47,38 @@ class Layout:
     def grow(self) -> int:
         """Columns added to the row, at most."""
         return int(self.masks_E.max()) - 1 + self.tail_EK.shape[1]
+
+    @cached_property
+    def pieces(self) -> int:
+        """Distinct pieces that are looked up."""
+        return len(np.unique(self.piece_CWn[self.real_CWn]))
+
+    @cached_property
+    def chain(self) -> bool:
+        """Whether every piece goes on from the one before it, so that causal attention alone is right."""
+        column_K = np.arange(self.tail_EK.shape[1])
+        return bool(((self.above_EK == column_K - 1) | (self.tail_EK < 0)).all())
+
+    @cached_property
+    def sees_EKK(self) -> Bool[np.ndarray, "E K K"]:
+        """Which pieces see which: each itself and those it goes on from."""
+        passes, columns = self.tail_EK.shape
+        sees = np.zeros((passes, columns, columns), bool)
+        for e in range(passes):
+            for k in range(int((self.tail_EK[e] >= 0).sum())):  # parents come first
+                if self.above_EK[e, k] >= 0:
+                    sees[e, k] = sees[e, self.above_EK[e, k]]
+                sees[e, k, k] = True
+        return sees
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Plans of some words each, every word a label of its own, and the label that each word is of, in their order."""
+
+    plans: tuple["Plan", ...]
+    label_W: Int[np.ndarray, "W"]
 
 
 @final
@@ -72,6 +111,76 @@ class Plan:
     def labels(self) -> int:
         return len(self.words)
 
+    @property
+    def grow(self) -> int:
+        """Columns that one pass adds to a row, at most."""
+        return max(layout.grow for layout in self._layouts())
+
+    def cost(self, length: int) -> int:
+        """Columns of all model rows of one pass over a row of so many columns, at most."""
+        return max((length + layout.grow) * layout.passes for layout in self._layouts())
+
+    def tokens(self, length: int) -> int:
+        """The same for all passes together."""
+        return sum((length + layout.grow) * layout.passes for layout in self._layouts())
+
+    def _layouts(self) -> list[Layout]:
+        parts = self.parts()
+        return [self.layout()] if parts is None else [plan.layout() for plan in parts.plans]
+
+    def parts(self, trie: bool = True) -> Parts | None:
+        """The parts that the plan's words are read in, so that no pass takes more than the limits above; None where
+        the plan is read whole."""
+        return self._trie_parts if trie or self.kind == "masked" else self._row_parts
+
+    @cached_property
+    def _trie_parts(self) -> Parts | None:
+        return self._cut(trie=True)
+
+    @cached_property
+    def _row_parts(self) -> Parts | None:
+        return self._cut(trie=False)
+
+    def _cut(self, trie: bool) -> Parts | None:
+        """Words with common beginnings, or of a masked model of one length, come to one part where it has room."""
+        words = [(word, c) for c, label in enumerate(self.words) for word in label]
+        masked = self.kind == "masked"
+        table = len(self.words) * max(map(len, self.words)) * self.longest
+        if (trie or masked) and table <= TABLE and sum(len(word) for word, _ in words) <= FEW:
+            return None
+        words.sort(key=lambda one: (len(one[0]) if masked else 0, one[0]))
+        groups: list[list[tuple[tuple[int, ...], int]]] = []
+        last: tuple[int, ...] = ()
+        columns = longest = 0
+        starts: set[int | tuple[int, ...]] = set()
+        ids: set[int] = set()
+        for word, c in words:
+            shared = next((n for n, (a, b) in enumerate(zip(word, last, strict=False)) if a != b), len(last))
+            more = max(0, len(word) - 1 - shared)  # in this order a word shares its columns with the one before it
+            start = len(word) if masked else word[:-1]
+            passes = len(starts) + (start not in starts) if masked or not trie else 1
+            deep = max(longest, len(word))
+            reads = columns + more + 1 if trie and not masked else passes * deep
+            full = (
+                (trie and not masked and columns + more > COLUMNS)
+                or passes > PASSES
+                or reads * (len(ids) + len(word)) > CELLS
+                or (len(groups[-1]) + 1 if groups else 0) * deep > TABLE
+            )
+            if not groups or full:
+                groups.append([])
+                columns, more, deep = 0, len(word) - 1, len(word)
+                starts, ids = set(), set()
+            groups[-1].append((word, c))
+            columns, longest, last = columns + more, deep, word
+            starts.add(start)
+            ids.update(word)
+        if len(groups) == 1 and table <= TABLE:
+            return None
+        normalised = self.normalised or not self.single
+        plans = [Plan(self.kind, tuple((word,) for word, _ in group), self.mean, normalised) for group in groups]
+        return Parts(tuple(plans), np.array([c for group in groups for _, c in group]))
+
     def layout(self, trie: bool = True) -> Layout:
         """The masked layout; or the causal one, as a trie or with a model row for each word that needs one."""
         if self.kind == "masked":
@@ -87,14 +196,16 @@ class Plan:
     @cached_property
     def _trie(self) -> Layout:
         """All words share one model row: each distinct beginning of a word that goes on is one column."""
-        nodes: dict[tuple[int, ...], int] = {(): -1}
+        nodes: dict[tuple[int, int], int] = {}  # a piece after a column (-1: the text), and the column it has
+        where: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for word in sorted(self._distinct(), key=len):
-            for j in range(1, len(word)):
-                nodes.setdefault(word[:j], len(nodes) - 1)
-        where = {word: [(0, nodes[word[:j]] + 1) for j in range(len(word))] for word in self._distinct()}
-        inner = [node for node in nodes if node]
-        parents = [nodes[node[:-1]] for node in inner]
-        return self._arrange(where, masks=[1], tails=[[node[-1] for node in inner]], parents=[parents])
+            above = -1
+            where[word] = [(0, 0)]
+            for piece in word[:-1]:
+                above = nodes.setdefault((above, piece), len(nodes))
+                where[word].append((0, above + 1))
+        tail, parents = [piece for _, piece in nodes], [above for above, _ in nodes]
+        return self._arrange(where, masks=[1], tails=[tail], parents=[parents])
 
     @cached_property
     def _rows(self) -> Layout:
@@ -132,12 +243,9 @@ class Plan:
         columns = max(map(len, tails))
         tail = np.full((len(tails), columns), -1, np.int64)
         depth = np.zeros((len(tails), columns), np.int64)
-        sees = np.zeros((len(tails), columns, columns), bool)
-        for e, (ids, above) in enumerate(zip(tails, parents, strict=True)):
-            tail[e, : len(ids)] = ids
-            for k, parent in enumerate(above):  # parents come first
+        above = np.full((len(tails), columns), -1, np.int64)
+        for e, (ids, own) in enumerate(zip(tails, parents, strict=True)):
+            tail[e, : len(ids)], above[e, : len(ids)] = ids, own
+            for k, parent in enumerate(own):  # parents come first
                 depth[e, k] = 1 if parent < 0 else depth[e, parent] + 1
-                if parent >= 0:
-                    sees[e, k] = sees[e, parent]
-                sees[e, k, k] = True
-        return Layout(piece, real, place[0], place[1], np.array(masks), tail, depth, sees)
+        return Layout(piece, real, place[0], place[1], np.array(masks), tail, depth, above)

@@ -7,7 +7,7 @@ labels cost no Python loop.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -19,6 +19,7 @@ from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Batch, Encoded, collate, prepare
 from foreword.models.labels import Layout
+from foreword.models.parts import groups_of, joined
 
 
 @final
@@ -60,12 +61,40 @@ def score(
 ) -> Float[Tensor, "B C"]:
     """Log-score of each label of each row, differentiable in the bank; -inf where a row has fewer labels than others.
 
+    Label words that are too many for one pass are read in parts, and rows that together look up too much apart from
+    each other, so that without gradients memory is bounded for any number of them.
+
     Raises: ConfigError for rows without label words, or with more slots than their prompts fill.
     """
     if not encoded:
         raise ConfigError("There are no rows to score; give at least one.")
+    plans = {id(e.plan): e.plan for e in encoded}
+    if any(plan is None for plan in plans.values()):
+        raise ConfigError("A row has no label words to score; give the format label words, or the rows options.")
     longest = max(map(len, encoded)) + (0 if bank is None else bank.columns)
-    reads = _reads(encoded, trie=lm.kind == "masked" or lm.trie_fits(longest))
+    trie = lm.kind == "masked" or lm.trie_fits(longest)
+    groups = list(groups_of(encoded, trie))
+    if len(groups) == 1 and groups[0][1] is None:
+        return _score(lm, encoded, bank, task_B, trie)
+    labels = max(plan.labels for plan in plans.values() if plan is not None)
+    scored: list[Tensor] = []
+    for rows, parts in groups:
+        chosen, task = [encoded[i] for i in rows], task_B[torch.tensor(rows, device=task_B.device)]
+        if parts is None:
+            score_BC = _score(lm, chosen, bank, task, trie)
+        else:
+            words = [score(lm, [replace(e, plan=part) for e in chosen], bank, task) for part in parts.plans]
+            score_BC = joined(chosen[0].plan, parts, torch.cat(words, 1))
+        scored.append(torch.nn.functional.pad(score_BC, (0, labels - score_BC.shape[1]), value=-torch.inf))
+    order = torch.tensor([i for rows, _ in groups for i in rows]).argsort()
+    return torch.cat(scored)[order.to(scored[0].device)]
+
+
+def _score(
+    lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"], trie: bool
+) -> Float[Tensor, "B C"]:
+    """`score` of rows that are read at once."""
+    reads = _reads(encoded, trie)
     passes = _passes(reads)
     base = collate(encoded)
     batch, tree_MSS = _expand_masks(base, reads, passes) if lm.kind == "masked" else _append(base, reads, passes)
@@ -141,8 +170,6 @@ def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
     plans = list({id(e.plan): e.plan for e in encoded}.values())
     number = {id(plan): q for q, plan in enumerate(plans)}
     kept = [plan for plan in plans if plan is not None]
-    if len(kept) < len(plans):
-        raise ConfigError("A row has no label words to score; give the format label words, or the rows options.")
     layouts = tuple(plan.layout(trie) for plan in kept)
     shape = tuple(max(size) for size in zip(*(layout.piece_CWn.shape for layout in layouts), strict=True))
 
@@ -262,9 +289,8 @@ def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tens
         read_BR=read_MR,
         source=rows.source,
     )
-    chain = all(map(_is_chain, reads.layouts))
     tree_MSS = None
-    if not chain:
+    if not all(layout.chain for layout in reads.layouts):
         sees_MKK = _stacked([layout.sees_EKK for layout in reads.layouts], False)[passes.plan_M, passes.pass_M]
         tree_MSS = _tree(sees_MKK, place_MK, batch.ids_BS.shape[1])
     return batch, tree_MSS
@@ -274,13 +300,6 @@ def _taken(base: Batch, row_M: Int[Tensor, "M"], read_MR: Int[Tensor, "M R"]) ->
     source = None if base.source is None else base.source.of_rows(row_M)
     taken = (base.ids_BS[row_M], base.slot_BS[row_M], base.attend_BS[row_M], base.position_BS[row_M])
     return Batch(*taken, read_MR, source)
-
-
-def _is_chain(layout: Layout) -> bool:
-    """Whether every piece sees all those before it, so that causal attention alone is right."""
-    columns = layout.tail_EK.shape[1]
-    real_EKK = (layout.tail_EK >= 0)[:, :, None] & np.tri(columns, dtype=bool)
-    return bool((layout.sees_EKK == real_EKK).all())
 
 
 def _tree(sees_MKK: Bool[Tensor, "M K K"], place_MK: Int[Tensor, "M K"], columns: int) -> Bool[Tensor, "M S S"]:
