@@ -36,6 +36,8 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
 @click.option("--cache", default="2GB", show_default=True, callback=_bytes, help="For texts being continued.")
 @click.option("--rows", default=32, show_default=True, type=click.IntRange(min=1), help="Texts continued at once.")
 @click.option("--waiting", default=4096, show_default=True, type=click.IntRange(min=1), help="Rows that may wait.")
+@click.option("--max-work", default=200_000, show_default=True, type=click.IntRange(min=1),
+              help="Tokens of one request's rows, with label words; a prompt's may take a quarter.")  # fmt: skip
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="New pieces a text.")
 @click.option("--max-text", default=100_000, show_default=True, type=click.IntRange(min=1), help="Characters.")
 @click.option("--max-body", default="1MB", show_default=True, callback=_bytes, help="Of one request.")
@@ -49,7 +51,7 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
 @model_options
 def serve(
     folder: Path, host: str, port: int, create: bool, memory: int, compiled: int, cache: int, rows: int, waiting: int,
-    max_tokens: int, max_text: int, max_body: int, max_upload: int, max_prompts: int, max_requests: int,
+    max_work: int, max_tokens: int, max_text: int, max_body: int, max_upload: int, max_prompts: int, max_requests: int,
     seconds: float, replicas: int, allow_other_weights: bool, model: str | None, how: ModelChoice,
 ) -> None:  # fmt: skip
     """Serve the prompts of DIR over one model: the folder that `train --tasks`, `compare` or `train --out` wrote.
@@ -81,7 +83,7 @@ def serve(
         shown = ", ".join(store.skipped[:5]) + (" and more" if len(store.skipped) > 5 else "")
         note(f"not served, since no prompts or not to be named so: {shown}")
     limits = Limits(max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds)
-    room = Room(memory, compiled, cache, rows, waiting)
+    room = Room(memory, compiled, cache, rows, waiting, max_work)
     name, chosen = _model(store, model, how)
     prompts = f"{len(store.names()):,} prompts"
     if replicas > 1:

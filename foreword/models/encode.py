@@ -1,7 +1,7 @@
 """Rows to pieces: fill the template, tokenise in batches, and cut over-long rows at their shortenable part only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol, final, runtime_checkable
 
@@ -67,7 +67,6 @@ class Encoder:
     plan: Plan | None
     head: tuple[int, ...] = ()
     target: int = 0
-    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)  # of rows that bring their own options
 
     @staticmethod
     def build(lm: FrozenLM, format: Format, extra: int = 0) -> "Encoder":
@@ -253,16 +252,18 @@ class Encoder:
         return kept
 
     def _plans_of(self, rows: Sequence[TextRow]) -> list[Plan | None]:
-        fresh = list(dict.fromkeys(o for row in rows if row.options and (o := tuple(row.options)) not in self.plans))
-        if fresh:
-            try:
-                sets = [(options, [(o,) for o in options]) for options in fresh]
-                made = self.planner.plans(sets, "option", temperature=self.format.temperature)
-            except ConfigError:
-                self._blame(rows)
-                raise
-            self.plans.update(zip(fresh, made, strict=True))
-        return [self.plans[tuple(row.options)] if row.options else self.plan for row in rows]
+        """The plan of each row. Rows with the same options share one. None is kept: every row may bring new options."""
+        options = list(dict.fromkeys(tuple(row.options) for row in rows if row.options))
+        if not options:
+            return [self.plan] * len(rows)
+        try:
+            sets = [(one, [(o,) for o in one]) for one in options]
+            plans = self.planner.plans(sets, "option", temperature=self.format.temperature)
+        except ConfigError:
+            self._blame(rows)
+            raise
+        plan_of = dict(zip(options, plans, strict=True))
+        return [plan_of[tuple(row.options)] if row.options else self.plan for row in rows]
 
     def _blame(self, rows: Sequence[TextRow]) -> None:
         """Raise a DataError that names the first row whose options cannot be used."""

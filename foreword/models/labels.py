@@ -59,9 +59,9 @@ class Layout:
         column_K = np.arange(self.tail_EK.shape[1])
         return bool(((self.above_EK == column_K - 1) | (self.tail_EK < 0)).all())
 
-    @cached_property
+    @property
     def sees_EKK(self) -> Bool[np.ndarray, "E K K"]:
-        """Which pieces see which: each itself and those it goes on from."""
+        """Which pieces see which: each itself and those it goes on from. It is large, so it is not kept."""
         passes, columns = self.tail_EK.shape
         sees = np.zeros((passes, columns, columns), bool)
         for e in range(passes):

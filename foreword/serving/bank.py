@@ -1,14 +1,16 @@
 """Every prompt a server may be asked for, in three tiers: on disk, in memory, and compiled to keys and values.
 
-Memory and compiled prompts are two least-recently-used sets, each of a stated size in bytes; the disk has them all.
+Memory and compiled prompts are two least-recently-used sets, each of a stated size in bytes; the disk has them all. A
+prompt in memory counts for all that it holds: numbers, record, and the encoders that it may share with others.
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar, final
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
@@ -22,21 +24,27 @@ from foreword.models.compile import compile_leads
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.fits import check, suited
 from foreword.serving.store import Version
+from foreword.serving.weigh import bytes_of
 
 PROMPTS = (HardPrompt, SoftPrompt, PrefixPrompt)
-RECORD_BYTES = 4096  # what an artefact's record takes in memory beside its tensors, roughly
+WORK = 200_000  # tokens that the rows of one request may take by default
+SHARE = 4  # the label words of a prompt may take this part of it for each row
+ALONE = 16  # this part of the memory is for how the model alone is asked, in chats of so many turns
+MANY = 8  # words of this many times the tokens allowed are refused before anybody looks what they share
 
 K = TypeVar("K")
 V = TypeVar("V")
+Part = tuple[object, int]  # what values may share, and its bytes
 
 
 @final
 class Recent(Generic[K, V]):
-    """What was used last, up to so many bytes; not thread-safe."""
+    """What was used last, up to so many bytes; not thread-safe. Parts that several values share count once."""
 
     def __init__(self, limit: int):
         self.limit, self.bytes, self.evictions = limit, 0, 0
-        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._kept: OrderedDict[K, tuple[V, int, Sequence[Part]]] = OrderedDict()
+        self._users: Counter[int] = Counter()  # of each part, by its identity
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -48,22 +56,31 @@ class Recent(Generic[K, V]):
         self._kept.move_to_end(key)
         return found[0]
 
-    def put(self, key: K, value: V, size: int) -> None:
-        """What is larger than the whole limit is not kept."""
+    def put(self, key: K, value: V, size: int, parts: Sequence[Part] = ()) -> None:
+        """Keep a value of `size` bytes and its parts. What is larger than the whole limit is not kept."""
         self.drop(key)
-        if size > self.limit:
+        if size + sum(own for _, own in parts) > self.limit:
             return
-        self._kept[key] = (value, size)
+        self._kept[key] = (value, size, parts)
         self.bytes += size
+        for part, own in parts:
+            self.bytes += 0 if self._users[id(part)] else own
+            self._users[id(part)] += 1
         while self.bytes > self.limit:
-            _, (_, gone) = self._kept.popitem(last=False)
-            self.bytes -= gone
+            self.drop(next(iter(self._kept)))
             self.evictions += 1
 
     def drop(self, key: K) -> None:
         found = self._kept.pop(key, None)
-        if found is not None:
-            self.bytes -= found[1]
+        if found is None:
+            return
+        _, size, parts = found
+        self.bytes -= size
+        for part, own in parts:
+            self._users[id(part)] -= 1
+            if not self._users[id(part)]:
+                del self._users[id(part)]
+                self.bytes -= own
 
 
 @final
@@ -89,19 +106,26 @@ class Entry:
 @final
 @dataclass(eq=False)
 class PromptBank:
-    """Loads prompts of any form for one model; `entry` may be called from any thread, `prefixes` from one alone."""
+    """Loads prompts of any form for one model; `entry` may be called from any thread, `prefixes` from one alone.
+
+    A prompt's label words may take `most` tokens for each row.
+    """
 
     lm: FrozenLM
     memory_bytes: int
     compiled_bytes: int
     allow_other_weights: bool = False
+    most: int = WORK // SHARE
     loads: int = 0
     warn: Callable[[str], None] = field(default=lambda line: None)
 
     def __post_init__(self) -> None:
-        self._memory: Recent[Version, Entry] = Recent(self.memory_bytes)
+        self._memory: Recent[Version, Entry] = Recent(self.memory_bytes - self.memory_bytes // ALONE)
         self._compiled: Recent[Version, PrefixPrompt] = Recent(self.compiled_bytes)
-        self._encoders: Recent[tuple[Format, int], Encoder] = Recent(1024)
+        self._alone: Recent[tuple[Format, int], Encoder] = Recent(self.memory_bytes // ALONE)
+        # Prompts that share a template and label words share an encoder, for as long as one of them is in memory.
+        self._shared: WeakValueDictionary[tuple[Format, int], Encoder] = WeakValueDictionary()
+        self._bytes: WeakKeyDictionary[Encoder, int] = WeakKeyDictionary()
         self._loading: dict[Version, Future[Entry]] = {}
         self._lock = threading.Lock()
 
@@ -141,10 +165,12 @@ class PromptBank:
         warning = self.check(artefact, version.name)
         if warning:
             self.warn(f"{version.id}: {warning}")
-        made = make_entry(self.lm, version, suited(self.lm, artefact), self.encoder)
+        made = make_entry(self.lm, version, suited(self.lm, artefact), self._encoder)
+        encoders = [*{id(one): one for one in (made.labels, made.plain)}.values()]
+        size = bytes_of(made, apart=encoders)
         with self._lock:
             self.loads += 1
-            self._memory.put(version, made, artefact.bytes_stored + RECORD_BYTES)
+            self._memory.put(version, made, size, [(one, self._bytes[one]) for one in encoders])
         return made
 
     def check(self, artefact: Artefact, name: str = "The artefact") -> str | None:
@@ -172,18 +198,48 @@ class PromptBank:
         own = suited(self.lm, artefact)
         labels = Encoder.build(self.lm, own.format, text_start(own.value))
         _check_slots(own.value, labels, name)
+        self._check_words(labels, name)
         if {*own.format.template.fields} - {*own.fields}:
             raise ArtefactError(f"{name} has a template with fields that its record does not name.")
         return warning
 
+    def _check_words(self, labels: Encoder, name: str) -> None:
+        """Raises: ArtefactError for label words that take more to read than a row may."""
+        if labels.plan is None:
+            return
+        tokens = sum(len(word) for label in labels.plan.words for word in label)
+        if tokens <= MANY * self.most:
+            tokens = labels.plan.tokens(labels.own)
+        if tokens > self.most:
+            words = sum(map(len, labels.plan.words))
+            raise ArtefactError(
+                f"{name} has {words:,} label words that take {tokens:,} tokens for each row, and {self.most:,} are "
+                "allowed; give it fewer or shorter label words, or serve it with more work a request (--max-work)."
+            )
+
     def encoder(self, form: Format, extra: int) -> Encoder:
-        """Tenants mostly share their template and label words; a thousand formats are kept."""
+        """How the model alone reads rows of this format; what was used last is kept."""
         with self._lock:
-            found = self._encoders.get((form, extra))
+            found = self._alone.get((form, extra))
         if found is None:
             found = Encoder.build(self.lm, form, extra)
+            size = bytes_of(found)
             with self._lock:
-                self._encoders.put((form, extra), found, 1)
+                self._alone.put((form, extra), found, size)
+        return found
+
+    def _encoder(self, form: Format, extra: int) -> Encoder:
+        """A prompt's encoder, which other prompts of the same format share."""
+        with self._lock:
+            found = self._shared.get((form, extra))
+        if found is None:
+            found = Encoder.build(self.lm, form, extra)
+            if found.plan is not None:
+                found.plan.tokens(found.own)  # its layouts are made now, so that they count
+            size = bytes_of(found)
+            with self._lock:
+                found = self._shared.setdefault((form, extra), found)
+                self._bytes.setdefault(found, size)
         return found
 
     @torch.no_grad()
@@ -212,8 +268,7 @@ class PromptBank:
                 for index, prefix in zip(part, made, strict=True):
                     keys, values = (t.clone() for t in prefix.sites["self"])  # else all share one tensor's memory
                     found[index] = own = PrefixPrompt({"self": (keys, values)}, prefix.start)
-                    bytes_ = 2 * keys.numel() * keys.element_size()
-                    self._compiled.put(rows[index][0].version, own, bytes_)
+                    self._compiled.put(rows[index][0].version, own, bytes_of(own))
         return found
 
     def counts(self) -> dict[str, int]:
@@ -222,7 +277,7 @@ class PromptBank:
             return {
                 "prompts_in_memory": len(self._memory),
                 "prompts_compiled": len(self._compiled),
-                "bytes_in_memory": self._memory.bytes,
+                "bytes_in_memory": self._memory.bytes + self._alone.bytes,
                 "bytes_compiled": self._compiled.bytes,
                 "loads": self.loads,
                 "evictions": self._memory.evictions + self._compiled.evictions,

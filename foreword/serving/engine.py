@@ -17,7 +17,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
-from foreword.serving.bank import PromptBank
+from foreword.serving.bank import SHARE, PromptBank
 from foreword.serving.jobs import Labelling, Room, Writing, fail
 from foreword.serving.labelling import Labeller
 from foreword.serving.reading import Reader
@@ -45,8 +45,8 @@ class Engine:
         require_served(lm)
         room = room or Room()
         self.lm, self.room = lm, room
-        self.bank = PromptBank(lm, room.memory, room.compiled, allow_other_weights, warn=warn)
-        self._reader = Reader(lm, self.bank, widest(lm, room))
+        self.bank = PromptBank(lm, room.memory, room.compiled, allow_other_weights, room.work // SHARE, warn=warn)
+        self._reader = Reader(lm, self.bank, widest(lm, room), room.work)
         self._labeller = Labeller(lm, self.bank)
         self._writers = Writers(lm, self.bank, lm.cache(room.rows) if continues(lm) else None, room.rows)
         self._jobs: queue.SimpleQueue[Labelling | Writing | None] = queue.SimpleQueue()

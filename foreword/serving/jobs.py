@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from foreword.core.learnt import text_start
+from foreword.core.shapes import Float, Tensor
 from foreword.errors import ForewordError, ModelError
 from foreword.models.decode import Chooser, Writer
 from foreword.models.encode import Encoded
-from foreword.serving.bank import Entry
+from foreword.models.labels import Parts
+from foreword.serving.bank import WORK, Entry
 from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
 
 
@@ -19,7 +21,8 @@ from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
 class Room:
     """How much an engine holds. Sizes in bytes: prompts in memory, compiled prompts, and what generation keeps.
 
-    `rows` texts are generated at once; `waiting` rows may wait before more are refused.
+    `rows` texts are generated at once; `waiting` rows may wait before more are refused. The rows of one request may
+    have `work` tokens in all, those of the label words that are read with each row among them.
     """
 
     memory: int = 2**30
@@ -27,6 +30,7 @@ class Room:
     cache: int = 2**31
     rows: int = 32
     waiting: int = 4096
+    work: int = WORK
 
 
 @final
@@ -42,13 +46,34 @@ class Judging:
 @final
 @dataclass(frozen=True, eq=False)
 class Labelling:
-    """One row to be labelled, for the `index`-th place of its request."""
+    """One row to be labelled, for the `index`-th place of its request.
+
+    Where `parts` is given its label words are read in parts; `words` has the scores of each part that was read.
+    """
 
     of: Judging
     index: int
     entry: Entry
     row: Encoded
     names: tuple[str, ...]
+    parts: Parts | None = None
+    words: dict[int, Float[Tensor, "W"]] = field(default_factory=dict)
+
+    def units(self) -> "list[Unit]":
+        """What there is to read, each within what one pass may take."""
+        if self.parts is None:
+            return [Unit(self, 0, self.row)]
+        return [Unit(self, n, replace(self.row, plan=plan)) for n, plan in enumerate(self.parts.plans)]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A row with all of its label words, or with the `part`-th part of them."""
+
+    job: Labelling
+    part: int
+    row: Encoded
 
 
 @final

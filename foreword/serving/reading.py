@@ -19,17 +19,20 @@ from foreword.serving.work import Asked, Judged, Sampling
 from foreword.tasks.given import row_of
 from foreword.tasks.rows import Row
 
+ANSWER, NUMBER = 2**24, 24  # characters of one answer, and of a probability in it
 PLAIN = "{text}{answer}"  # how the model alone is given a text
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Prompts of a bank and rows for them. A text and what is to be written after it have `columns` at most."""
+    """Prompts of a bank and rows for them. A text and what is to be written after it have `columns` at most, and all
+    rows of a request that are labelled `work` tokens."""
 
     lm: FrozenLM
     bank: PromptBank
     columns: int
+    work: int
 
     def labelling(self, asked: Sequence[Asked], result: Future[list[Judged]]) -> list[Labelling]:
         """The rows of one request, in order. Raises: ForewordError that says what is wrong with one of them."""
@@ -49,8 +52,29 @@ class Reader:
             rows = [_row(entry, asked[i], labelled=True) for i in indices]
             for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
                 names = row.options or entry.artefact.format.labels
-                jobs[index] = Labelling(whole, index, entry, entry.led(encoded), names)
+                assert encoded.plan is not None, "labels or options are there"
+                longest = len(encoded) + text_start(entry.value)
+                parts = encoded.plan.parts(self.lm.kind == "masked" or self.lm.trie_fits(longest))
+                jobs[index] = Labelling(whole, index, entry, entry.led(encoded), names, parts)
+        self._check_work(list(jobs.values()))
         return [jobs[index] for index in range(len(asked))]
+
+    def _check_work(self, jobs: Sequence[Labelling]) -> None:
+        """Raises: ConfigError for rows of one request that take more than a request may, or whose answer would."""
+        tokens = sum(job.row.tokens for job in jobs)
+        if tokens > self.work:
+            words = max(job.row.tokens - len(job.row.ids_S) for job in jobs)
+            raise ConfigError(
+                f"The {len(jobs)} rows take {tokens:,} tokens, of which label words or options are up to {words:,} a "
+                f"row, and a request may take {self.work:,}; send fewer rows, or fewer or shorter options."
+            )
+        length = {id(job.names): sum(map(len, job.names)) + NUMBER * len(job.names) for job in jobs}
+        size = sum(length[id(job.names)] for job in jobs)
+        if size > ANSWER:
+            raise ConfigError(
+                f"The probabilities of all labels of {len(jobs)} rows are an answer of some {size:,} characters, and "
+                f"{ANSWER:,} are allowed; send fewer rows."
+            )
 
     def writing(self, asked: Asked, writing: Writing) -> None:
         """Fill in the row that a text follows. Raises: ForewordError that says what is wrong."""

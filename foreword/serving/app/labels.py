@@ -1,20 +1,27 @@
 """POST /v1/classify: labels of texts with their probabilities."""
 
+import asyncio
+import json
+from collections.abc import Sequence
+
 from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 
 from foreword.serving.app.failures import Refused
 from foreword.serving.app.generation import check_text
 from foreword.serving.app.routes import guarded
-from foreword.serving.app.schemas import Classification, Classified, ClassifyRequest, Usage
+from foreword.serving.app.schemas import Classification, ClassifyRequest
 from foreword.serving.app.server import key_of, server_of, told
 from foreword.serving.app.waiting import outcome, unless_gone
-from foreword.serving.work import Asked
+from foreword.serving.work import Asked, Judged
 
 router = guarded()
 
 
-@router.post("/v1/classify")
-async def classify(given: ClassifyRequest, request: Request) -> Classification:
+@router.post(
+    "/v1/classify", response_model=None, response_class=JSONResponse, responses={200: {"model": Classification}}
+)
+async def classify(given: ClassifyRequest, request: Request) -> Response:
     """Label one or more rows with the learnt prompt that `model` names."""
     server = server_of(request)
     version = server.version(key_of(request), given.model)
@@ -42,13 +49,19 @@ async def classify(given: ClassifyRequest, request: Request) -> Classification:
     name = given.model if version is None else version.id
     told(request).update(prompt=name, rows=len(rows))
     found = await unless_gone(request.receive, outcome(server.engine.classify(asked), server.limits.seconds))
-    tokens = sum(one.prompt_tokens for one in found)
-    told(request)["tokens"] = tokens
-    return Classification(
-        model=name,
-        data=[
-            Classified(index=n, label=one.label, probabilities=one.probabilities, cut=one.cut)
-            for n, one in enumerate(found)
-        ],
-        usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
-    )
+    told(request)["tokens"] = sum(one.prompt_tokens for one in found)
+    return await _answer(name, found)
+
+
+async def _answer(name: str, judged: Sequence[Judged]) -> Response:
+    """The answer as JSON, row by row: others are served between rows of many labels."""
+    lines = []
+    for number, one in enumerate(judged):
+        row = {"index": number, "label": one.label, "probabilities": one.probabilities, "cut": one.cut}
+        lines.append(json.dumps(row, ensure_ascii=False))
+        await asyncio.sleep(0)
+    tokens = sum(one.prompt_tokens for one in judged)
+    head = json.dumps({"object": "list", "model": name}, ensure_ascii=False)
+    usage = json.dumps({"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens})
+    text = f'{head[:-1]}, "data": [{", ".join(lines)}], "usage": {usage}}}'
+    return Response(text.encode(), media_type="application/json")
