@@ -137,7 +137,7 @@ class Encoder:
             raise
 
     def _encode(self, rows: Sequence[TextRow], plans: Sequence[Plan | None]) -> list[Encoded]:
-        filled = self._fill(rows)
+        filled = self.filled(rows)
         if self.chat:
             self.chat.check([row.where for row in rows], filled)
         columns = []
@@ -183,7 +183,7 @@ class Encoder:
                 f"which {self.row.written} are taken before it begins to write; ask for fewer."
             )
 
-    def _fill(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
+    def filled(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
         """The texts of the holes of each item with holes, by the item's number."""
         holes = {
             index: [p for p in item.parts if isinstance(p, Hole)]

@@ -1,6 +1,6 @@
 """What is under way in the engine: rows to be labelled, texts being continued, and how many there may be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -79,7 +79,10 @@ class Unit:
 @final
 @dataclass(eq=False)
 class Writing:
-    """One text on its way, and its ticket: cancelling the result gives its place to the next."""
+    """One text on its way, and its ticket: cancelling the result gives its place to the next.
+
+    `spans` are the columns of the row whose pieces are to be shown, with the text of each; `prompt` has these pieces.
+    """
 
     result: Future[Generated]
     sampling: Sampling
@@ -90,6 +93,8 @@ class Writing:
     writer: Writer | None = None
     last: int = -1
     pieces: list[Piece] = field(default_factory=list)
+    spans: Sequence[tuple[int, str]] = ()
+    prompt: tuple[Piece, ...] = ()
 
     def cancel(self) -> None:
         self.result.cancel()

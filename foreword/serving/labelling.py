@@ -21,10 +21,15 @@ from foreword.serving.work import Judged
 
 @final
 class Turns:
-    """Rows that wait, by request. Requests take turns: one row does not wait for all rows of another request."""
+    """Rows that wait, by request. Requests take turns: one row does not wait for all rows of another request.
+
+    Every other pass begins with requests of which nothing was read yet, so that neither they nor the long ones starve.
+    """
 
     def __init__(self) -> None:
         self._of: OrderedDict[Judging, deque[Unit]] = OrderedDict()
+        self._fresh: OrderedDict[Judging, None] = OrderedDict()
+        self._ahead = False
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -33,20 +38,30 @@ class Turns:
         return (unit.job for units in self._of.values() for unit in units)
 
     def append(self, job: Labelling) -> None:
-        self._of.setdefault(job.of, deque()).extend(job.units())
+        if job.of not in self._of:
+            self._of[job.of] = deque()
+            self._fresh[job.of] = None
+        self._of[job.of].extend(job.units())
 
     def take(self, tokens: int) -> list[Unit]:
         """A unit of each request in turn, while they have so many tokens at most together, and at least one."""
+        self._ahead = not self._ahead
+        if self._ahead:
+            for of in reversed(self._fresh):
+                self._of.move_to_end(of, last=False)
         taken: list[Unit] = []
         while self._of:
             of, units = next(iter(self._of.items()))
-            if of.result.done():  # cancelled, or one of its rows failed
-                del self._of[of]
-                continue
             tokens -= units[0].row.cost
-            if taken and tokens < 0:
+            gone = of.result.done()  # cancelled, or one of its rows failed
+            if not gone and taken and tokens < 0:
                 break
-            taken.append(units.popleft())
+            self._fresh.pop(of, None)
+            if gone:
+                tokens += units[0].row.cost
+                units.clear()
+            else:
+                taken.append(units.popleft())
             self._of.move_to_end(of)
             if not units:
                 del self._of[of]

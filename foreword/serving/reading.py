@@ -12,6 +12,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.decode import Chooser, Writer
 from foreword.models.encode import Encoder
+from foreword.models.spans import text_spans
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import Judging, Labelling, Writing
 from foreword.serving.store import Version
@@ -78,7 +79,7 @@ class Reader:
 
     def writing(self, asked: Asked, writing: Writing) -> None:
         """Fill in the row that a text follows. Raises: ForewordError that says what is wrong."""
-        self._check_sampling(writing.sampling)
+        self._check_sampling(writing.sampling, 0 if asked.echo else 1)
         entry, encoder, row = self._to_continue(asked)
         ahead = 0 if entry is None else text_start(entry.value)
         room = min(encoder.room, self.columns - ahead) - writing.sampling.max_tokens
@@ -89,17 +90,20 @@ class Reader:
                 f"{ahead + encoder.own}; ask for fewer."
             )
         [encoded] = replace(encoder, room=room).encode_rows([row])
+        if asked.echo and writing.sampling.logprobs is not None:
+            [name] = row.fields  # one text was given, for a template with one field
+            writing.spans = text_spans(encoder, row, encoded, name)
         tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
         writing.entry, writing.row = entry, encoded if entry is None else entry.led(encoded)
         writing.chooser = Chooser.of(writing.sampling)
         writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
 
-    def _check_sampling(self, sampling: Sampling) -> None:
+    def _check_sampling(self, sampling: Sampling, least: int) -> None:
         if self.lm.kind != "causal":
             raise ConfigError(f"{self.lm.name} is a masked model, which labels texts and cannot continue them.")
         self.lm.require_prefix()
         for name, value, right in (
-            ("max_tokens", sampling.max_tokens, sampling.max_tokens >= 1),
+            ("max_tokens", sampling.max_tokens, sampling.max_tokens >= least),
             ("temperature", sampling.temperature, 0 <= sampling.temperature <= 100),
             ("top_p", sampling.top_p, 0 < sampling.top_p <= 1),
             ("top_k", sampling.top_k, sampling.top_k >= 0),

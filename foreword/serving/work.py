@@ -23,31 +23,42 @@ class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
 
 @dataclass(frozen=True)
 class Piece:
-    """One new piece of text with its log-probability, and the likeliest ones where they were asked for."""
+    """One piece of text with its log-probability, and the likeliest ones where they were asked for.
+
+    The first piece of a prompt has no log-probability.
+    """
 
     text: str
-    logprob: float
+    logprob: float | None
     likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What generation adds: text that will not change any more, the pieces it is made of, and why it ended."""
+    """What generation adds: text that will not change any more, the pieces it is made of, and why it ended.
+
+    `prompt` has the pieces of the text that was given, once, before all that is new.
+    """
 
     text: str
     pieces: tuple[Piece, ...] = ()
     finish: Finish | None = None
+    prompt: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A whole continuation. `prompt_tokens` counts the row's own columns, those of its learnt prompt included."""
+    """A whole continuation. `prompt_tokens` counts the row's own columns, those of its learnt prompt included.
+
+    `prompt` has the pieces of the text that was given, where they were asked for.
+    """
 
     text: str
     pieces: tuple[Piece, ...]
     finish: Finish
     prompt_tokens: int
     cut: int = 0
+    prompt: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Asked:
     """A row to read with a prompt: its fields by name, or one text for a template with one field, or chat messages.
 
     `version` None is the model alone, which reads the text as it is. `options` are a row's own labels, where the
-    artefact has none. `where` names the row in errors.
+    artefact has none. `where` names the row in errors. With `echo` a generation begins with the text's own pieces, if
+    log-probabilities are asked for, and nothing new need follow.
     """
 
     version: Version | None
@@ -74,6 +86,7 @@ class Asked:
     messages: tuple[tuple[str, str], ...] = ()
     options: tuple[str, ...] = ()
     where: str = "the input"
+    echo: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ from typing import final
 
 import torch
 
-from foreword.core.shapes import Float, Tensor
+from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
-from foreword.models.batch import collate, prepare
+from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.decode import choose
 from foreword.models.write import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
 from foreword.serving.work import Delta, Finish, Generated, Piece, Sampling
+
+LOGITS = 2**22  # of pieces that were given, at once
 
 
 def continues(lm: FrozenLM) -> bool:
@@ -37,6 +39,22 @@ def widest(lm: FrozenLM, room: Room) -> int:
             f"{fits} positions a row; give it a larger cache, or fewer rows."
         )
     return 1 << (fits.bit_length() - 1)
+
+
+def _columns(job: Writing, row: Encoded) -> list[int]:
+    """The columns of the row as it is read that say how likely the pieces to be shown are, but for the first of them:
+    each is told by the column before it."""
+    assert job.row is not None, "rows are read before they wait"
+    gone = len(job.row.ids_S) - len(row.ids_S)
+    return [column - 1 - gone for column, _ in job.spans[1:]]
+
+
+def _reading(before: Sequence[Sequence[int]], answer_B1: Int[Tensor, "B 1"]) -> Int[Tensor, "B R"]:
+    """The columns read of each row, padded with its last, which comes last."""
+    read_BR = answer_B1.repeat(1, 1 + max(map(len, before)))
+    for read_R, columns_ in zip(read_BR, before, strict=True):
+        read_R[: len(columns_)] = torch.tensor(columns_, dtype=read_R.dtype)
+    return read_BR
 
 
 @final
@@ -84,14 +102,41 @@ class Writers:
                 rows.append(row.without_lead() if alone else row)
             soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
             inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))
-            logits_BV = self._read(inputs, first, [len(row.ids_S) for row in rows])
+            before = [_columns(job, row) for job, row in zip(jobs, rows, strict=True)]
+            if any(before):
+                inputs = replace(inputs, read_BR=_reading(before, inputs.read_BR))
+            hidden_BRD = self._hidden(inputs, first, [len(row.ids_S) for row in rows])
+            for job, columns_, hidden_RD in zip(jobs, before, hidden_BRD, strict=True):
+                job.prompt = self._prompt(job, hidden_RD[: len(columns_)])
+            logits_BV = self.lm.vocabulary_logits(hidden_BRD[:, -1])
         except BaseException:
             while len(self.cache) > first:
                 self.cache.drop(len(self.cache) - 1)
             raise
         self.under_way += jobs
+        for job in jobs:
+            if job.prompt and job.on_delta is not None and not job.result.done():
+                job.on_delta(Delta("", prompt=job.prompt))
         self._advance(jobs, logits_BV)
         self.batches += 1
+
+    def _prompt(self, job: Writing, hidden_RD: Float[Tensor, "R D"]) -> tuple[Piece, ...]:
+        """The pieces of the text that was given, the first without a log-probability.
+
+        Raises: ModelError for logits that are not numbers.
+        """
+        if not job.spans:
+            return ()
+        assert job.row is not None, "rows are read before they wait"
+        pieces = [Piece(job.spans[0][1], None)]
+        step = max(1, LOGITS // self.lm.dims.vocab)
+        for start in range(0, len(hidden_RD), step):
+            logits_RV = self.lm.vocabulary_logits(hidden_RD[start : start + step])
+            if not bool(logits_RV.isfinite().all()):
+                raise ModelError("The model gave logits that are not numbers; use another --dtype.")
+            for logits_V, (column, text) in zip(logits_RV, job.spans[1 + start :], strict=False):
+                pieces.append(self._piece(text, int(job.row.ids_S[column]), logits_V, job.sampling))
+        return tuple(pieces)
 
     def step(self) -> None:
         """One more piece of every text that is under way."""
@@ -107,7 +152,7 @@ class Writers:
             ids_B1 = torch.tensor([[job.last] for job in jobs], device=self.lm.device)
             zeros_B1 = torch.zeros(count, 1, dtype=torch.long, device=self.lm.device)
             inputs = Inputs(self.lm.embed(ids_B1), torch.ones_like(zeros_B1, dtype=torch.bool), zeros_B1, zeros_B1)
-            logits_BV = self._read(inputs, 0, [1] * count)
+            logits_BV = self.lm.vocabulary_logits(self._hidden(inputs, 0, [1] * count)[:, 0])
         except Exception as error:  # their states cannot be told any more
             for job in jobs:
                 fail(job.result, error)
@@ -117,10 +162,9 @@ class Writers:
         self._advance(jobs, logits_BV)
         self.batches += 1
 
-    def _read(self, inputs: Inputs, first: int, added: list[int]) -> Float[Tensor, "B V"]:
+    def _hidden(self, inputs: Inputs, first: int, added: list[int]) -> Float[Tensor, "B R D"]:
         assert self.cache is not None
-        hidden_BRD = self.lm.hidden_at(inputs, cached=self.cache.next(first, added))
-        return self.lm.vocabulary_logits(hidden_BRD[:, 0])
+        return self.lm.hidden_at(inputs, cached=self.cache.next(first, added))
 
     def _advance(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> None:
         """Choose each row's next piece, hand its text on, and let the rows go that ended."""
@@ -141,6 +185,11 @@ class Writers:
 
     def _one(self, job: Writing, id: int, logits_V: Float[Tensor, "V"]) -> None:
         assert job.writer is not None and job.row is not None
+        if not job.sampling.max_tokens:
+            if job.on_delta is not None and not job.result.done():
+                job.on_delta(Delta("", finish="length"))
+            settle(job.result, Generated("", (), "length", columns(job.entry, job.row), job.row.cut, job.prompt))
+            return
         self.pieces += 1
         finish: Finish | None = None
         ready = ""
@@ -160,7 +209,8 @@ class Writers:
         if job.on_delta is not None and (ready or finish or added) and not job.result.done():
             job.on_delta(Delta(ready, added, finish))
         if finish:
-            whole = Generated(job.writer.text, tuple(job.pieces), finish, columns(job.entry, job.row), job.row.cut)
+            read = columns(job.entry, job.row)
+            whole = Generated(job.writer.text, tuple(job.pieces), finish, read, job.row.cut, job.prompt)
             settle(job.result, whole)
 
     def _piece(self, text: str, id: int, logits_V: Float[Tensor, "V"], sampling: Sampling) -> Piece:

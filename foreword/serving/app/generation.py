@@ -17,7 +17,6 @@ from foreword.serving.app.writing import Wanted, Writing
 from foreword.serving.work import Asked, Sampling
 
 TOKENS, CHAT_TOKENS = 16, 256
-STOPS = 16
 EVENTS = {  # the schema is that of one event
     "text/event-stream": {
         "schema": {
@@ -51,13 +50,19 @@ async def completions(given: CompletionRequest, request: Request) -> Response:
         texts = [given.prompt] if isinstance(given.prompt, str) else given.prompt
         check_text(server, texts, "prompt")
         rows = [
-            Asked(version, text, where=f"prompt {n}" if len(texts) > 1 else "prompt") for n, text in enumerate(texts)
+            Asked(version, text, where=f"prompt {n}" if len(texts) > 1 else "prompt", echo=bool(given.echo))
+            for n, text in enumerate(texts)
         ]
     if not rows:
         raise Refused(400, "`prompt` is an empty list; give at least one text.", "invalid", "prompt")
     if given.echo and not texts:
         raise Refused(400, "`echo` repeats a `prompt`; with `fields` there is none.", "invalid", "echo")
-    samplings = _samplings(server, given, len(rows), given.max_tokens or TOKENS, given.logprobs)
+    tokens = TOKENS if given.max_tokens is None else given.max_tokens
+    if not tokens and not given.echo:
+        raise Refused(
+            400, "`max_tokens` 0 shows the prompt alone; set `echo`, or ask for 1 or more.", "invalid", "max_tokens"
+        )
+    samplings = _samplings(server, given, len(rows), tokens, given.logprobs)
     name = given.model if version is None else version.id
     echo = texts if given.echo else []
     return await _answered(request, Wanted(name, rows, samplings, echo, False, bool(given.stream), _usage(given)))
@@ -101,8 +106,8 @@ def _samplings(server: Server, given: Generating, rows: int, tokens: int, logpro
         words = f"{rows * n} texts were asked for and {server.limits.rows} are allowed; ask for fewer."
         raise Refused(400, words, "invalid", "n")
     stop = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ())
-    if len(stop) > STOPS or not all(stop):
-        raise Refused(400, f"`stop` has at most {STOPS} texts, none of them empty.", "invalid", "stop")
+    if not all(stop):
+        raise Refused(400, "`stop` may have no empty text.", "invalid", "stop")
     return [
         Sampling(
             max_tokens=tokens,

@@ -37,6 +37,8 @@ def _at_most(most: int, what: str) -> BeforeValidator:
 
     def check(given: Any) -> Any:
         if isinstance(given, (list, dict)) and len(given) > most:
+            if not most:
+                raise ValueError("nothing but an empty one is taken here")
             raise ValueError(f"{len(given):,} {what} were given and {most:,} are allowed; send fewer")
         return given
 
@@ -116,9 +118,9 @@ class CompletionRequest(Generating):
         None, description="What fills the one field of the prompt's template; the model alone goes on after it."
     )
     fields: Fields | None = Field(None, description="For a template with several fields: each one's text.")
-    max_tokens: int | None = Field(16, ge=1, le=WHOLE, description="New pieces of text at most.")
+    max_tokens: int | None = Field(16, ge=0, le=WHOLE, description="New pieces of text at most; 0 with `echo` alone.")
     logprobs: int | None = Field(None, ge=0, le=20, description="Show each piece's and so many likelier ones' chance.")
-    echo: bool | None = Field(False, description="Begin with `prompt`.")
+    echo: bool | None = Field(False, description="Begin with `prompt`; with `logprobs`, its pieces too.")
     best_of: Literal[1] | None = Field(None, description=NOTHING)
     suffix: Literal[""] | None = Field(None, description=NOTHING)
 
@@ -217,8 +219,8 @@ class Choice(BaseModel):
 
 class TextLogprobs(BaseModel):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None] = Field(description="Null for the first piece of a prompt.")
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -78,7 +78,8 @@ class Writing:
                 logprobs: Any = _chat_logprobs(one.pieces) if self._logprobs else None
                 part: dict[str, Any] = {"message": {"role": "assistant", "content": one.text, "refusal": None}}
             else:
-                logprobs = _logprobs(one.pieces, len(before)) if self._logprobs else None
+                offset = 0 if one.prompt else len(before)
+                logprobs = _logprobs((*one.prompt, *one.pieces), offset) if self._logprobs else None
                 part = {"text": before + one.text}
             choices.append({"index": number, **part, "logprobs": logprobs, "finish_reason": one.finish})
         return {**self._head(), "choices": choices, "usage": self.usage()}
@@ -97,11 +98,14 @@ class Writing:
             for number in range(len(self.tickets)):
                 if self.wanted.chat:
                     yield self._event(number, {"delta": {"role": "assistant", "content": ""}}, None)
-                elif self.wanted.echo:
+                elif self.wanted.echo and not self._logprobs:  # else it comes with the pieces of the text
                     yield self._event(number, {"text": self._echo(number), "logprobs": None}, None)
             number, delta = first
             while True:
                 self.new += len(delta.pieces)
+                if delta.prompt:
+                    part = {"text": self._echo(number), "logprobs": _logprobs(delta.prompt, 0)}
+                    yield self._event(number, part, None)
                 if delta.text or delta.finish or (delta.pieces and self._logprobs):
                     yield self._event(number, self._part(delta, offsets[number]), delta.finish)
                 offsets[number] += sum(len(piece.text) for piece in delta.pieces)
@@ -183,13 +187,14 @@ def _logprobs(pieces: Sequence[Piece], offset: int) -> dict[str, Any]:
     return {
         "tokens": [piece.text for piece in pieces],
         "token_logprobs": [piece.logprob for piece in pieces],
-        "top_logprobs": [dict(piece.likeliest) for piece in pieces],
+        # Several pieces may be the same text; the likeliest of them counts.
+        "top_logprobs": [None if p.logprob is None else dict(reversed(p.likeliest)) for p in pieces],
         "text_offset": offsets,
     }
 
 
 def _chat_logprobs(pieces: Sequence[Piece]) -> dict[str, Any]:
-    def told(text: str, logprob: float) -> dict[str, Any]:
+    def told(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     content = [
