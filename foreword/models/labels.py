@@ -156,7 +156,8 @@ class Plan:
         ids: set[int] = set()
         for word, c in words:
             shared = next((n for n, (a, b) in enumerate(zip(word, last, strict=False)) if a != b), len(last))
-            more = max(0, len(word) - 1 - shared)  # in this order a word shares its columns with the one before it
+            # In this order a word shares its columns with the one before it; a word's last piece has none.
+            more = max(0, len(word) - 1 - min(shared, max(0, len(last) - 1)))
             start = len(word) if masked else word[:-1]
             passes = len(starts) + (start not in starts) if masked or not trie else 1
             deep = max(longest, len(word))

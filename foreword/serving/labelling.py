@@ -107,7 +107,7 @@ class Labeller:
         self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
 
 
-def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "C"] | None:
+def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "L"] | None:
     """The scores of all labels of the row, once all parts of its label words were read."""
     job = unit.job
     if job.parts is None:

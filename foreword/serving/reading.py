@@ -94,7 +94,10 @@ class Reader:
             [name] = row.fields  # one text was given, for a template with one field
             writing.spans = text_spans(encoder, row, encoded, name)
         tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
-        writing.entry, writing.row = entry, encoded if entry is None else entry.led(encoded)
+        led = encoded if entry is None else entry.led(encoded)
+        if any(column <= led.lead for column, _ in writing.spans[1:]):
+            led = replace(led, lead=0)  # what is compiled cannot say how likely its own tokens are
+        writing.entry, writing.row = entry, led
         writing.chooser = Chooser.of(writing.sampling)
         writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
 

@@ -50,6 +50,62 @@ def test_what_may_begin_a_stop_word_is_held_back_and_let_go():
     assert writer.text == "-ab-abx"
 
 
+class _Joined:
+    """A tokenizer whose ids are texts."""
+
+    def decode(self, ids, **_):
+        return "".join(ids)
+
+
+def released(pieces: list[str], stop: tuple[str, ...]) -> tuple[list[str], bool]:
+    """What is ready with each piece, by trying every beginning of every stop string."""
+    held, ready = "", []
+    for piece in pieces:
+        held += piece
+        ends = [at for word in stop if (at := held.find(word)) >= 0]
+        if ends:
+            return [*ready, held[: min(ends)]], True
+        keep = max((n for word in stop for n in range(1, len(word)) if held.endswith(word[:n])), default=0)
+        ready.append(held[: len(held) - keep])
+        held = held[len(held) - keep :]
+    return [*ready, held], False
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=8),
+    st.lists(st.text("ab", min_size=1, max_size=9), max_size=4),
+)
+def test_stop_strings_are_found_as_by_trying_all(pieces, stop):
+    writer, ready, stopped = Writer(_Joined(), [], tuple(stop)), [], False
+    for piece in pieces:
+        ready.append(writer.add(piece)[1])  # type: ignore[arg-type]
+        _, stopped = released(pieces[: len(ready)], tuple(stop))
+        if stopped:
+            break
+    if not stopped:
+        ready.append(writer.end())
+    assert (ready, stopped) == released(pieces, tuple(stop))
+
+
+def test_the_length_of_a_stop_string_costs_nothing():
+    """Steps are counted, not seconds: what is looked at of a stop string is as much as the text can have matched."""
+
+    class Counted(str):
+        looked = 0
+
+        def __getitem__(self, at):
+            Counted.looked += 1
+            return super().__getitem__(at)
+
+    word = Counted("q" * 10**6)
+    writer = Writer(_Joined(), [], (word,))
+    for _ in range(1000):
+        assert writer.add("qqq")[1] == ""  # type: ignore[arg-type]
+    assert writer.add("x")[1] == "q" * 3000 + "x"  # type: ignore[arg-type]
+    assert Counted.looked < 20 * 3001
+
+
 def test_pieces_of_words_are_joined_as_the_tokenizer_joins_them():
     """WordPiece's `##` and the space between words depend on what stands before."""
     tokenizer = load("foreword-mini").tokenizer

@@ -83,17 +83,26 @@ def test_tokens_of_the_prompt_are_the_library_s(http, lm, plain):
         assert abs(other[-1] - told["token_logprobs"][-2]) > 1e-4
 
 
-def test_what_the_model_would_say_itself_is_greedy(http, lm):
-    """Text that goes on after itself is the likeliest, as a harness sees it."""
-    start = http.post("/v1/completions", json={"model": lm.name, "prompt": "a b", "max_tokens": 6, "temperature": 0})
-    for size in range(6, 0, -1):
-        text = "a b" + start.json()["choices"][0]["text"][:size]
-        if text.isascii():
-            break
-    asked = {"model": lm.name, "prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1}
-    [choice] = http.post("/v1/completions", json=asked).json()["choices"]
-    context = len(lm.tokenizer("a b")["input_ids"])
-    assert harness(choice, context)[1]
+def test_a_token_is_greedy_where_the_library_s_likeliest_is_the_same(http, lm, plain):
+    """Texts that end with what the model would say next, of which some are plain letters."""
+    rng = random.Random(9)
+    texts = []
+    while len(texts) < 4:
+        text = text_of(rng)
+        with torch.no_grad():
+            best = int(plain(torch.tensor([lm.tokenizer(text)["input_ids"]])).logits[0, -1].argmax())
+        letter = lm.tokenizer.decode([best])
+        if letter.isascii() and letter.isalnum() and lm.tokenizer(text + letter)["input_ids"][-1] == best:
+            texts.append(text + letter)
+    asked = {"model": lm.name, "prompt": texts, "max_tokens": 1, "echo": True, "logprobs": 1}
+    for text, choice in zip(texts, http.post("/v1/completions", json=asked).json()["choices"], strict=True):
+        ids = lm.tokenizer(text)["input_ids"]
+        assert harness(choice, len(ids) - 1)[1] and not harness(choice, 1)[1]
+        with torch.no_grad():
+            likeliest = plain(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        told = choice["logprobs"]
+        for n in range(1, len(ids)):
+            assert (told["token_logprobs"][n] == max(told["top_logprobs"][n].values())) == (likeliest[n - 1] == ids[n])
 
 
 def test_nothing_new_need_follow(http, lm):
