@@ -46,9 +46,8 @@ class Turns:
     def take(self, tokens: int) -> list[Unit]:
         """A unit of each request in turn, while they have so many tokens at most together, and at least one."""
         self._ahead = not self._ahead
-        if self._ahead:
-            for of in reversed(self._fresh):
-                self._of.move_to_end(of, last=False)
+        for of in reversed(self._fresh) if self._ahead else self._fresh:
+            self._of.move_to_end(of, last=not self._ahead)
         taken: list[Unit] = []
         while self._of:
             of, units = next(iter(self._of.items()))

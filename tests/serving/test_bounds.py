@@ -276,7 +276,7 @@ def test_options_of_rows_are_not_kept(lm, tmp_path):
 
 def test_memory_counts_what_prompts_hold(lm, tmp_path):
     """Against what Python's own allocations grew by, for label words many, few and shared."""
-    for name, count, each, prompts in (("many", 200, 4, 6), ("few", 2, 1, 40), ("shared", 100, 4, 30)):
+    for name, count, each, prompts in (("many", 150, 3, 3), ("few", 2, 1, 20), ("shared", 60, 3, 12)):
         versions = []
         for n in range(prompts):
             mark = "" if name == "shared" else str(n)
