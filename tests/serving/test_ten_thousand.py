@@ -16,9 +16,10 @@ import pytest
 from foreword.core.artefact import RECORD, TENSORS, Artefact
 from foreword.errors import ArtefactError
 from foreword.models.load import load
-from foreword.serving.bank import RECORD_BYTES
+from foreword.serving.bank import PromptBank
 from foreword.serving.engine import Engine, Room
 from foreword.serving.store import PromptStore, UnknownPrompt
+from foreword.serving.weigh import bytes_of
 from foreword.serving.work import Asked
 from tests.serving.alone import alone_scores
 from tests.serving.book import SAME, Book, odds_of
@@ -73,7 +74,8 @@ def test_hot_load(tmp_path, prompts, held, asked):
         file = store.resolve(name).folder / TENSORS
         file.unlink()
         file.write_bytes(b"not tensors")
-    one = Made(0).draw(lm).bytes_stored + RECORD_BYTES
+    entry = PromptBank(lm, 2**24, 0).entry(store.resolve("p0"))
+    one = bytes_of(entry, apart=(entry.labels, entry.plain))
     columns = 2 * lm.dims.layers * lm.dims.heads * lm.dims.head_size * 4
     room = Room(memory=held * one, compiled=held * LENGTH * columns, cache=2**24, rows=4, waiting=4 * 8)
     sizes: list[int] = []

@@ -19,7 +19,7 @@ from tests.serving.book import Book, Known, known
 from tests.serving.fire import Fire, reader, writer
 from tests.serving.processes import process
 
-MEMORY, COMPILED = 60_000, 40_000  # bytes: some eight prompts of twenty-four in memory
+MEMORY, COMPILED = 300_000, 40_000  # bytes: some eight prompts of twenty-four in memory
 OPTIONS = (
     "--model", "foreword-tiny-causal", "--create", "--memory", f"{MEMORY}B", "--compiled", f"{COMPILED}B",
     "--rows", "8", "--max-body", "20KB", "--max-upload", "300KB", "--cache", "64MB", "--seconds", "30",
