@@ -1,7 +1,6 @@
-"""Rows to be labelled: a pass takes those that waited longest, of as many prompts as they have."""
+"""Rows to be labelled: a pass takes those of each key in turn, of as many prompts as they have."""
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
@@ -14,6 +13,7 @@ from foreword.models.score import score
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Labelling, columns, settle
 from foreword.serving.mixed import attempt, mixed_bank
+from foreword.serving.turns import Turns
 from foreword.serving.work import Judged
 
 
@@ -24,24 +24,21 @@ class Labeller:
 
     lm: FrozenLM
     bank: PromptBank
-    waiting: deque[Labelling] = field(default_factory=deque)
+    waiting: Turns[Labelling] = field(default_factory=Turns[Labelling])
     batches: int = 0
     rows: int = 0
     rate: float = 0.0
 
     def step(self) -> None:
-        """One pass over the rows that waited longest, of as many prompts as they have."""
+        """One pass over the rows whose turn it is, of as many prompts as they have. Who has ended is dropped."""
         taken: list[Labelling] = []
         tokens = 0
-        while self.waiting:
-            job = self.waiting[0]
-            if job.of.result.done():  # cancelled, or another of its rows failed
-                self.waiting.popleft()
-                continue
+        while (job := self.waiting.next()) is not None:
             if taken and tokens + job.row.cost > self.lm.batch_tokens:
                 break
             tokens += job.row.cost
-            taken.append(self.waiting.popleft())
+            self.waiting.take(job)
+            taken.append(job)
         if taken:
             attempt(self._label, taken, [job.of.result for job in taken])
 
