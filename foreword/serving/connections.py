@@ -2,6 +2,7 @@
 
 import resource
 from collections import Counter
+from contextlib import suppress
 from typing import Protocol, final, runtime_checkable
 
 SPARE = 256  # files beside the connections: the store's, libraries', and what the kernel has accepted and nobody seen
@@ -67,9 +68,8 @@ def room_for(connections: int) -> int:
     wanted = connections + SPARE
     if soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-            soft = raised
-        except (OSError, ValueError):
-            pass
+        with suppress(OSError, ValueError):
+            if raised > soft:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+                soft = raised
     return max(1, min(connections, soft - SPARE if soft > 2 * SPARE else soft // 2))

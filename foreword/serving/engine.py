@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, final
 
 import torch
@@ -57,6 +56,7 @@ class Engine:
         self._writers = Writers(lm, self.bank, lm.cache(room.rows) if continues(lm) else None, room.rows)
         self._jobs: queue.SimpleQueue[Labelling | Writing | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._unanswered: set[Future[Any]] = set()
         self._rows = Shares(self.room.waiting)  # those that were accepted and have not ended
         self._open, self._dropping, self._over = True, False, False
         self._failure: str | None = None
@@ -153,10 +153,12 @@ class Engine:
                 raise self._stopped("The server is stopping and takes nothing more; ask again in a moment.")
             self._check_room(rows, by)
             self._rows.take(by.id, rows)
+            self._unanswered.add(result)
 
         def ended(_: Future[Any]) -> None:
             with self._lock:
                 self._rows.give(by.id, rows)
+                self._unanswered.discard(result)
 
         result.add_done_callback(ended)
 
@@ -263,14 +265,8 @@ class Engine:
         """Nothing that was accepted is lost silently: what has not ended is told so."""
         with self._lock:
             self._open, self._over = False, True
+            rest = [*self._unanswered]  # wherever they are: what an error came upon may be in no queue
         self._since = None
-        rest: list[Future[Any]] = [w.result for w in (*self._writers.under_way, *self._writers.waiting)]
-        rest += [job.of.result for job in self._labeller.waiting]
-        with suppress(queue.Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    rest.append(job.result if isinstance(job, Writing) else job.of.result)
         for result in rest:
             fail(result, self._stopped(STOPPED))
         self._ended.set()

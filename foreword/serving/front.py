@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import final
 
-from foreword.serving.jobs import Reading, fail
+from foreword.serving.jobs import Reading
 from foreword.serving.turns import Turns
 
 
@@ -13,7 +13,7 @@ from foreword.serving.turns import Turns
 class Front:
     """Runs each request's `work` on one thread; requests that nobody waits for any more are dropped.
 
-    `work` tells its request what goes wrong. `failed` is called with what it raises all the same.
+    `work` tells its request what goes wrong. What it raises all the same ends the thread and is told to `failed`.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]):
@@ -50,10 +50,11 @@ class Front:
             return reading
 
     def _run(self) -> None:
-        while (reading := self._next()) is not None:
-            try:
+        try:
+            while (reading := self._next()) is not None:
                 reading.work()
-            except BaseException as error:
-                self._failed(error)
-                fail(reading.result, error)
-            del reading  # while it waits for the next one, it holds nothing of the last
+                del reading  # while it waits for the next one, it holds nothing of the last
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self.since = None

@@ -27,7 +27,7 @@ class Quota:
     bytes: int | None = None
 
     @staticmethod
-    def read(limits: Mapping[str, Any]) -> "Quota":
+    def read(limits: Any) -> "Quota":
         """Raises: ValueError for what `as_dict` never gives."""
         if not isinstance(limits, Mapping) or not limits.keys() <= {*NAMES}:
             raise ValueError(f"limits are of {', '.join(NAMES)}")

@@ -1,7 +1,6 @@
 """Whose turn it is: work that waits is taken from its keys in turn, each by what its work costs."""
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, final, runtime_checkable
 
@@ -45,10 +44,6 @@ class Turns(Generic[J]):
 
     def __len__(self) -> int:
         return self._size
-
-    def __iter__(self) -> Iterator[J]:
-        for jobs in self._jobs.values():
-            yield from jobs
 
     def append(self, job: J) -> None:
         if self._size >= self._sweep:
