@@ -113,7 +113,12 @@ class KeyRing:
 
     def remove(self, id: str) -> None:
         """Raises: ConfigError where no key has this id."""
-        self._change(lambda entries: [entry for entry in entries if entry is not _entry(entries, id)])
+
+        def without(entries: Entries) -> Entries:
+            removed = _entry(entries, id)
+            return [entry for entry in entries if entry is not removed]
+
+        self._change(without)
 
     def limit(self, id: str, limits: Sequence[str]) -> Quota:
         """Give a key other limits, `rows=100` or `rows=none`; returns all it has then. Raises: ConfigError."""
