@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
     """512MB, 2GB, or a number of bytes."""
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-    number = given.strip().upper().rstrip("BKMG")
-    unit = given.strip().upper()[len(number) :].strip()
-    if unit not in units or not number.strip().replace(".", "", 1).isdigit():
-        raise click.BadParameter(f"{given!r} is not a size; write 512MB or 2GB.")
-    return int(float(number) * units[unit])
+    from foreword.serving.quota import parse_size
+
+    try:
+        return parse_size(given)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(short_help="Serve learnt prompts over one model, by HTTP.")
@@ -44,6 +44,15 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
 @click.option("--max-upload", default="64MB", show_default=True, callback=_bytes, help="Of one prompt.")
 @click.option("--max-prompts", default=100_000, show_default=True, type=click.IntRange(min=1), help="In the store.")
 @click.option("--max-requests", default=512, show_default=True, type=click.IntRange(min=1), help="Under way at once.")
+@click.option("--key-limit", multiple=True, metavar="NAME=N", help="Of each key that has none; as in foreword keys.")
+@click.option("--max-connections", default=2048, show_default=True, type=click.IntRange(min=1), help="Open at once.")
+@click.option(
+    "--idle", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Of a connection, in seconds."
+)
+@click.option("--min-rate", default="4KB", show_default=True, callback=_bytes, help="Of a body, in bytes a second.")
+@click.option(
+    "--held", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds, then not ready."
+)
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=0.1), help="For one answer.")
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(min=1), help="Copies, by Ray Serve.")
 @click.option("--allow-other-weights", is_flag=True, help="Use prompts that were learnt with other weights.")
@@ -52,7 +61,8 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
 def serve(
     folder: Path, host: str, port: int, create: bool, memory: int, compiled: int, cache: int, rows: int, waiting: int,
     max_work: int, max_tokens: int, max_text: int, max_body: int, max_upload: int, max_prompts: int, max_requests: int,
-    seconds: float, replicas: int, allow_other_weights: bool, model: str | None, how: ModelChoice,
+    key_limit: tuple[str, ...], max_connections: int, idle: float, min_rate: int, held: float, seconds: float,
+    replicas: int, allow_other_weights: bool, model: str | None, how: ModelChoice,
 ) -> None:  # fmt: skip
     """Serve the prompts of DIR over one model: the folder that `train --tasks`, `compare` or `train --out` wrote.
 
@@ -73,7 +83,8 @@ def serve(
         raise ConfigError(f"Serving needs more libraries ({error.name}): pip install 'foreword[serve]'.") from None
     from foreword.serving.engine import Engine, Room
     from foreword.serving.keys import KeyRing
-    from foreword.serving.run import require_loopback, run
+    from foreword.serving.quota import Quota
+    from foreword.serving.run import EngineFailed, require_loopback, run
     from foreword.serving.store import PromptStore
 
     keys = KeyRing.open(folder)
@@ -82,7 +93,12 @@ def serve(
     if store.skipped:
         shown = ", ".join(store.skipped[:5]) + (" and more" if len(store.skipped) > 5 else "")
         note(f"not served, since no prompts or not to be named so: {shown}")
-    limits = Limits(max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds)
+    if store.read_only:
+        note("the folder is read-only: its prompts are served, and none can be added, changed or removed")
+    limits = Limits(
+        max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds,
+        connections=max_connections, idle=idle, rate=max(1, min_rate), held=held, key=Quota().with_limits(key_limit),
+    )  # fmt: skip
     room = Room(memory, compiled, cache, rows, waiting, max_work)
     name, chosen = _model(store, model, how)
     prompts = f"{len(store.names()):,} prompts"
@@ -99,6 +115,8 @@ def serve(
     try:
         have = f"{prompts} over {lm.name}, {size(memory)} in memory, {size(compiled)} compiled"
         run(server, host, port, ready=lambda address: note(f"{address} serves {have}"))
+    except EngineFailed as error:
+        raise click.ClickException(str(error)) from None
     finally:
         engine.close(finish=False)
 

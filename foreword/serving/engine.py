@@ -1,15 +1,17 @@
 """The engine: one thread that owns the model, labels rows in mixed batches and continues texts in a batch that changes.
 
 Whoever asks may do so from any thread. A second thread reads prompts and tokenises, so that the model never waits for a
-disk. Every row names its own prompt; rows that end give their place to those that wait at the next step.
+disk. Every row names its own prompt; rows that end give their place to those that wait at the next step. Keys take
+turns, in front of the model as in it. An error ends the rows that it concerns; one after which nothing can be computed
+ends the engine, which tells everybody why and does not come back.
 """
 
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any, final
 
 import torch
@@ -18,13 +20,16 @@ from foreword.core.artefact import Artefact
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.serving.bank import SHARE, PromptBank
-from foreword.serving.jobs import Labelling, Room, Writing, fail
+from foreword.serving.front import Front
+from foreword.serving.jobs import Labelling, Reading, Room, Writing, fail, is_fatal
 from foreword.serving.labelling import Labeller
+from foreword.serving.quota import Shares
 from foreword.serving.reading import Reader
-from foreword.serving.work import Asked, Busy, Delta, Judged, Load, Sampling
+from foreword.serving.work import ANYBODY, Asked, Busy, Client, Delta, Judged, Load, Sampling, Stopped
 from foreword.serving.writing import Writers, continues, widest
 
 STOPPED = "The server stopped before this was finished; ask again in a moment."
+AGAIN = 30.0  # seconds until another process may have taken the place of one that failed
 
 
 @final
@@ -51,10 +56,14 @@ class Engine:
         self._writers = Writers(lm, self.bank, lm.cache(room.rows) if continues(lm) else None, room.rows)
         self._jobs: queue.SimpleQueue[Labelling | Writing | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._accepted = 0
-        self._open, self._dropping = True, False
+        self._unanswered: set[Future[Any]] = set()
+        self._rows = Shares(self.room.waiting)  # those that were accepted and have not ended
+        self._open, self._dropping, self._over = True, False, False
+        self._failure: str | None = None
+        self._warn = warn
+        self._since: float | None = None  # when the step that is under way was begun
         self._ended = threading.Event()
-        self._front = ThreadPoolExecutor(1, thread_name_prefix="foreword-front")
+        self._front = Front(self._fail)
         self._thread = threading.Thread(target=self._run, name="foreword-engine", daemon=True)
         self._thread.start()
 
@@ -77,28 +86,42 @@ class Engine:
         """Whether it has stopped, as it was asked to or not."""
         return self._ended.is_set()
 
+    @property
+    def failure(self) -> str | None:
+        """Why it stopped without being asked to, in a sentence."""
+        return self._failure
+
+    @property
+    def held(self) -> float:
+        """Seconds since the step or the reading that is under way was begun; 0 if nothing is."""
+        begun = [since for since in (self._since, self._front.since) if since is not None]
+        return time.monotonic() - min(begun) if begun else 0.0
+
     # What a front calls, from any thread.
 
-    def classify(self, rows: Sequence[Asked]) -> Future[list[Judged]]:
+    def classify(self, rows: Sequence[Asked], by: Client = ANYBODY) -> Future[list[Judged]]:
         result: Future[list[Judged]] = Future()
         if not rows:
             result.set_result([])
             return result
-        self._accept(len(rows), result)
-        self._front.submit(self._read_labelling, tuple(rows), result)
+        self._accept(len(rows), result, by)
+        asked = tuple(rows)
+        self._front.submit(Reading(result, by.id, _size(asked), lambda: self._read_labelling(asked, result, by.id)))
         return result
 
-    def generate(self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None) -> Writing:
-        writing = Writing(Future(), sampling, on_delta)
-        self._accept(1, writing.result)
-        self._front.submit(self._read_writing, row, writing)
+    def generate(
+        self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
+    ) -> Writing:
+        writing = Writing(Future(), sampling, on_delta, by.id)
+        self._accept(1, writing.result, by)
+        self._front.submit(Reading(writing.result, by.id, _size([row]), lambda: self._read_writing(row, writing)))
         return writing
 
     def check(self, artefact: Artefact) -> None:
         self.bank.check(artefact)
 
     def load(self) -> Load:
-        accepted, generating = self._accepted, len(self._writers.under_way)
+        accepted, generating = self._rows.total, len(self._writers.under_way)
         return Load(
             waiting=max(0, accepted - generating),
             generating=generating,
@@ -113,59 +136,84 @@ class Engine:
             first, self._open = self._open, False
         if not first:
             self._ended.wait(seconds)
+            if self._failure is not None:
+                self._front.close(1.0)
             return
         until = time.monotonic() + seconds
-        while finish and self._accepted and time.monotonic() < until:
+        while finish and self._rows.total and time.monotonic() < until:
             time.sleep(0.01)
         self._dropping = True
-        self._front.shutdown()
+        self._front.close(max(1.0, until - time.monotonic()))
         self._jobs.put(None)
         self._ended.wait(max(1.0, until - time.monotonic()))
 
-    def _accept(self, rows: int, result: Future[Any]) -> None:
+    def _accept(self, rows: int, result: Future[Any], by: Client) -> None:
         with self._lock:
             if not self._open:
-                raise Busy("The server is stopping and takes nothing more; ask again in a moment.", 5.0)
-            if self._accepted + rows > self.room.waiting:
-                rate = self._labeller.rate
-                wait = min(60.0, max(1.0, self._accepted / rate if rate else 1.0))
-                raise Busy(
-                    f"{self._accepted} rows are waiting and {rows} more are too many at present; ask again in "
-                    f"{wait:.0f} s.",
-                    wait,
-                )
-            self._accepted += rows
+                raise self._stopped("The server is stopping and takes nothing more; ask again in a moment.")
+            self._check_room(rows, by)
+            self._rows.take(by.id, rows)
+            self._unanswered.add(result)
 
         def ended(_: Future[Any]) -> None:
             with self._lock:
-                self._accepted -= rows
+                self._rows.give(by.id, rows)
+                self._unanswered.discard(result)
 
         result.add_done_callback(ended)
 
+    def _check_room(self, rows: int, by: Client) -> None:
+        """Raises: Busy if the engine is full, or the key has as many rows as it may."""
+        why, total, mine = self._rows.refusal(by.id, rows, by.rows), self._rows.total, self._rows.of[by.id]
+        if why is None:
+            return
+        words = f"{mine} rows of this key are waiting and it may have {by.rows}"
+        if why == "all":
+            words = f"{total} rows are waiting" + (f", {mine} of them this key's" if by.id else "")
+        rate = self._labeller.rate
+        wait = min(60.0, max(1.0, total / rate if rate else 1.0))
+        raise Busy(f"{words}, and {rows} more are too many at present; ask again in {wait:.0f} s.", wait)
+
+    def _stopped(self, words: str) -> Stopped:
+        return Stopped(words, 5.0) if self._failure is None else Stopped(self._failure, AGAIN)
+
     # What the front thread does.
 
-    def _read_labelling(self, asked: Sequence[Asked], result: Future[list[Judged]]) -> None:
+    def _read_labelling(self, asked: Sequence[Asked], result: Future[list[Judged]], by: str) -> None:
         try:
             self._go_on()
             jobs = self._reader.labelling(asked, result)
         except Exception as error:
-            fail(result, error)
+            self._refuse(result, error)
             return
         for job in jobs:
-            self._jobs.put(job)
+            job.of.by = by
+            self._put(job, result)
 
     def _read_writing(self, asked: Asked, writing: Writing) -> None:
         try:
             self._go_on()
             self._reader.writing(asked, writing)
         except Exception as error:
-            fail(writing.result, error)
+            self._refuse(writing.result, error)
             return
-        self._jobs.put(writing)
+        self._put(writing, writing.result)
+
+    def _refuse(self, result: Future[Any], error: Exception) -> None:
+        if is_fatal(error):
+            raise error
+        fail(result, error)
+
+    def _put(self, job: Labelling | Writing, result: Future[Any]) -> None:
+        with self._lock:  # after `_stop` nobody looks there any more
+            if not self._over:
+                self._jobs.put(job)
+                return
+        fail(result, self._stopped(STOPPED))
 
     def _go_on(self) -> None:
-        if self._dropping:
-            raise Busy(STOPPED, 5.0)
+        if self._dropping or self._over:
+            raise self._stopped(STOPPED)
 
     # What the engine's thread does.
 
@@ -173,16 +221,19 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take():
-                self._labeller.step()
-                self._writers.start()
-                self._writers.step()
+                for part in (self._labeller.step, self._writers.start, self._writers.step):
+                    self._since = time.monotonic()
+                    part()
+        except BaseException as error:
+            self._fail(error)
         finally:
             self._stop()
 
     def _take(self) -> bool:
-        """New work to where it waits; sleeps where there is none. False when the engine is to end."""
+        """Put new work to where it waits; sleep if there is none. False if the engine is to end."""
         idle = not (self._labeller.waiting or self._writers.waiting or self._writers.under_way)
         while True:
+            self._since = None if idle else time.monotonic()
             try:
                 job = self._jobs.get(block=idle)
             except queue.Empty:
@@ -195,20 +246,39 @@ class Engine:
             else:
                 self._writers.waiting.append(job)
 
+    def _fail(self, error: BaseException) -> None:
+        """Note why it ends without being asked to, and say so. On the engine's thread or the front's."""
+        # The kind and the place alone: an error's own words may quote what another client asked.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        with self._lock:
+            if self._failure is None:
+                self._failure = (
+                    f"The engine has failed ({type(error).__name__} at {where.name}:{where.lineno}) and this process "
+                    "answers nothing more; it has to be started again."
+                )
+            self._open = False
+        self._warn(self._failure)
+        self._dropping = True
+        self._jobs.put(None)
+
     def _stop(self) -> None:
         """Nothing that was accepted is lost silently: what has not ended is told so."""
         with self._lock:
-            self._open = False
-        rest: list[Future[Any]] = [w.result for w in (*self._writers.under_way, *self._writers.waiting)]
-        rest += [job.of.result for job in self._labeller.waiting]
-        with suppress(queue.Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    rest.append(job.result if isinstance(job, Writing) else job.of.result)
+            self._open, self._over = False, True
+            rest = [*self._unanswered]  # wherever they are: what an error came upon may be in no queue
+        self._since = None
         for result in rest:
-            fail(result, Busy(STOPPED, 5.0))
+            fail(result, self._stopped(STOPPED))
         self._ended.set()
+
+
+def _size(asked: Sequence[Asked]) -> float:
+    """What reading costs, in characters; a row without any costs something too."""
+    size = 0
+    for one in asked:
+        texts = (one.text or "", *one.fields.values(), *(text for _, text in one.messages), *one.options)
+        size += 100 + sum(map(len, texts))
+    return float(size)
 
 
 def require_served(lm: FrozenLM) -> None:

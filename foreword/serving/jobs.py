@@ -1,10 +1,15 @@
-"""What is under way in the engine: rows to be labelled, texts being continued, and how many there may be."""
+"""What is under way in the engine: requests to be read, rows to be labelled, texts being continued, and how many.
+
+Each has `by`, `cost` and `ended`, by which the keys that wait take turns (`turns.py`).
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, final
+
+import torch
 
 from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
@@ -41,6 +46,7 @@ class Judging:
     result: Future[list[Judged]]
     found: list[Judged | None]
     left: int
+    by: str = ""
 
 
 @final
@@ -75,6 +81,18 @@ class Unit:
     part: int
     row: Encoded
 
+    @property
+    def by(self) -> str:
+        return self.job.of.by
+
+    @property
+    def cost(self) -> float:
+        return float(self.row.cost)
+
+    @property
+    def ended(self) -> bool:
+        return self.job.of.result.done()
+
 
 @final
 @dataclass(eq=False)
@@ -87,6 +105,7 @@ class Writing:
     result: Future[Generated]
     sampling: Sampling
     on_delta: Callable[[Delta], None] | None
+    by: str = ""
     entry: Entry | None = None
     row: Encoded | None = None
     chooser: Chooser | None = None
@@ -96,8 +115,32 @@ class Writing:
     spans: Sequence[tuple[int, str]] = ()
     prompt: tuple[Piece, ...] = ()
 
+    @property
+    def cost(self) -> float:
+        """Tokens to be read and at most to be generated."""
+        return float(self.sampling.max_tokens + (0 if self.row is None else len(self.row.ids_S)))
+
+    @property
+    def ended(self) -> bool:
+        return self.result.done()
+
     def cancel(self) -> None:
         self.result.cancel()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A request whose prompts are to be read and whose texts are to be tokenised; `cost` is in characters."""
+
+    result: Future[Any]
+    by: str
+    cost: float
+    work: Callable[[], None]
+
+    @property
+    def ended(self) -> bool:
+        return self.result.done()
 
 
 def columns(entry: Entry | None, row: Encoded) -> int:
@@ -115,3 +158,12 @@ def fail(result: Future[Any], error: BaseException) -> None:
         error = ModelError(f"The model failed on this row ({type(error).__name__}: {error}).")
     with suppress(Exception):
         result.set_exception(error)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Return whether nothing can be computed any more after this error: an accelerator has lost its context.
+
+    Memory that is short is no such error, since other rows may need less.
+    """
+    lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
+    return lost and "out of memory" not in str(error)

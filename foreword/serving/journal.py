@@ -18,6 +18,7 @@ from typing import Any, final
 from foreword.core.files import write_whole
 from foreword.errors import ConfigError
 from foreword.serving.names import NAME
+from foreword.serving.quota import Usage
 from foreword.serving.states import parsed
 
 NAMES, STATE = "names", "served.json"
@@ -33,6 +34,9 @@ class Journal:
         self.root = root
         self.states: dict[str, dict[str, Any]] = {}
         self.lock = threading.Lock()  # of what is in memory
+        self.changes = 0  # how often `take` was called
+        self.usage = Usage()
+        self.read_only = False  # the folder cannot be written: nobody else changes it either, as far as we can lock
         self._names: list[str] | None = None  # in order, once somebody asked
         self._mark, self._last = b"", b""  # what .revision held, and its last line
         self._turn = threading.Lock()  # to change something: held while files are written, and never by readers
@@ -52,6 +56,10 @@ class Journal:
     @contextlib.contextmanager
     def alone(self, how: int) -> Iterator[None]:
         """One thread of this process, and with LOCK_EX one process of all. Readers of what is in memory do not wait."""
+        if self.read_only:
+            with self._turn:
+                yield
+            return
         # On network file systems a shared lock needs a file that may be read, and the other one that may be written.
         with self._turn, (self.root / LOCK).open("a+") as held:
             fcntl.flock(held, how)  # let go as the file is closed
@@ -59,7 +67,11 @@ class Journal:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Alone, and on top of what the others did."""
+        """Alone, and on top of what the others did. Raises: ConfigError for a folder that cannot be written."""
+        if self.read_only:
+            raise ConfigError(
+                f"{self.root} is read-only: its prompts can be used, and none can be added, changed or removed."
+            )
         with self.alone(fcntl.LOCK_EX):
             with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
                 self.catch_up()
@@ -86,6 +98,8 @@ class Journal:
         """Keep a name's state in memory; None where it has none any more."""
         with self.lock:
             self._names = None
+            self.changes += 1
+            self.usage.swap(self.states.get(name), state)
             if state is None:
                 self.states.pop(name, None)
             else:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, final
 
 from foreword.errors import ConfigError
+from foreword.serving.quota import NO_LIMITS, Quota
 
 FILE = "keys.json"
 Entries = list[dict[str, Any]]
@@ -40,6 +41,7 @@ class Key:
     administer: tuple[str, ...] = ()
     note: str = ""
     created: str = ""
+    quota: Quota = NO_LIMITS
 
     def may_infer(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.infer)
@@ -93,15 +95,18 @@ class KeyRing:
         same = hmac.compare_digest(given, wanted)
         return key if same and mark == PREFIX and secret else None
 
-    def add(self, infer: Sequence[str], administer: Sequence[str] = (), note: str = "") -> str:
+    def add(
+        self, infer: Sequence[str], administer: Sequence[str] = (), note: str = "", limits: Sequence[str] = ()
+    ) -> str:
         """A new key's token, which is told here and never again. Raises: ConfigError for a key that may do nothing."""
         if not [*infer, *administer] or not all([*infer, *administer]):
             raise ConfigError("A key has to allow something: name patterns to infer with, or to administer.")
+        quota = Quota().with_limits(limits)
         id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         entry = {
             "id": id, "hash": hashlib.sha256(secret.encode()).hexdigest(), "infer": [*infer],
-            "administer": [*administer], "note": note, "created": created,
+            "administer": [*administer], "note": note, "created": created, "limits": quota.as_dict(),
         }  # fmt: skip
         self._change(lambda entries: [*entries, entry])
         return f"{PREFIX}_{id}_{secret}"
@@ -110,12 +115,23 @@ class KeyRing:
         """Raises: ConfigError where no key has this id."""
 
         def without(entries: Entries) -> Entries:
-            left = [entry for entry in entries if entry["id"] != id]
-            if len(left) == len(entries):
-                raise ConfigError(f"There is no key with the id {id!r}; `foreword keys list` names them.")
-            return left
+            removed = _entry(entries, id)
+            return [entry for entry in entries if entry is not removed]
 
         self._change(without)
+
+    def limit(self, id: str, limits: Sequence[str]) -> Quota:
+        """Give a key other limits, `rows=100` or `rows=none`; returns all it has then. Raises: ConfigError."""
+        changed = Quota()
+
+        def limited(entries: Entries) -> Entries:
+            nonlocal changed
+            entry = _entry(entries, id)
+            changed = _key(entry).quota.with_limits(limits)
+            return [{**one, "limits": changed.as_dict()} if one is entry else one for one in entries]
+
+        self._change(limited)
+        return changed
 
     def _change(self, change: Callable[[Entries], Entries]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +175,18 @@ def _key(entry: dict[str, Any]) -> Key:
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
             raise TypeError("infer and administer are lists of patterns")
     return Key(
-        entry["id"], tuple(entry["infer"]), tuple(entry["administer"]), entry.get("note", ""), entry.get("created", "")
-    )
+        entry["id"], tuple(entry["infer"]), tuple(entry["administer"]), entry.get("note", ""), entry.get("created", ""),
+        Quota.read(entry.get("limits", {})),
+    )  # fmt: skip
+
+
+def _entry(entries: Entries, id: str) -> dict[str, Any]:
+    """Raises: ConfigError if no key has this id; a text that is no id may be a key, which no error shows."""
+    found = next((entry for entry in entries if entry["id"] == id), None)
+    if found is None:
+        shown = f"the id {id!r}" if re.fullmatch("[0-9a-f]{1,16}", id) else "that id (one has 16 characters of base 16)"
+        raise ConfigError(f"There is no key with {shown}; `foreword keys list` names them.")
+    return found
 
 
 def _hash(entry: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Rows to be labelled: a pass takes some of every request that waits, of as many prompts as they have."""
+"""Rows to be labelled: a pass takes those of each key in turn, of as many prompts as they have."""
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,54 +16,78 @@ from foreword.models.score import score
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Judging, Labelling, Unit, columns, settle
 from foreword.serving.mixed import attempt, mixed_bank
+from foreword.serving.turns import Turns
 from foreword.serving.work import Judged
 
 
 @final
-class Turns:
-    """Rows that wait, by request. Requests take turns: one row does not wait for all rows of another request.
+class ByRequest:
+    """The units of one key that wait, by request, which take turns: one row does not wait for all rows of another.
 
-    Every other pass begins with requests of which nothing was read yet, so that neither they nor the long ones starve.
+    Every other unit is of a request of which nothing was read yet, so that neither these nor the long ones starve.
     """
 
     def __init__(self) -> None:
-        self._of: OrderedDict[Judging, deque[Unit]] = OrderedDict()
-        self._fresh: OrderedDict[Judging, None] = OrderedDict()
-        self._ahead = False
+        self._begun: OrderedDict[Judging, deque[Unit]] = OrderedDict()
+        self._fresh: OrderedDict[Judging, deque[Unit]] = OrderedDict()
+        self._ahead = True
+        self._size = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._of)
+    def __len__(self) -> int:
+        return self._size
 
-    def __iter__(self) -> Iterator[Labelling]:
-        return (unit.job for units in self._of.values() for unit in units)
+    def append(self, job: Unit) -> None:
+        of = job.job.of
+        if of not in self._begun:
+            self._fresh.setdefault(of, deque()).append(job)
+        else:
+            self._begun[of].append(job)
+        self._size += 1
+
+    def head(self) -> Unit:
+        first = self._fresh if self._fresh and (self._ahead or not self._begun) else self._begun
+        return next(iter(first.values()))[0]
+
+    def pop(self) -> Unit:
+        unit = self.head()
+        of = unit.job.of
+        units = self._fresh.pop(of, None) or self._begun.pop(of)
+        units.popleft()
+        self._size -= 1
+        self._ahead = not self._ahead
+        if units:
+            self._begun[of] = units
+        return unit
+
+    def drop_ended(self) -> None:
+        for requests in (self._begun, self._fresh):
+            for of in [of for of in requests if of.result.done()]:
+                self._size -= len(requests.pop(of))
+
+
+@final
+class Waiting:
+    """The rows that wait: keys take turns by what their rows cost, and within a key its requests do."""
+
+    def __init__(self) -> None:
+        self._turns: Turns[Unit] = Turns(ByRequest)
+
+    def __len__(self) -> int:
+        return len(self._turns)
 
     def append(self, job: Labelling) -> None:
-        if job.of not in self._of:
-            self._of[job.of] = deque()
-            self._fresh[job.of] = None
-        self._of[job.of].extend(job.units())
+        for unit in job.units():
+            self._turns.append(unit)
 
     def take(self, tokens: int) -> list[Unit]:
-        """A unit of each request in turn, while they have so many tokens at most together, and at least one."""
-        self._ahead = not self._ahead
-        for of in reversed(self._fresh) if self._ahead else self._fresh:
-            self._of.move_to_end(of, last=not self._ahead)
+        """Take the units whose turn it is, while they have so many tokens at most together, and at least one."""
         taken: list[Unit] = []
-        while self._of:
-            of, units = next(iter(self._of.items()))
-            tokens -= units[0].row.cost
-            gone = of.result.done()  # cancelled, or one of its rows failed
-            if not gone and taken and tokens < 0:
+        while (unit := self._turns.next()) is not None:
+            tokens -= unit.row.cost
+            if taken and tokens < 0:
                 break
-            self._fresh.pop(of, None)
-            if gone:
-                tokens += units[0].row.cost
-                units.clear()
-            else:
-                taken.append(units.popleft())
-            self._of.move_to_end(of)
-            if not units:
-                del self._of[of]
+            self._turns.take(unit)
+            taken.append(unit)
         return taken
 
 
@@ -74,13 +98,13 @@ class Labeller:
 
     lm: FrozenLM
     bank: PromptBank
-    waiting: Turns = field(default_factory=Turns)
+    waiting: Waiting = field(default_factory=Waiting)
     batches: int = 0
     rows: int = 0
     rate: float = 0.0
 
     def step(self) -> None:
-        """One pass over rows of the requests that wait, of as many prompts as they have."""
+        """One pass over the rows whose turn it is, of as many prompts as they have. Who has ended is dropped."""
         taken = self.waiting.take(self.lm.batch_tokens)
         if taken:
             attempt(self._label, taken, [unit.job.of.result for unit in taken])

@@ -11,7 +11,7 @@ from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
 from foreword.serving.bank import Entry, PromptBank
-from foreword.serving.jobs import fail
+from foreword.serving.jobs import fail, is_fatal
 
 
 def mixed_bank(
@@ -58,10 +58,15 @@ def prefix_of(bank: Bank, task: int) -> PrefixPrompt | None:
 
 
 def attempt(work: Callable[[Any], None], jobs: list[Any], results: list[Future[Any]]) -> None:
-    """Do the work of all; where that fails, of each alone, so that only the one at fault is told."""
+    """Do the work of all; if that fails, of each alone, so that only the one at fault is told.
+
+    Raises: what `is_fatal` says, after which no row can be computed.
+    """
     try:
         work(jobs)
     except Exception as error:
+        if is_fatal(error):
+            raise
         if len(jobs) == 1:
             fail(results[0], error)
             return

@@ -30,5 +30,12 @@ def parse(text: str) -> tuple[str, int | str | None]:
     if not mark:
         return name, None
     if at.isascii() and at.isdigit() and len(at) <= 9:
-        return name, int(at)
+        return name, version_number(at)
     return name, check_alias(at)
+
+
+def version_number(text: str) -> int:
+    """Raises: ConfigError for another way to write a number, such as 01: each version has one name."""
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise ConfigError(f"{text[:20]!r} is no version's number; write one as `foreword` does, such as 1.")
+    return int(text)

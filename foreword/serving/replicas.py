@@ -77,8 +77,11 @@ class Replica:
 
     def check_health(self) -> None:
         """Ray Serve puts another replica in the place of one that fails here."""
-        if self.engine.ended:
-            raise RuntimeError("the engine has ended")
+        if self.engine.ended or self.engine.failure is not None:
+            raise RuntimeError(self.engine.failure or "the engine has ended")
+        limits = self.server.limits
+        if self.engine.held > max(limits.held, limits.seconds):
+            raise RuntimeError(f"the engine has made no progress for {self.engine.held:.0f} seconds")
 
     async def drain(self) -> int:
         """Take nothing more; how many requests are still under way."""
@@ -104,7 +107,8 @@ def serve_replicas(plan: Plan, replicas: int, host: str, port: int, *, ready: Ca
     with held, _ray() as serve:
         try:
             # Where a cluster has many machines, each answers at this address.
-            serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, logging_config=QUIET)
+            http = {"host": host, "port": port, "keep_alive_timeout_s": math.ceil(plan.limits.idle)}
+            serve.start(proxy_location="EveryNode", http_options=http, logging_config=QUIET)
             held.close()
             handle = _deployed(plan, replicas)
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

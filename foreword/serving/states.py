@@ -20,10 +20,11 @@ def empty() -> dict[str, Any]:
     }
 
 
-def with_version(state: dict[str, Any], sha256: str) -> dict[str, Any]:
-    """The state with its next version, which is current."""
+def with_version(state: dict[str, Any], sha256: str, by: str = "", size: int = 0) -> dict[str, Any]:
+    """The state with its next version, which is current. A key that added it is noted, with the version's bytes."""
     number, current = state["next"], state["current"]
     told = {"sha256": sha256, "added": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    told |= {"by": by, "bytes": size} if by else {}
     return {
         **state,
         "current": number,
@@ -31,6 +32,25 @@ def with_version(state: dict[str, Any], sha256: str) -> dict[str, Any]:
         "versions": {**state["versions"], str(number): told},
         "past": [*state["past"], *([] if current is None else [current])][-100:],
     }
+
+
+def without_versions(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
+    """The state without these versions, whose folders stay for a while and whose bytes are still their key's."""
+    versions = state["versions"]
+    owed = {number: versions[number] for number in numbers if "by" in versions[number]}
+    return {
+        **state,
+        "versions": {number: about for number, about in versions.items() if number not in numbers},
+        "gone": {**state["gone"], **dict.fromkeys(numbers, time.time())},
+        **({"owed": {**state.get("owed", {}), **owed}} if owed or "owed" in state else {}),
+    }
+
+
+def cleared(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
+    """The state once the folders of these removed versions are gone."""
+    left = {**state, "gone": {number: when for number, when in state["gone"].items() if number not in numbers}}
+    owed = {number: about for number, about in left.pop("owed", {}).items() if number not in numbers}
+    return {**left, **({"owed": owed} if owed else {})}
 
 
 def due(state: dict[str, Any]) -> list[str]:

@@ -12,11 +12,11 @@ cleared away at the next start; a removed version's stays for `GRACE` seconds, f
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,18 @@ from foreword.errors import ConfigError, ForewordError
 from foreword.serving.adopted import FILES, SERVED, digest, form_of, link, sources, stamp_of
 from foreword.serving.journal import NAMES, STATE, Journal
 from foreword.serving.names import NAME, check_alias, check_name, parse
-from foreword.serving.states import due, empty, with_version
+from foreword.serving.quota import Quota
+from foreword.serving.states import cleared, due, empty, with_version, without_versions
 
 PROMPTS = ("hard", "soft", "prefix")  # the forms that share one frozen model
 
 
 class UnknownPrompt(ForewordError):  # noqa: N818 - what it is
     """No prompt, or no version of it, has this name."""
+
+
+class OverQuota(ForewordError):  # noqa: N818 - what it is
+    """A key has as much in the store as it may have."""
 
 
 @final
@@ -76,11 +81,13 @@ class PromptStore:
         self.skipped = sorted(sources.keys() - self._sources.keys())
         self.served_folder = root / SERVED
         self._journal = Journal(self.served_folder)
+        self._in_place: dict[str, Path] = {}  # of versions in a folder that cannot be written: where training put them
 
     @staticmethod
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
         """A store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
 
+        A folder that cannot be written is served as it is, and refuses changes.
         Raises: ConfigError where the folder has none of it, unless it may be `create`d empty.
         """
         path = Path(root)
@@ -91,18 +98,42 @@ class PromptStore:
                 "compare` or `foreword train --out` wrote, or an empty one with --create."
             )
         store = PromptStore(path, found)
-        (store.served_folder / NAMES).mkdir(parents=True, exist_ok=True)
+        served = store.served_folder / NAMES
+        try:
+            served.mkdir(parents=True, exist_ok=True)
+            with store._journal.alone(fcntl.LOCK_EX):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not (found or served.is_dir()):
+                raise
+            store._journal.read_only = True
         with store._journal.alone(fcntl.LOCK_EX):
-            store._journal.catch_up(everything=True)
-            store._clear_strays()
-            store._clear_due()
+            if served.is_dir():
+                store._journal.catch_up(everything=True)
+            if not store.read_only:
+                store._clear_strays()
+                store._clear_due()
             store._adopt()
         return store
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the folder cannot be written: its prompts are served, and none is added, changed or removed."""
+        return self._journal.read_only
 
     # Reading.
 
     def names(self) -> list[str]:
         return self._journal.names()
+
+    @property
+    def changes(self) -> int:
+        """How often a state has changed, as far as this process knows: while it stays, so do the names."""
+        return self._journal.changes
+
+    def has(self, name: str) -> bool:
+        state = self._journal.states.get(name)
+        return state is not None and state["current"] is not None
 
     def served(self, name: str) -> Served:
         """Raises: UnknownPrompt."""
@@ -168,10 +199,12 @@ class PromptStore:
 
     # Changing.
 
-    def add(self, name: str, contents: Mapping[str, bytes]) -> Version:
+    def add(self, name: str, contents: Mapping[str, bytes], *, by: str = "", quota: Quota | None = None) -> Version:
         """A new version, which becomes the current one at once; the bytes of the current one give that.
 
-        Raises: ConfigError for a name that cannot be one; OSError where the disk refuses, and nothing has changed.
+        It counts for the key that it is added `by`, whose `quota` it may not exceed.
+        Raises: ConfigError for a name that cannot be one; OverQuota; OSError where the disk refuses, and nothing has
+        changed.
         """
         check_name(name)
         if not {RECORD, TENSORS} <= contents.keys() <= {*FILES}:
@@ -187,10 +220,12 @@ class PromptStore:
             current = state["current"]
             if current is not None and state["versions"][str(current)]["sha256"] == sha256:
                 return self._version(name, current)
+            size = sum(map(len, contents.values()))
+            self._check_quota(state, by, size, quota or Quota())
             # The folder first and then the state that names it; what a process left that was killed in between goes.
             folder = self._journal.folder(name) / str(state["next"])
             write_folder(folder, contents)
-            self._journal.write(name, with_version(state, sha256))
+            self._journal.write(name, with_version(state, sha256, by, size))
             return self._version(name, state["next"])
 
     def roll_back(self, name: str, to: int | None = None) -> Version:
@@ -239,9 +274,9 @@ class PromptStore:
         with self._journal.changing():
             state = self._state(name)
             if number is None:
-                gone = dict(state["gone"]) | {key: time.time() for key in state["versions"]}
-                nothing = {**empty(), "next": state["next"], "adopted": state["adopted"], "gone": gone}
-                self._journal.write(name, nothing)
+                bare = without_versions(state, list(state["versions"]))
+                kept = {key: bare[key] for key in ("next", "adopted", "gone", "owed") if key in bare}
+                self._journal.write(name, {**empty(), **kept})
                 return
             self._known(name, state, number)
             used = {
@@ -252,12 +287,25 @@ class PromptStore:
                 used[state["share"]["version"]] = "a share of the traffic"
             if number in used:
                 raise ConfigError(f"{name}@{number} is {used[number]}; change that first.")
-            versions = {key: told for key, told in state["versions"].items() if int(key) != number}
-            self._journal.write(
-                name, {**state, "versions": versions, "gone": {**state["gone"], str(number): time.time()}}
-            )
+            self._journal.write(name, without_versions(state, [str(number)]))
 
     # Parts of it.
+
+    def _check_quota(self, state: dict[str, Any], by: str, size: int, quota: Quota) -> None:
+        """Raises: OverQuota for one more version of a name with this state."""
+        used = self._journal.usage.of(by)
+        first = not any(about.get("by") == by for about in state["versions"].values())
+        for what, have, more, most in (
+            ("prompts", used.prompts, int(first), quota.prompts),
+            ("versions", used.versions, 1, quota.versions),
+            ("bytes", used.bytes, size, quota.bytes),
+        ):
+            if by and more and most is not None and have + more > most:
+                late = " What was removed counts until its folder is gone, a minute later." if what == "bytes" else ""
+                raise OverQuota(
+                    f"This key has added {have:,} {what} that are stored and may have {most:,}; {more:,} more are too "
+                    f"many. Remove some first.{late}"
+                )
 
     def _state(self, name: str) -> dict[str, Any]:
         state = self._journal.states.get(name)
@@ -271,10 +319,13 @@ class PromptStore:
 
     def _version(self, name: str, number: int) -> Version:
         told = self._journal.states[name]["versions"][str(number)]
-        return Version(name, number, self._journal.folder(name) / str(number), told["sha256"])
+        folder = self._in_place.get(told["sha256"], self._journal.folder(name) / str(number))
+        return Version(name, number, folder, told["sha256"])
 
     def clear(self) -> None:
         """Clear away what was removed long enough ago."""
+        if self.read_only:
+            return
         with self._journal.lock:
             some = any(due(state) for state in self._journal.states.values() if state["gone"])
         if some:
@@ -288,7 +339,7 @@ class PromptStore:
             for key in gone:
                 shutil.rmtree(self._journal.folder(name) / key, ignore_errors=True)
             if gone:
-                changed[name] = {**state, "gone": {k: v for k, v in state["gone"].items() if k not in gone}}
+                changed[name] = cleared(state, gone)
         self._journal.write_many(changed)
 
     def _clear_strays(self) -> None:
@@ -317,15 +368,19 @@ class PromptStore:
                 if form_of(folder / RECORD) not in PROMPTS:
                     self.skipped.append(name)
                     continue
-                target = self._journal.folder(name) / str(state["next"])
-                stamp = link(folder, target)
+                target = folder if self.read_only else self._journal.folder(name) / str(state["next"])
+                stamp = stamp_of(folder) if self.read_only else link(folder, target)
                 sha256 = digest({file: (target / file).read_bytes() for file in FILES if (target / file).is_file()})
             except OSError as error:
                 raise ConfigError(f"{folder} cannot be read ({error.strerror or error}).") from error
             state = {**state, "adopted": {"sha256": sha256, "stamp": stamp}}
-            if last.get("sha256") == sha256:
-                shutil.rmtree(target, ignore_errors=True)
-            else:
+            if last.get("sha256") != sha256:
                 state = with_version(state, sha256)
-            changed[name] = state
+            elif not self.read_only:
+                shutil.rmtree(target, ignore_errors=True)
+            if self.read_only:
+                self._in_place[sha256] = folder
+                self._journal.take(name, state)
+            else:
+                changed[name] = state
         self._journal.write_many(changed)

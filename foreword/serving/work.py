@@ -21,6 +21,24 @@ class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
         self.retry_after = retry_after
 
 
+class Stopped(Busy):
+    """The engine takes nothing more: it stops, or has failed, and another process has to take its place."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks: an id that keys take turns by, and how many of its rows may wait (None: as many as there is room for).
+
+    The empty id is that of all who ask without a key.
+    """
+
+    id: str = ""
+    rows: int | None = None
+
+
+ANYBODY = Client()
+
+
 @dataclass(frozen=True)
 class Piece:
     """One piece of text with its log-probability, and the likeliest ones where they were asked for.
@@ -128,11 +146,28 @@ class Works(Protocol):
         """Whether texts can be continued; a masked model only labels them."""
         ...
 
-    def classify(self, rows: Sequence[Asked]) -> Future[list[Judged]]:
+    @property
+    def ended(self) -> bool:
+        """Whether it has stopped, as it was asked to or not."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why it stopped without being asked to, in a sentence."""
+        ...
+
+    @property
+    def held(self) -> float:
+        """Seconds since it last made progress while work waits; 0 if it does, or nothing waits."""
+        ...
+
+    def classify(self, rows: Sequence[Asked], by: Client = ANYBODY) -> Future[list[Judged]]:
         """Labels of rows, each with its own prompt. Raises: Busy; the future: ForewordError that says what is wrong."""
         ...
 
-    def generate(self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None) -> Ticket:
+    def generate(
+        self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
+    ) -> Ticket:
         """Text after a row. `on_delta` is called on the engine's thread. Raises: Busy."""
         ...
 

@@ -1,6 +1,6 @@
 """Texts being continued: one batch that rows join when there is a place, and leave when they end."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -14,8 +14,9 @@ from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.decode import choose
 from foreword.models.write import as_cached
 from foreword.serving.bank import PromptBank
-from foreword.serving.jobs import Room, Writing, columns, fail, settle
+from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of
+from foreword.serving.turns import Turns
 from foreword.serving.work import Delta, Finish, Generated, Piece, Sampling
 
 LOGITS = 2**22  # of pieces that were given, at once
@@ -60,13 +61,18 @@ def _reading(before: Sequence[Sequence[int]], answer_B1: Int[Tensor, "B 1"]) -> 
 @final
 @dataclass(eq=False)
 class Writers:
-    """Of one model and one thread; `places` texts at once. Without a cache nothing comes here."""
+    """Of one model and one thread; `places` texts at once. Without a cache nothing comes here.
+
+    The last few places are for keys that have no text under way, so that one key's long texts do not keep another's
+    short one waiting until they end. An error ends the texts that it concerns; if nobody can tell which these are, all
+    that are under way.
+    """
 
     lm: FrozenLM
     bank: PromptBank
     cache: RowCache | None
     places: int
-    waiting: deque[Writing] = field(default_factory=deque)
+    waiting: Turns[Writing] = field(default_factory=Turns[Writing])
     under_way: list[Writing] = field(default_factory=list)
     batches: int = 0
     pieces: int = 0
@@ -75,22 +81,33 @@ class Writers:
         """Prefill as many waiting texts as there are places, one pass at a time."""
         taken: list[Writing] = []
         tokens = 0
-        while self.waiting and len(self.under_way) + len(taken) < self.places:
-            job = self.waiting[0]
+        while len(self.under_way) + len(taken) < self.places:
+            job = self.waiting.next(self._served(taken))
+            if job is None:
+                break
             assert job.row is not None, "rows are read before they wait"
-            if job.result.done():
-                self.waiting.popleft()
-                continue
             if taken and tokens + len(job.row.ids_S) > self.lm.batch_tokens:
                 break
             tokens += len(job.row.ids_S)
-            taken.append(self.waiting.popleft())
+            self.waiting.take(job)
+            taken.append(job)
         if taken:
             attempt(self._prefill, taken, [job.result for job in taken])
+
+    def _served(self, taken: Sequence[Writing]) -> frozenset[str]:
+        """Return the keys that may have none of the places that are left: if these are the last, those with a text.
+
+        Without keys all texts are of one client, for whom no place is left empty.
+        """
+        reserved = 0 if self.places == 1 else max(1, self.places // 8)
+        if len(self.under_way) + len(taken) < self.places - reserved:
+            return frozenset()
+        return frozenset(job.by for job in (*self.under_way, *taken) if job.by)
 
     def _prefill(self, jobs: Sequence[Writing]) -> None:
         assert self.cache is not None, "masked models do not come here"
         first = len(self.cache)
+        assert first == len(self.under_way), "each text under way is a row of the cache"
         try:
             pairs = [(job.entry, job.row) for job in jobs if job.row is not None]
             bank, task_of, led = mixed_bank(self.lm, self.bank, pairs)
@@ -109,9 +126,12 @@ class Writers:
             for job, columns_, hidden_RD in zip(jobs, before, hidden_BRD, strict=True):
                 job.prompt = self._prompt(job, hidden_RD[: len(columns_)])
             logits_BV = self.lm.vocabulary_logits(hidden_BRD[:, -1])
-        except BaseException:
-            while len(self.cache) > first:
-                self.cache.drop(len(self.cache) - 1)
+        except Exception as error:
+            try:
+                while len(self.cache) > first:
+                    self.cache.drop(len(self.cache) - 1)
+            except Exception:
+                self._start_over(error)
             raise
         self.under_way += jobs
         for job in jobs:
@@ -141,9 +161,7 @@ class Writers:
     def step(self) -> None:
         """One more piece of every text that is under way."""
         assert self.cache is not None or not self.under_way, "masked models write nothing"
-        for index in reversed(range(len(self.under_way))):
-            if self.under_way[index].result.done():  # cancelled
-                self._leave(index)
+        self._let_go()
         if not self.under_way:
             return
         jobs = list(self.under_way)
@@ -153,11 +171,8 @@ class Writers:
             zeros_B1 = torch.zeros(count, 1, dtype=torch.long, device=self.lm.device)
             inputs = Inputs(self.lm.embed(ids_B1), torch.ones_like(zeros_B1, dtype=torch.bool), zeros_B1, zeros_B1)
             logits_BV = self.lm.vocabulary_logits(self._hidden(inputs, 0, [1] * count)[:, 0])
-        except Exception as error:  # their states cannot be told any more
-            for job in jobs:
-                fail(job.result, error)
-            for index in reversed(range(len(self.under_way))):
-                self._leave(index)
+        except Exception as error:
+            self._start_over(error)
             return
         self._advance(jobs, logits_BV)
         self.batches += 1
@@ -168,20 +183,41 @@ class Writers:
 
     def _advance(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> None:
         """Choose each row's next piece, hand its text on, and let the rows go that ended."""
+        try:
+            chosen = self._chosen(jobs, logits_BV)
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            chosen = [self._chosen_alone(job, logits_BV[row : row + 1]) for row, job in enumerate(jobs)]
+        for row, (job, id) in enumerate(zip(jobs, chosen, strict=True)):
+            if id is None:
+                continue
+            try:
+                self._one(job, id, logits_BV[row])
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                fail(job.result, error)
+        self._let_go()
+
+    def _chosen_alone(self, job: Writing, logits_1V: Float[Tensor, "1 V"]) -> int | None:
+        try:
+            return self._chosen([job], logits_1V)[0]
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            fail(job.result, error)
+            return None
+
+    def _chosen(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> list[int | None]:
+        """Return each row's next token; None for a row that the model has no numbers for, which is told so."""
         finite_B = logits_BV.sum(-1).isfinite()  # a NaN or an infinity stays one in the sum
         choosers = [job.chooser for job in jobs if job.chooser is not None]
         chosen = choose(torch.where(finite_B[:, None], logits_BV, 0), choosers).tolist()
-        for row, (job, id, finite) in enumerate(zip(jobs, chosen, finite_B.tolist(), strict=True)):
+        for job, finite in zip(jobs, finite_B.tolist(), strict=True):
             if not finite:
                 fail(job.result, ModelError("The model gave logits that are not numbers; use another --dtype."))
-                continue
-            try:
-                self._one(job, int(id), logits_BV[row])
-            except Exception as error:
-                fail(job.result, error)
-        for index in reversed(range(len(self.under_way))):
-            if self.under_way[index].result.done():
-                self._leave(index)
+        return [int(id) if finite else None for id, finite in zip(chosen, finite_B.tolist(), strict=True)]
 
     def _one(self, job: Writing, id: int, logits_V: Float[Tensor, "V"]) -> None:
         assert job.writer is not None and job.row is not None
@@ -220,6 +256,27 @@ class Writers:
         top = logprob_V.topk(min(sampling.logprobs, len(logprob_V)))
         words = [self.lm.tokenizer.decode([i]) for i in top.indices.tolist()]
         return Piece(text, float(logprob_V[id]), tuple(zip(words, top.values.tolist(), strict=True)))
+
+    def _let_go(self) -> None:
+        """Give away the places of texts that have ended, were cancelled or failed."""
+        try:
+            for index in reversed(range(len(self.under_way))):
+                if self.under_way[index].result.done():
+                    self._leave(index)
+        except Exception as error:
+            self._start_over(error)
+
+    def _start_over(self, error: Exception) -> None:
+        """End all texts under way, whose states cannot be told any more, and begin with an empty cache.
+
+        Raises: what `is_fatal` says.
+        """
+        for job in self.under_way:
+            fail(job.result, error)
+        if is_fatal(error):
+            raise error
+        self.under_way.clear()
+        self.cache = self.lm.cache(self.places)
 
     def _leave(self, index: int) -> None:
         """Take a row out of the batch; the last one takes its place, here and in the cache."""

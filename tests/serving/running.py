@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -46,13 +47,13 @@ class Lines(list[str]):
 
 
 @contextlib.contextmanager
-def listening(own: Server, lines: Lines | None = None) -> Iterator[str]:
+def listening(own: Server, lines: Lines | None = None, **more: Any) -> Iterator[str]:
     """The address of the server; it listens on a thread of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     write = (lines if lines is not None else Lines()).append
-    config = uvicorn.Config(make_app(own, write), host="127.0.0.1", port=port, log_config=None, lifespan="on")
+    config = uvicorn.Config(make_app(own, write), host="127.0.0.1", port=port, log_config=None, lifespan="on", **more)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ from foreword.errors import ConfigError, ModelError
 from foreword.methods.search.ledger import Ledger, key_of
 
 MESSAGE_TOKENS = 32  # more than any known endpoint puts around a message
+PART = 4  # characters of a key that are not shown either
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -184,8 +185,8 @@ class Remote:
             text = error["message"] if isinstance(error, dict) else str(error)
         except (ValueError, KeyError, TypeError):
             return ""
-        text = " ".join(str(text).split())[:200].rstrip(".")
-        return f" ({text.replace(self._endpoint.key, '...') if self._endpoint.key else text})"
+        text = without_key(" ".join(str(text)[:5000].split()), self._endpoint.key)[:200].rstrip(".")
+        return f" ({text})"
 
     def _read(self, answer: Any, most: int) -> tuple[str, int]:
         try:
@@ -199,3 +200,18 @@ class Remote:
             ) from None
         tokens = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else most
         return text if isinstance(text, str) else "", tokens
+
+
+def without_key(text: str, key: str | None) -> str:
+    """Return the text without the key and without parts of it, such as the ends that endpoints leave of one."""
+    least = min(PART, len(key or ""))
+    if not key or not least:
+        return text
+    shown, at = [], 0
+    while at < len(text):
+        size = 0
+        while at + size < len(text) and text[at : at + size + 1] in key:
+            size += 1
+        shown.append("..." if size >= least else text[at : at + 1])
+        at += size if size >= least else 1
+    return "".join(shown)

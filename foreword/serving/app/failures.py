@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from foreword.errors import ArtefactError, ForewordError, ModelError
 from foreword.serving.store import UnknownPrompt
-from foreword.serving.work import Busy
+from foreword.serving.work import Busy, Stopped
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -70,6 +70,8 @@ def answer(error: BaseException) -> JSONResponse:
     """Any failure as an answer; of an unexpected one nothing is told."""
     if isinstance(error, Refused):
         return refusal(error.status_code, error.message, error.code, error.param, error.retry)
+    if isinstance(error, Stopped):
+        return refusal(503, str(error), "stopped", retry=error.retry_after)
     if isinstance(error, Busy):
         return refusal(429, str(error), "busy", retry=error.retry_after)
     if isinstance(error, UnknownPrompt):
@@ -98,7 +100,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         where, kind, words = _deepest(error)
         # Pydantic's errors have what was given in them; its words and ours do not repeat it.
-        return refusal(400, f"{where or 'The request'}: {WORDS.get(kind, words)}.", "invalid", where)
+        return refusal(400, f"{where or 'The request'}: {WORDS.get(kind, words).rstrip('.')}.", "invalid", where)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -111,12 +113,21 @@ def install(app: FastAPI) -> None:
         found = refusal(error.status_code, f"{message}.", TYPES.get(error.status_code, "failed"))
         for name, value in (error.headers or {}).items():
             found.headers[name] = value
+        methods = _methods(request) if error.status_code == 405 else []
+        if methods:
+            found.headers["Allow"] = ", ".join(methods)
         return found
 
     for kind in (Refused, Gone, ForewordError, TimeoutError):
         app.add_exception_handler(kind, told)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of a path; a 405 is raised by one of its routes, which names its own alone."""
+    routes = (route for route in request.app.state.routes if route.path_regex.fullmatch(request.scope["path"]))
+    return sorted({method for route in routes for method in route.methods})
 
 
 def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:

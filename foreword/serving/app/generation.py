@@ -132,7 +132,7 @@ async def _answered(request: Request, wanted: Wanted) -> Response:
     server = server_of(request)
     about: dict[str, Any] = told(request)
     about.update(prompt=wanted.model, rows=len(wanted.rows) * len(wanted.samplings))
-    writing = Writing(server, wanted, asyncio.get_running_loop())
+    writing = Writing(server, wanted, asyncio.get_running_loop(), server.client(key_of(request)))
     try:
         if wanted.stream:
             first = await unless_gone(request.receive, writing.first())

@@ -48,7 +48,8 @@ async def classify(given: ClassifyRequest, request: Request) -> Response:
             asked.append(Asked(version, fields=row, options=options, where=where))
     name = given.model if version is None else version.id
     told(request).update(prompt=name, rows=len(rows))
-    found = await unless_gone(request.receive, outcome(server.engine.classify(asked), server.limits.seconds))
+    future = server.engine.classify(asked, server.client(key_of(request)))
+    found = await unless_gone(request.receive, outcome(future, server.limits.seconds))
     told(request)["tokens"] = sum(one.prompt_tokens for one in found)
     return await _answer(name, found)
 

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.failures import Refused, answer, refusal
+from foreword.serving.app.failures import Refused, answer
+from foreword.serving.quota import NO_LIMITS, Quota, Shares
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,7 +20,10 @@ class Limits:
     """`text` in characters; `body` and `upload` in bytes; `seconds` for a whole answer, and for a body to arrive.
 
     `rows` counts the texts and samples of one request, `requests` what is under way at once, `prompts` what is stored.
-    Of `uploads` at once each may take a few times `upload` bytes of memory.
+    Of `uploads` checked at once each may take a few times `upload` bytes of memory; bodies that arrive or are in use
+    may take `uploads` times `upload`. A connection has `idle` seconds to bring a request; a body that brings fewer than
+    `rate` bytes a second for `idle` seconds is given up. The engine is held if it makes no progress for `held` seconds
+    while work waits. `key` are the limits of a key that has none of its own.
     """
 
     body: int = 2**20
@@ -31,12 +35,73 @@ class Limits:
     prompts: int = 100_000
     seconds: float = 120.0
     uploads: int = 4
+    connections: int = 2048
+    idle: float = 10.0
+    rate: int = 4096
+    held: float = 30.0
+    key: Quota = NO_LIMITS
+
+
+class Places:
+    """What is under way, of each key and in all: bodies that arrive, requests, uploads, and the bytes of bodies."""
+
+    def __init__(self, limits: Limits):
+        self.arriving, self.requests = Shares(limits.requests), Shares(limits.requests)
+        self.uploads, self.bytes = Shares(limits.uploads), Shares(limits.uploads * limits.upload)
+
+    @property
+    def active(self) -> int:
+        return self.arriving.total + self.requests.total
+
+
+class Place:
+    """One request's share of them: it takes a request's place when its body is whole, and gives all back at its end."""
+
+    def __init__(self, places: Places, key: str, quota: Quota):
+        self.places, self.key, self.quota = places, key, quota
+        self.taken: dict[Shares, int] = {}
+
+    def arrives(self) -> None:
+        """Its body begins to arrive. Raises: Refused."""
+        self._take(self.places.arriving, self.quota.requests, "requests", 1.0)
+
+    def grows(self, size: int) -> None:
+        """So many bytes of its body have come. Raises: Refused."""
+        self._take(self.places.bytes, None, "bytes of bodies", 2.0, size)
+
+    def whole(self) -> None:
+        """Its body is there, or there is none. Raises: Refused."""
+        self._give(self.places.arriving)
+        self._take(self.places.requests, self.quota.requests, "requests", 1.0)
+
+    def uploads(self) -> None:
+        """Its body is a prompt that is checked. Raises: Refused."""
+        self._take(self.places.uploads, self.quota.uploads, "uploads", 2.0)
+
+    def leave(self) -> None:
+        for shares in [*self.taken]:
+            self._give(shares)
+
+    def _take(self, shares: Shares, own: int | None, what: str, retry: float, count: int = 1) -> None:
+        why, mine = shares.refusal(self.key, count, own), shares.of[self.key]
+        if why is not None:
+            words = f"{shares.total:,} {what} are under way" + (f", {mine:,} of them this key's" if self.key else "")
+            if why == "own":
+                words = f"{mine:,} {what} of this key are under way and it may have {own:,} at once"
+            raise Refused(429, f"{words}; ask again in {retry:.0f} s.", "busy", retry=retry)
+        shares.take(self.key, count)
+        self.taken[shares] = self.taken.get(shares, 0) + count
+
+    def _give(self, shares: Shares) -> None:
+        if shares in self.taken:
+            shares.give(self.key, self.taken.pop(shares))
 
 
 class BodyLimit:
     """Counts a body as it is read, whether or not its length was told: 413 past its limit, 408 past its time.
 
-    Nothing is read ahead, so that a route which refuses has not taken the body into memory.
+    Nothing is read ahead, so that a route which refuses has not taken the body into memory. The time is `seconds` in
+    all, and `idle` seconds in which a body may be behind its least rate: a body that stops is given up after these.
     """
 
     def __init__(self, app: App, limits: Limits):
@@ -46,37 +111,57 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limits, place, now = self.limits, scope.get("place"), asyncio.get_running_loop().time
         upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/prompts/")
-        most = self.limits.upload if upload else self.limits.body
+        most = limits.upload if upload else limits.body
         large = Refused(413, f"The body has more than the {most:,} bytes allowed; send less.", "too_large")
-        late = Refused(408, f"The body did not arrive within {self.limits.seconds:g} seconds.", "timeout")
-        told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if told.isdigit() and int(told) > most:
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if length.isdigit() and int(length[:20]) > most:
             await answer(large)(scope, receive, send)
             return
-        until = asyncio.get_running_loop().time() + self.limits.seconds
+        until, patience = now() + limits.seconds, now() + limits.idle
         size, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal size, whole
+            nonlocal size, whole, patience
             if whole:  # what follows is that the client goes
                 return await receive()
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(min(until, patience)):
                     message = await receive()
             except TimeoutError:
-                raise late from None
-            size += len(message.get("body", b""))
+                words = f"The body did not arrive within {limits.seconds:g} seconds."
+                if patience < until:
+                    words = f"The body stopped to arrive, or came with fewer than {limits.rate:,} bytes a second."
+                raise Refused(408, words, "timeout") from None
+            came = len(message.get("body", b""))
+            patience = min(now() + limits.idle, patience + came / limits.rate)
+            size += came
             if size > most:
                 raise large
-            whole = not message.get("more_body", False)
+            if place is not None and came:
+                place.grows(came)
+            whole = message["type"] == "http.request" and not message.get("more_body", False)
+            if whole and place is not None and brings_body(scope):
+                place.whole()
             return message
 
         await self.app(scope, counted, send)
 
 
+def brings_body(scope: Scope) -> bool:
+    """Whether a body is read before the request is answered."""
+    if scope["method"] not in ("POST", "PUT", "PATCH"):
+        return False
+    told = dict(scope["headers"])
+    return b"transfer-encoding" in told or told.get(b"content-length", b"0").strip(b"0") != b""
+
+
 class Gate:
-    """Counts what is under way; turns requests away while there are too many, and while the server stops."""
+    """Gives each request its place; turns requests away while there are too many, and while the server stops.
+
+    A key that may do nothing with a route is refused before its body is read.
+    """
 
     def __init__(self, app: App, server: Any):
         self.app, self.server = app, server
@@ -85,16 +170,24 @@ class Gate:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self.app(scope, receive, send)
             return
-        if self.server.draining:
-            away = refusal(503, "The server is stopping; ask again in a moment.", "stopping", retry=5.0)
-        elif self.server.active >= self.server.limits.requests:
-            words = f"{self.server.active} requests are under way; ask again in a second."
-            away = refusal(429, words, "busy", retry=1.0)
-        else:
-            self.server.active += 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self.server.active -= 1
+        server = self.server
+        place = server.place(scope["key"])
+        try:
+            if server.draining:
+                raise Refused(503, "The server is stopping; ask again in a moment.", "stopping", retry=5.0)
+            if server.engine.failure is not None:
+                raise Refused(503, server.engine.failure, "engine_failed", retry=30.0)
+            if brings_body(scope):
+                await server.admit(scope["key"], scope["method"], scope["path"])
+                place.arrives()
+            else:
+                place.whole()
+        except Refused as refused:
+            place.leave()
+            await answer(refused)(scope, receive, send)
             return
-        await away(scope, receive, send)
+        scope["place"] = place
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            place.leave()

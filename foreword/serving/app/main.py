@@ -31,8 +31,10 @@ def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
     )  # fmt: skip
     app.state.server = server
     failures.install(app)
-    for part in (generation, labels, models, prompts, probes):
+    parts = (generation, labels, models, prompts, probes)
+    for part in parts:
         app.include_router(part.router)
+    app.state.routes = [route for part in parts for route in part.router.routes]
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limits=server.limits)
     app.add_middleware(Gate, server=server)

@@ -24,16 +24,31 @@ SAFE = {
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health")
-async def health() -> Health:
-    """Whether the process is alive."""
+@router.get("/health", responses={503: {"model": Failure, "description": "It has failed; start it again"}})
+async def health(request: Request) -> Health:
+    """Whether the process is alive: not if its engine has failed, or is held for longer than an answer may take.
+
+    Whoever watches over the process is to start it again then.
+    """
+    server = server_of(request)
+    if server.engine.failure is not None:
+        raise Refused(503, server.engine.failure, "engine_failed", retry=30.0)
+    held = server.engine.held
+    if held > max(server.limits.held, server.limits.seconds):
+        raise Refused(503, f"The engine has made no progress for {held:.0f} seconds.", "engine_held", retry=30.0)
     return Health(status="alive")
 
 
-@router.get("/ready", responses={503: {"model": Failure, "description": "It starts or stops"}})
+@router.get("/ready", responses={503: {"model": Failure, "description": "It starts or stops, or its engine is held"}})
 async def ready(request: Request) -> Health:
-    """Whether it takes requests: not while it starts or stops."""
+    """Whether it takes requests: not while it starts or stops, nor if its engine has failed or makes no progress."""
     server = server_of(request)
+    if server.engine.failure is not None:
+        raise Refused(503, server.engine.failure, "engine_failed", retry=30.0)
+    held = server.engine.held
+    if held > server.limits.held:
+        words = f"The engine has made no progress for {held:.0f} seconds while work waits."
+        raise Refused(503, words, "engine_held", retry=5.0)
     if server.draining or not server.ready:
         words = "The server is stopping." if server.draining else "The server is starting."
         raise Refused(503, words, "not_ready", retry=5.0)

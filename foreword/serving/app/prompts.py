@@ -6,6 +6,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Path as InPath
 from fastapi import Query, Request, Response
+from pydantic import BeforeValidator
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError
@@ -25,13 +26,15 @@ from foreword.serving.app.schemas import (
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.archive import read_upload
 from foreword.serving.keys import Key
-from foreword.serving.names import check_alias, check_name
-from foreword.serving.store import Served, UnknownPrompt, Version
+from foreword.serving.names import check_alias, check_name, version_number
+from foreword.serving.store import OverQuota, Served, UnknownPrompt, Version
 
 router = guarded()
 Name = Annotated[str, InPath(description="The prompt's name.", examples=["acme-reviews"])]
 Alias = Annotated[str, InPath(description="Another word for a version.", examples=["beta"])]
-Number = Annotated[int, InPath(ge=1, le=10**9, description="The version's number.", examples=[2])]
+Number = Annotated[
+    int, InPath(ge=1, le=10**9, description="The version's number.", examples=[2]), BeforeValidator(version_number)
+]
 PAGE = 1000
 ARCHIVE = {
     "requestBody": {
@@ -97,16 +100,12 @@ async def add(name: Name, request: Request) -> Added:
         raise Refused(403, "This key may not add or change a prompt of that name.", "forbidden")
     if name == server.engine.model:
         raise Refused(409, f"{name!r} is the model's own name; choose another.", "conflict")
-    if server.uploading >= server.limits.uploads:
-        raise Refused(429, f"{server.uploading} prompts are being added; ask again in a moment.", "busy", retry=2.0)
-    server.uploading += 1
-    try:
-        data = await request.body()
-        if not data:
-            raise Refused(400, "The body is empty; send an artefact's folder as a tar, tar.gz or zip file.", "invalid")
-        version = await to_thread.run_sync(_stored, server, name, data)
-    finally:
-        server.uploading -= 1
+    _check_writable(server)
+    data = await request.body()
+    if not data:
+        raise Refused(400, "The body is empty; send an artefact's folder as a tar, tar.gz or zip file.", "invalid")
+    request.scope["place"].uploads()
+    version = await to_thread.run_sync(_stored, server, name, data, key_of(request))
     return _added(request, version)
 
 
@@ -186,7 +185,7 @@ def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> Pr
     )  # fmt: skip
 
 
-def _stored(server: Server, name: str, data: bytes) -> Version:
+def _stored(server: Server, name: str, data: bytes, key: Key) -> Version:
     """Checked in every way there is before anything is stored. Raises: Refused."""
     try:
         contents, artefact = read_upload(data, limit=server.limits.upload)
@@ -196,7 +195,16 @@ def _stored(server: Server, name: str, data: bytes) -> Version:
     names = server.store.names()
     if len(names) >= server.limits.prompts and name not in names:
         raise Refused(409, f"The server has the {server.limits.prompts:,} prompts that it may have.", "full")
-    return server.store.add(name, contents)
+    try:
+        return server.store.add(name, contents, by=server.client(key).id, quota=server.quota(key))
+    except OverQuota as error:
+        raise Refused(409, str(error), "full") from None
+
+
+def _check_writable(server: Server) -> None:
+    if server.store.read_only:
+        words = "The folder of this server is read-only: its prompts can be used, and none can be added or changed."
+        raise Refused(403, words, "read_only")
 
 
 def _added(request: Request, version: Version) -> Added:
@@ -220,5 +228,6 @@ async def _changed(request: Request, name: str) -> Server:
     with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
         await to_thread.run_sync(server.store.refresh)  # another replica may have added it just now
     _served(server, name, key_of(request).may_administer(name))
+    _check_writable(server)
     told(request)["prompt"] = name
     return server

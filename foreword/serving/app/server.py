@@ -4,21 +4,26 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request
 
 from foreword.errors import ConfigError
-from foreword.serving.app.failures import missing
-from foreword.serving.app.limits import Limits
+from foreword.serving.app.failures import Refused, missing
+from foreword.serving.app.limits import Limits, Place, Places
 from foreword.serving.app.metrics import Metrics
-from foreword.serving.keys import Key, KeyRing
+from foreword.serving.keys import EVERYONE, Key, KeyRing
 from foreword.serving.names import parse
+from foreword.serving.quota import Quota
 from foreword.serving.store import PromptStore, UnknownPrompt, Version
-from foreword.serving.work import Works
+from foreword.serving.work import Client, Works
+
+INFERENCE = ("/v1/classify", "/v1/completions", "/v1/chat/completions")
+REMEMBERED = 1000  # sets of patterns
 
 
 @dataclass(eq=False)
 class Server:
-    """One engine's front. `active` counts requests under way, `uploading` those that bring a prompt.
+    """One engine's front. `places` counts what is under way, of each key and in all.
 
     `draining` turns new ones away. `replica` is told in every answer where it is set. `draws` decides which requests
     fall in a share.
@@ -30,14 +35,54 @@ class Server:
     limits: Limits = field(default_factory=Limits)
     ready: bool = True
     draining: bool = False
-    active: int = 0
-    uploading: int = 0
     replica: str | None = None
     metrics: Metrics = field(init=False)
+    places: Places = field(init=False)
     draws: random.Random = field(default_factory=random.Random, init=False)
+    _usable: dict[tuple[str, ...], tuple[int, str | None]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine, self.replica)
+        self.places = Places(self.limits)
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return self.places.active
+
+    def quota(self, key: Key) -> Quota:
+        """What a key may have: its own limits, and those of every key. Without keys nobody has any."""
+        return Quota() if key is EVERYONE else key.quota.before(self.limits.key)
+
+    def client(self, key: Key) -> Client:
+        """Whom the engine works for."""
+        return Client("" if key is EVERYONE else key.id, self.quota(key).rows)
+
+    def place(self, key: Key) -> Place:
+        return Place(self.places, self.client(key).id, self.quota(key))
+
+    async def admit(self, key: Key, method: str, path: str) -> None:
+        """Raises: Refused, for a request that this key may not make whatever its body is."""
+        parts = path.split("/")
+        if path in INFERENCE and not await to_thread.run_sync(self._may_use_any, key):
+            raise Refused(403, "This key may use none of the prompts that are there.", "forbidden")
+        # A prompt that is added or replaced is for its route to refuse, which does so before its body is read.
+        if parts[1:3] == ["v1", "prompts"] and len(parts) > 4 and not key.may_administer(parts[3]):
+            raise missing(parts[3])
+
+    def _may_use_any(self, key: Key) -> bool:
+        """Whether the key may use the model alone, or any prompt that is there; names are read once a change."""
+        if key.may_infer(self.engine.model):
+            return True
+        changes = self.store.changes
+        then, name = self._usable.get(key.infer, (-1, None))
+        if then == changes or (name is not None and self.store.has(name)):
+            return name is not None
+        name = next((name for name in self.store.names() if key.may_infer(name)), None)
+        if len(self._usable) >= REMEMBERED:
+            self._usable.clear()
+        self._usable[key.infer] = changes, name
+        return name is not None
 
     def version(self, key: Key, model: str) -> Version | None:
         """The prompt that a request names; None for the model alone.

@@ -12,7 +12,7 @@ from foreword.serving.app.failures import answer
 from foreword.serving.app.server import Server
 from foreword.serving.app.streaming import LAST, data
 from foreword.serving.app.waiting import outcome
-from foreword.serving.work import Asked, Delta, Generated, Piece, Sampling, Ticket
+from foreword.serving.work import ANYBODY, Asked, Client, Delta, Generated, Piece, Sampling, Ticket
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Writing:
     Raises: Busy, and then nothing of it is under way.
     """
 
-    def __init__(self, server: Server, wanted: Wanted, loop: asyncio.AbstractEventLoop):
+    def __init__(self, server: Server, wanted: Wanted, loop: asyncio.AbstractEventLoop, by: Client = ANYBODY):
         self.server, self.wanted = server, wanted
         self.id = f"{'chatcmpl' if wanted.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.began = int(time.time()), time.perf_counter()
@@ -49,7 +49,7 @@ class Writing:
             for row in wanted.rows:
                 for sampling in wanted.samplings:
                     listener = self._listener(len(self.tickets), loop) if wanted.stream else None
-                    self.tickets.append(server.engine.generate(row, sampling, listener))
+                    self.tickets.append(server.engine.generate(row, sampling, listener, by))
         except BaseException:
             self.cancel()
             raise

@@ -1,0 +1,75 @@
+"""How many connections a server has, and which one goes if there are too many."""
+
+import resource
+from collections import Counter
+from contextlib import suppress
+from typing import Protocol, final, runtime_checkable
+
+SPARE = 256  # files beside the connections: the store's, libraries', and what the kernel has accepted and nobody seen
+BACKLOG = 100  # connections that the kernel accepts for us, and that one turn of the event loop takes from it
+
+
+@runtime_checkable
+class Waiting(Protocol):
+    """A connection: the address at its other end, whether no request of it is under way, and how to end it."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def waits(self) -> bool: ...
+
+    def end(self) -> None: ...
+
+
+@final
+class Connections:
+    """The connections of one server. When there are too many, one without a request makes room.
+
+    That is the one which has waited longest, of the address that has most of them: so whoever opens very many keeps
+    nobody else out, and behind a proxy, where all have one address, those that are in use stay.
+    """
+
+    def __init__(self, most: int, seconds: float):
+        self.most, self.seconds = most, seconds
+        self.open: dict[Waiting, None] = {}  # in the order in which they began to wait or were opened
+
+    def enter(self, one: Waiting) -> bool:
+        """Return whether there is room for one more, after another had to go if need be."""
+        if len(self.open) >= self.most:
+            waiting = [other for other in self.open if other.waits]
+            if not waiting:
+                return False
+            by_address = Counter(other.address for other in waiting)
+            gone = max(waiting, key=lambda other: by_address[other.address])  # the first of those in order
+            gone.end()
+            self.leave(gone)
+        self.open[one] = None
+        return True
+
+    def leave(self, one: Waiting) -> None:
+        self.open.pop(one, None)
+
+    def waited(self, one: Waiting) -> None:
+        """Put it behind those that have waited for longer."""
+        if one in self.open:
+            del self.open[one]
+            self.open[one] = None
+
+
+def room_for(connections: int) -> int:
+    """Return how many connections the process has files for, at most so many; its limit is raised if it may be.
+
+    Without files left over the store could not be read, and every new connection would be cut off.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    wanted = connections + SPARE
+    if soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            if raised > soft:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+                soft = raised
+    return max(1, min(connections, soft - SPARE if soft > 2 * SPARE else soft // 2))

@@ -1,0 +1,60 @@
+"""The thread in front of the model: it reads prompts and tokenises texts, a request of each key in turn."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import final
+
+from foreword.serving.jobs import Reading
+from foreword.serving.turns import Turns
+
+
+@final
+class Front:
+    """Runs each request's `work` on one thread; requests that nobody waits for any more are dropped.
+
+    `work` tells its request what goes wrong. What it raises all the same ends the thread and is told to `failed`.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None]):
+        self._failed = failed
+        self._turns: Turns[Reading] = Turns()
+        self._changed = threading.Condition()
+        self._open = True
+        self.since: float | None = None  # when the request that is being read was begun
+        self._thread = threading.Thread(target=self._run, name="foreword-front", daemon=True)
+        self._thread.start()
+
+    def submit(self, reading: Reading) -> None:
+        with self._changed:
+            self._turns.append(reading)
+            self._changed.notify()
+
+    def close(self, seconds: float) -> None:
+        """End once all that was submitted is read, for so long at most."""
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _next(self) -> Reading | None:
+        """None if it is to end."""
+        with self._changed:
+            while (reading := self._turns.next()) is None:
+                self.since = None
+                if not self._open:
+                    return None
+                self._changed.wait()
+            self._turns.take(reading)
+            self.since = time.monotonic()
+            return reading
+
+    def _run(self) -> None:
+        try:
+            while (reading := self._next()) is not None:
+                reading.work()
+                del reading  # while it waits for the next one, it holds nothing of the last
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self.since = None
