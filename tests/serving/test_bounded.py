@@ -159,7 +159,7 @@ def test_requests_sent_ahead_are_answered_in_their_order(root, lm):
 
 def test_whoever_opens_very_many_keeps_nobody_out(root, lm):
     """The oldest that wait make room; a request that is under way stays."""
-    with bounded(root, lm, most=10, idle=30.0) as port:
+    with bounded(root, lm, most=10, idle=30.0, limits=Limits(idle=3.0)) as port:
         busy = joined(port, HALF)
         time.sleep(0.3)
         many = [joined(port) for _ in range(40)]
@@ -183,7 +183,7 @@ def test_whoever_opens_very_many_keeps_nobody_out(root, lm):
 
 
 def test_if_all_are_in_use_one_more_is_told_so(root, lm):
-    with bounded(root, lm, most=3, idle=30.0) as port:
+    with bounded(root, lm, most=3, idle=30.0, limits=Limits(idle=3.0)) as port:
         for _ in range(3):
             joined(port, HALF)
         time.sleep(0.3)
@@ -278,8 +278,8 @@ def test_bodies_that_stop_hold_no_place_and_are_given_up(keyed, root):
 def test_a_slow_body_that_keeps_its_rate_is_read_and_a_slower_one_is_not(keyed, root):
     own, http = keyed
     token = KeyRing.open(root).add(["two"])
-    for chunk, status in ((400, 200), (20, 408)):
-        body = json.dumps(LABEL).encode() + b" " * 2000
+    for chunk, size, status in ((400, 2000, 200), (20, 200, 408)):
+        body = json.dumps(LABEL).encode() + b" " * size
 
         def slowly(chunk=chunk, body=body):
             for start in range(0, len(body), chunk):

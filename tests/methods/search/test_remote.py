@@ -12,7 +12,7 @@ import pytest
 
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.search.ledger import Ledger
-from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote
+from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote, without_key
 from tests.methods.search.endpoint import Stub, serving
 
 OPTIONS = {"max_tokens": 20, "temperature": 0.9, "top_p": 0.9}
@@ -179,3 +179,20 @@ def test_an_unanswered_call_counts_as_charged_and_is_tried_again(waits, tmp_path
 def test_what_cannot_be_asked_is_refused_before_any_call(more, told):
     with pytest.raises(ConfigError, match=told):
         Endpoint(**{"url": "https://api.example.com/v1", "model": "m", **more})
+
+
+def test_no_part_of_a_key_is_shown():
+    """Whole, cut where a text ends, or as endpoints mask it; and words that have nothing of it stay."""
+    key = "sk-Qw9x7LmN2vB4"
+    for text in (
+        f"wrong {key}.",
+        "wrong sk-Q****2vB4",
+        f"wrong {key[:9]}",
+        f"wrong {key[3:]}{key}",
+        f"wrong {key * 3}",
+    ):
+        found = without_key(text, key)
+        assert found.startswith("wrong ...")
+        assert not any(key[at : at + 4] in found for at in range(len(key) - 3)), found
+    assert without_key("Incorrect API key provided.", key) == "Incorrect API key provided."
+    assert without_key("ab x", "ab") == "... x" and without_key("same", "") == "same"
