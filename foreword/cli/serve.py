@@ -80,6 +80,10 @@ def serve(
     if store.skipped:
         shown = ", ".join(store.skipped[:5]) + (" and more" if len(store.skipped) > 5 else "")
         note(f"not served, since no prompts or not to be named so: {shown}")
+    for sentence in [*store.damaged.values()][:5]:
+        note(sentence)
+    if len(store.damaged) > 5:
+        note(f"{len(store.damaged) - 5} more prompts are damaged")
     limits = Limits(max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds)
     room = Room(memory, compiled, cache, rows, waiting)
     name, chosen = _model(store, model, how)

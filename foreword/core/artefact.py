@@ -181,7 +181,7 @@ class Artefact:
             _check_whole(made)
             check_seal(record)
         except ForewordError as error:
-            raise ArtefactError(f"{path} cannot be used: {error}") from error
+            raise ArtefactError(f"{path} does not hold a whole artefact: {error}") from error
         except BROKEN as error:
             raise ArtefactError(
                 f"{path} does not hold what its record says ({type(error).__name__}: {str(error)[:200]}); train it "
@@ -262,6 +262,10 @@ def _check_whole(artefact: Artefact) -> None:
         raise ArtefactError("the record has no fingerprint of the model that its tensors were made for.")
     if isinstance(value, Probe | WordCounts) and len(value.bias_C) != len(labels):
         raise ArtefactError(f"it has scores for {len(value.bias_C)} labels, and its record names {len(labels)}.")
+    forms = [artefact.format, *([m.format for m in value.members] if isinstance(value, Ensemble) else [])]
+    absent = {field for form in forms for field in form.template.fields} - {*artefact.fields}
+    if absent:
+        raise ArtefactError(f"its template has the field {min(absent)!r}, which its record does not name.")
     if isinstance(value, Ensemble) and any(member.format.labels != labels for member in value.members):
         raise ArtefactError("the members of the ensemble have other labels than the ensemble.")
 

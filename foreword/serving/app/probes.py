@@ -24,20 +24,22 @@ SAFE = {
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health")
+@router.get("/health", response_model_exclude_none=True)
 async def health() -> Health:
     """Whether the process is alive."""
     return Health(status="alive")
 
 
-@router.get("/ready", responses={503: {"model": Failure, "description": "It starts or stops"}})
+@router.get(
+    "/ready", response_model_exclude_none=True, responses={503: {"model": Failure, "description": "It starts or stops"}}
+)
 async def ready(request: Request) -> Health:
     """Whether it takes requests: not while it starts or stops."""
     server = server_of(request)
     if server.draining or not server.ready:
         words = "The server is stopping." if server.draining else "The server is starting."
         raise Refused(503, words, "not_ready", retry=5.0)
-    return Health(status="ready")
+    return Health(status="ready", damaged=len(server.store.damaged) or None)
 
 
 @router.get(
