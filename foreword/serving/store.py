@@ -32,15 +32,8 @@ from foreword.serving.names import NAME, check_alias, check_name, parse
 from foreword.serving.states import due, empty, with_version
 
 PROMPTS = ("hard", "soft", "prefix")  # the forms that share one frozen model
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-)  # whatever the name
+# Faults of the disk, and not of a name.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class UnknownPrompt(ForewordError):  # noqa: N818 - what it is
