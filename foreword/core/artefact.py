@@ -183,10 +183,8 @@ class Artefact:
         except ForewordError as error:
             raise ArtefactError(f"{path} does not hold a whole artefact: {error}") from error
         except BROKEN as error:
-            raise ArtefactError(
-                f"{path} does not hold what its record says ({type(error).__name__}: {str(error)[:200]}); train it "
-                "again."
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ArtefactError(f"{path} does not hold what its record says ({reason}); train it again.") from error
         return made
 
     def _card(self) -> str:

@@ -224,14 +224,18 @@ class Remote:
                 f"{self._endpoint.address} answered something that is not in OpenAI's form; check that url= is right."
             ) from None
         tokens = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else most
-        return without_key(text, self._endpoint.key) if isinstance(text, str) else "", tokens
+        if not isinstance(text, str):
+            return "", tokens
+        whole = text.encode("utf-8", "replace").decode()  # half a character, which no tokenizer takes
+        return without_key(whole, self._endpoint.key), tokens
 
 
 def without_key(text: str, key: str, part: int = PART) -> str:
     """The text with `...` in place of a key, and of whatever of it has `part` characters or more."""
-    part, low, text_low = min(part, len(key)), key.lower(), text.lower()
-    if part < PART_OF_ERROR or len(text_low) != len(text):  # a letter whose small form is two
-        return text.replace(key, "...") if len(key) >= PART_OF_ERROR else text
+    part, low = min(part, len(key)), key.lower()
+    if part < PART_OF_ERROR:  # a word such as "no", which a server on this machine may ask for
+        return text
+    text_low = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
     parts = {low[at : at + part] for at in range(len(low) - part + 1)}
     out, at = [], 0
     while at < len(text):
