@@ -166,7 +166,7 @@ def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade, is
     while left:
         busy = []
         for stack in left:
-            with held_or_not(_place(plan, stack)) as holder:
+            with held_or_not(plan.desk.store.folder / _name(stack)) as holder:
                 if holder is not None:
                     busy.append(stack)
                     continue
@@ -177,12 +177,11 @@ def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade, is
                     plan.tell(ended)
                 if missing:
                     _train_stack(plan, stack, missing, on_made)
-            clear_locks(_place(plan, stack).parent)
-            _drop_empty(_place(plan, stack).parent)
         wait = SHORTEST if len(busy) < len(left) else min(2 * wait, LONGEST)
         left = busy
         if left:
             time.sleep(wait)
+    clear_locks(plan.desk.store.folder)
 
 
 def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -> None:
@@ -233,7 +232,7 @@ def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]
             ids -= {cell.id for cell in stack}
             yield stack
         elif (checkpoint := _checkpoint(plan, stack)) is not None:  # killed between its last record and its end
-            with held_or_not(_place(plan, stack)) as holder:
+            with held_or_not(plan.desk.store.folder / _name(stack)) as holder:
                 if holder is None:
                     remove_whole(checkpoint)
                     _unpin(checkpoint)
@@ -280,7 +279,7 @@ def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
         if all(i in cells for i in told["ids"]):
             yield [cells[i] for i in told["ids"]]
         elif told["method"] == plan.method.name and names.issuperset(told["names"]):
-            with held_or_not(pin.with_suffix("")) as holder:
+            with held_or_not(plan.desk.store.folder / pin.stem) as holder:
                 if holder is None:
                     for suffix in (".safetensors", ".jsonl"):
                         remove_whole(pin.with_suffix(suffix))
@@ -297,10 +296,9 @@ def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
     if not plan.method.searches and not (goes_on and plan.method.freezes_lm):
         return None
     suffix = "jsonl" if plan.method.searches else "safetensors"
-    return _place(plan, stack).with_suffix(f".{suffix}")
+    return plan.desk.store.folder / CHECKPOINTS / f"{_name(stack)}.{suffix}"
 
 
-def _place(plan: Schedule, stack: Cells) -> Path:
+def _name(stack: Cells) -> str:
     """What a stack's files are called, without a suffix."""
-    name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
-    return plan.desk.store.folder / CHECKPOINTS / name
+    return hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]

@@ -5,6 +5,7 @@ The client of a remote endpoint, against a server on this machine that refuses, 
 
 import contextlib
 import email.utils
+import gzip
 import random
 import time
 
@@ -12,7 +13,7 @@ import pytest
 
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.search.ledger import Ledger
-from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote
+from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote, without_key
 from tests.methods.search.endpoint import Stub, serving
 
 OPTIONS = {"max_tokens": 20, "temperature": 0.9, "top_p": 0.9}
@@ -179,3 +180,57 @@ def test_an_unanswered_call_counts_as_charged_and_is_tried_again(waits, tmp_path
 def test_what_cannot_be_asked_is_refused_before_any_call(more, told):
     with pytest.raises(ConfigError, match=told):
         Endpoint(**{"url": "https://api.example.com/v1", "model": "m", **more})
+
+
+KEY = "sk-Abc123-Def456-Ghi789"
+
+
+@pytest.mark.parametrize("shown", [KEY, KEY.lower(), KEY[:12], KEY[-9:], f"Bearer {KEY}", f"x{KEY}{KEY}y"])
+def test_an_endpoint_that_repeats_the_key_gets_none_of_it_kept(shown, waits, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    answer = (200, {}, {"choices": [{"message": {"content": f"say {shown} and \ud83d stop"}}]})
+    with serving(Stub(lambda number, body: answer)) as stub:
+        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        text = client(stub, waits, ledger, key_variable="MY_KEY").write("x", 0, **OPTIONS)
+    kept = (tmp_path / "n.jsonl").read_text()
+    for place in (text, kept):
+        low = place.lower()
+        assert not any(KEY.lower()[at : at + 8] in low for at in range(len(KEY) - 7)), place
+    assert text.startswith("say ")
+    assert text.endswith("stop")
+    text.encode()
+
+
+@pytest.mark.parametrize("shown", [KEY, f"{KEY[:7]}*****{KEY[-4:]}", KEY[5:12]])
+def test_a_refusal_shows_no_part_of_the_key(shown, waits, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    refusal = (401, {}, {"error": {"message": f"Incorrect API key provided: {shown}, see the page"}})
+    with (
+        serving(Stub(lambda number, body: refusal)) as stub,
+        pytest.raises(ModelError, match="Incorrect API key provided") as told,
+    ):
+        client(stub, waits, key_variable="MY_KEY").write("x", 0, **OPTIONS)
+    assert not any(KEY[at : at + 4] in str(told.value) for at in range(len(KEY) - 3))
+
+
+def test_words_that_have_nothing_of_the_key_stay_as_they_are():
+    text = "a film about İstanbul, 123 and 456; Straße"
+    assert without_key(text, KEY) == text
+    assert without_key("no, it is EMPTY", "no") == "no, it is EMPTY"  # a key of no weight
+    assert without_key("no key", "") == "no key"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((200, {}, b'{"choices": [{"message": {"content": "' + b"x" * 2**23 + b'"}}]}'), "more than the 4,194,304 bytes"),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b"x" * 2**27)), "compressed form"),
+        ((500, {}, b"x" * 2**23), "more than the"),
+        ((200, {}, b"[" * 10**6), "not in OpenAI's form"),
+        ((200, {}, b'{"choices": ' + b"9" * 10**5 + b"}"), "not in OpenAI's form"),
+    ],
+)
+def test_an_answer_without_bounds_is_refused(answer, words, waits):
+    with serving(Stub(lambda number, body: answer)) as stub, pytest.raises(ModelError, match=words):
+        client(stub, waits).write("x", 0, **OPTIONS)
+    assert waits == []
