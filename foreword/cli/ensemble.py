@@ -7,7 +7,7 @@ import click
 from foreword.cli.console import pairs, print_json, size
 from foreword.cli.lists import json_flag
 from foreword.cli.show import summary
-from foreword.cli.train import refuse_to_replace
+from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ConfigError
 
 
@@ -34,6 +34,7 @@ def ensemble(artefacts: tuple[str, ...], out: Path, rule: str, overwrite: bool, 
     from foreword.core.artefact import Artefact
     from foreword.methods.ensemble import ensemble as joined
 
+    hold(out)
     refuse_to_replace(out, overwrite)
     if len(set(artefacts)) < len(artefacts):
         raise ConfigError("An artefact was named twice; each member is named once.")

@@ -9,7 +9,7 @@ from foreword.cli.choices import ModelChoice, model_options
 from foreword.cli.console import note, pairs, print_json
 from foreword.cli.lists import json_flag
 from foreword.cli.opened import model_override, open_artefact
-from foreword.cli.train import refuse_to_replace
+from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ArtefactError
 
 Told = tuple[dict[str, Any], list[tuple[str, str]], str]  # what was made: for programs, for people, and a last line
@@ -59,6 +59,7 @@ def export(
     foreword export artefacts/x --to vllm served/x
     foreword export artefacts/words --to text prompts/words
     """
+    hold(folder, "DIR")
     refuse_to_replace(folder, overwrite, "DIR")
     write = {"peft": _peft, "vllm": _vllm, "text": _text}[form]
     record, rows, last = write(artefact, folder, base_model, model, how)

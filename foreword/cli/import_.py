@@ -8,7 +8,7 @@ from foreword.cli.choices import FormatChoice, ModelChoice, model_options, place
 from foreword.cli.console import note, pairs, print_json, size
 from foreword.cli.lists import json_flag
 from foreword.cli.show import summary
-from foreword.cli.train import refuse_to_replace
+from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ConfigError
 
 
@@ -46,6 +46,7 @@ def import_(
     from foreword.interop.halves import unread
     from foreword.interop.peft import foreign, read
 
+    hold(out)
     refuse_to_replace(out, overwrite)
     template = how_put.template_source()
     if template is None:

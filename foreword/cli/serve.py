@@ -95,6 +95,10 @@ def serve(
         note(f"not served, since no prompts or not to be named so: {shown}")
     if store.read_only:
         note("the folder is read-only: its prompts are served, and none can be added, changed or removed")
+    for sentence in [*store.damaged.values()][:5]:
+        note(sentence)
+    if len(store.damaged) > 5:
+        note(f"{len(store.damaged) - 5} more prompts are damaged")
     limits = Limits(
         max_body, max_upload, max_text, max_tokens, 256, max_requests, max_prompts, seconds,
         connections=max_connections, idle=idle, rate=max(1, min_rate), held=held, key=Quota().with_limits(key_limit),

@@ -112,6 +112,7 @@ def train(
         return
     if stack is not None:
         raise ConfigError("--stack is for --tasks; one task trains as a batch of its own.")
+    hold(out)
     checkpoint, stopped = _beside(out, "checkpoint"), _beside(out, "stopped")
     if not resume:  # before any work
         refuse_to_replace(out, overwrite)
@@ -206,6 +207,13 @@ def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
         raise ConfigError(f"{said} {out} is a file; name a folder that is not there yet.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise ConfigError(f"{said} {out} exists already; name another folder, or pass --overwrite to replace it.")
+
+
+def hold(out: Path, said: str = "--out") -> None:
+    """Keep other processes from what this command writes, until it ends. Raises: ConfigError that says who has it."""
+    from foreword.core.files import held
+
+    click.get_current_context().with_resource(held(out, said))
 
 
 def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:

@@ -11,14 +11,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from foreword.core.files import recover_folder, write_folder
+from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format
-from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, words_alone
-from foreword.core.packing import pack, unpack
-from foreword.errors import ArtefactError
+from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
+from foreword.core.packing import check_header, pack, unpack
+from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed, shown
+from foreword.core.whereabouts import portable, resolved
+from foreword.errors import ArtefactError, ForewordError
 
 SCHEMA = 1
 TENSORS, RECORD, CARD = "prompt.safetensors", "foreword.json", "README.md"
+# What reading bytes of others may end with.
+BROKEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, SafetensorError)
+MOST = {TENSORS: 2**40, RECORD: LONGEST, CARD: LONGEST}  # bytes that are read of each file
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +96,13 @@ class Artefact:
         Raises: ArtefactError where the folder holds something that is not an artefact, or cannot be written.
         """
         target = Path(folder)
-        if target.is_dir() and any(target.iterdir()) and not (target / RECORD).exists():
-            raise ArtefactError(
-                f"{target} exists and is not an artefact; nothing was written. Name a new folder, or empty this one."
-            )
         data, extra = self._tensor_bytes()
-        record = json.dumps(self._record(extra, data), indent=2, ensure_ascii=False) + "\n"
+        told = replace(self, recipe=portable(self.recipe, target))._record(extra, data)
+        record = json.dumps(sealed(told), indent=2, ensure_ascii=False) + "\n"
         try:
-            write_folder(target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()})
+            write_folder(
+                target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()}, _refuse_to_replace
+            )
         except OSError as error:
             raise ArtefactError(
                 f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
@@ -133,42 +137,32 @@ class Artefact:
         Raises: ArtefactError in one sentence that says what does not fit.
         """
         path = Path(folder)
-        recover_folder(path)
-        if not (path / RECORD).is_file():
-            inside = sorted(str(p.parent) for pattern in ("*", "artefacts/*") for p in path.glob(f"{pattern}/{RECORD}"))
-            hint = f"It holds artefacts: give one of them, {inside[0]} for example." if inside else ""
-            raise ArtefactError(
-                f"{path} is not an artefact: it has no {RECORD}. "
-                f"{hint or 'Give the folder that `foreword train --out` wrote.'}"
-            )
         try:
-            contents = {name: (path / name).read_bytes() for name in (RECORD, TENSORS)}
+            contents = read_folder(path, (RECORD, TENSORS), MOST)
         except OSError as error:
-            raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
-        return Artefact.read(contents, str(path))
+            raise _unreadable(path, error) from error
+        made = Artefact.read(contents, str(path))
+        return replace(made, recipe=resolved(made.recipe, path))
 
     @staticmethod
     def read(contents: Mapping[str, bytes], path: str) -> "Artefact":
         """The same from the bytes of its files; `path` is where they are from, for errors."""
         data = contents[TENSORS]
         try:
-            record = json.loads(contents[RECORD].decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ArtefactError(f"{path} cannot be read: {error}. The artefact is damaged; train it again.") from error
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            given = record.get("schema") if isinstance(record, dict) else type(record).__name__
-            raise ArtefactError(
-                f"{path}/{RECORD} has schema {given!r}; this version of Foreword reads schema {SCHEMA}."
-            )
-        if hashlib.sha256(data).hexdigest() != record.get("tensors_sha256"):
-            raise ArtefactError(
-                f"{path}/{TENSORS} is truncated or was changed after it was written: its hash differs "
-                "from the record's."
-            )
-        try:
-            tensors = tensors_from_bytes(data)
-            value = unpack(record["form"], tensors, record["value"])
-            return Artefact(
+            record = parse_record(contents[RECORD])
+            if record.get("schema") != SCHEMA:
+                raise ArtefactError(
+                    f"the record has schema {shown(record.get('schema'))}; this version of Foreword reads schema "
+                    f"{SCHEMA}."
+                )
+            if hashlib.sha256(data).hexdigest() != record.get("tensors_sha256"):
+                raise ArtefactError(
+                    f"{TENSORS} is truncated or was changed after it was written: its hash differs from the record's."
+                )
+            check_record(record)
+            check_header(data, record["form"], record["value"])
+            value = unpack(record["form"], tensors_from_bytes(data), record["value"])
+            made = Artefact(
                 value=value,
                 format=Format.from_json(record["format"]),
                 method=record["method"],
@@ -184,10 +178,14 @@ class Artefact:
                 numbers_trained=record["numbers_trained"],
                 trace=record.get("trace", {}),
             )
-        except ArtefactError as error:
-            raise ArtefactError(f"{path}: {error}") from error
-        except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-            raise ArtefactError(f"{path} does not hold what its record says ({error!r}); train it again.") from error
+            _check_whole(made)
+            check_seal(record)
+        except ForewordError as error:
+            raise ArtefactError(f"{path} does not hold a whole artefact: {error}") from error
+        except BROKEN as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ArtefactError(f"{path} does not hold what its record says ({reason}); train it again.") from error
+        return made
 
     def _card(self) -> str:
         """The README of the folder, for the person who is handed it."""
@@ -229,6 +227,45 @@ class Artefact:
         if "search" in self.metrics:
             return "Its words were proposed by a model that was shown training rows, and may repeat some of theirs."
         return "It holds no training text: only the words of its template."
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """Raises: ArtefactError for a folder that holds something else than an artefact, or a file."""
+    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).exists():
+        raise ArtefactError(
+            f"{target} exists and is not an artefact; nothing was written. Name a new folder, or empty this one."
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> ArtefactError:
+    """Why a folder is no artefact that can be read."""
+    place = present(path)
+    if (place / RECORD).exists() or (place / RECORD).is_symlink():
+        return ArtefactError(f"{path} cannot be read ({_told(error)}). The artefact is damaged; train it again.")
+    inside = sorted(str(p.parent) for pattern in ("*", "artefacts/*") for p in path.glob(f"{pattern}/{RECORD}"))
+    hint = f"It holds artefacts: give one of them, {inside[0]} for example." if inside else ""
+    return ArtefactError(
+        f"{path} is not an artefact: it has no {RECORD}. {hint or 'Give the folder that `foreword train --out` wrote.'}"
+    )
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _check_whole(artefact: Artefact) -> None:
+    """Whether an artefact's parts fit each other. Raises: ArtefactError."""
+    value, labels = artefact.value, artefact.format.labels
+    if not artefact.any_model and not artefact.fingerprint:
+        raise ArtefactError("the record has no fingerprint of the model that its tensors were made for.")
+    if isinstance(value, Probe | WordCounts) and len(value.bias_C) != len(labels):
+        raise ArtefactError(f"it has scores for {len(value.bias_C)} labels, and its record names {len(labels)}.")
+    forms = [artefact.format, *([m.format for m in value.members] if isinstance(value, Ensemble) else [])]
+    absent = {field for form in forms for field in form.template.fields} - {*artefact.fields}
+    if absent:
+        raise ArtefactError(f"its template has the field {min(absent)!r}, which its record does not name.")
+    if isinstance(value, Ensemble) and any(member.format.labels != labels for member in value.members):
+        raise ArtefactError("the members of the ensemble have other labels than the ensemble.")
 
 
 def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:

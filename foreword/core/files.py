@@ -1,63 +1,339 @@
-"""Files and folders that are there whole or not at all, even if the process is killed while it writes them.
+"""Files and folders that are there whole or not at all, even if processes are killed or write at the same moment.
 
-What is being written has a name of its own (`.NAME.writing`) and takes its place by a rename; a folder that is replaced
-waits as `.NAME.old` meanwhile. A killed process leaves at most those, and the next write of that name clears them away.
+What is being written has a name of its process's own (`.NAME.PID-RANDOM.writing`) and takes its place by a rename; a
+folder that is replaced waits as `.NAME.old` meanwhile. Whoever writes NAME holds `.NAME.lock`, a lock of the operating
+system that ends with its process. A killed process leaves at most those, and the next write of that name clears them
+away. Reading takes no lock and writes nothing: a reader that comes between the two renames reads `.NAME.old`.
 """
 
+import contextlib
+import errno
+import json
 import os
+import re
+import secrets
+import shlex
 import shutil
-from collections.abc import Mapping
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from foreword.errors import ConfigError
+
+LONGEST_WRITE = 120.0  # seconds that a writer waits for another one of the same name
+LONGEST_LOOK = 0.5  # seconds in which a lock that is only being looked at is let go
+WAITING = 0.002  # seconds between two tries, growing to a hundred times that
+TRIES = 200  # of a reader, while a folder is being replaced
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class HeldError(ConfigError):
+    """Another process does this very work."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file through its waiting name and a rename. Raises: OSError; what was there before stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    waiting = _waiting(path)
-    try:
-        _write(waiting, data)
-        waiting.replace(path)
-    except OSError:
-        waiting.unlink(missing_ok=True)
-        raise
+    with _writing(path) as path:
+        waiting = _waiting(path)
+        try:
+            _write(waiting, data)
+            waiting.replace(path)
+        except OSError:
+            waiting.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
 
 
 def remove_whole(path: Path) -> None:
     """Remove a file, and what a killed process left of its next version."""
-    path.unlink(missing_ok=True)
-    _waiting(path).unlink(missing_ok=True)
+    if not path.parent.is_dir():
+        return
+    with _writing(path) as path:
+        path.unlink(missing_ok=True)
 
 
-def write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a folder of files, in place of one of that name. Raises: OSError; what was there before stays."""
-    recover_folder(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = _waiting(target)
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir()
-        for name, data in contents.items():
-            _write(staging / name, data)
-        _swap(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def write_folder(target: Path, contents: Mapping[str, bytes], refuse: Callable[[Path], None] | None = None) -> None:
+    """Write a folder of files, in place of one of that name.
+
+    `refuse` may raise at what stands there already; nobody else can change that between its look and the write.
+
+    Raises: OSError; what was there before stays.
+    """
+    with _writing(target) as target:
+        if refuse:
+            refuse(target)
+        staging = _waiting(target)
+        try:
+            staging.mkdir()
+            for name, data in contents.items():
+                _write(staging / name, data)
+            _sync(staging)
+            _swap(staging, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def recover_folder(target: Path) -> None:
-    """Undo what a process left that was killed between the two renames of a replacement."""
+    """Undo what a process left that was killed between the two renames of a replacement. For writers."""
+    with _writing(target):
+        pass
+
+
+def present(target: Path) -> Path:
+    """Where the folder of this name is to be read: while it is replaced, that is the earlier one."""
     aside = _aside(target)
-    if not aside.exists():
+    return aside if not target.exists() and aside.is_dir() else target
+
+
+def folders_in(parent: Path) -> dict[str, Path]:
+    """The folders in one, by name and in order, where they are to be read. Hidden ones are not among them."""
+    try:
+        names = {entry.name for entry in os.scandir(parent)}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    names |= {name[1:].removesuffix(".old") for name in names if re.fullmatch(r"\..+\.old", name)}
+    found = {name: present(parent / name) for name in sorted(names) if not name.startswith(".")}
+    return {name: place for name, place in found.items() if place.is_dir()}
+
+
+def read_folder(target: Path, names: Sequence[str], most: Mapping[str, int]) -> dict[str, bytes]:
+    """Read these files of one folder, all of the same version, though another process may be replacing it.
+
+    `most` is the largest size of each. Raises: OSError, FileNotFoundError if a file is not there.
+    """
+    wait = WAITING
+    for left in reversed(range(TRIES)):
+        for place in (target, _aside(target)):
+            try:
+                return _read_at(place, names, most)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                last = error
+        # Nobody writes: after a second look, which is for the moment in which a writer has just ended, that is all.
+        if not left or (left < TRIES - 3 and not _lock_of(Path(os.path.realpath(target))).exists()):
+            raise last
+        time.sleep(wait)
+        wait = min(wait * 1.2, WAITING * 10)
+    raise AssertionError("the last try returns or raises")
+
+
+def read_plain(path: Path | str, most: int, at: int | None = None) -> bytes:
+    """Read a plain file of at most so many bytes; `at` is the open folder that `path` is in.
+
+    Raises: OSError, too if it is a device, a pipe, a folder or larger.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags, dir_fd=at)
+    with os.fdopen(number, "rb") as file:
+        info = os.fstat(number)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, and no plain file", str(path))
+        if info.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {info.st_size:,} bytes; {most:,} are allowed", str(path))
+        return file.read(info.st_size)
+
+
+def _read_at(place: Path, names: Sequence[str], most: Mapping[str, int]) -> dict[str, bytes]:
+    if os.open not in os.supports_dir_fd:
+        return {name: read_plain(place / name, most[name]) for name in names}
+    at = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return {name: read_plain(name, most[name], at) for name in names}
+    finally:
+        os.close(at)
+
+
+# Locks between processes.
+
+
+@contextlib.contextmanager
+def held(target: Path, what: str) -> Iterator[None]:
+    """Keep a long piece of work on `target` from other processes, which may go on reading it.
+
+    `what` names the target as the person gave it. Raises: HeldError that says which process has it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            holder = stack.enter_context(held_or_not(target))
+        except OSError as error:
+            raise ConfigError(
+                f"{what} {target} cannot be written ({error.strerror or error}); name another folder."
+            ) from error
+        if holder is not None:
+            raise HeldError(
+                f"{what} {target} is being written by {holder}; wait until that has ended, stop it, or name another "
+                "folder."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def held_or_not(target: Path) -> Iterator[str | None]:
+    """As `held`, but for a process that can do something else meanwhile: gives None, or the process that has it."""
+    target = Path(os.path.realpath(target))
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = target.with_name(f".{target.name}.held")
+    lock, _ = _take(file, LONGEST_LOOK)
+    if lock is None:
+        yield _holder(file)
         return
-    if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with contextlib.suppress(OSError):  # the file is another user's, or the disk is full
+            os.ftruncate(lock, 0)
+            os.lseek(lock, 0, os.SEEK_SET)
+            os.write(lock, json.dumps(_self()).encode())
+        yield None
+    finally:
+        _give(file, lock)
+        with contextlib.suppress(OSError):  # nothing is left of work that left nothing
+            for folder in made:
+                folder.rmdir()
+
+
+def clear_locks(folder: Path) -> None:
+    """Remove the locks in a folder that killed processes left."""
+    for file in folder.glob(".*.held"):
+        lock, _ = _take(file, 0.0)
+        if lock is not None:
+            _give(file, lock)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    """Be the only one who writes this name, with what killed processes left of it cleared away."""
+    target = Path(os.path.realpath(target))  # a link stays, and leads to what is written
+    if not target.name:
+        raise OSError(errno.EBUSY, "the root of a disk cannot be replaced", str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = _lock_of(target)
+    lock, left = _take(file, LONGEST_WRITE)
+    if lock is None:
+        raise OSError(errno.EBUSY, f"another process has been writing it for {LONGEST_WRITE:.0f} seconds", str(target))
+    try:
+        if left:
+            _clear(target)
+        _recover(target)
+        yield target
+    except BaseException as error:
+        # Cut off at any point: the file stays and tells the next writer to look for what is left.
+        _give(file, lock, keep=not isinstance(error, Exception))
+        raise
     else:
-        aside.rename(target)
+        _give(file, lock)
 
 
-def recover_folders(parent: Path) -> None:
-    """`recover_folder` for every folder of that kind in one."""
-    for aside in parent.glob(".*.old"):
-        recover_folder(parent / aside.name.removeprefix(".").removesuffix(".old"))
+def _take(file: Path, seconds: float) -> tuple[int | None, bool]:
+    """The open lock file (-1 where the file system has no locks, None where another has it), and whether it was there.
+
+    It is there if a process was killed or another waited. One whose name was removed meanwhile locks nothing any more.
+    """
+    end, wait, left = time.monotonic() + seconds, WAITING, False
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        try:
+            number = os.open(file, flags | os.O_EXCL, 0o666)
+        except FileExistsError:
+            left = True
+            try:
+                number = os.open(file, flags, 0o666)
+            except PermissionError:  # another user's
+                number = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:  # somebody has just removed the empty folder
+            file.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            _lock(number)
+            if os.name == "nt" or os.path.samestat(os.fstat(number), os.stat(file)):
+                return number, left
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                os.close(number)
+                return -1, False
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                os.close(number)
+                raise
+        os.close(number)
+        if time.monotonic() >= end:
+            return None, left
+        time.sleep(wait)
+        wait = min(wait * 1.5, WAITING * 100)
+
+
+def _give(file: Path, lock: int, *, keep: bool = False) -> None:
+    if not keep:
+        with contextlib.suppress(OSError):  # Windows keeps the name of an open file
+            file.unlink()
+    if lock >= 0:
+        os.close(lock)
+
+
+def _lock(number: int) -> None:
+    """Lock an open file, or raise at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(number, 1 << 30, os.SEEK_SET)  # past what others may read
+        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _self() -> dict[str, str | int]:
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    program = "foreword" if program == "__main__.py" else program
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": shlex.join([program, *sys.argv[1:]])[:500],
+    }
+
+
+def _holder(file: Path) -> str:
+    """Which process has a lock, in words."""
+    for _ in range(20):  # it may have taken it this very moment
+        try:
+            told = json.loads(read_plain(file, 2**16))
+            return f"process {told['process']} on {told['host']} since {told['since']} ({told['command']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(WAITING)
+    return "another process"
+
+
+# Parts of a write.
+
+
+def _clear(target: Path) -> None:
+    """Remove what killed writers of this name left, but for `.NAME.old`."""
+    stray = re.compile(rf"\.{re.escape(target.name)}\.[0-9]+-[0-9a-f]{{8}}\.writing")
+    for entry in [entry for entry in os.scandir(target.parent) if stray.fullmatch(entry.name)]:
+        _remove(Path(entry.path))
+
+
+def _recover(target: Path) -> None:
+    """Put the earlier folder back, or remove it; and what versions before this one were writing when killed."""
+    aside = _aside(target)
+    if aside.exists():
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)
+    _remove(target.with_name(f".{target.name}.writing"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _swap(staging: Path, target: Path) -> None:
@@ -84,9 +360,25 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _sync(folder: Path) -> None:
+    """Let the names in a folder outlast a power cut, where the system can."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
 def _waiting(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing")
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.writing")
 
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")

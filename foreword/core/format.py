@@ -1,9 +1,11 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, final
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Literal, final, get_args
 
+from foreword.core.record import are_distinct, are_texts, is_number, is_whole, shown
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 
@@ -11,6 +13,11 @@ Truncate = Literal["tail", "head", "middle", "error"]
 Extract = Literal["number", "choice", "span"]
 Vote = Literal["majority", "likelihood"]
 Answers = Literal["labels", "options", "text"]
+Pieces = Literal["mean", "sum"]
+
+# Scores are single-precision, and what a calibration makes of them must stay finite.
+SHIFT, COLDEST = 1e6, 1e-6
+LARGEST = 2**63 - 1  # of a whole number that a record holds
 
 
 @final
@@ -48,6 +55,14 @@ class Decoding:
     conclude: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind, allowed in _KINDS:  # of what a record or a caller may hold
+            value = getattr(self, name)
+            if not isinstance(value, kind) or value != value:
+                raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
+            if kind is not bool and not -LARGEST <= value <= LARGEST:
+                raise ConfigError(f"Decoding: {name} is {_short(value)}, which is beyond all use.")
+        if not isinstance(self.conclude, str | None) or not all(isinstance(stop, str) for stop in self.stop_strings):
+            raise ConfigError("Decoding: conclude and stop_strings must be texts.")
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -64,7 +79,7 @@ class Decoding:
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),
         ):
             if not right:
-                raise ConfigError(f"Decoding: {name} is {getattr(self, name)!r}; it must be {allowed}.")
+                raise ConfigError(f"Decoding: {name} is {_short(getattr(self, name))}; it must be {allowed}.")
         if self.num_return_sequences > 1 and not self.do_sample:
             raise ConfigError(
                 f"Decoding: {self.num_return_sequences} samples of a row without do_sample are one text; set do_sample."
@@ -80,6 +95,12 @@ class Decoding:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Decoding":
+        """Raises: ConfigError for a part of another kind, or one that no version of Foreword writes."""
+        known = {field.name for field in fields(Decoding)}
+        if not isinstance(data, dict) or not data.keys() <= known:
+            raise ConfigError(f"Decoding is {_short(data)}; it may have {', '.join(sorted(known))}.")
+        if not isinstance(data.get("stop_strings", []), list):
+            raise ConfigError(f"Decoding: stop_strings is {_short(data['stop_strings'])}; it must be a list of texts.")
         return Decoding(**{**data, "stop_strings": tuple(data.get("stop_strings", ()))})
 
 
@@ -104,7 +125,7 @@ class Format:
     truncate: Truncate = "tail"
     soft_first: bool = False
     max_length: int | None = None
-    pieces: Literal["mean", "sum"] = "mean"
+    pieces: Pieces = "mean"
     decoding: Decoding | None = None
     shift: tuple[float, ...] = ()
     temperature: float = 1.0
@@ -112,13 +133,16 @@ class Format:
     premise: str | None = None
 
     def __post_init__(self) -> None:
-        if self.shift and (len(self.shift) != len(self.labels) or not all(map(math.isfinite, self.shift))):
+        if self.shift and (len(self.shift) != len(self.labels) or not all(_within(n, SHIFT) for n in self.shift)):
             raise ConfigError(
                 f"The calibration has {len(self.shift)} numbers for {len(self.labels)} labels; each label needs one "
-                "finite number."
+                f"finite number, between -{SHIFT:g} and {SHIFT:g}."
             )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"The temperature is {self.temperature!r}; it must be a finite number above 0.")
+        if not (_within(self.temperature, 1 / COLDEST) and self.temperature >= COLDEST):
+            raise ConfigError(
+                f"The temperature is {_short(self.temperature)}; it must be a finite number above 0, between "
+                f"{COLDEST:g} and {1 / COLDEST:g}."
+            )
 
     @property
     def answers(self) -> Answers:
@@ -161,6 +185,8 @@ class Format:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Format":
+        """Raises: ConfigError for a part of another kind than `to_json` writes."""
+        _check_parts(data)
         return Format(
             template=Template.parse(data["template"]),
             labels=tuple(data["labels"]),
@@ -172,6 +198,57 @@ class Format:
             decoding=Decoding.from_json(data["decoding"]) if data.get("decoding") is not None else None,
             shift=tuple(map(float, data.get("shift", ()))),
             temperature=float(data.get("temperature", 1.0)),
-            calibration=str(data.get("calibration", "none")),
+            calibration=data.get("calibration", "none"),
             premise=data.get("premise"),
         )
+
+
+def _check_parts(data: Any) -> None:
+    """Raises: ConfigError for a format's record whose parts are of other kinds."""
+    parts = ("template", "labels", "words", "truncate", "soft_first", "max_length", "pieces")
+    absent = parts if not isinstance(data, dict) else [name for name in parts if name not in data]
+    if absent:
+        raise ConfigError(f"The format has no {' and no '.join(absent)}.")
+    labels, words, longest, premise = data["labels"], data["words"], data["max_length"], data.get("premise")
+    texts = are_texts(labels) and isinstance(words, list) and all(are_texts(w) and w for w in words)
+    rules = {
+        "template": (isinstance(data["template"], str | list), "a text or a list of messages"),
+        "labels": (texts and are_distinct(labels), "a list of different texts"),
+        "words": (texts and len(words) == len(labels), "a list of texts for each label"),
+        "truncate": (data["truncate"] in get_args(Truncate), f"one of {', '.join(get_args(Truncate))}"),
+        "soft_first": (isinstance(data["soft_first"], bool), "true or false"),
+        "max_length": (longest is None or is_whole(longest, 1), "a whole number above 0, or null"),
+        "pieces": (data["pieces"] in get_args(Pieces), f"one of {', '.join(get_args(Pieces))}"),
+        "shift": (
+            isinstance(shift := data.get("shift", []), list) and all(is_number(n, -SHIFT, SHIFT) for n in shift),
+            f"a list of numbers between -{SHIFT:g} and {SHIFT:g}",
+        ),
+        "temperature": (
+            is_number(data.get("temperature", 1.0), COLDEST, 1 / COLDEST),
+            f"a number between {COLDEST:g} and {1 / COLDEST:g}",
+        ),
+        "calibration": (isinstance(data.get("calibration", "none"), str), "a text"),
+        "premise": (isinstance(premise, str | None), "a text or null"),
+    }
+    for name, (right, allowed) in rules.items():
+        if not right:
+            raise ConfigError(f"The format has {name} {shown(data.get(name))}; it must be {allowed}.")
+
+
+def _within(value: float, most: float) -> bool:
+    """Whether a number is finite and between -most and most, too if it is beyond all floats."""
+    return -most <= value <= most
+
+
+def _short(value: object) -> str:
+    text = type(value).__name__ if isinstance(value, int) and abs(value) > LARGEST else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+_KINDS = (
+    *((name, Integral, "a whole number") for name in (
+        "max_new_tokens", "min_new_tokens", "top_k", "num_beams", "no_repeat_ngram_size", "num_return_sequences", "seed"
+    )),
+    *((name, Real, "a number") for name in ("temperature", "top_p", "length_penalty", "repetition_penalty")),
+    *((name, bool, "true or false") for name in ("do_sample", "early_stop")),
+)  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.files import write_whole
+from foreword.core.files import held, write_whole
 from foreword.core.format import Format
 from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import SoftPrompt
@@ -103,6 +103,19 @@ def measure_arms(
 
     Raises: DataError where episodes cannot be drawn; ArtefactError for starts of another model.
     """
+    with held(out / RESULTS, "The results"):
+        return _measure(lm, source, forms, arms, protocol, out, tell)
+
+
+def _measure(
+    lm: FrozenLM,
+    source: Source,
+    forms: Sequence[Format],
+    arms: Sequence[Arm],
+    protocol: Protocol,
+    out: Path,
+    tell: Callable[[str], None] | None,
+) -> list[Measured]:
     tried = {"adapted": protocol.rates, "fine-tuning": protocol.fine_tuning_rates}
     if not protocol.validation and any(len(tried.get(arm.how, ())) > 1 for arm in arms):
         raise ConfigError("Several rates were given and no validation episodes to choose on; give one rate, or some.")

@@ -148,6 +148,21 @@ class Store:
             found[record.role, record.id] = record
         return list(found.values())
 
+    def keys_after(self, start: int) -> tuple[set[tuple[str, str]], int]:
+        """Role and id of the runs whose lines stand after so many bytes of the results, and where they end."""
+        path = self.folder / RESULTS
+        if not path.exists():
+            return set(), start
+        with writing(path), path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]
+        try:
+            lines = [json.loads(line) for line in data.splitlines()]
+            return {(line["role"], line["id"]) for line in lines}, start + len(data)
+        except (ValueError, KeyError, TypeError):  # `records` says what is wrong
+            return {("", "")}, start
+
     def add(self, record: Record, found: Found | None = None) -> Record:
         """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
         if found is not None:

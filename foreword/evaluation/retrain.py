@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foreword.core.artefact import RECORD, Artefact
-from foreword.core.files import recover_folder, recover_folders
+from foreword.core.files import folders_in, present
 from foreword.core.format import Format
 from foreword.errors import ArtefactError, DataError, ForewordError
 from foreword.evaluation.compare import Stage
@@ -40,12 +40,11 @@ def find_artefacts(folder: str | Path) -> dict[str, Path]:
     Raises: ArtefactError where there is none.
     """
     place = Path(folder)
-    recover_folder(place)
-    if (place / RECORD).is_file():
+    if (present(place) / RECORD).is_file():
         return {place.resolve().name: place}
     for parent in (place / ARTEFACTS, place):
-        recover_folders(parent)
-        found = {p.name: p for p in sorted(parent.glob("[!.]*")) if (p / RECORD).is_file()}
+        # The name, not where it stands this moment: `Artefact.load` looks itself.
+        found = {name: parent / name for name, at in folders_in(parent).items() if (at / RECORD).is_file()}
         if found:
             return found
     raise ArtefactError(

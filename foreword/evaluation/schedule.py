@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from foreword.core.artefact import Artefact
-from foreword.core.files import remove_whole, write_whole
+from foreword.core.files import clear_locks, held_or_not, remove_whole, write_whole
 from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.reading import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
@@ -20,6 +21,7 @@ from foreword.methods.train import Outcome, Trained
 
 OnMade = Callable[[Cell, Trained, int], None]
 Cells = Sequence[Cell]
+SHORTEST, LONGEST = 0.05, 2.0  # seconds between two looks at the stacks that other processes have
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Schedule:
     tell: Callable[[int], None]
     found: dict[tuple[str, str], Record]
     failures: list[Failure]
+    read_to: list[int] = field(default_factory=lambda: [0])  # the one number: bytes of the results that were taken in
+
+
+IsDone = Callable[[Schedule, Cell], bool]
 
 
 def run_method(plan: Schedule, seeds: Mapping[Any, Cells]) -> list[Record]:
@@ -81,7 +87,7 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
                 _drop_choice(plan, loser)
         plan.tell(1)
 
-    _train(plan, needed, everything, end)
+    _train(plan, needed, everything, end, lambda p, c: not _is_missing(p, c) or _is_tested(p, c))
     results = []
     for cells in seeds:
         winner = best_point(plan, cells)
@@ -92,7 +98,7 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
             if kept:
                 _result(plan, winner, *kept)
             else:
-                _train(plan, [winner], [winner], lambda c, t, n: _result(plan, c, t, n))
+                _train(plan, [winner], [winner], lambda c, t, n: _result(plan, c, t, n), _is_tested)
         for cell in cells:
             _drop_choice(plan, cell)
         if ("result", winner.id) in plan.found:
@@ -151,38 +157,71 @@ def _result(plan: Schedule, cell: Cell, trained: Trained, together: int) -> None
     plan.found["result", cell.id] = record_result(plan.desk, cell, trained, together)
 
 
-def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade) -> None:
-    """Hand runs over as stacks, each of which can be killed at any moment and go on to the same numbers."""
-    for stack in _stacks(plan, needed, everything):
-        checkpoint = _checkpoint(plan, stack)
+def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade, is_done: IsDone) -> None:
+    """Hand runs over as stacks, each of which can be killed at any moment and go on to the same numbers.
 
-        def on_done(index: int, outcome: Outcome, stack: Cells = stack) -> None:
-            cell = stack[index]
-            error = outcome if isinstance(outcome, ForewordError) else None
-            if not isinstance(outcome, ForewordError) and cell in needed:
-                try:
-                    on_made(cell, outcome, len(stack))
-                except ArtefactError:
-                    raise  # the disk refuses: no run can be kept
-                except ForewordError as wrong:
-                    error = wrong
-            if error is not None:
-                name, job = plan.desk.lm.name, cell.job
-                plan.failures.append(Failure(name, job.task.name, job.method, job.seed, str(error), cell.name))
-                plan.tell(1)
+    Several processes may do so in one folder: each takes the stacks that no other has, and waits for the rest.
+    """
+    left, wait = list(_stacks(plan, needed, everything)), SHORTEST
+    while left:
+        busy = []
+        for stack in left:
+            with held_or_not(plan.desk.store.folder / _name(stack)) as holder:
+                if holder is not None:
+                    busy.append(stack)
+                    continue
+                _take_over(plan)
+                missing = [cell for cell in stack if cell in needed and not is_done(plan, cell)]
+                ended = sum(cell in needed for cell in stack) - len(missing)
+                if ended:
+                    plan.tell(ended)
+                if missing:
+                    _train_stack(plan, stack, missing, on_made)
+        wait = SHORTEST if len(busy) < len(left) else min(2 * wait, LONGEST)
+        left = busy
+        if left:
+            time.sleep(wait)
+    clear_locks(plan.desk.store.folder)
 
-        if checkpoint:
-            _pin(checkpoint, stack)
-        plan.train_many(
-            plan.desk.lm,
-            [cell.job for cell in stack],
-            progress=plan.progress,
-            on_done=on_done,
-            checkpoint=checkpoint,
-            resume=checkpoint is not None and checkpoint.exists(),
-        )
-        if checkpoint:
-            _unpin(checkpoint)
+
+def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -> None:
+    checkpoint = _checkpoint(plan, stack)
+
+    def on_done(index: int, outcome: Outcome) -> None:
+        cell = stack[index]
+        error = outcome if isinstance(outcome, ForewordError) else None
+        if not isinstance(outcome, ForewordError) and cell in needed:
+            try:
+                on_made(cell, outcome, len(stack))
+            except ArtefactError:
+                raise  # the disk refuses: no run can be kept
+            except ForewordError as wrong:
+                error = wrong
+        if error is not None:
+            name, job = plan.desk.lm.name, cell.job
+            plan.failures.append(Failure(name, job.task.name, job.method, job.seed, str(error), cell.name))
+            plan.tell(1)
+
+    if checkpoint:
+        _pin(checkpoint, stack)
+    plan.train_many(
+        plan.desk.lm,
+        [cell.job for cell in stack],
+        progress=plan.progress,
+        on_done=on_done,
+        checkpoint=checkpoint,
+        resume=checkpoint is not None and checkpoint.exists(),
+    )
+    if checkpoint:
+        _unpin(checkpoint)
+
+
+def _take_over(plan: Schedule) -> None:
+    """Take in the runs that other processes have ended since this one looked."""
+    keys, plan.read_to[0] = plan.desk.store.keys_after(plan.read_to[0])
+    if not keys <= plan.found.keys():
+        for record in plan.desk.store.records():
+            plan.found.setdefault((record.role, record.id), record)
 
 
 def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]:
@@ -193,8 +232,10 @@ def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]
             ids -= {cell.id for cell in stack}
             yield stack
         elif (checkpoint := _checkpoint(plan, stack)) is not None:  # killed between its last record and its end
-            remove_whole(checkpoint)
-            _unpin(checkpoint)
+            with held_or_not(plan.desk.store.folder / _name(stack)) as holder:
+                if holder is None:
+                    remove_whole(checkpoint)
+                    _unpin(checkpoint)
     size = (plan.stack or max(1, len(everything))) if _mixes(plan.method) else 1
     for start in range(0, len(everything), size):
         missing = [cell for cell in everything[start : start + size] if cell.id in ids]
@@ -238,9 +279,11 @@ def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
         if all(i in cells for i in told["ids"]):
             yield [cells[i] for i in told["ids"]]
         elif told["method"] == plan.method.name and names.issuperset(told["names"]):
-            for suffix in (".safetensors", ".jsonl"):
-                remove_whole(pin.with_suffix(suffix))
-            _unpin(pin)
+            with held_or_not(plan.desk.store.folder / pin.stem) as holder:
+                if holder is None:
+                    for suffix in (".safetensors", ".jsonl"):
+                        remove_whole(pin.with_suffix(suffix))
+                    _unpin(pin)
 
 
 def _mixes(method: Method) -> bool:
@@ -253,5 +296,9 @@ def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
     if not plan.method.searches and not (goes_on and plan.method.freezes_lm):
         return None
     suffix = "jsonl" if plan.method.searches else "safetensors"
-    name = hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]
-    return plan.desk.store.folder / CHECKPOINTS / f"{name}.{suffix}"
+    return plan.desk.store.folder / CHECKPOINTS / f"{_name(stack)}.{suffix}"
+
+
+def _name(stack: Cells) -> str:
+    """What a stack's files are called, without a suffix."""
+    return hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]

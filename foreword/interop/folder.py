@@ -15,12 +15,15 @@ def write_export(folder: str | Path, contents: Mapping[str, bytes], what: str, a
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise ArtefactError(f"{target} is a file; name a folder that is not there yet.")
-    held = {path.name for path in target.iterdir()} if target.is_dir() else set()
     mark = next(iter(contents))
-    if held and (mark not in held or held - {*contents, *also}):
-        raise ArtefactError(f"{target} exists and is not {what} alone; nothing was written. Name a new folder.")
+
+    def refuse(place: Path) -> None:
+        held = {path.name for path in place.iterdir()} if place.is_dir() else set()
+        if held and (mark not in held or held - {*contents, *also}):
+            raise ArtefactError(f"{target} exists and is not {what} alone; nothing was written. Name a new folder.")
+
     try:
-        write_folder(target, contents)
+        write_folder(target, contents, refuse)
     except OSError as error:
         raise ArtefactError(
             f"{target} could not be written ({error.strerror or error}); what was there is unchanged."

@@ -1,5 +1,6 @@
 """Jobs to artefacts: direct methods one by one, learners through the loop, all that can be mixed in one stack."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foreword.core.artefact import Artefact, made_of
+from foreword.core.files import held
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
@@ -123,8 +125,20 @@ def train_many(
     through a temporary one; with `resume`, training goes on from it and ends in the same numbers as without a stop.
     `on_done` hears of every job as soon as it has ended.
 
-    Raises: TrainingInterrupted on Ctrl-C, with what there is.
+    Raises: TrainingInterrupted on Ctrl-C, with what there is; ConfigError if another process has the checkpoint.
     """
+    with contextlib.nullcontext() if checkpoint is None else held(checkpoint, "The checkpoint"):
+        return _train_all(lm, jobs, progress, on_done, checkpoint, resume)
+
+
+def _train_all(
+    lm: FrozenLM,
+    jobs: Sequence[Job],
+    progress: Progress | None,
+    on_done: OnDone | None,
+    checkpoint: Path | None,
+    resume: bool,
+) -> list[Outcome]:
     outcomes: list[Outcome | None] = [None] * len(jobs)
 
     def done(index: int, outcome: Outcome) -> None:

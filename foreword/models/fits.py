@@ -4,10 +4,11 @@ import dataclasses
 
 from foreword.core.artefact import Artefact, check_fits
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, WordCounts
-from foreword.core.prompts import PrefixPrompt
+from foreword.core.learnt import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
 
 
 def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
@@ -33,7 +34,10 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
 
     Raises: ArtefactError that says what does not fit.
     """
+    if isinstance(artefact.value, WordCounts):
+        return None
     if artefact.any_model:
+        _check_slots(lm, suited(lm, artefact))
         return None
     made = artefact.model.get("kind")
     if made != lm.kind:
@@ -42,9 +46,71 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
             f"--kind {made}."
         )
     warning = check_fits(artefact, vars(lm.fingerprint()), lm.name, allow_other_weights=allow_other_weights)
-    if isinstance(artefact.value, PrefixPrompt):
-        _check_sites(lm, artefact.value)
+    value = artefact.value
+    for part in [member.value for member in value.members] if isinstance(value, Ensemble) else [value]:
+        _check_tensors(lm, part)
+    _check_slots(lm, artefact)
     return warning
+
+
+def _check_tensors(lm: FrozenLM, value: Learnt) -> None:
+    """What a record says of its model may be untrue: the tensors themselves have to fit.
+
+    A token id outside of the vocabulary is refused before a GPU looks it up: after that it can compute nothing more.
+    """
+    if isinstance(value, HardPrompt) and value.length and int(value.ids_P.max()) >= lm.dims.vocab:
+        raise ArtefactError(
+            f"The prompt has the token id {int(value.ids_P.max())}, and {lm.name!r} has {lm.dims.vocab:,} tokens; the "
+            "artefact is damaged, or was made for another model."
+        )
+    if isinstance(value, Tuned):
+        _check_tensors(lm, value.prompt)
+        _check_tensors(lm, value.weights)
+    if isinstance(value, PrefixPrompt):
+        _check_sites(lm, value)
+    widths = {
+        SoftPrompt: lambda: value.embed_PD.shape[1],
+        PromptPool: lambda: value.values_KPD.shape[2],
+        Probe: lambda: value.weight_CD.shape[1],
+    }
+    if type(value) in widths and (width := widths[type(value)]()) != lm.dims.width:
+        raise ArtefactError(f"The artefact has vectors of {width} numbers; {lm.name!r} has {lm.dims.width}.")
+    if isinstance(value, Weights | LowRank):
+        _check_weights(lm, value)
+
+
+def _check_weights(lm: FrozenLM, value: Weights | LowRank) -> None:
+    weights = lm.named_weights()
+    if isinstance(value, Weights):
+        shapes = {name: tuple(tensor.shape) for name, tensor in value.tensors.items()}
+    else:
+        shapes = {name: (up.shape[0], down.shape[1]) for name, (down, up) in value.factors.items()}
+        shapes |= {name: shape[::-1] for name, shape in shapes.items() if name in value.transposed}
+    for name, shape in shapes.items():
+        wanted = tuple(weights[name].shape) if name in weights else None
+        if wanted is None:
+            raise ArtefactError(f"The artefact changes the weights {name[:200]!r}, which {lm.name!r} does not have.")
+        if wanted != shape:
+            raise ArtefactError(f"The artefact's {name!r} are of shape {shape}; {lm.name!r} has {wanted}.")
+
+
+def _check_slots(lm: FrozenLM, artefact: Artefact) -> None:
+    """Whether a template has as many slots as there are positions to fill them with."""
+    value = artefact.value
+    if isinstance(value, Ensemble):
+        parts = [(member.value, member.format) for member in value.members]
+    else:
+        parts = [(value.prompt if isinstance(value, Tuned) else value, artefact.format)]
+    for part, form in parts:
+        # A prefix and weights fill no slots, and neighbours are written in row by row.
+        if not isinstance(part, HardPrompt | SoftPrompt):
+            continue
+        positions = Encoder.build(lm, form).prompt_length
+        if positions != part.length:
+            raise ArtefactError(
+                f"The artefact has a prompt of {part.length} positions and a template with slots for {positions}; the "
+                "artefact is damaged."
+            )
 
 
 def _check_sites(lm: FrozenLM, value: PrefixPrompt) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foreword.core.artefact import CARD, RECORD, TENSORS
-from foreword.core.files import recover_folders
+from foreword.core.files import folders_in, present, read_plain
+from foreword.core.record import LONGEST
 
 SERVED = "served"
 FILES = (TENSORS, RECORD, CARD)
@@ -16,23 +17,21 @@ FILES = (TENSORS, RECORD, CARD)
 
 def sources(path: Path) -> dict[str, Path]:
     """The artefacts that training wrote, by name."""
-    if (path / RECORD).is_file():
-        return {path.resolve().name: path}
+    if (present(path) / RECORD).is_file():
+        return {path.resolve().name: present(path)}
     for parent in (path / "artefacts", path):
-        if parent.is_dir():
-            recover_folders(parent)
-            # Hidden is what training has under way; `served` is ours.
-            folders = [p.parent for p in sorted(parent.glob(f"[!.]*/{RECORD}"))]
-            found = {folder.name: folder for folder in folders if folder != path / SERVED}
-            if found:
-                return found
+        # Hidden is what training has under way; `served` is ours.
+        places = folders_in(parent).items()
+        found = {name: at for name, at in places if (at / RECORD).exists() and parent / name != path / SERVED}
+        if found:
+            return found
     return {}
 
 
 def form_of(record: Path) -> str:
     try:
-        return str(json.loads(record.read_text()).get("form"))
-    except (ValueError, AttributeError):
+        return str(json.loads(read_plain(record, LONGEST)).get("form"))
+    except (ValueError, AttributeError, RecursionError):
         return "damaged"
 
 

@@ -12,19 +12,18 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
 
 from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
-from foreword.core.format import Format, Truncate
+from foreword.core.record import DEEPEST
 from foreword.errors import ArtefactError, ForewordError
 
 LIMIT = 2**26  # bytes unpacked
 MEMBERS = 32
 FILES = (TENSORS, RECORD, CARD)
 NEEDED = (TENSORS, RECORD)
-DEEPEST, LONGEST = 32, 2**20  # levels and bytes of the record
+LONGEST = 2**20  # bytes of the record
 LABELS, WORDS, NAMED = 4096, 64, 256  # labels, words of each, and characters of a label, a word or a field
 TEMPLATE = 2**16  # characters
 SKIPPED = "__MACOSX"
@@ -92,7 +91,7 @@ def read_upload(data: bytes, *, limit: int = LIMIT) -> tuple[dict[str, bytes], A
     _check_size(contents[RECORD])
     try:
         artefact = Artefact.read(contents, "the archive")
-        _check_values(json.loads(contents[RECORD]), artefact.any_model)
+        _check_lengths(artefact)
     except ForewordError as error:
         raise ArtefactError(_short(str(error))) from None
     return contents, artefact
@@ -217,49 +216,20 @@ def _check_size(record: bytes) -> None:
         raise ArtefactError(f"{RECORD} is {deepest} levels deep; {DEEPEST} are allowed.")
 
 
-def _check_values(record: dict[str, Any], any_model: bool) -> None:
-    """Whether each part of a record is what the rest of the program takes it for. Raises: ArtefactError."""
-    try:
-        json.dumps({**record, "metrics": None}, allow_nan=False)
-        json.dumps(record, ensure_ascii=False).encode()
-    except ValueError as error:
-        raise ArtefactError(f"{RECORD} has numbers or characters that no text has: {error}.") from None
-    form, made, model = record["format"], record["fingerprint"], record["model"]
-    labels, words, longest = form["labels"], form["words"], form["max_length"]
+def _check_lengths(artefact: Artefact) -> None:
+    """Whether one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
+    form = artefact.format
     rules = {
-        "method": isinstance(record["method"], str),
-        "config": isinstance(record["config"], dict),
-        "seed": _is_count(record["seed"]),
-        "numbers_trained": _is_count(record["numbers_trained"]),
-        "fields": _are_words(record["fields"], NAMED),
-        "model": isinstance(model, dict) and _are_words([model.get("name"), model.get("kind")], 2, 4096),
-        "fingerprint": isinstance(made, dict)
-        and all(isinstance(told, str) for told in made.values())
-        and (any_model or {"tokenizer", "shape", "dtype"} <= made.keys()),
-        "metrics": isinstance(record["metrics"], dict),
-        "hashes": isinstance(record["hashes"], dict),
-        "recipe": isinstance(record["recipe"], dict),
-        "parent": isinstance(record["parent"], str | None),
-        "template": len(json.dumps(form["template"], ensure_ascii=False)) <= TEMPLATE,
-        "labels": _are_words(labels, LABELS) and len(set(labels)) == len(labels),
-        "words": isinstance(words, list) and len(words) == len(labels) and all(_are_words(w, WORDS) for w in words),
-        "truncate": form["truncate"] in get_args(Truncate),
-        "soft_first": isinstance(form["soft_first"], bool),
-        "max_length": longest is None or (_is_count(longest) and longest > 0),
-        "pieces": form["pieces"] in get_args(Format.__annotations__["pieces"]),
+        "fields": _are_short(artefact.fields, NAMED),
+        "model": _are_short([str(artefact.model["name"]), str(artefact.model["kind"])], 2, 4096),
+        "template": len(json.dumps(form.template.source, ensure_ascii=False)) <= TEMPLATE,
+        "labels": _are_short(form.labels, LABELS),
+        "words": all(_are_short(words, WORDS) for words in form.words),
     }
     wrong = [name for name, right in rules.items() if not right]
     if wrong:
-        raise ArtefactError(f"{RECORD} has {' and '.join(wrong)} of a kind, a length or a number that cannot be used.")
+        raise ArtefactError(f"{RECORD} has {' and '.join(wrong)} of a length or a number that is not served.")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _are_words(value: object, most: int, longest: int = NAMED) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= most
-        and all(isinstance(w, str) and 0 < len(w) <= longest for w in value)
-    )
+def _are_short(words: Sequence[str], most: int, longest: int = NAMED) -> bool:
+    return len(words) <= most and all(len(word) <= longest for word in words)

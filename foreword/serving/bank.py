@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
-from foreword.core.artefact import RECORD, TENSORS, Artefact
+from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.learnt import Ensemble, Learnt, Neighbours, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
@@ -23,7 +23,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_leads
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.fits import check, suited
-from foreword.serving.store import Version
+from foreword.serving.store import Version, read_version
 from foreword.serving.weigh import bytes_of
 
 PROMPTS = (HardPrompt, SoftPrompt, PrefixPrompt)
@@ -157,10 +157,7 @@ class PromptBank:
                 del self._loading[version]
 
     def _load(self, version: Version) -> Entry:
-        try:
-            contents = {name: (version.folder / name).read_bytes() for name in (RECORD, TENSORS)}
-        except OSError as error:  # its path is nobody's business
-            raise ArtefactError(f"{version.id} cannot be read ({error.strerror}).") from None
+        contents = read_version(version)
         artefact = Artefact.read(contents, version.id)
         warning = self.check(artefact, version.name)
         if warning:
@@ -297,16 +294,12 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
 
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
-    """What a record says of its model may be untrue: the tensors themselves have to fit."""
-    value, dims = artefact.value, lm.dims
-    if isinstance(value, SoftPrompt) and value.embed_PD.shape[1] != dims.width:
-        raise ArtefactError(f"{name} has vectors of {value.embed_PD.shape[1]} numbers; {lm.name!r} has {dims.width}.")
+    """Whether a prefix is one that rows of other prompts can share a batch with."""
+    value = artefact.value
     if isinstance(value, PrefixPrompt):
         lm.require_prefix()
-        keys, values = value.sites.get("self", (None, None))
-        wanted = (dims.layers, value.length, dims.heads, dims.head_size)
-        if keys is None or values is None or keys.shape != wanted or values.shape != wanted or len(value.sites) != 1:
-            raise ArtefactError(f"{name} has keys and values of another shape than {lm.name!r} has: {wanted}.")
+        if set(value.sites) != {"self"}:
+            raise ArtefactError(f"{name} has prefixes at {', '.join(value.sites)}; served are those of one decoder.")
         if lm.kind == "causal" and value.start != value.length:
             raise ArtefactError(f"{name} starts its text at {value.start}, which no causal model does after a prefix.")
 

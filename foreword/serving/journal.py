@@ -6,7 +6,6 @@ killed did is seen by all.
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import threading
@@ -19,7 +18,7 @@ from foreword.core.files import write_whole
 from foreword.errors import ConfigError
 from foreword.serving.names import NAME
 from foreword.serving.quota import Usage
-from foreword.serving.states import parsed
+from foreword.serving.states import dumped, parsed
 
 NAMES, STATE = "names", "served.json"
 REVISION, LOCK = ".revision", ".lock"
@@ -33,6 +32,7 @@ class Journal:
     def __init__(self, root: Path):
         self.root = root
         self.states: dict[str, dict[str, Any]] = {}
+        self.damaged: dict[str, str] = {}  # names whose state cannot be read, and why
         self.lock = threading.Lock()  # of what is in memory
         self.changes = 0  # how often `take` was called
         self.usage = Usage()
@@ -79,7 +79,7 @@ class Journal:
 
     def write(self, name: str, state: dict[str, Any]) -> None:
         self.tell([name])
-        write_whole(self.folder(name) / STATE, json.dumps(state).encode())
+        write_whole(self.folder(name) / STATE, dumped(state))
         self.take(name, state)
 
     def write_many(self, states: Mapping[str, dict[str, Any]]) -> None:
@@ -87,7 +87,7 @@ class Journal:
         if not states:
             return
         for name, state in states.items():
-            _waiting(self.folder(name)).write_text(json.dumps(state))
+            _waiting(self.folder(name)).write_bytes(dumped(state))
         os.sync()
         self.tell(list(states))
         for name, state in states.items():
@@ -100,6 +100,7 @@ class Journal:
             self._names = None
             self.changes += 1
             self.usage.swap(self.states.get(name), state)
+            self.damaged.pop(name, None)
             if state is None:
                 self.states.pop(name, None)
             else:
@@ -135,12 +136,17 @@ class Journal:
         damage = []
         for name in names:
             file = self.folder(name) / STATE
+            self.damaged.pop(name, None)
             try:
                 self.take(name, parsed(file.read_bytes()))
             except FileNotFoundError:
                 self.take(name, None)
-            except ValueError as error:
-                damage.append(f"{file} is damaged ({error}); take it away, and add the prompt again.")
+            except (ValueError, OSError) as error:
+                damage.append(
+                    f"{file} is damaged ({error}); the other prompts are served. Put back a copy of it, or take its "
+                    "folder away and add the prompt again."
+                )
+                self.damaged[name] = damage[-1]
         self._mark, self._last = mark, lines[-1] if lines else b""
         if damage:
             raise ConfigError(damage[0])

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from foreword.core.artefact import RECORD, TENSORS
-from foreword.core.files import write_folder
-from foreword.errors import ConfigError, ForewordError
+from foreword.core.artefact import CARD, MOST, RECORD, TENSORS
+from foreword.core.files import read_folder, write_folder
+from foreword.errors import ArtefactError, ConfigError, ForewordError
 from foreword.serving.adopted import FILES, SERVED, digest, form_of, link, sources, stamp_of
 from foreword.serving.journal import NAMES, STATE, Journal
 from foreword.serving.names import NAME, check_alias, check_name, parse
@@ -32,6 +32,8 @@ from foreword.serving.quota import Quota
 from foreword.serving.states import cleared, due, empty, with_version, without_versions
 
 PROMPTS = ("hard", "soft", "prefix")  # the forms that share one frozen model
+# Faults of the disk, and not of a name.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class UnknownPrompt(ForewordError):  # noqa: N818 - what it is
@@ -55,6 +57,34 @@ class Version:
     @property
     def id(self) -> str:
         return f"{self.name}@{self.number}"
+
+
+def read_version(version: Version) -> dict[str, bytes]:
+    """A version's files, which are those that were stored. Raises: ArtefactError in a sentence without its path."""
+    try:
+        contents = _files_of(version.folder)
+    except OSError as error:
+        raise ArtefactError(f"{version.id} cannot be read ({error.strerror}).") from None
+    if digest(contents) != version.sha256:
+        raise ArtefactError(
+            f"{version.id} was changed after it was stored: its hash differs. Add it again, or go back to another "
+            "version."
+        )
+    return contents
+
+
+def is_whole(version: Version) -> bool:
+    """Whether `read_version` would read it."""
+    try:
+        read_version(version)
+    except ArtefactError:
+        return False
+    return True
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    names = [name for name in FILES if name != CARD or (folder / name).exists()]
+    return read_folder(folder, names, MOST)
 
 
 @final
@@ -82,12 +112,14 @@ class PromptStore:
         self.served_folder = root / SERVED
         self._journal = Journal(self.served_folder)
         self._in_place: dict[str, Path] = {}  # of versions in a folder that cannot be written: where training put them
+        self._unread: dict[str, str] = {}  # what training wrote and cannot be read
 
     @staticmethod
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
         """A store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
 
-        A folder that cannot be written is served as it is, and refuses changes.
+        A folder that cannot be written is served as it is, and refuses changes. A name whose state is damaged stands in `damaged` and stays as it is; the others are served.
+
         Raises: ConfigError where the folder has none of it, unless it may be `create`d empty.
         """
         path = Path(root)
@@ -108,8 +140,9 @@ class PromptStore:
                 raise
             store._journal.read_only = True
         with store._journal.alone(fcntl.LOCK_EX):
-            if served.is_dir():
-                store._journal.catch_up(everything=True)
+            with contextlib.suppress(ConfigError):  # of one name; `damaged` tells, and the others are served
+                if served.is_dir():
+                    store._journal.catch_up(everything=True)
             if not store.read_only:
                 store._clear_strays()
                 store._clear_due()
@@ -122,6 +155,11 @@ class PromptStore:
         return self._journal.read_only
 
     # Reading.
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Names that cannot be served, each with a sentence that says why."""
+        return dict(sorted({**self._unread, **self._journal.damaged}.items()))
 
     def names(self) -> list[str]:
         return self._journal.names()
@@ -233,12 +271,15 @@ class PromptStore:
         with self._journal.changing():
             state = self._state(name)
             if to is None:
-                to = next((number for number in reversed(state["past"]) if str(number) in state["versions"]), None)
+                known = [number for number in reversed(state["past"]) if str(number) in state["versions"]]
+                to = next((number for number in known if is_whole(self._version(name, number))), None)
             if to is None:
-                raise ConfigError(f"{name} has no version that was current before; name one.")
+                raise ConfigError(f"{name} has no version that was current before, and is whole; name one.")
             self._known(name, state, to)
             if to == state["current"]:
                 return self._version(name, to)
+            if not is_whole(self._version(name, to)):
+                raise ConfigError(f"{name}@{to} is damaged; name another version, or add the prompt again.")
             # Going back takes the way back off the list; going anywhere else adds to it.
             back = [number for number in state["past"] if number != to]
             past = back if to in state["past"] else [*back, state["current"]]
@@ -348,6 +389,8 @@ class PromptStore:
             folders = [e for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
         for folder in folders:
             state = self._journal.states.get(folder.name)
+            if folder.name in self._journal.damaged:  # kept for repair
+                continue
             if state is None:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 continue
@@ -360,6 +403,8 @@ class PromptStore:
         """What training put into the folder, where its bytes are not those that were adopted last."""
         changed: dict[str, dict[str, Any]] = {}
         for name, folder in self._sources.items():
+            if name in self._journal.damaged:
+                continue
             state = self._journal.states.get(name) or empty()
             last = state["adopted"] or {}
             try:
@@ -370,9 +415,14 @@ class PromptStore:
                     continue
                 target = folder if self.read_only else self._journal.folder(name) / str(state["next"])
                 stamp = stamp_of(folder) if self.read_only else link(folder, target)
-                sha256 = digest({file: (target / file).read_bytes() for file in FILES if (target / file).is_file()})
+                sha256 = digest(_files_of(target))
             except OSError as error:
-                raise ConfigError(f"{folder} cannot be read ({error.strerror or error}).") from error
+                if not self.read_only:
+                    shutil.rmtree(self._journal.folder(name) / str(state["next"]), ignore_errors=True)
+                if error.errno in FULL:
+                    raise ConfigError(f"{folder} cannot be taken over ({error.strerror}).") from error
+                self._unread[name] = f"{folder} cannot be read ({error.strerror or error})."
+                continue
             state = {**state, "adopted": {"sha256": sha256, "stamp": stamp}}
             if last.get("sha256") != sha256:
                 state = with_version(state, sha256)

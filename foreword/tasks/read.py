@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from foreword.core.whereabouts import ELSEWHERE
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
 from foreword.tasks.facts import fact_source
@@ -91,6 +92,11 @@ def read_again(origin: Mapping[str, Any]) -> Task:
 
     kept = {key: value for key, value in origin.items() if key not in ("then", "classes")}
     source, classes = kept.pop("source"), origin.get("classes")
+    if ELSEWHERE in source:
+        raise DataError(
+            f"its rows were read from {source.partition(ELSEWHERE)[2]!r}, in a folder that the artefact does not tell; "
+            "give the folder of its task with --tasks."
+        )
     task = read_task(source, **kept) if classes is None else read_classes(source, classes, **kept)
     return draw_again(task, origin)
 

@@ -10,6 +10,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.models.base import FrozenLM
+from foreword.serving.adopted import digest
 from foreword.serving.store import Version
 
 LABELS = ("no", "yes")
@@ -61,4 +62,4 @@ def artefact(lm: FrozenLM, form: str, length: int = 3, seed: int = 0, **more: ob
 
 def saved(root: Path, name: str, made: Artefact, number: int = 1) -> Version:
     folder = made.save(root / name / str(number))
-    return Version(name, number, folder, f"{name}-{number}")
+    return Version(name, number, folder, digest({path.name: path.read_bytes() for path in folder.iterdir()}))

@@ -13,12 +13,12 @@ import pytest
 
 from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.files import write_folder
-from foreword.errors import ConfigError
+from foreword.errors import ArtefactError, ConfigError
 from foreword.models.load import load
 from foreword.serving import adopted, journal, states
 from foreword.serving import store as module
 from foreword.serving.names import check_alias, check_name, parse
-from foreword.serving.store import PromptStore, UnknownPrompt
+from foreword.serving.store import PromptStore, UnknownPrompt, read_version
 from tests.serving.made import artefact
 
 
@@ -487,8 +487,15 @@ def test_a_damaged_state_is_named_at_the_start_and_harms_no_other_later(store, t
         assert other.names() == ["x", "y"]  # of x what was known
         assert other.add("z", fake(3)).number == 1
     assert len(said) == 1 and "served.json is damaged" in said[0]
-    with pytest.raises(ConfigError, match=r"served\.json is damaged"):
-        PromptStore.open(store.root)
+    again = PromptStore.open(store.root)  # the others are served, and the damaged one is kept for repair
+    assert again.names() == ["y", "z"]
+    assert list(again.damaged) == ["x"]
+    assert "served.json is damaged" in again.damaged["x"]
+    assert (store.root / "served" / "names" / "x" / "1" / TENSORS).is_file()
+    with pytest.raises(UnknownPrompt):
+        again.resolve("x")
+    with pytest.raises(ConfigError, match="damaged state"):
+        again.add("x", fake(4))
     shutil.rmtree(store.root / "served" / "names" / "x")
     assert PromptStore.open(store.root).names() == ["y", "z"]
 
@@ -515,3 +522,58 @@ def test_a_full_disk_changes_nothing(store, monkeypatch):
                 store.add("x", fake(2))
         assert seen_by(store) == seen_by(PromptStore.open(store.root)) == {"x": (1, {1: 1}, {}, None)}
     assert store.add("x", fake(3)).number == 2
+
+
+def test_any_change_of_a_state_is_seen_and_the_rest_is_served(store):
+    """Whatever byte is another one: nothing is served from a state that was changed."""
+    draw = random.Random(random.SystemRandom().randrange(2**32))
+    for number in range(3):
+        store.add("x", fake(number))
+    store.alias("x", "beta", 2)
+    store.add("y", fake(9))
+    file = store.root / "served" / "names" / "x" / "served.json"
+    whole = file.read_bytes()
+    for _ in range(60):
+        data = bytearray(whole)
+        at = draw.randrange(len(data))
+        data[at] ^= 1 << draw.randrange(8)
+        file.write_bytes(bytes(data) if draw.random() < 0.8 else whole[: draw.randrange(len(whole))])
+        other = PromptStore.open(store.root)
+        assert other.names() == ["y"] and list(other.damaged) == ["x"], bytes(data)
+        assert {path.name for path in file.parent.iterdir()} >= {"1", "2", "3"}
+    file.write_bytes(whole)
+    assert PromptStore.open(store.root).served("x").aliases == {"beta": 2}
+
+
+def test_states_of_before_they_had_a_hash_are_read(store):
+    store.add("x", fake(1))
+    file = store.root / "served" / "names" / "x" / "served.json"
+    state = json.loads(file.read_bytes())
+    del state["state_sha256"]
+    file.write_text(json.dumps(state))
+    again = PromptStore.open(store.root)
+    assert again.served("x").current.number == 1
+    assert again.add("x", fake(2)).number == 2
+
+
+def test_nobody_goes_back_to_a_version_that_is_damaged(store):
+    for number in range(3):
+        store.add("x", fake(number))
+    (store.root / "served" / "names" / "x" / "2" / TENSORS).write_bytes(b"another")
+    with pytest.raises(ConfigError, match="x@2 is damaged"):
+        store.roll_back("x", 2)
+    assert store.roll_back("x").number == 1  # the last that is whole
+    with pytest.raises(ArtefactError, match="x@2 was changed after it was stored"):
+        read_version(store.resolve("x@2"))
+
+
+def test_what_training_wrote_and_cannot_be_read_stops_no_other(tmp_path):
+    for name in ("good", "pipe"):
+        (tmp_path / name).mkdir()
+        for file, data in fake(1).items():
+            (tmp_path / name / file).write_bytes(b'{"form": "soft"}' if file == RECORD else data)
+    (tmp_path / "pipe" / TENSORS).unlink()
+    os.mkfifo(tmp_path / "pipe" / TENSORS)
+    store = PromptStore.open(tmp_path)
+    assert store.names() == ["good"]
+    assert "no plain file" in store.damaged["pipe"]

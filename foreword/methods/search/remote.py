@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.search.ledger import Ledger, key_of
 
+LARGEST_ANSWER = 2**22  # bytes
+CHUNK = 2**16
+PART = 8  # characters of a key that are a part of it; shorter ones stand in other texts too
+PART_OF_ERROR = 4  # in what an endpoint says of a wrong key, of which it may show both ends
 MESSAGE_TOKENS = 32  # more than any known endpoint puts around a message
-PART = 4  # characters of a key that are not shown either
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -151,9 +154,31 @@ class Remote:
         )
 
     def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Authorization": f"Bearer {self._endpoint.key}"} if self._endpoint.key else {}
-        with self._httpx.Client(timeout=self._endpoint.timeout, follow_redirects=False) as client:
-            return client.post(self._endpoint.address, json=body, headers=headers)
+        """The endpoint's answer, of which no more is read than is allowed. Raises: ModelError."""
+        # What is compressed may be a thousand times as large as what was sent.
+        headers = {"Accept-Encoding": "identity"}
+        if self._endpoint.key:
+            headers["Authorization"] = f"Bearer {self._endpoint.key}"
+        end, read = time.monotonic() + 2 * self._endpoint.timeout, bytearray()
+        with (
+            self._httpx.Client(timeout=self._endpoint.timeout, follow_redirects=False) as client,
+            client.stream("POST", self._endpoint.address, json=body, headers=headers) as answer,
+        ):
+            if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+                raise ModelError(
+                    f"{self._endpoint.address} answered in a compressed form that was not asked for; let it, or what "
+                    "stands before it, send plain text."
+                )
+            for chunk in answer.iter_raw(CHUNK):
+                read += chunk
+                if len(read) > LARGEST_ANSWER:
+                    raise ModelError(
+                        f"{self._endpoint.address} answered more than the {LARGEST_ANSWER:,} bytes that are read; "
+                        "check that url= is right."
+                    )
+                if time.monotonic() > end:
+                    raise self._httpx.ReadTimeout("the answer did not end")
+            return self._httpx.Response(answer.status_code, headers=answer.headers, content=bytes(read))
 
     def _stop_at(self, answer: Any, failure: str) -> None:
         """Raise for an answer that would be the same the next time."""
@@ -183,9 +208,9 @@ class Remote:
         try:
             error = answer.json()["error"]
             text = error["message"] if isinstance(error, dict) else str(error)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ""
-        text = without_key(" ".join(str(text)[:5000].split()), self._endpoint.key)[:200].rstrip(".")
+        text = " ".join(without_key(str(text), self._endpoint.key, PART_OF_ERROR).split())[:200].rstrip(".")
         return f" ({text})"
 
     def _read(self, answer: Any, most: int) -> tuple[str, int]:
@@ -194,24 +219,33 @@ class Remote:
             choice = body["choices"][0]
             text = choice["text"] if self._endpoint.plain else choice["message"]["content"]
             usage = (body.get("usage") or {}).get("total_tokens")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise ModelError(
                 f"{self._endpoint.address} answered something that is not in OpenAI's form; check that url= is right."
             ) from None
         tokens = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else most
-        return text if isinstance(text, str) else "", tokens
+        if not isinstance(text, str):
+            return "", tokens
+        whole = text.encode("utf-8", "replace").decode()  # half a character, which no tokenizer takes
+        return without_key(whole, self._endpoint.key), tokens
 
 
-def without_key(text: str, key: str | None) -> str:
-    """Return the text without the key and without parts of it, such as the ends that endpoints leave of one."""
-    least = min(PART, len(key or ""))
-    if not key or not least:
+def without_key(text: str, key: str, part: int = PART) -> str:
+    """The text with `...` in place of a key, and of whatever of it has `part` characters or more."""
+    part, low = min(part, len(key)), key.lower()
+    if part < PART_OF_ERROR:  # a word such as "no", which a server on this machine may ask for
         return text
-    shown, at = [], 0
+    text_low = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    parts = {low[at : at + part] for at in range(len(low) - part + 1)}
+    out, at = [], 0
     while at < len(text):
-        size = 0
-        while at + size < len(text) and text[at : at + size + 1] in key:
-            size += 1
-        shown.append("..." if size >= least else text[at : at + 1])
-        at += size if size >= least else 1
-    return "".join(shown)
+        if text_low[at : at + part] not in parts:
+            out.append(text[at])
+            at += 1
+            continue
+        end = at + part
+        while end < len(text) and text_low[end - part + 1 : end + 1] in parts:
+            end += 1
+        out.append("...")
+        at = end
+    return "".join(out)

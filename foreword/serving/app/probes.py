@@ -24,7 +24,11 @@ SAFE = {
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health", responses={503: {"model": Failure, "description": "It has failed; start it again"}})
+@router.get(
+    "/health",
+    response_model_exclude_none=True,
+    responses={503: {"model": Failure, "description": "It has failed; start it again"}},
+)
 async def health(request: Request) -> Health:
     """Whether the process is alive: not if its engine has failed, or is held for longer than an answer may take.
 
@@ -39,7 +43,11 @@ async def health(request: Request) -> Health:
     return Health(status="alive")
 
 
-@router.get("/ready", responses={503: {"model": Failure, "description": "It starts or stops, or its engine is held"}})
+@router.get(
+    "/ready",
+    response_model_exclude_none=True,
+    responses={503: {"model": Failure, "description": "It starts or stops, or its engine is held"}},
+)
 async def ready(request: Request) -> Health:
     """Whether it takes requests: not while it starts or stops, nor if its engine has failed or makes no progress."""
     server = server_of(request)
@@ -52,7 +60,7 @@ async def ready(request: Request) -> Health:
     if server.draining or not server.ready:
         words = "The server is stopping." if server.draining else "The server is starting."
         raise Refused(503, words, "not_ready", retry=5.0)
-    return Health(status="ready")
+    return Health(status="ready", damaged=len(server.store.damaged) or None)
 
 
 @router.get(

@@ -182,6 +182,7 @@ def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> Pr
     return PromptList(
         data=lines, next=own[limit - 1] if len(own) > limit else None, model=alone if key.may_infer(alone) else None,
         continues=server.engine.continues, may_add=bool(key.administer),
+        damaged=[n for n in server.store.damaged if search in n and (key.may_infer(n) or key.may_administer(n))],
     )  # fmt: skip
 
 

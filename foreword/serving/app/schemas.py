@@ -338,6 +338,9 @@ class PromptList(BaseModel):
     model: str | None = Field(description="The model alone, where this key may use it.")
     continues: bool = Field(description="Whether the model continues texts; a masked model labels them only.")
     may_add: bool = Field(description="Whether this key may add prompts, of some names at least.")
+    damaged: list[str] = Field(
+        default=[], description="Names that are damaged, and not served; the server's log says why."
+    )
 
 
 class Added(BaseModel):
@@ -349,6 +352,7 @@ class Added(BaseModel):
 
 class Health(BaseModel):
     status: str
+    damaged: int | None = Field(default=None, description="Prompts that are damaged, and not served, if any are.")
 
 
 class Error(BaseModel):

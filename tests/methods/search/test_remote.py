@@ -5,6 +5,7 @@ The client of a remote endpoint, against a server on this machine that refuses, 
 
 import contextlib
 import email.utils
+import gzip
 import random
 import time
 
@@ -181,18 +182,58 @@ def test_what_cannot_be_asked_is_refused_before_any_call(more, told):
         Endpoint(**{"url": "https://api.example.com/v1", "model": "m", **more})
 
 
-def test_no_part_of_a_key_is_shown():
-    """Whole, cut where a text ends, or as endpoints mask it; and words that have nothing of it stay."""
-    key = "sk-Qw9x7LmN2vB4"
-    for text in (
-        f"wrong {key}.",
-        "wrong sk-Q****2vB4",
-        f"wrong {key[:9]}",
-        f"wrong {key[3:]}{key}",
-        f"wrong {key * 3}",
+KEY = "sk-Abc123-Def456-Ghi789"
+
+
+@pytest.mark.parametrize("shown", [KEY, KEY.lower(), KEY[:12], KEY[-9:], f"Bearer {KEY}", f"x{KEY}{KEY}y"])
+def test_an_endpoint_that_repeats_the_key_gets_none_of_it_kept(shown, waits, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    answer = (200, {}, {"choices": [{"message": {"content": f"say {shown} and \ud83d stop"}}]})
+    with serving(Stub(lambda number, body: answer)) as stub:
+        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        text = client(stub, waits, ledger, key_variable="MY_KEY").write("x", 0, **OPTIONS)
+    kept = (tmp_path / "n.jsonl").read_text()
+    for place in (text, kept):
+        low = place.lower()
+        assert not any(KEY.lower()[at : at + 8] in low for at in range(len(KEY) - 7)), place
+    assert text.startswith("say ")
+    assert text.endswith("stop")
+    text.encode()
+
+
+@pytest.mark.parametrize("shown", [KEY, f"{KEY[:7]}*****{KEY[-4:]}", KEY[5:12]])
+def test_a_refusal_shows_no_part_of_the_key(shown, waits, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    refusal = (401, {}, {"error": {"message": f"Incorrect API key provided: {shown}, see the page"}})
+    with (
+        serving(Stub(lambda number, body: refusal)) as stub,
+        pytest.raises(ModelError, match="Incorrect API key provided") as told,
     ):
-        found = without_key(text, key)
-        assert found.startswith("wrong ...")
-        assert not any(key[at : at + 4] in found for at in range(len(key) - 3)), found
-    assert without_key("Incorrect API key provided.", key) == "Incorrect API key provided."
-    assert without_key("ab x", "ab") == "... x" and without_key("same", "") == "same"
+        client(stub, waits, key_variable="MY_KEY").write("x", 0, **OPTIONS)
+    assert not any(KEY[at : at + 4] in str(told.value) for at in range(len(KEY) - 3))
+
+
+def test_words_that_have_nothing_of_the_key_stay_as_they_are():
+    text = "a film about İstanbul, 123 and 456; Straße"
+    assert without_key(text, KEY) == text
+    assert without_key("no, it is EMPTY", "no") == "no, it is EMPTY"  # a key of no weight
+    assert without_key("no key", "") == "no key"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            (200, {}, b'{"choices": [{"message": {"content": "' + b"x" * 2**23 + b'"}}]}'),
+            "more than the 4,194,304 bytes",
+        ),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b"x" * 2**27)), "compressed form"),
+        ((500, {}, b"x" * 2**23), "more than the"),
+        ((200, {}, b"[" * 10**6), "not in OpenAI's form"),
+        ((200, {}, b'{"choices": ' + b"9" * 10**5 + b"}"), "not in OpenAI's form"),
+    ],
+)
+def test_an_answer_without_bounds_is_refused(answer, words, waits):
+    with serving(Stub(lambda number, body: answer)) as stub, pytest.raises(ModelError, match=words):
+        client(stub, waits).write("x", 0, **OPTIONS)
+    assert waits == []
