@@ -32,7 +32,7 @@ from foreword.core.learnt import (
     Weights,
     WordCounts,
 )
-from foreword.core.prompts import HardPrompt, SoftPrompt
+from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ForewordError
 from foreword.methods.use import open_artefact
@@ -175,12 +175,12 @@ def tracebacks(folder: Path, draw: random.Random, count: int | None) -> tuple[in
             (place / name).write_bytes(data)
         try:
             prompted = open_artefact(place, lm)
-            row = {name: "a film" for name in prompted.artefact.fields} or "a film"
+            row = dict.fromkeys(prompted.artefact.fields, "a film") or "a film"
             found = prompted.predict([row])[0]
             assert all(math.isfinite(p) for p in found.probabilities.values()), "a probability that is none"
             used += 1
         except ForewordError as error:
-            if "\n" in str(error) or len(str(error)) > 5000:
+            if "\n" in str(error) or len(str(error)) > 20_000:
                 wrong.append(f"{what}: local: {str(error)[:200]!r}")
         except Exception as error:
             wrong.append(f"{what}: local: {type(error).__name__}: {str(error)[:150]}")

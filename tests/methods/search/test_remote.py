@@ -223,7 +223,10 @@ def test_words_that_have_nothing_of_the_key_stay_as_they_are():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((200, {}, b'{"choices": [{"message": {"content": "' + b"x" * 2**23 + b'"}}]}'), "more than the 4,194,304 bytes"),
+        (
+            (200, {}, b'{"choices": [{"message": {"content": "' + b"x" * 2**23 + b'"}}]}'),
+            "more than the 4,194,304 bytes",
+        ),
         ((200, {"Content-Encoding": "gzip"}, gzip.compress(b"x" * 2**27)), "compressed form"),
         ((500, {}, b"x" * 2**23), "more than the"),
         ((200, {}, b"[" * 10**6), "not in OpenAI's form"),
