@@ -1,6 +1,7 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, final, get_args
@@ -55,12 +56,7 @@ class Decoding:
     conclude: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind, allowed in _KINDS:  # of what a record or a caller may hold
-            value = getattr(self, name)
-            if not isinstance(value, kind) or value != value:
-                raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
-            if kind is not bool and not -LARGEST <= value <= LARGEST:
-                raise ConfigError(f"Decoding: {name} is {_short(value)}, which is beyond all use.")
+        _check_kinds(vars(self))
         if not isinstance(self.conclude, str | None) or not all(isinstance(stop, str) for stop in self.stop_strings):
             raise ConfigError("Decoding: conclude and stop_strings must be texts.")
         for name, right, allowed in (
@@ -99,6 +95,7 @@ class Decoding:
         known = {field.name for field in fields(Decoding)}
         if not isinstance(data, dict) or not data.keys() <= known:
             raise ConfigError(f"Decoding is {_short(data)}; it may have {', '.join(sorted(known))}.")
+        _check_kinds(data)
         if not isinstance(data.get("stop_strings", []), list):
             raise ConfigError(f"Decoding: stop_strings is {_short(data['stop_strings'])}; it must be a list of texts.")
         return Decoding(**{**data, "stop_strings": tuple(data.get("stop_strings", ()))})
@@ -201,6 +198,16 @@ class Format:
             calibration=data.get("calibration", "none"),
             premise=data.get("premise"),
         )
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Raises: ConfigError for a number or a switch of decoding that is of another kind, or beyond all use."""
+    for name, kind, allowed in _KINDS:
+        value = values.get(name, 0)
+        if name in values and (not isinstance(value, kind) or value != value):
+            raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
+        if name in values and not -LARGEST <= value <= LARGEST:
+            raise ConfigError(f"Decoding: {name} is {_short(value)}, which is beyond all use.")
 
 
 def _check_parts(data: Any) -> None:

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.record import DEEPEST
@@ -220,6 +221,7 @@ def _check_lengths(artefact: Artefact) -> None:
     """Whether one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
     form = artefact.format
     rules = {
+        "config": _is_finite([artefact.config, artefact.recipe, artefact.trace]),
         "fields": _are_short(artefact.fields, NAMED),
         "model": _are_short([str(artefact.model["name"]), str(artefact.model["kind"])], 2, 4096),
         "template": len(json.dumps(form.template.source, ensure_ascii=False)) <= TEMPLATE,
@@ -229,6 +231,14 @@ def _check_lengths(artefact: Artefact) -> None:
     wrong = [name for name, right in rules.items() if not right]
     if wrong:
         raise ArtefactError(f"{RECORD} has {' and '.join(wrong)} of a length or a number that is not served.")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _are_short(words: Sequence[str], most: int, longest: int = NAMED) -> bool:

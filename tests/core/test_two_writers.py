@@ -123,7 +123,7 @@ def test_locks_of_killed_processes_are_cleared_and_those_of_living_ones_are_not(
 
 def test_a_folder_for_which_no_parent_can_be_made_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--out .* cannot be written"), held(tmp_path / "file" / "x", "--out"):
+    with pytest.raises(ConfigError, match=r"--out .* cannot be written"), held(tmp_path / "file" / "x", "--out"):
         pass
 
 

@@ -194,6 +194,7 @@ def rewritten(folder: Path, tensors: dict[str, torch.Tensor]) -> Artefact:
     copy.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, copy / TENSORS)
     record = json.loads((folder / "foreword.json").read_text())
+    del record["record_sha256"]  # as those of before records had one
     record["tensors_sha256"] = hashlib.sha256((copy / TENSORS).read_bytes()).hexdigest()
     (copy / "foreword.json").write_text(json.dumps(record))
     return Artefact.load(copy)

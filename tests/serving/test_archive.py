@@ -246,6 +246,8 @@ def changed(folder: Path, tensors: bytes | None = None, **record: object) -> byt
     data = (folder / TENSORS).read_bytes() if tensors is None else tensors
     record["format"] = {**made["format"], **record.get("format", {})}
     made |= {"tensors_sha256": hashlib.sha256(data).hexdigest(), **record}
+    del made["record_sha256"]
+    made["record_sha256"] = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
     return tarred([(RECORD, json.dumps(made).encode()), (TENSORS, data)])
 
 
@@ -298,6 +300,46 @@ def test_a_record_may_say_what_training_writes(good):
     """The other side of the bounds above."""
     for change in ({"metrics": {"x": float("nan")}}, {"seed": 2**32}, {"format": {"max_length": 100}}, {"parent": "x"}):
         assert read_upload(changed(good, **change))[1].form == "soft"
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_record_that_was_changed_says_so_unless_it_is_of_before_there_was_a_hash(good, sealed):
+    made = json.loads((good / RECORD).read_text())
+    made["seed"] += 1
+    if not sealed:
+        del made["record_sha256"]
+    data = tarred([(RECORD, json.dumps(made).encode()), (TENSORS, (good / TENSORS).read_bytes())])
+    if sealed:
+        with pytest.raises(ArtefactError, match="the record was changed after it was written"):
+            read_upload(data)
+    else:
+        assert read_upload(data)[1].seed == made["seed"]
+
+
+def test_a_damaged_name_of_the_hash_is_no_record_without_one(good):
+    text = (good / RECORD).read_text().replace("record_sha256", "record_sha257")
+    with pytest.raises(ArtefactError, match="parts that none has"):
+        read_upload(tarred([(RECORD, text.encode()), (TENSORS, (good / TENSORS).read_bytes())]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": {"temperature": 10**400}}, {"format": {"temperature": 1e-320}}, {"format": {"shift": [1, 10**400]}},
+        {"format": {"shift": [1e308, -1e308]}}, {"format": {"decoding": {"length_penalty": 10**400}}},
+        {"format": {"decoding": {"max_new_tokens": 10**400}}}, {"format": {"decoding": {"unknown": 1}}},
+        {"tensors": save({"embed": torch.zeros(3, 32).to(torch.float8_e4m3fn)})}, {"tensors": save({})},
+        {"tensors": save({"embed": torch.zeros(96)}), "value": {"shape": [96]}},
+        {"tensors": save({"embed": torch.zeros(3, 32), "more": torch.zeros(1)})}, {"seed": 10**400},
+        {"tensors": save({"embed": torch.zeros(3, 32), **{f"x{n}": torch.zeros(0) for n in range(1000)}})},
+    ],
+    ids=lambda change: repr(change)[:50],
+)  # fmt: skip
+def test_numbers_and_tensors_beyond_all_use_are_refused(good, change):
+    with pytest.raises(ArtefactError) as caught:
+        read_upload(changed(good, **change))
+    assert len(str(caught.value)) < 500
+    assert "Error" not in str(caught.value)
 
 
 def test_records_that_would_take_all_there_is(tmp_path):

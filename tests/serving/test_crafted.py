@@ -180,7 +180,7 @@ def tracebacks(folder: Path, draw: random.Random, count: int | None) -> tuple[in
             assert all(math.isfinite(p) for p in found.probabilities.values()), "a probability that is none"
             used += 1
         except ForewordError as error:
-            if "\n" in str(error) or len(str(error)) > 5000:
+            if "\n" in str(error) or len(str(error)) > 20_000:
                 wrong.append(f"{what}: local: {str(error)[:200]!r}")
         except Exception as error:
             wrong.append(f"{what}: local: {type(error).__name__}: {str(error)[:150]}")
