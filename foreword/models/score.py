@@ -65,7 +65,8 @@ def score(
     if not encoded:
         raise ConfigError("There are no rows to score; give at least one.")
     longest = max(map(len, encoded)) + (0 if bank is None else bank.columns)
-    reads = _reads(encoded, trie=lm.kind == "masked" or lm.trie_fits(longest))
+    trie = lm.kind == "masked" or lm.trie_fits(longest)
+    reads = _reads(encoded, trie, _parted(lm, encoded, bank, task_B))
     passes = _passes(reads)
     base = collate(encoded)
     batch, tree_MSS = _expand_masks(base, reads, passes) if lm.kind == "masked" else _append(base, reads, passes)
@@ -137,13 +138,27 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return "can't allocate memory" in text or "out of memory" in text
 
 
-def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
-    plans = list({id(e.plan): e.plan for e in encoded}.values())
-    number = {id(plan): q for q, plan in enumerate(plans)}
-    kept = [plan for plan in plans if plan is not None]
+def _parted(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]) -> list[bool]:
+    """Which rows a longer label word would make so long that the model reads them otherwise: their words must not
+    share a model row, so that each is scored as it would be alone."""
+    if lm.begins_alike(1, lm.dims.context):
+        return [False] * len(encoded)
+    start_B = [0] * len(encoded) if bank is None else bank.start_T.cpu()[task_B.cpu()].tolist()
+    parted = []
+    for e, start in zip(encoded, start_B, strict=True):
+        length = start + len(e.ids_S)
+        parted.append(e.plan is not None and not lm.begins_alike(length, length + e.plan.longest - 1))
+    return parted
+
+
+def _reads(encoded: Sequence[Encoded], trie: bool, parted: Sequence[bool]) -> Reads:
+    keys = [(id(e.plan), apart) for e, apart in zip(encoded, parted, strict=True)]
+    number = {key: q for q, key in enumerate(dict.fromkeys(keys))}
+    plans = {key: e.plan for key, e in zip(keys, encoded, strict=True)}
+    kept = [plan for plan in plans.values() if plan is not None]
     if len(kept) < len(plans):
         raise ConfigError("A row has no label words to score; give the format label words, or the rows options.")
-    layouts = tuple(plan.layout(trie) for plan in kept)
+    layouts = tuple(plan.layout(trie, apart=apart) for plan, (_, apart) in zip(kept, plans, strict=True))
     shape = tuple(max(size) for size in zip(*(layout.piece_CWn.shape for layout in layouts), strict=True))
 
     def padded(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -160,7 +175,7 @@ def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
     unique_QCWn[real_QCWn] = unique_X
     return Reads(
         layouts=layouts,
-        plan_B=torch.tensor([number[id(e.plan)] for e in encoded]),
+        plan_B=torch.tensor([number[key] for key in keys]),
         ids_U=ids_U,
         unique_QCWn=unique_QCWn,
         real_QCWn=real_QCWn,

@@ -49,7 +49,7 @@ class Reader:
             rows = [_row(entry, asked[i], labelled=True) for i in indices]
             for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
                 names = row.options or entry.artefact.format.labels
-                jobs[index] = Labelling(whole, index, entry, entry.led(encoded), names)
+                jobs[index] = Labelling(whole, index, entry, entry.led(self.lm, encoded), names)
         return [jobs[index] for index in range(len(asked))]
 
     def writing(self, asked: Asked, writing: Writing) -> None:
@@ -66,7 +66,8 @@ class Reader:
             )
         [encoded] = replace(encoder, room=room).encode_rows([row])
         tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
-        writing.entry, writing.row = entry, encoded if entry is None else entry.led(encoded)
+        new = writing.sampling.max_tokens
+        writing.entry, writing.row = entry, encoded if entry is None else entry.led(self.lm, encoded, new)
         writing.chooser = Chooser.of(writing.sampling)
         writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
 
