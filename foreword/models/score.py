@@ -73,7 +73,7 @@ def score(
     inputs, prefix = prepare(lm, batch, bank, task_B[passes.row_M.to(task_B.device)], tree_MSS)
     hidden_MRD = lm.hidden_at(inputs, prefix)
     shape = hidden_MRD.shape[:2]
-    logit_MRU = lm.piece_logits(hidden_MRD.flatten(0, 1), reads.ids_U.to(lm.device)).unflatten(0, shape)
+    logit_MRU = lm.piece_logits(hidden_MRD.flatten(0, 1), reads.ids_U).unflatten(0, shape)
     normaliser_MR = _normalisers(lm, hidden_MRD, reads, passes, logit_MRU.dtype)
     plan_B = reads.plan_B
     row_BCWn = (passes.first_B[:, None, None, None] + reads.pass_QCWn[plan_B]).to(lm.device)

@@ -62,6 +62,11 @@ class HFLM(HFModel):
     def opening(self) -> tuple[int, ...]:
         return ()
 
+    def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
+        ids_BS = ids_BS.to(self.device)
+        at_BS = torch.arange(2, device=self.device)[None]
+        return Inputs(self.embed(ids_BS), at_BS >= 0, at_BS, at_BS), {"input_ids": ids_BS}
+
     @property
     def _shape(self) -> dict[str, Any]:
         return {"dims": vars(self.dims)}
@@ -71,11 +76,11 @@ class HFLM(HFModel):
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         return Dims(
-            width=view.embedding_weight(self._model).shape[1],
+            width=view.embedding_width(self._embedding),
             layers=int(config.num_hidden_layers),
             heads=heads,
             head_size=size,
-            vocab=families.output_of(self._model)[0].shape[0],
+            vocab=self._head.size,
             context=families.context_of(self._model, self._family),
         )
 
