@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from foreword.core.prompts import SoftPrompt, stack
-from foreword.errors import ModelError
+from foreword.errors import ConfigError, ModelError
 from foreword.models.encode import Encoder
 from foreword.models.hf.head import is_plain
 from foreword.models.hf.tiny import byte_tokenizer
@@ -241,3 +241,25 @@ def test_a_padding_token_without_a_row_is_no_obstacle() -> None:
     assert lm.tokenizer.pad_token_id < VOCAB and tokenizer.pad_token_id == VOCAB
     ids = lm.generate(batch(lm, [[5, 6, 7], [8]])[0], max_new_tokens=2, do_sample=False)
     assert int(ids.max()) < VOCAB
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "why"),
+    [
+        ("llama", "embed_tokens", "is an embedding"),
+        ("gemma2", "lm_head", "shares its matrix"),
+        ("llama", "lm_head", None),
+    ],
+)
+def test_lora_trains_no_matrix_that_its_update_cannot_be_kept_of(family: str, targets: str, why: str | None) -> None:
+    from foreword.methods.lora import LoraConfig, _require_foldable, inject
+
+    lm, config = wrap(build(family), byte_tokenizer("causal")), LoraConfig(targets=targets)
+    injected = inject(lm, config, 0)
+    if why is None:
+        _require_foldable(lm, injected, config)
+    else:
+        with pytest.raises(ConfigError, match=why):
+            _require_foldable(lm, injected, config)
+    with pytest.raises(ConfigError, match="has adapters of PEFT in it already"):
+        inject(injected, LoraConfig(), 0)

@@ -90,7 +90,8 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
     """Read a loaded model through a view that shares its tensors; the model itself is left as it is."""
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given."
+            f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given"
+            f"{'; give its get_base_model(), which has the adapter in it' if 'peft' in type(model).__module__ else ''}."
         )
     name = name or model.config.name_or_path or type(model).__name__
     kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
