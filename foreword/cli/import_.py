@@ -44,7 +44,7 @@ def import_(
     from foreword.core.format import Decoding
     from foreword.interop.adapter import Adapter
     from foreword.interop.halves import unread
-    from foreword.interop.peft import foreign, read
+    from foreword.interop.peft import foreign, read, scaled
 
     hold(out)
     refuse_to_replace(out, overwrite)
@@ -56,7 +56,7 @@ def import_(
     if name is None:
         raise ConfigError(f"{folder} does not name its model; give it with --model.")
     lm = (how.with_kind("causal") if adapter.causal else how).load(name)
-    for warning in (foreign(adapter, lm), unread(adapter, lm)):
+    for warning in (foreign(adapter, lm), unread(adapter, lm), scaled(adapter, lm)):
         if warning:
             note(warning)
     decoding = None if how_put.max_new_tokens is None else Decoding(

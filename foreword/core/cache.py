@@ -43,11 +43,15 @@ class RowCache:
     with the dtype and on the device of what is put in. A prefix that several rows share is none of their columns: it is
     kept once, for as long as one of them is there. Rows of a decoder have what it reads of its encoder in `source`, a
     cache of the same rows: computed once a row, however far the row goes on.
+
+    With `texts` the embeddings of each row's text are noted too, for models that must read a row again once it is long.
     """
 
-    def __init__(self, layers: int, rows: int, source: "RowCache | None" = None):
+    def __init__(self, layers: int, rows: int, source: "RowCache | None" = None, *, texts: bool = False):
         self.rows, self.columns, self.source = rows, 0, source
+        self._texts: list[list[Tensor]] | None = [] if texts else None
         self.lengths: list[int] = []  # of each row's own columns
+        self._prefix_columns: list[int] = []  # how many of them are a prefix's
         self.trunk_of: list[Hashable | None] = []
         self.trunks: dict[Hashable, Trunk] = {}
         self._keys: list[Tensor | None] = [None] * layers
@@ -60,7 +64,8 @@ class RowCache:
     def bytes(self) -> int:
         own = sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
         shared = sum(trunk.bytes for trunk in self.trunks.values())
-        return own + shared + (self.source.bytes if self.source else 0)
+        texts = sum(t.numel() * t.element_size() for parts in self._texts or () for t in parts)
+        return own + shared + texts + (self.source.bytes if self.source else 0)
 
     def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None, site: str = "self") -> int:
         """A new row, whose first columns are a prefix's; returns its number.
@@ -84,7 +89,7 @@ class RowCache:
                 stored = self._at(layer, pair[0].transpose(0, 1)[None])
                 for whole, part_PHK in zip(stored, pair, strict=True):
                     whole[row, :, : prefix.length] = part_PHK.transpose(0, 1).to(whole)
-            self.lengths[row] = prefix.length
+            self.lengths[row] = self._prefix_columns[row] = prefix.length
         return row
 
     def add_copy(self, other: "RowCache", row: int) -> int:
@@ -98,7 +103,9 @@ class RowCache:
                 continue
             for mine, theirs in zip(self._at(layer, pair[0]), (pair[0], pair[1]), strict=True):
                 mine[new, :, :length] = theirs[row, :, :length]
-        self.lengths[new] = length
+        self.lengths[new], self._prefix_columns[new] = length, other._prefix_columns[row]
+        if self._texts is not None and other._texts is not None:
+            self._texts[new] = list(other._texts[row])
         shared = other.trunk_of[row]
         if shared is not None:
             self.trunks.setdefault(shared, other.trunks[shared])
@@ -109,7 +116,10 @@ class RowCache:
         row = len(self.lengths)
         assert row < self.rows, "there is room for another row"
         self.lengths.append(0)
+        self._prefix_columns.append(0)
         self.trunk_of.append(None)
+        if self._texts is not None:
+            self._texts.append([])
         return row
 
     def drop(self, row: int) -> None:
@@ -121,9 +131,14 @@ class RowCache:
                 if whole is not None:
                     whole[row, :, :length] = whole[last, :, :length]
             self.lengths[row] = length
+        self._prefix_columns[row] = self._prefix_columns[last]
+        self._prefix_columns.pop()
         shared, self.trunk_of[row] = self.trunk_of[row], self.trunk_of[last]
         self.lengths.pop()
         self.trunk_of.pop()
+        if self._texts is not None:
+            self._texts[row] = self._texts[last]
+            self._texts.pop()
         if shared is not None and shared not in self.trunk_of:
             del self.trunks[shared]
         if self.source is not None:
@@ -163,6 +178,30 @@ class RowCache:
         column_BS = own_B[:, None] + torch.arange(longest)
         beside = None if self.source is None else self.source.next(first, source or [0] * len(added))
         return CachedRows(self, first, own_B + ahead_B, column_BS, columns, ahead_B, trunks, beside)
+
+    def note(self, row: int, embed_SD: Float[Tensor, "S D"]) -> None:
+        """Keep what a pass adds to a row's text, where texts are noted."""
+        if self._texts is not None:
+            self._texts[row].append(embed_SD.detach())
+
+    def text(self, row: int) -> Float[Tensor, "S D"] | None:
+        """The embeddings of a row's text as noted, after its prefix; None where it has none."""
+        parts = [] if self._texts is None else self._texts[row]
+        return torch.cat(parts) if parts else None
+
+    def again(self, row: int, count: int) -> "CachedRows":
+        """One row from the start of its text, of so many tokens, to be put in place of what it has of them.
+
+        It may have more columns by now: those of the pass that is under way.
+        """
+        shared = self.trunk_of[row]
+        ahead = 0 if shared is None else self.trunks[shared].length
+        first = self._prefix_columns[row]
+        trunks = () if shared is None else ((self.trunks[shared], torch.zeros(1, dtype=torch.long)),)
+        column_BS = first + torch.arange(count)[None]
+        return CachedRows(
+            self, row, torch.tensor([first + ahead]), column_BS, first + count, torch.tensor([ahead]), trunks
+        )
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's tensors, beside what is to be put into them."""

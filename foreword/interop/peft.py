@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
@@ -29,6 +30,10 @@ from foreword.tasks.formats import build_format
 
 LAYOUT = "0.21.2"  # the release of PEFT whose files these are, key for key; it goes into peft_version
 TASKS = {"causal": "CAUSAL_LM", "masked": "FEATURE_EXTRACTION", "seq2seq": "SEQ_2_SEQ_LM"}
+SCALED_BEFORE = ("gemma2",)  # families whose forward pass scaled prompts before transformers 5.4
+# Releases of PEFT: what is older than the first was trained before transformers 5.4, and the second came out after it.
+# The first is the oldest that runs with transformers 5, and the first that records itself.
+UNSURE_FROM, SCALED_FROM = Version("0.18.0"), Version("0.19.0")
 # Their encoders take no key-value cache, and that is how PEFT gives a prefix.
 WITHOUT_CACHE = ("albert", "deberta-v2", "distilbert", "modernbert")
 
@@ -116,7 +121,12 @@ def read(
         model={"name": lm.name, "kind": lm.kind},
         fingerprint=asdict(lm.fingerprint()),
         fields=parsed.fields,
-        recipe={"imported": "peft", "adapter": adapter.config, "sha256": _digest(adapter.prompt_PX)},
+        recipe={
+            "imported": "peft",
+            "adapter": adapter.config,
+            "sha256": _digest(adapter.prompt_PX),
+            **({} if scale_of(adapter, lm) == 1.0 else {"scaled_by": scale_of(adapter, lm)}),
+        },
         numbers_trained=adapter.prompt_PX.numel(),
     )
 
@@ -126,6 +136,57 @@ def foreign(adapter: Adapter, lm: FrozenLM) -> str | None:
     if adapter.base_model in (None, lm.name):
         return None
     return f"The adapter was made for {adapter.base_model!r} and is imported for {lm.name!r}; scores may differ widely."
+
+
+def scale_of(adapter: Adapter, lm: FrozenLM) -> float:
+    """What an adapter's vectors are multiplied by.
+
+    Before transformers 5.4 a Gemma 2 multiplied all that stands before its first layer, prompts included, by the root
+    of its width; since then its embedding does, and a prompt is taken as it is. PEFT records its own release alone:
+    before 0.18 it records none, and does not run with transformers 5.
+
+    Raises: ArtefactError where the release does not tell which it was.
+    """
+    if lm.family not in SCALED_BEFORE or adapter.kind == "PREFIX_TUNING":
+        return 1.0
+    release = _release(adapter)
+    if release is not None and release >= SCALED_FROM:
+        return 1.0
+    if release is not None and release >= UNSURE_FROM:
+        raise ArtefactError(
+            f"The adapter was made with PEFT {adapter.config['peft_version']} for a model of the family {lm.family}, "
+            "whose prompts are scaled by the model before transformers 5.4 and not since; which of them trained it is "
+            'not recorded. Write it into its adapter_config.json: "peft_version": "0.17.1" if transformers was older '
+            'than 5.4, "0.19.0" if it was not.'
+        )
+    return float(torch.tensor(lm.dims.width**0.5, dtype=lm.dtype))
+
+
+def scaled(adapter: Adapter, lm: FrozenLM) -> str | None:
+    """A line on what is taken for granted of a family whose prompts are scaled; None for all others."""
+    if lm.family not in SCALED_BEFORE or adapter.kind == "PREFIX_TUNING":
+        return None
+    scale = scale_of(adapter, lm)
+    if scale == 1.0:
+        return (
+            f"The adapter's vectors are taken as transformers 5.4 and newer take those of a {lm.family}; one that was "
+            'trained with an older transformers needs "peft_version": "0.17.1" in its adapter_config.json.'
+        )
+    return (
+        f"The adapter is from before transformers 5.4, where a {lm.family} scaled prompts itself: its vectors are "
+        f"multiplied by {scale:g}, the root of the model's width."
+    )
+
+
+def _release(adapter: Adapter) -> Version | None:
+    """The release of PEFT that an adapter records; None where it has none. What is no release counts as unsure."""
+    recorded = adapter.config.get("peft_version")
+    if recorded is None:
+        return None
+    try:
+        return Version(str(recorded).partition("@")[0])
+    except InvalidVersion:
+        return UNSURE_FROM
 
 
 def flat_prefix(value: PrefixPrompt) -> Float[Tensor, "P X"]:
@@ -225,7 +286,7 @@ def _value(adapter: Adapter, lm: FrozenLM) -> SoftPrompt | PrefixPrompt:
                 f"The adapter has positions of {columns} numbers and {lm.name!r} has embeddings of {dims.width}; give "
                 f"the model it was made for ({adapter.base_model!r} by its config)."
             )
-        return halves.soft_of(adapter) if adapter.seq2seq else SoftPrompt(prompt_PX)
+        return halves.soft_of(adapter) if adapter.seq2seq else SoftPrompt(prompt_PX * scale_of(adapter, lm))
     lm.require_prefix()
     if adapter.seq2seq:
         return halves.prefix_of(adapter, lm)

@@ -46,6 +46,7 @@ class Lora(GradientMethod):
         config: LoraConfig = job.config
         lm.require_weights()
         injected = inject(lm, config, job.seed)
+        _require_foldable(lm, injected, config)
         names = [name for name in injected.named_weights() if ".lora_A." in name or ".lora_B." in name]
         leaves = {n: injected.named_weights()[n].detach().float().clone().requires_grad_() for n in names}
         dtype = lm.dtype
@@ -70,6 +71,11 @@ def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
     except ImportError as error:
         raise ConfigError("lora needs PEFT; install it with: pip install 'foreword[peft]'.") from error
+    if any(".base_layer." in name or ".lora_" in name for name in lm.named_weights()):
+        raise ConfigError(
+            f"lora: {lm.name!r} has adapters of PEFT in it already; merge them into its weights first "
+            "(merge_and_unload), or train a prompt over them."
+        )
     targets: Any = [t.strip() for t in config.targets.split(",") if t.strip()]
     if not targets:
         targets = KNOWN.get(lm.family, "all-linear")
@@ -85,6 +91,20 @@ def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
             return lm.adapted(lambda model: peft.inject_adapter_in_model(recipe, model))
     except ValueError as error:
         raise ConfigError(f"lora: targets={config.targets!r} names no module of {lm.name!r} ({error}).") from error
+
+
+def _require_foldable(lm: FrozenLM, injected: FrozenLM, config: LoraConfig) -> None:
+    """Raises: ConfigError where an update is of no matrix of the model's own alone, so that none is kept of it."""
+    plain = lm.named_weights()
+    for name in injected.named_weights():
+        module = name.partition(".lora_")[0]
+        if module == name or ((".lora_A." in name or ".lora_B." in name) and f"{module}.weight" in plain):
+            continue
+        why = "is an embedding" if ".lora_embedding_" in name else "shares its matrix with another (tied)"
+        raise ConfigError(
+            f"lora: targets={config.targets!r} names {module}, which {why} in {lm.name!r}; name linear layers of the "
+            "model's own, or leave targets out."
+        )
 
 
 def folded(leaves: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], scale: float) -> LowRank:

@@ -204,19 +204,20 @@ def _groups(
 ) -> list[Group]:
     """All that have no lead to share; and those that have, as many at once as the budget has room for their leads."""
     able = leads and lm.kind == "causal" and lm.takes_prefix
-    led = [o for o, (v, r) in enumerate(zip(values, rows, strict=True)) if able and _shares_lead(v, r)]
+    led = [o for o, (v, r) in enumerate(zip(values, rows, strict=True)) if able and _shares_lead(lm, v, r)]
     rest = tuple(o for o in range(len(values)) if o not in {*led} and rows[o])
     groups = [Group(rest, False)] if rest else []
     size = max(1, budget // max((rows[o][0].shared for o in led), default=1))
     return groups + [Group(tuple(led[i : i + size]), True) for i in range(0, len(led), size)]
 
 
-def _shares_lead(value: Learnt, rows: Sequence[Encoded]) -> bool:
-    """Whether several rows begin with the same columns and go on after them."""
+def _shares_lead(lm: FrozenLM, value: Learnt, rows: Sequence[Encoded]) -> bool:
+    """Whether several rows begin with the same columns, read alike in all of them, and go on after them."""
     if not isinstance(value, HardPrompt | SoftPrompt) or len(rows) < 2:
         return False
     shared = rows[0].shared
-    return shared > 0 and all(e.shared == shared < len(e.ids_S) for e in rows)
+    same = shared > 0 and all(e.shared == shared < len(e.ids_S) for e in rows)
+    return same and lm.begins_alike(shared, max(map(len, rows)))
 
 
 def _led(row: Encoded) -> Encoded:

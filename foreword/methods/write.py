@@ -110,18 +110,22 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     value, decoding = artefact.value, artefact.format.decoding
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
-    prefix = value if isinstance(value, PrefixPrompt) else None
-    if prefix is None and len(encoded) > 1 and lm.kind == "causal":
+    prefixes: list[PrefixPrompt | None] = [value if isinstance(value, PrefixPrompt) else None] * len(encoded)
+    if not isinstance(value, PrefixPrompt) and len(encoded) > 1 and lm.kind == "causal":
         encoded = with_common_lead(encoded)
-    if prefix is None and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
-        own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
-        prefix = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
-        encoded = [e.without_lead() for e in encoded]
+    if not isinstance(value, PrefixPrompt) and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
+        new = decoding.max_new_tokens
+        led = [lm.begins_alike(e.lead, len(e.ids_S) + new) for e in encoded]
+        if any(led):
+            own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
+            lead = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
+            prefixes = [lead if leads else None for leads in led]
+            encoded = [e.without_lead() if leads else e for e, leads in zip(encoded, led, strict=True)]
     count = min(decoding.num_return_sequences, most or decoding.num_return_sequences)
     ahead = count // 2 + 1 if decoding.early_stop and decoding.conclude is None else count
     return [
         Ask(e, prefix, task, decoding, tuple(_seed(decoding.seed, row, s) for s in range(count)), ahead)
-        for e, row in zip(encoded, rows, strict=True)
+        for e, prefix, row in zip(encoded, prefixes, rows, strict=True)
     ]
 
 

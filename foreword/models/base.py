@@ -204,6 +204,11 @@ class FrozenLM(ABC):
     def trie_fits(self, length: int) -> bool:
         """Whether a row of this many columns may carry a trie: no layer's window is shorter."""
 
+    def begins_alike(self, length: int, whole: int) -> bool:
+        """Whether the first `length` tokens of a row of `whole` have the keys and values that they have alone, and in
+        every row of a length between. Not where the model rotates longer rows by other frequencies."""
+        return True
+
     @abstractmethod
     def fingerprint(self) -> Fingerprint: ...
 

@@ -38,8 +38,8 @@ class Compiled:
 
 @torch.no_grad()
 def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
-    """Raises: ModelError for a model with an encoder, where no such prefix exists; ConfigError where nothing constant
-    leads."""
+    """Raises: ModelError for a model with an encoder, or one that rotates long rows otherwise, where no such prefix
+    exists; ConfigError where nothing constant leads."""
     if lm.kind == "seq2seq":
         raise ModelError(
             f"{lm.name!r} is an encoder-decoder model: what leads a row's source sees the text after it, so no prefix "
@@ -65,6 +65,12 @@ def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
             f"In the template {format.template.source!r} nothing constant leads a field of the row, so there is "
             "nothing to compile; put the slot or the instruction before the first field."
         )
+    if not lm.begins_alike(lead, lm.dims.context):
+        raise ModelError(
+            f"{lm.name!r} rotates long rows by other frequencies than short ones, so what leads a row of "
+            f"{lm.dims.context} tokens, its context, has other keys than what leads a short one, and no prefix equals "
+            "both: use the prompt as it is."
+        )
     soft = lower(prompt, lm.embed)
     columns: list[torch.Tensor] = []
     filled = 0
@@ -84,7 +90,8 @@ def compile_prompt(lm: FrozenLM, format: Format, prompt: Prompt) -> Compiled:
 def compile_leads(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None) -> list[PrefixPrompt]:
     """What stands before the first field of each row given, as a prefix; row t is read with prompt t of the bank.
 
-    Differentiable in the bank. Causal models that take a prefix only, and rows with a lead.
+    Differentiable in the bank. Causal models that take a prefix only, and rows with a lead, which
+    must begin alike (`FrozenLM.begins_alike`) wherever the prefix is used.
     """
     heads = [Encoded(e.ids_S[: e.lead], e.slot_S[: e.lead], e.lead - 1, None) for e in encoded]
     inputs, _ = prepare(lm, collate(heads), bank, torch.arange(len(heads)))

@@ -182,11 +182,12 @@ class Plan:
         plans = [Plan(self.kind, tuple((word,) for word, _ in group), self.mean, normalised) for group in groups]
         return Parts(tuple(plans), np.array([c for group in groups for _, c in group]))
 
-    def layout(self, trie: bool = True) -> Layout:
-        """The masked layout; or the causal one, as a trie or with a model row for each word that needs one."""
+    def layout(self, trie: bool = True, *, apart: bool = False) -> Layout:
+        """The masked layout; or the causal one, as a trie or with a model row for each word that needs one. `apart`
+        gives each word a row that is no longer than the word needs."""
         if self.kind == "masked":
             return self._masked
-        return self._trie if trie else self._rows
+        return self._apart if apart else self._trie if trie else self._rows
 
     @cached_property
     def _masked(self) -> Layout:
@@ -220,6 +221,16 @@ class Plan:
         for word in self._distinct():
             row = next(i for i, r in enumerate(rows) if r[: len(word) - 1] == word[:-1])
             where[word] = [(row, j) for j in range(len(word))]
+        return self._in_rows(where, rows)
+
+    @cached_property
+    def _apart(self) -> Layout:
+        """A model row for each beginning of a word."""
+        rows = list(dict.fromkeys(word[:-1] for word in self._distinct()))
+        where = {word: [(rows.index(word[:-1]), j) for j in range(len(word))] for word in self._distinct()}
+        return self._in_rows(where, rows)
+
+    def _in_rows(self, where: dict[tuple[int, ...], list[tuple[int, int]]], rows: Sequence[tuple[int, ...]]) -> Layout:
         parents = [list(range(-1, len(row) - 1)) for row in rows]
         return self._arrange(where, masks=[1] * len(rows), tails=[list(row) for row in rows], parents=parents)
 

@@ -94,14 +94,14 @@ def _score(
     lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"], trie: bool
 ) -> Float[Tensor, "B C"]:
     """`score` of rows that are read at once."""
-    reads = _reads(encoded, trie)
+    reads = _reads(encoded, trie, _parted(lm, encoded, bank, task_B))
     passes = _passes(reads)
     base = collate(encoded)
     batch, tree_MSS = _expand_masks(base, reads, passes) if lm.kind == "masked" else _append(base, reads, passes)
     inputs, prefix = prepare(lm, batch, bank, task_B[passes.row_M.to(task_B.device)], tree_MSS)
     hidden_MRD = lm.hidden_at(inputs, prefix)
     shape = hidden_MRD.shape[:2]
-    logit_MRU = lm.piece_logits(hidden_MRD.flatten(0, 1), reads.ids_U.to(lm.device)).unflatten(0, shape)
+    logit_MRU = lm.piece_logits(hidden_MRD.flatten(0, 1), reads.ids_U).unflatten(0, shape)
     normaliser_MR = _normalisers(lm, hidden_MRD, reads, passes, logit_MRU.dtype)
     plan_B = reads.plan_B
     row_BCWn = (passes.first_B[:, None, None, None] + reads.pass_QCWn[plan_B]).to(lm.device)
@@ -166,11 +166,25 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return "can't allocate memory" in text or "out of memory" in text
 
 
-def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
-    plans = list({id(e.plan): e.plan for e in encoded}.values())
-    number = {id(plan): q for q, plan in enumerate(plans)}
-    kept = [plan for plan in plans if plan is not None]
-    layouts = tuple(plan.layout(trie) for plan in kept)
+def _parted(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]) -> list[bool]:
+    """Which rows a longer label word would make so long that the model reads them otherwise: their words must not
+    share a model row, so that each is scored as it would be alone."""
+    if lm.begins_alike(1, lm.dims.context):
+        return [False] * len(encoded)
+    start_B = [0] * len(encoded) if bank is None else bank.start_T.cpu()[task_B.cpu()].tolist()
+    parted = []
+    for e, start in zip(encoded, start_B, strict=True):
+        length = start + len(e.ids_S)
+        parted.append(e.plan is not None and not lm.begins_alike(length, length + e.plan.longest - 1))
+    return parted
+
+
+def _reads(encoded: Sequence[Encoded], trie: bool, parted: Sequence[bool]) -> Reads:
+    keys = [(id(e.plan), apart) for e, apart in zip(encoded, parted, strict=True)]
+    number = {key: q for q, key in enumerate(dict.fromkeys(keys))}
+    plans = {key: e.plan for key, e in zip(keys, encoded, strict=True)}
+    kept = [plan for plan in plans.values() if plan is not None]
+    layouts = tuple(plan.layout(trie, apart=apart) for plan, (_, apart) in zip(kept, plans, strict=True))
     shape = tuple(max(size) for size in zip(*(layout.piece_CWn.shape for layout in layouts), strict=True))
 
     def padded(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -187,7 +201,7 @@ def _reads(encoded: Sequence[Encoded], trie: bool) -> Reads:
     unique_QCWn[real_QCWn] = unique_X
     return Reads(
         layouts=layouts,
-        plan_B=torch.tensor([number[id(e.plan)] for e in encoded]),
+        plan_B=torch.tensor([number[key] for key in keys]),
         ids_U=ids_U,
         unique_QCWn=unique_QCWn,
         real_QCWn=real_QCWn,

@@ -98,9 +98,11 @@ class Entry:
     plain: Encoder
     lead: int
 
-    def led(self, row: Encoded) -> Encoded:
-        """The row as it is read: after the compiled columns, or whole, where its own text has changed them."""
-        return replace(row, lead=self.lead if row.shared == self.lead else 0)
+    def led(self, lm: FrozenLM, row: Encoded, new: int = 0) -> Encoded:
+        """The row as it is read, with `new` tokens after it: after the compiled columns, or whole, if its own text has
+        changed them or the model reads so long a row otherwise."""
+        leads = row.shared == self.lead and lm.begins_alike(self.lead, len(row) + new)
+        return replace(row, lead=self.lead if leads else 0)
 
 
 @final

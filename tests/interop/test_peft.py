@@ -17,7 +17,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt
 from foreword.errors import ArtefactError, ConfigError
 from foreword.interop.adapter import TENSORS, Adapter
 from foreword.interop.card import SAMPLE
-from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read
+from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read, scale_of, scaled
 from foreword.models.encode import Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
@@ -284,3 +284,46 @@ def test_the_card_has_what_peft_has_no_place_for(family, kind, tmp_path):
     assert slots == (3 if kind == "PROMPT_TUNING" else 0)
     assert zoo.gap([mine[encoded.answer - slots]], [logits[column]]) <= EXACT
     assert family == "llama" or ids[column - slots] == lm.tokenizer.mask_token_id
+
+
+def with_release(adapter: Adapter, release: str | None) -> Adapter:
+    config = {k: v for k, v in adapter.config.items() if k != "peft_version"}
+    return Adapter(config if release is None else {**config, "peft_version": release}, adapter.prompt_PX)
+
+
+@pytest.mark.parametrize("release", [None, "0.17.1", "0.16.1.dev0@abc"])
+def test_a_gemma_2_prompt_of_older_releases_is_scaled_as_the_model_scaled_it_then(release, tmp_path):
+    """Before transformers 5.4 its forward pass multiplied all input embeddings; Gemma 3's embedding always did."""
+    model, lm = made("gemma2", config("gemma2", "prompt")), frozen("gemma2")
+    saved(model, tmp_path / "theirs")
+    adapter = with_release(Adapter.load(tmp_path / "theirs"), release)
+    artefact = imported(adapter, "gemma2")
+    [row] = rows(artefact, lm)[:1]
+    raw = zoo.build("gemma2")
+    words = torch.nn.functional.embedding(torch.tensor(text_ids(row)), raw.get_input_embeddings().weight)
+    with torch.no_grad():
+        then = raw(inputs_embeds=(torch.cat([adapter.prompt_PX, words]) * lm.dims.width**0.5)[None]).logits[0]
+    assert zoo.gap(ours(lm, artefact, [row]), [then[4:]]) <= EXACT
+    now = with_release(adapter, "0.21.2")
+    assert zoo.gap(ours(lm, imported(now, "gemma2"), [row]), [then[4:]]) > 100 * EXACT
+    assert artefact.recipe["scaled_by"] == pytest.approx(lm.dims.width**0.5)
+    assert "multiplied by 5.65685" in (scaled(adapter, lm) or "")
+    assert "taken as transformers 5.4" in (scaled(now, lm) or "") and "scaled_by" not in imported(now, "gemma2").recipe
+
+
+@pytest.mark.parametrize("release", ["0.18.0", "0.18.2.dev0@main", "unknown"])
+def test_a_gemma_2_prompt_that_may_be_either_is_refused(release, tmp_path):
+    saved(made("gemma2", config("gemma2", "prompt")), tmp_path / "theirs")
+    adapter = with_release(Adapter.load(tmp_path / "theirs"), release)
+    with pytest.raises(ArtefactError, match=r'which of them trained it is not recorded.*"peft_version": "0\.17\.1"'):
+        imported(adapter, "gemma2")
+
+
+@pytest.mark.parametrize(("family", "method"), [("gemma3", "prompt"), ("llama", "prompt"), ("gemma2", "prefix")])
+def test_other_prompts_are_taken_as_they_are_whatever_the_release(family, method, tmp_path):
+    saved(made(family, config(family, method)), tmp_path / "theirs")
+    adapter = Adapter.load(tmp_path / "theirs")
+    for release in (None, "0.18.0", "0.21.2"):
+        one = with_release(adapter, release)
+        assert scale_of(one, frozen(family)) == 1.0 and scaled(one, frozen(family)) is None
+        assert "scaled_by" not in imported(one, family).recipe

@@ -164,7 +164,8 @@ class Texts:
     def fits(self, rows: Sequence[Encoded]) -> bool:
         """Whether the prompt comes after a text in every row of a model that can have the text as keys and values."""
         able = self._lm.kind == "causal" and self._lm.takes_prefix
-        return able and bool(rows) and all(e.lead < first_slot(e) < len(e.slot_S) for e in rows)
+        after = able and bool(rows) and all(e.lead < first_slot(e) < len(e.slot_S) for e in rows)
+        return after and all(self._lm.begins_alike(first_slot(e), len(e)) for e in rows)
 
     @torch.no_grad()
     def prepare(self, rows: Sequence[Encoded], budget: int) -> None:

@@ -160,7 +160,8 @@ def _way(lm: FrozenLM, rows: Sequence[Encoded], columns_BT: Int[np.ndarray, "B T
         return "whole"
     if all(int(columns.max()) < e.lead for e, columns in zip(rows, columns_BT, strict=True)):
         return "led"
-    return "cached" if int(columns_BT.min()) > 0 else "whole"
+    alike = all(lm.begins_alike(int(columns.min()), len(e)) for e, columns in zip(rows, columns_BT, strict=True))
+    return "cached" if int(columns_BT.min()) > 0 and alike else "whole"
 
 
 @torch.no_grad()

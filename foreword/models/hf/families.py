@@ -129,24 +129,18 @@ def base_of(model: PreTrainedModel) -> nn.Module:
 
 
 def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V"] | None]:
-    """The output matrix and its bias. A quantised matrix is read back whole each time; most libraries leave it out.
-
-    Raises: ModelError where there is none, or none that can be read by rows.
-    """
-    layer = model.get_output_embeddings()
-    if layer is None:
-        raise ModelError(f"{type(model).__name__} has no output head; load it as a masked or causal language model.")
-    matrix = getattr(layer, "weight", None)
-    if matrix is None or not (stored.is_plain(matrix) or stored.can_dequantise(matrix)):
-        raise ModelError(
-            f"The output head of {type(model).__name__} is a quantised {type(layer).__name__}, whose rows cannot be "
-            "read one by one; quantise the model without its head, as its library does by default."
-        )
+    """The matrix of a plain output head and its bias, read from wherever they wait."""
+    layer: Any = model.get_output_embeddings()
     bias = None if layer.bias is None else stored.tensor_of(layer, "bias")
-    added = model._buffers.get("final_logits_bias")  # BART's
+    added = added_to(model)
     if added is not None:
         bias = added[0] if bias is None else bias + added[0]
-    return stored.dequantised(stored.tensor_of(layer, "weight")), bias
+    return stored.tensor_of(layer, "weight"), bias
+
+
+def added_to(model: PreTrainedModel) -> Float[Tensor, "1 V"] | None:
+    """What a model adds to its head's logits itself: BART's second bias."""
+    return model._buffers.get("final_logits_bias")
 
 
 def softcap_of(model: PreTrainedModel) -> float | None:

@@ -1,5 +1,6 @@
 """`HFLM`: a Hugging Face masked or causal language model behind the `FrozenLM` contract."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site
-from foreword.models.hf import families, generation, seam, view
+from foreword.models.hf import families, generation, rope, seam, view
 from foreword.models.hf.last import reading_last
 from foreword.models.hf.masks import Rows
 from foreword.models.hf.model import HFModel
@@ -53,12 +54,18 @@ class HFLM(HFModel):
         self._layer_of = {id(model.get_submodule(name)): n for n, name in enumerate(layers)} if own else {}
         self._offset = families.offset_of(model, self._family)
         self.dims = self._measure()
+        self._rotaries = rope.rotaries_of(model, self._base, self.dims.context, name, self._seamed)
         self.sites = {"self": Site(self.dims.layers, self.dims.heads, self.dims.head_size)}
         self.query_heads = int(model.config.num_attention_heads)
 
     @property
     def opening(self) -> tuple[int, ...]:
         return ()
+
+    def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
+        ids_BS = ids_BS.to(self.device)
+        at_BS = torch.arange(2, device=self.device)[None]
+        return Inputs(self.embed(ids_BS), at_BS >= 0, at_BS, at_BS), {"input_ids": ids_BS}
 
     @property
     def _shape(self) -> dict[str, Any]:
@@ -69,11 +76,11 @@ class HFLM(HFModel):
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         return Dims(
-            width=view.embedding_weight(self._model).shape[1],
+            width=view.embedding_width(self._embedding),
             layers=int(config.num_hidden_layers),
             heads=heads,
             head_size=size,
-            vocab=families.output_of(self._model)[0].shape[0],
+            vocab=self._head.size,
             context=families.context_of(self._model, self._family),
         )
 
@@ -106,10 +113,19 @@ class HFLM(HFModel):
             inputs_embeds=inputs.embed_BSD, attention_mask=inputs.attend_BS.long(), position_ids=position_BS
         )[0]
 
-    def _packed(self, base: nn.Module, inputs: Inputs, told: seam.Seam) -> Float[Tensor, "X D"]:
-        """Hidden states of the base model, without its output head, of the real tokens of all rows."""
+    def _packed(
+        self, base: nn.Module, inputs: Inputs, told: seam.Seam, length_B: Sequence[int] | None = None
+    ) -> Float[Tensor, "X D"]:
+        """Hidden states of the base model, without its output head, of the real tokens of all rows.
+
+        Rows are rotated as rows of `length_B` tokens are; as long as their last positions say, unless it is given.
+        """
         assert told.rows is not None, "generation does not come here"
         packing = told.rows.packed
+        if self._rotaries:
+            lengths = length_B or (told.rows.position_BS.max(1).values + 1).tolist()
+            row_X = packing.place_X // told.rows.position_BS.shape[1]
+            base = rope.reading(base, self._rotaries, length_B=lengths, row_X=row_X)
         keywords: dict[str, Any] = {} if self.kind == "masked" else {"use_cache": False}
         # A 4-D mask is passed through by transformers as it is; the seam makes its own from `rows`.
         passed = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
@@ -131,7 +147,26 @@ class HFLM(HFModel):
 
     def cache(self, rows: int) -> RowCache:
         self.require_prefix()
-        return RowCache(self.dims.layers, rows)
+        return RowCache(self.dims.layers, rows, texts=bool(self._rotaries))
+
+    def begins_alike(self, length: int, whole: int) -> bool:
+        return all(rotary.set_of(length) == rotary.set_of(whole) for rotary in self._rotaries)
+
+    def _read_again(self, inputs: Inputs, cached: CachedRows) -> None:
+        """Renew what a cache has of the rows that this pass makes so long that they are rotated by other frequencies,
+        and note what it adds to the text of each."""
+        cache = cached.cache
+        for index, start in enumerate(cached.start_B.tolist()):
+            embed_SD = inputs.embed_BSD[index, inputs.attend_BS[index]]
+            whole = start + len(embed_SD)
+            before_XD = None if self.begins_alike(start, whole) else cache.text(cached.first + index)
+            if before_XD is not None:
+                again = cache.again(cached.first + index, len(before_XD))
+                position_1S = torch.arange(len(before_XD), device=self.device)[None]
+                text = Inputs(before_XD[None], torch.ones_like(position_1S, dtype=torch.bool), position_1S, position_1S)
+                told = seam.Seam(self._layer_of, None, again, self._placed(text, again), self._backend)
+                self._packed(self._base, text, told, [whole])
+            cache.note(cached.first + index, embed_SD)
 
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
@@ -143,6 +178,8 @@ class HFLM(HFModel):
             at = read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
             return hidden_BSD.gather(1, at.to(hidden_BSD.device))
         assert prefix is None or cached is None, "a cache holds the prefix of its rows"
+        if cached is not None and self._rotaries:
+            self._read_again(inputs, cached)
         rows = self._placed(inputs, prefix if cached is None else cached)
         read_Y = rows.packed.token_BS.gather(1, read_BR).flatten()
         few = self._reader is not None and FEW * len(read_Y) <= len(rows.packed.place_X)
@@ -225,10 +262,26 @@ class HFLM(HFModel):
             )
         if prefix is not None:
             self.require_prefix()
+        self._check_length(inputs, prefix, int(options.get("max_new_tokens") or 1))
         own = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
         options = {**own, **options}
         told = seam.Seam(self._layer_of, prefix, backend=self._backend)
-        return generation.generate(self._model, told, inputs, self._offset, options)
+        names = {module: name for name, module in self._model.named_modules()}
+        model = rope.reading(self._model, self._rotaries, names[self._base])
+        return generation.generate(model, told, inputs, self._offset, options)
+
+    def _check_length(self, inputs: Inputs, prefix: PrefixBatch | None, new: int) -> None:
+        """Raises: ModelError where the library would go on with keys that were rotated by other frequencies."""
+        if not self._rotaries:
+            return
+        length_B = inputs.attend_BS.sum(1).cpu() + (0 if prefix is None else prefix.start_B.cpu())
+        for length in length_B.tolist():
+            if not self.begins_alike(length, length + new - 1):
+                raise ModelError(
+                    f"{self.name} rotates long rows by other frequencies than short ones, and a row of {length} tokens "
+                    f"with {new} new ones would pass from those to these, which beams and proposals cannot follow: ask "
+                    "for fewer new tokens, shorten the text, or decode with one beam."
+                )
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":
         return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

@@ -21,7 +21,7 @@ from transformers import (
 
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import Kind
-from foreword.models.hf import families, stored, view
+from foreword.models.hf import families, folder, stored, view
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
@@ -47,6 +47,7 @@ def load(
     """Read a checkpoint with transformers and wrap it; see `foreword.models.load.load`."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    folder.require_model(source, name)
     with _told(name):
         config = AutoConfig.from_pretrained(source, **origin)
     kind = kind_of(config, name) if kind is None else kind
@@ -65,6 +66,11 @@ def load(
         options = {"config": config, "dtype": kept, "device_map": device_map, "output_loading_info": True}
         loaded: Any = auto.from_pretrained(source, **options, **quantised, **origin)
         model, report = loaded
+    if report["missing_keys"] and folder.sentences_of(source):
+        raise ModelError(
+            f"{name} is a sentence-transformers model, which turns texts into vectors and has no output head; give a "
+            "masked or causal language model."
+        )
     if report["missing_keys"]:
         raise ModelError(
             f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was "
@@ -84,7 +90,8 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
     """Read a loaded model through a view that shares its tensors; the model itself is left as it is."""
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given."
+            f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given"
+            f"{'; give its get_base_model(), which has the adapter in it' if 'peft' in type(model).__module__ else ''}."
         )
     name = name or model.config.name_or_path or type(model).__name__
     kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
@@ -99,12 +106,15 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFM
         )
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer of {name} has no fast version, which Foreword reads offsets from.")
-    if tokenizer.pad_token_id is None:
+    rows = view.embedding_rows(model)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         # Padded positions are masked in every layer, so any token will do. The tokenizer may be the caller's: copy it.
         tokenizer = copy.deepcopy(tokenizer)
-        stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-        tokenizer.pad_token = stand_in
-    return (HFSeq2Seq if kind == "seq2seq" else HFLM)(model, tokenizer, kind, name)
+        others = (tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(i for i in others if i is not None and i < rows))
+    lm = (HFSeq2Seq if kind == "seq2seq" else HFLM)(model, tokenizer, kind, name)
+    lm.require_own_logits()
+    return lm
 
 
 def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -10,8 +11,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from foreword.core.cache import CachedRows
@@ -22,7 +21,9 @@ from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
 from foreword.models.hf import families, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
+from foreword.models.hf.head import OutputHead
 
+CLOSE, CLOSE_HALF = 1e-3, 0.05  # of the largest logit: the same computation, so far apart only by its order
 CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
 PROBE = "Ünïcode, CASE  and\tspace: don't 1234 \u4f60\u597d \U0001f600\n"
 
@@ -45,6 +46,8 @@ class HFModel(FrozenLM):
         self._embedding = model.get_input_embeddings()
         self.device = stored.device_of(self._embedding)  # of a split model: where its embedding runs
         self.dtype = model.dtype
+        self._head = OutputHead(model, self.device)
+        self._rows = view.embedding_rows(model)
 
     @abstractmethod
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFModel":
@@ -54,6 +57,10 @@ class HFModel(FrozenLM):
     @abstractmethod
     def _shape(self) -> dict[str, Any]:
         """What its fingerprint says of the model's sizes."""
+
+    @abstractmethod
+    def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
+        """A row of two tokens as it is read here, and as the library's own forward pass takes it."""
 
     @abstractmethod
     def _read(
@@ -85,7 +92,21 @@ class HFModel(FrozenLM):
         return self.prefix_from_embeddings(self.embed(ids_P[None])[0])
 
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        self._require_ids(ids_BS, self._rows, "input embedding has vectors")
         return self._embedding(ids_BS.to(self.device))
+
+    def _require_ids(self, ids: Int[Tensor, "..."], rows: int, part: str) -> None:
+        """Raises: ModelError for a token that the model has no row for. Ids that are on a device come from the model
+        itself, or have been here before."""
+        if ids.device.type != "cpu" or not ids.numel() or (int(ids.min()) >= 0 and int(ids.max()) < rows):
+            return
+        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        token = self.tokenizer.convert_ids_to_tokens(wrong) if 0 <= wrong < len(self.tokenizer) else None
+        what = f"The token {token!r} of the tokenizer of" if token is not None else "A token given to"
+        raise ModelError(
+            f"{what} {self.name} has the number {wrong}, and the model's {part} for {rows} tokens: use the tokenizer "
+            "that the model was trained with, or lengthen the model (resize_token_embeddings) and train the new rows."
+        )
 
     @cached_property
     def stops(self) -> frozenset[int]:
@@ -97,40 +118,37 @@ class HFModel(FrozenLM):
         return frozenset() if separator is None else frozenset([separator])
 
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        ids_U = ids_U.to(weight_VD.device)
-        bias_U = None if bias_V is None else bias_V[ids_U.to(bias_V.device)].to(self.device)
-        return self._logits(hidden_XD, weight_VD[ids_U].to(self.device), bias_U)
+        self._require_ids(ids_U, self._head.size, "output head has logits")
+        return self._head.pieces(hidden_XD, ids_U, CHUNK)
 
     def vocabulary_logits(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X V"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        hidden_XD = hidden_XD.to(weight_VD.device, weight_VD.dtype)
-        logits_XV = nn.functional.linear(hidden_XD, weight_VD, None if bias_V is None else bias_V.to(weight_VD.device))
-        logits_XV = logits_XV.to(self.device, torch.promote_types(self.dtype, torch.float32))
-        return families.cap(logits_XV, families.softcap_of(self._model))
-
-    def _logits(self, hidden_XD: Tensor, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        logits_XU = nn.functional.linear(
-            hidden_XD.to(dtype), weight_UD.to(dtype), None if bias_U is None else bias_U.to(dtype)
-        )
-        return families.cap(logits_XU, families.softcap_of(self._model))
+        return self._head.whole(hidden_XD)
 
     def log_normaliser(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X"]:
-        weight_VD, bias_V = families.output_of(self._model)
-        weight_VD, bias_V = weight_VD.to(self.device), None if bias_V is None else bias_V.to(self.device)
+        return self._head.normaliser(hidden_XD, CHUNK)
 
-        def normalise(rows_XD: Tensor) -> Tensor:
-            return self._logits(rows_XD, weight_VD, bias_V).logsumexp(-1)
-
-        step = max(1, CHUNK // weight_VD.shape[0])
-        if hidden_XD.shape[0] <= step:
-            return normalise(hidden_XD)
-        # Autograd would keep every chunk's logits until the backward pass, so they are computed again there.
-        chunks = hidden_XD.split(step)
-        if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
-            return torch.cat([checkpoint(normalise, chunk, use_reentrant=False) for chunk in chunks])
-        return torch.cat([normalise(chunk) for chunk in chunks])
+    @torch.no_grad()
+    def require_own_logits(self) -> None:
+        """Raise a ModelError where the model's own forward pass gives other logits than are read here: it does more
+        with them than its family does (a scale, an adapter around it)."""
+        padding = getattr(self._model.config, "pad_token_id", None)
+        ids_BS = torch.tensor([[i for i in range(min(self._rows, 8)) if i != padding][-2:]])
+        inputs, keywords = self._two_tokens(ids_BS)
+        hidden_SD = self.hidden_at(inputs)[0]
+        theirs_SV = self._model(**keywords).logits[0].to(hidden_SD.device).float()
+        ours_SV = self.vocabulary_logits(hidden_SD).float()
+        close = CLOSE_HALF if self.dtype in (torch.float16, torch.bfloat16) else CLOSE
+        if not bool(theirs_SV.isfinite().all()):
+            return  # whoever reads them says that another dtype is needed
+        same = ours_SV.shape == theirs_SV.shape
+        apart = float((ours_SV - theirs_SV).abs().max()) if same else math.inf
+        if not apart <= close * max(1.0, float(theirs_SV.abs().max())):
+            raise ModelError(
+                f"{self.name} does not give the logits of its output head over its last hidden states: its forward "
+                f"pass, a {type(self._model).__name__}'s, changes one of them (they differ by {apart:.2g}), as an "
+                "adapter or a scale of logits does. Merge what was added into its weights, or use a plain checkpoint "
+                "of the family."
+            )
 
     def require_weights(self) -> None:
         stored.require_weights(self._model, self.name)

@@ -59,11 +59,11 @@ class HFSeq2Seq(HFModel):
         own = self.sites["self"]
         self.query_heads = own.heads
         self.dims = Dims(
-            width=view.embedding_weight(model).shape[1],
+            width=view.embedding_width(self._embedding),
             layers=own.layers,
             heads=own.heads,
             head_size=own.head_size,
-            vocab=families.output_of(model)[0].shape[0],
+            vocab=self._head.size,
             context=families.source_context_of(model, self._family, tokenizer),
         )
         self._opening = families.opening_of(model, name)
@@ -71,6 +71,13 @@ class HFSeq2Seq(HFModel):
     @property
     def opening(self) -> tuple[int, ...]:
         return self._opening
+
+    def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
+        ids_BS = ids_BS.to(self.device)
+        at_BS = torch.arange(2, device=self.device)[None]
+        embed_BSD = self.embed(ids_BS)
+        inputs = Inputs(embed_BSD, at_BS >= 0, at_BS, at_BS, source=Source(embed_BSD, at_BS >= 0))
+        return inputs, {"input_ids": ids_BS, "decoder_input_ids": ids_BS}
 
     @property
     def _shape(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from foreword.core.shapes import Float, Tensor
+from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
 from foreword.models.hf import seam, stored
 
@@ -120,8 +120,18 @@ def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Mo
     return found
 
 
-def embedding_weight(model: PreTrainedModel) -> Float[Tensor, "V D"]:
-    return cast(Tensor, model.get_input_embeddings().weight)
+def embedding_width(embedding: nn.Module) -> int:
+    """Numbers of a token's vector. What stands in an embedding's place (an adapter's layer) is asked for one."""
+    if isinstance(embedding, nn.Embedding):
+        return embedding.embedding_dim
+    with torch.no_grad():
+        return embedding(torch.zeros(1, 1, dtype=torch.long, device=stored.device_of(embedding))).shape[-1]
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Tokens that the input embedding has a vector for."""
+    embedding = model.get_input_embeddings()
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else int(model.config.vocab_size)
 
 
 def digest(data: bytes) -> str:
