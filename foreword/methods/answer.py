@@ -14,7 +14,7 @@ from foreword.models.write import Sample
 from foreword.tasks.extract import Found, extract
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.tasks.texts import normalised
+from foreword.tasks.texts import comparable
 from foreword.tasks.vote import Ballot, majority_at
 
 
@@ -113,10 +113,10 @@ def _decoding(form: Format) -> Decoding:
 
 
 def _key(decoding: Decoding, found: Found) -> Hashable:
-    """What makes two answers one: numbers and choices are canonical, of texts what is left of them normalised."""
+    """What makes two answers one: numbers and choices are canonical, texts are one as exact_match has it."""
     if not isinstance(found, str) or decoding.extract in ("number", "choice"):
         return found
-    return normalised(found) or found
+    return comparable(found)
 
 
 def _answered(ballot: Ballot, written: Mapping[int, Sample]) -> Answered:
