@@ -53,22 +53,29 @@ def evaluate(
     \b
     foreword evaluate artefacts/x --data data/sst2 --split test
     """
-    from foreword.evaluation.report import title
+    from foreword.evaluation.report import BY, NOT_MEASURED, title
     from foreword.evaluation.statistics import interval
+    from foreword.tasks.judge import recorded
 
     rows, task = _rows(artefact, data, split, which)
     opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     reading, samples = read(opened, task, rows)
     names = [*reading.metrics(closed=bool(opened.artefact.format.labels))]
     found = {name: interval([one]) for name, one in reading.resampled(names).items()}
+    by = task.judge.tokenizers([row.targets for row in rows]) if task.metric else {}
     if as_json:
-        metrics = {n: {"value": i.mean, "low": i.low, "high": i.high} for n, i in found.items()}
+        metrics = {n: recorded({"value": i.mean, "low": i.low, "high": i.high}) for n, i in found.items()}
         told = {"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics}
+        told |= {"tokenizers": by} if by else {}
         print_json(told | ({"samples": samples} if samples else {}))
         return
+    unknown = (NOT_MEASURED, "")
     table(
         ["metric", "value", "95% interval"],
-        [(NAMES.get(n, title(n)), f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
+        [
+            (NAMES.get(n, title(n)), *((f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") if i.measured else unknown))
+            for n, i in found.items()
+        ],
         numbers=(1, 2),
     )
     made = opened.artefact.model["name"]
@@ -82,6 +89,8 @@ def evaluate(
     if samples and samples["majority"]:
         told = ", ".join(f"{k} {value:.3f}" for k, value in samples["majority"].items())
         note(f"a majority of k samples is right (unbiased, k and share): {told}")
+    for name, tokenizer in by.items():
+        note(f"{title(name)} reads {BY.get(tokenizer, tokenizer)}")
     if samples and samples["silent"]:
         note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
     tell_cuts(opened, rows)

@@ -179,7 +179,7 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
         [
             ("artefact", str(out)),
             *more,
-            *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
+            *[(f"validation {k}".replace("_", " "), "not measured" if v is None else f"{v:.4g}") for k, v in validation.items()],
             *[(f"adapted episodes, {k}", f"{v:.4g}") for k, v in reached.items()],
             ("numbers trained", f"{artefact.numbers_trained:,}"),
             ("bytes stored", size(artefact.bytes_stored)),

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Line:
     are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
     many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
     `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds. `case`
-    is how texts were compared (tasks/judge).
+    is how texts were compared (tasks/judge), `tokenizers` what parted their words where it is not the libraries' own.
     """
 
     model: str
@@ -54,6 +54,7 @@ class Line:
     calibration: str = ""
     templates: tuple[float, float, float] | None = None
     case: str = "kept"
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def primary(self) -> str:
@@ -154,6 +155,7 @@ def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval
         calibration=_calibration(records),
         templates=_templates(records),
         case=str(first.details.get("case", "kept")),
+        tokenizers=first.details.get("tokenizers", {}),
     )
 
 
