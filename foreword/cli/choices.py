@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foreword.cli.console import note
-from foreword.cli.decoding import DECODING, DecodingChoice
+from foreword.cli.decoding import DECODING, DecodingChoice, tell_set_aside
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ class FormatChoice:
             soft_first=self.soft_first,
         )
         written = DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
-        return written.put(form, task.name)
+        form = written.put(form, task.name)
+        tell_set_aside(lm, form)
+        return form
 
 
 def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:

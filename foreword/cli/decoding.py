@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foreword.cli.console import note
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreword.core.format import Format
+    from foreword.models.base import FrozenLM
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class DecodingChoice:
                 "are labels; leave them out (chain-of-thought has options of its own: -o max_new_tokens=128)."
             )
         return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
+
+
+def tell_set_aside(lm: "FrozenLM | None", form: "Format") -> None:
+    """One line on stderr where the model's own generation_config asks for a decoding that is not obeyed."""
+    if lm is not None and form.decoding is not None and lm.set_aside:
+        told = ", ".join(f"{name}={value}" for name, value in lm.set_aside.items())
+        note(f"{lm.name}: its generation_config is not obeyed ({told}); what is wanted of it is given by --decoding")
 
 
 DECODING = [

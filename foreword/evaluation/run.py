@@ -22,7 +22,7 @@ from foreword.tasks.judge import Judge, recorded
 from foreword.tasks.task import Task
 from foreword.tasks.texts import RULE
 
-DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll")
+DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll", "set_aside")
 
 
 @dataclass(frozen=True, eq=False)

@@ -331,10 +331,13 @@ def _told(artefact: Artefact, run: Run) -> Artefact:
 
 
 def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
-    """The artefact of a job, with everything needed to check it and to make it again."""
+    """The artefact of a job, with everything needed to check it and to make it again.
+
+    Where it writes, it says what the checkpoint asks of decoding and is not obeyed (`FrozenLM.set_aside`).
+    """
     method = find_method(job.method)
     config = dataclasses.asdict(job.config)
-    return Artefact(
+    made = Artefact(
         value=value,
         format=form,
         method=job.method,
@@ -355,6 +358,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
         parent=None if job.init is None else job.init.sha256,
         numbers_trained=numbers,
     )
+    return made.with_metrics(set_aside=dict(lm.set_aside)) if form.decoding is not None and lm.set_aside else made
 
 
 def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:

@@ -228,7 +228,11 @@ class HFLM(HFModel):
         own = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
         options = {**own, **options}
         told = seam.Seam(self._layer_of, prefix, backend=self._backend)
-        return generation.generate(self._model, told, inputs, self._offset, options)
+        return generation.generate(self._decoding, told, inputs, self._offset, options)
+
+    @cached_property
+    def _decoding(self) -> PreTrainedModel:
+        return generation.plainly(self._model)
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":
         return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

@@ -20,7 +20,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.hf import families, seam, stored, view
+from foreword.models.hf import families, generation, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
 
 CHUNK = 2**24  # numbers of a (rows, vocabulary) block that exist at once
@@ -86,6 +86,10 @@ class HFModel(FrozenLM):
 
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         return self._embedding(ids_BS.to(self.device))
+
+    @cached_property
+    def set_aside(self) -> dict[str, Any]:
+        return generation.set_aside(self._model)
 
     @cached_property
     def stops(self) -> frozenset[int]:
