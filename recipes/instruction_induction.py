@@ -9,9 +9,9 @@ choice under a budget comes to reading every candidate on every row.
 
 Stop it at any time; the same command goes on. `-o` gives any option of ape, proposer=remote among them.
 
-Answers are compared as Honovich et al. (2022) and Zhou et al. (2022) do, by a rule of this recipe alone: up to the first
-full stop, without punctuation and " and ". A point between digits does not end the text, and a minus before a number
-stays, so that 3.1 is not 3.2 and -5 not 5.
+Answers are compared as Honovich et al. (2022) and Zhou et al. (2022) do, by a rule of this recipe alone: up to the
+first full stop, without punctuation and " and ". A point between digits does not end the text, and a minus before a
+number stays, so that 3.1 is not 3.2 and -5 not 5.
 """
 
 import argparse

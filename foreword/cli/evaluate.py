@@ -93,6 +93,11 @@ def evaluate(
         note(f"{title(name)} reads {BY.get(tokenizer, tokenizer)}")
     if samples and samples["silent"]:
         note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
+    if samples and samples["cut"]:
+        note(
+            f"{samples['cut']:,} of {samples['drawn']:,} texts were cut, with no end where their tokens ran out; "
+            "--max-new-tokens gives them more"
+        )
     tell_cuts(opened, rows)
     tell_shown(opened, rows)
 
@@ -103,7 +108,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     import numpy as np
 
     from foreword.evaluation.reading import Scored, Texts
-    from foreword.methods.answer import majority_curve
+    from foreword.methods.answer import judged, majority_curve
     from foreword.methods.reason import vote_scores
     from foreword.methods.use import require_same_answers
     from foreword.tasks.extract import NO_ANSWER
@@ -118,7 +123,10 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     samples: dict[str, Any] = {
         "asked": sum(one.asked for one in answered),
         "drawn": sum(one.drawn for one in answered),
-        "silent": sum(one.answer is NO_ANSWER for one in answered),
+        "silent": sum(
+            a is NO_ANSWER for a in (judged(task.judge, answered) if task.metric else (o.answer for o in answered))
+        ),
+        "cut": sum(one.cut for one in answered),
         "majority": majority_curve(form, task, answered, rows),
     }
     if task.metric:

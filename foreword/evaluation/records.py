@@ -45,7 +45,8 @@ class Record:
     `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
     label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
     the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
-    comparison's folder. A metric that could not be measured is NaN, and null on disk. `details` is what the method tells of its words: how many demonstrations, which calibration,
+    comparison's folder. A metric that could not be measured is NaN, and null on disk. `details` is what the method
+    tells of its words and texts: how many demonstrations, which calibration, how texts were compared and cut,
     and what other templates would have given.
     """
 

@@ -32,6 +32,13 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             ]
         if any(line.primary == "accuracy" for line in lines):
             columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+    for name in ("no_answer", "cut"):
+        if any(line.reasoned.get(name) for line in lines):
+            columns.setdefault(title(name), [""] * len(lines))
+            columns[title(name)] = [
+                f"{100 * line.reasoned[name]:.1f}" if name in line.reasoned else cell
+                for line, cell in zip(lines, columns[title(name)], strict=True)
+            ]
     for name, cells in (("demonstrations", "shown"), ("calibration", "calibration")):
         if any(getattr(line, cells) for line in lines):
             columns[name] = [getattr(line, cells) for line in lines]
@@ -129,6 +136,21 @@ def notes(lines: Sequence[Line]) -> list[str]:
                 f"{scale(line.primary) * chosen_on:.1f} there, "
                 f"which is {gap:+.1f} points from the test rows'."
             )
+    for line in lines:
+        place = f" on {where(line)}" if many else ""
+        cut = line.metrics["cut"].mean if "cut" in line.metrics else line.reasoned.get("cut", 0.0)
+        if cut:
+            told.append(
+                f"{100 * cut:.1f}% of the texts of {line.method}{place} were cut, with no end where their tokens ran "
+                "out (--max-new-tokens); reasoning that was cut before its answer, and the last number of a cut text, "
+                "are no answer."
+            )
+        if line.longer:
+            rows, of, limit = line.longer
+            told.append(
+                f"{line.method}{place}: answers end at {limit:,} tokens, and the targets of {rows:,} of {of:,} "
+                "training and validation rows are longer, so that no answer to such rows is right (--max-new-tokens)."
+            )
     if any(line.allowed > 1 for line in lines):
         told.append(
             f"Every method might try {max(line.allowed for line in lines)} grid points; each seed chose on its "
@@ -180,12 +202,12 @@ def title(name: str) -> str:
 
 
 def _measured(lines: Sequence[Line]) -> list[str]:
-    """The metrics of any line, in order; that no answer was found is worth a column only where it happened."""
+    """The metrics of any line, in order; no answers and cut texts have a column only where there were some."""
     names = dict.fromkeys(name for line in lines for name in line.metrics)
-    silent = all(line.metrics["no_answer"].mean == 0 for line in lines if "no_answer" in line.metrics)
+    never = {n for n in ("no_answer", "cut") if all(line.metrics[n].mean == 0 for line in lines if n in line.metrics)}
     if any(line.primary == "accuracy" for line in lines):
         names = dict.fromkeys(("accuracy", "macro_f1", "nll", "ece", *names))
-    return [name for name in names if name != "no_answer" or not silent]
+    return [name for name in names if name not in never]
 
 
 def scale(name: str) -> float:

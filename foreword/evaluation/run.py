@@ -22,7 +22,10 @@ from foreword.tasks.judge import Judge, recorded
 from foreword.tasks.task import Task
 from foreword.tasks.texts import RULE
 
-DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll", "set_aside")
+DETAILS = (
+    *("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll"),
+    *("set_aside", "longer_targets"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
 
 
 def _judged(judge: Judge) -> dict[str, Any]:
-    """Return how texts are judged; single answers are compared by a rule that has changed, and then it's another run."""
+    """Return how texts are judged. Single answers were compared by another rule once, and those are other runs."""
     return judge.to_json() | ({} if judge.generates else {"rule": RULE})
 
 
@@ -134,6 +137,8 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **recorded({**metrics, **bounds})}))
     timing = Timing(trained.seconds, together, reading.examples_per_second)
     record = _record(desk, cell, trained, timing, role="result", metrics=metrics, artefact=kept)
+    if reading.reasoned:
+        record = replace(record, details=record.details | {"reasoned": dict(reading.reasoned)})
     if desk.templates:
         record = replace(record, details=record.details | {"templates": desk.templates(cell.job)})
     return desk.store.add(record, reading.found)

@@ -4,10 +4,10 @@ BLEU (Papineni et al. 2002), chrF (Popovic 2015), ROUGE-L (Lin 2004), NIST (Dodd
 2016). Texts are split into words once, whatever the number of resamples. METEOR is left out: every package that has it
 needs WordNet, which is a download of its own, or a Java program; without synonyms the number would be another metric.
 
-What is a word depends on the script of the references: words that spaces part are those of the libraries' own rules (13a,
-and rouge-score's), to the digit; characters stand for words where a script has no spaces (`words_by`), and ROUGE-L reads
-letters of any script where the references are not Latin (`_is_ascii`). What can't be measured on some references, as ROUGE-L
-of signs without letters, is NaN and never 0.
+What is a word depends on the script of the references. Words that spaces part are those of the libraries' own rules
+(13a, and rouge-score's), to the digit; characters stand for words where a script has no spaces (`words_by`), and
+ROUGE-L reads letters of any script where the references are not Latin (`_is_ascii`). What can't be measured on some
+references, as ROUGE-L of signs without letters, is NaN and never 0.
 """
 
 import importlib.util
@@ -97,7 +97,7 @@ def require_library(metric: str) -> None:
 
 
 def bleu(answers: Texts, targets: Targets) -> Summed:
-    """BLEU-4 between 0 and 1: sacrebleu's, with the words of `words_by`, the closest reference length and its smoothing.
+    """BLEU-4 between 0 and 1: sacrebleu's, with words of `words_by`, the closest reference length and its smoothing.
 
     Not measured where no reference has four words, unless all are Latin: of those it is sacrebleu's number, which is 0.
     """
@@ -183,7 +183,7 @@ def nist(answers: Texts, targets: Targets) -> Summed:
 
 
 def distinct(n: int, answers: Texts, by: str = "13a") -> Summed:
-    """Different n-grams of words, as `by` parts them, in all texts together, divided by their number; of nothing it is 0.
+    """Different n-grams of words, parted by `by`, in all texts together, divided by their number; of nothing it is 0.
 
     A resample repeats rows and so has fewer different n-grams: its draws show the spread, not the value.
     """
@@ -238,7 +238,9 @@ def _scorer(name: str, targets: Targets) -> Any:
 
     most = max(map(len, targets))
     streams: Any = [[own[i] if i < len(own) else None for own in targets] for i in range(most)]
-    return CHRF(references=streams) if name == "chrf" else BLEU(references=streams, force=True, tokenize=words_by(targets))
+    return (
+        CHRF(references=streams) if name == "chrf" else BLEU(references=streams, force=True, tokenize=words_by(targets))
+    )
 
 
 @lru_cache(maxsize=4)

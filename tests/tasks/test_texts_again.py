@@ -1,7 +1,7 @@
 """python -m pytest tests/tasks/test_texts_again.py
 
-The metrics of the recipe of instruction induction against a second implementation, written from the description in the paper (Zhou et al. 2022,
-appendix; Honovich et al. 2022) without looking at the first.
+The metrics of the recipe of instruction induction against a second implementation, written from the description in the
+paper (Zhou et al. 2022, appendix; Honovich et al. 2022) without looking at the first.
 
 Documented differences, which the random strings leave out: a point between digits does not end a text, a minus before
 a number stays, and a target is contained as whole words.

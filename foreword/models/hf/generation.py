@@ -40,7 +40,7 @@ KEPT = frozenset(
 
 
 def set_aside(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the checkpoint's generation_config says of decoding that is not obeyed, where it differs from none."""
+    """Return what the checkpoint's generation_config says of decoding and is not obeyed, where it says something."""
     config = getattr(model, "generation_config", None)
     if config is None:
         return {}
