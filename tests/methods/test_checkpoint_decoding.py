@@ -4,6 +4,7 @@ Run: python -m pytest tests/methods/test_checkpoint_decoding.py
 """
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,6 @@ FIELDS = {
     "typical_p": 0.1,
     "stop_strings": ["e"],
 }
-EITHER = ("num_beams", "num_return_sequences", "do_sample")  # of which some need each other
 
 
 def spoiled(kind: str, name: str | None) -> FrozenLM:
@@ -90,7 +90,7 @@ def written(lm: FrozenLM) -> dict[str, list[str]]:
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 @pytest.mark.parametrize("name", FIELDS)
 def test_no_way_of_writing_obeys_a_field_of_the_checkpoint(kind, name, plain):
-    """Nor does `generate` itself, of which one beam is greedy; and each field but the last's own names is told."""
+    """Nor does `generate` itself, of which one beam is greedy; and each field is told as what is set aside."""
     lm = spoiled(kind, name)
     assert written(lm) == plain[kind]
     if name != "max_length":  # which every text has a limit of its own instead of
@@ -106,7 +106,8 @@ def test_no_way_of_writing_obeys_a_field_of_the_checkpoint(kind, name, plain):
 def test_the_same_settings_given_by_name_are_the_librarys(plain):
     """Greedy, and beams, with explicit settings, equal the library's own generation with the same ones."""
     lm, some = spoiled("causal", None), rows(4, 11)
-    for options in ({}, {"min_new_tokens": 4}, {"num_beams": 3, "length_penalty": -1.0}):
+    several: list[dict[str, Any]] = [{}, {"min_new_tokens": 4}, {"num_beams": 3, "length_penalty": -1.0}]
+    for options in several:
         made = put(lm, "words", Decoding(NEW, **options))
         theirs = {"do_sample": False, "early_stopping": "num_beams" in options, **options}
         expected = [lm.tokenizer.decode(library(lm, made, row, **theirs), skip_special_tokens=True) for row in some]
