@@ -232,6 +232,7 @@ Metrics are in percent with 95% intervals over test rows; gold is the mean over 
 Candidates are gold, seed and proposed instructions and the frame without one, ranked by the likelihood of the answers
 on selection rows. Place is that of the budgeted choice when all are read on all of these rows, regret how much mean
 log-likelihood a piece it costs, and Spearman compares the budgeted with the exhaustive means.
+Texts are compared by the papers' own rule (to the first full stop, without punctuation), which is this recipe's alone.
 
 {grid}
 

@@ -21,12 +21,16 @@ def words_of(label: str) -> str:
     return re.sub(r"[\s_\-/]+", " ", label).strip().lower() or label
 
 
-def default_decoding(rows: Sequence[Row], chat: bool, lm: "FrozenLM | None" = None) -> Decoding:
+def default_decoding(
+    rows: Sequence[Row], chat: bool, lm: "FrozenLM | None" = None, metric: str | None = None
+) -> Decoding:
     """Return a greedy decoding to the end of the line, unless targets or turns have several, no shorter than targets.
 
     A token is a byte at least, so two more than the longest target has bytes cut no right answer and make no wrong one
     right. Where that is more than `LONGEST`, `lm` counts the target's tokens, of which there may be a tenth more; at
-    most `CAP`, and half of the model's positions. `rows` are training and validation rows, never those that are tested.
+    most `CAP`, and half of the model's positions. Where the metric looks for the answer in the text (a number, and in a
+    chat what it contains), the text may say more than the target: it has `LONGEST` tokens or more, in a chat twice as
+    many. `rows` are training and validation rows, never those that are tested.
     """
     targets = [target for row in rows for target in row.targets]
     longest = max((len(target.encode()) for target in targets), default=LONGEST)
@@ -35,6 +39,9 @@ def default_decoding(rows: Sequence[Row], chat: bool, lm: "FrozenLM | None" = No
     if limit > LONGEST and lm is not None and targets:
         most = max(token_counts(lm, [target for target in targets if len(target.encode()) + 2 > LONGEST]))
         limit = max(LONGEST, min(limit, most + max(8, most // 10), max(LONGEST, lm.dims.context // 2)))
+    if metric == "number" or (metric == "contains" and chat):
+        room = lm.dims.context // 2 if lm is not None else CAP
+        limit = max(limit, min(2 * LONGEST if chat else LONGEST, room))
     limit = min(limit, CAP) if targets else LONGEST
     return Decoding(limit, stop_strings=() if lines else ("\n",))
 

@@ -270,7 +270,7 @@ class Task:
                     "this one with --kind causal if it has such a head."
                 )
             chats = chat or not isinstance(template if template is not None else self._template(kind, chat), str | None)
-            decoding = decoding or default_decoding((*self.train, *self.validation), chats, lm)
+            decoding = decoding or default_decoding((*self.train, *self.validation), chats, lm, self.metric)
         elif decoding is not None:
             raise ConfigError(
                 f"The answers of {self.name} are labels, which are scored and not written; leave decoding out, or use "

@@ -66,6 +66,17 @@ def test_a_limit_beyond_the_usual_is_counted_in_tokens_and_has_a_cap():
     assert default_decoding([row("é" * 150)], False, words).max_new_tokens >= min(300, words.dims.context // 2)
 
 
+def test_a_text_that_holds_a_number_may_say_more_than_the_number():
+    lm = markov_lm({})
+    for metric, chat, limit in (
+        ("number", False, 256), ("number", True, 512), ("contains", True, 512), ("contains", False, 9),
+        ("exact_match", True, 9),
+    ):  # fmt: skip
+        assert default_decoding([row("7" * 7)], chat, metric=metric).max_new_tokens == limit
+        own = default_decoding([row("7" * 7)], chat, lm, metric).max_new_tokens
+        assert own == min(limit, lm.dims.context // 2)
+
+
 def test_targets_that_are_longer_than_answers_are_told_in_the_artefact_and_the_table(lm, tmp_path):
     task = task_of("7" * 30)
     form = replace(task.format("causal"), decoding=Decoding(10))
