@@ -1,6 +1,4 @@
-"""Characters and words of any script: which letters are parted by spaces, one form of each letter, and the tokens that
-metrics of texts compare.
-"""
+"""Characters and words of any script, as metrics of texts compare them."""
 
 import re
 import unicodedata

@@ -5,6 +5,7 @@ Run: python -m pytest tests/methods/test_limits.py
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def lm():
     return markov_lm({":": {"7": 1.0}, "7": {"7": 1.0}, "!": {"4": 1.0}, "4": {"": 1.0}})
 
 
-def task_of(answer: str = "7777", rows: int = 6, **more: object) -> Task:
+def task_of(answer: str = "7777", rows: int = 6, **more: Any) -> Task:
     some = [{"q": f"t{n}", "answer": answer} for n in range(rows)]
     task = Task(train=some, test=some, template="Q {q} A:{answer}", name="sevens", **more)
     return task.with_(validation=())
@@ -49,7 +50,7 @@ def test_limits_follow_training_and_validation_rows_and_never_the_test():
     held = Task(train=short, validation=long, test=short)
     assert held.format("causal").decoding == Decoding(92, stop_strings=("\n",))
     alone = task.with_(train=(), validation=())
-    assert alone.format("causal").decoding.max_new_tokens == LONGEST
+    assert alone.format("causal").decoding == Decoding(LONGEST, stop_strings=("\n",))
 
 
 def test_a_limit_beyond_the_usual_is_counted_in_tokens_and_has_a_cap():
