@@ -8,11 +8,19 @@ choice under a budget comes to reading every candidate on every row.
     python recipes/instruction_induction.py --data DIR --model Qwen/Qwen2.5-0.5B-Instruct -o budget=2000 --test 100
 
 Stop it at any time; the same command goes on. `-o` gives any option of ape, proposer=remote among them.
+
+Answers are compared as Honovich et al. (2022) and Zhou et al. (2022) do, by a rule of this recipe alone: up to the
+first full stop, without punctuation and " and ". A point between digits does not end the text, and a minus before a
+number stays, so that 3.1 is not 3.2 and -5 not 5.
 """
 
 import argparse
 import json
+import re
+import string
 import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +34,17 @@ from foreword.core.format import Format
 from foreword.errors import DataError
 from foreword.evaluation.compare import Failure
 from foreword.evaluation.statistics import Interval, interval, resample_values
-from foreword.methods.answer import answer_rows, text_values
+from foreword.methods.answer import answer_rows
 from foreword.methods.ape import ApeConfig
 from foreword.methods.search.arms import NONE, with_instruction
 from foreword.methods.search.given import given_instructions
+from foreword.methods.search.split import search_rows
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
+from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.read import read_task
+from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 SMALL = {
@@ -41,6 +52,50 @@ SMALL = {
 }  # fmt: skip
 GOLD = 3  # gold instructions that are read on the test rows, the first ones
 START = "# Instruction induction"
+
+_END = re.compile(r"\n|(?<!\d)\.|\.(?!\d)")
+_HYPHEN = re.compile(r"-(?!\d)|(?<=\w)-")
+_DROPPED = str.maketrans("", "", string.punctuation.replace("-", "").replace(".", ""))
+
+
+def normalised(text: str) -> str:
+    """The first line to its first full stop, in lower case, without punctuation and " and ", with single spaces."""
+    line = _END.split(text.replace(" and ", " ").strip(), maxsplit=1)[0].lower()
+    return " ".join(_HYPHEN.sub(" ", line).translate(_DROPPED).split())
+
+
+def exact_match(text: str, target: str) -> float:
+    """Whether both are the same once normalised; where that leaves nothing of them, as they are."""
+    written, wanted = normalised(text), normalised(target)
+    return float(written == wanted and (bool(wanted) or text.strip() == target.strip()))
+
+
+def f1(text: str, target: str) -> float:
+    """Harmonic mean of precision and recall over words, counted with repetition."""
+    written, wanted = normalised(text).split(), normalised(target).split()
+    if not written or not wanted:
+        return float(written == wanted)
+    shared = sum((Counter(written) & Counter(wanted)).values())
+    return 2 * shared / (len(written) + len(wanted))
+
+
+def contains(text: str, target: str) -> float:
+    """Whether the target stands in the text as whole words."""
+    wanted = normalised(target)
+    return float(bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", normalised(text)) is not None)
+
+
+def exact_set(text: str, target: str) -> float:
+    """Whether both have the same words, in whatever order."""
+    return float(set(normalised(text).split()) == set(normalised(target).split()))
+
+
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "exact_match": exact_match,
+    "f1": f1,
+    "contains": contains,
+    "exact_set": exact_set,
+}
 
 
 def main() -> int:
@@ -87,8 +142,10 @@ def one(
     gold = given_instructions(str(listing), task.name)[:GOLD]
     base, frame = task.format(lm.kind, chat=lm.instructed), str(options.get("frame", ApeConfig.frame))
     forms = [with_instruction(base, text, lm.kind, frame) for text in ("", *gold)] + [artefact.format]
-    values = np.stack(metric_values(lm, task, forms))
-    selection = found["search"]["selection_metric"]
+    values = np.stack(metric_values(lm, task, forms, task.test))
+    rows = search_rows(task, seed, artefact.config["proposal_rows"], artefact.config["selection_rows"]).selection
+    rows = rows[: found["search"]["chosen_on_rows"]]
+    selection = float(metric_values(lm, task, [artefact.format], rows)[0].mean())
     return {
         "task": task.name,
         "metric": task.metric,
@@ -106,11 +163,19 @@ def one(
     }
 
 
-def metric_values(lm: FrozenLM, task: Task, forms: list[Format]) -> list[np.ndarray]:
-    """The task's metric of each test row, for each format."""
-    pairs = [(Artefact(NONE, replace(form), "ape", {}, 0, {}, {}), task.test) for form in forms]
+def metric_values(lm: FrozenLM, task: Task, forms: list[Format], rows: Sequence[Row]) -> list[np.ndarray]:
+    """The task's metric of each row by the paper's rule, for each format; no answer is worth 0."""
+    pairs = [(Artefact(NONE, replace(form), "ape", {}, 0, {}, {}), rows) for form in forms]
     assert task.metric is not None, "the answers of these tasks are texts"
-    return [text_values(task, answered, task.test) for answered in answer_rows(lm, pairs)]
+    if task.metric not in METRICS:
+        raise DataError(f"The metric of {task.name} is {task.metric}; this recipe has {', '.join(METRICS)}.")
+    metric = METRICS[task.metric]
+    found = []
+    for answered in answer_rows(lm, pairs):
+        told = [(one.answer, row.targets) for one, row in zip(answered, rows, strict=True)]
+        values = [0.0 if a is NO_ANSWER else max(metric(a, target) for target in targets) for a, targets in told]
+        found.append(np.array(values, dtype=np.float64))
+    return found
 
 
 def bounds(values: np.ndarray) -> list[float]:
@@ -167,6 +232,7 @@ Metrics are in percent with 95% intervals over test rows; gold is the mean over 
 Candidates are gold, seed and proposed instructions and the frame without one, ranked by the likelihood of the answers
 on selection rows. Place is that of the budgeted choice when all are read on all of these rows, regret how much mean
 log-likelihood a piece it costs, and Spearman compares the budgeted with the exhaustive means.
+Texts are compared by the papers' own rule (to the first full stop, without punctuation), which is this recipe's alone.
 
 {grid}
 

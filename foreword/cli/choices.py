@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foreword.cli.console import note
-from foreword.cli.decoding import DECODING, DecodingChoice
+from foreword.cli.decoding import DECODING, DecodingChoice, tell_set_aside
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +125,15 @@ class FormatChoice:
             found[label] = [word.strip() for word in words.split(",")]
         return found or None
 
-    def build(self, task: "Task", lm: "FrozenLM") -> "Format":
+    @property
+    def written(self) -> DecodingChoice:
+        """How texts are decoded."""
+        return DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
+
+    def build(self, task: "Task", lm: "FrozenLM", *, reasons: bool = False) -> "Format":
+        """The format of a task for a model; `reasons` where a method reasons before labels, as `put` says."""
+        from foreword.tasks.formats import longer_targets
+
         form = task.format(
             lm.kind,
             self.template_source(),
@@ -134,9 +142,16 @@ class FormatChoice:
             truncate=self.truncate,
             max_length=self.max_length,
             soft_first=self.soft_first,
+            lm=lm,
         )
-        written = DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
-        return written.put(form, task.name)
+        form = self.written.put(form, task.name, reasons=reasons)
+        tell_set_aside(lm, form)
+        if form.decoding is not None and (longer := longer_targets(lm, form, (*task.train, *task.validation))):
+            note(
+                f"answers end at {form.decoding.max_new_tokens:,} tokens (--max-new-tokens), and the targets of "
+                f"{longer:,} of {len(task.train) + len(task.validation):,} training and validation rows are longer"
+            )
+        return form
 
 
 def _bundle(name: str, kind: type, options: list[Decorator]) -> Decorator:

@@ -105,7 +105,10 @@ def compare(
     from foreword.methods.train import find_method
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    options = parse_options(with_remote(given, allow_remote), [find_method(name) for name in names])
+    chosen_methods = [find_method(name) for name in names]
+    options = parse_options(with_remote(given, allow_remote), chosen_methods)
+    reasoning = {m.name: how_put.written.reasoning(m.Config, options[m.name]) for m in chosen_methods}
+    options = {name: {**own, **reasoning.get(name, {})} for name, own in options.items()}
     numbers = parse_seeds(seeds)
     if subsets is not None and shots is None:
         raise ConfigError("--subsets are draws of so many training rows as --shots says; give --shots K too.")
@@ -116,7 +119,7 @@ def compare(
         allowed=allowed,
         test=not no_test,
         stack=stack,
-        form=lambda lm, t: how_put.build(t, lm),
+        form=lambda lm, t: how_put.build(t, lm, reasons=any(reasoning.values())),
         sensitivity=asked,
     )
     hard = [name for name in names if find_method(name).retemplates]

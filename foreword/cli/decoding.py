@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foreword.cli.console import note
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from foreword.core.format import Format
+    from foreword.models.base import FrozenLM
 
 
 @dataclass(frozen=True)
@@ -44,21 +48,54 @@ class DecodingChoice:
                 raise ConfigError(f"--decoding {name}={found[name]} and --{name.replace('_', '-')} {value} differ.")
         return found
 
-    def put(self, form: "Format", whose: str) -> "Format":
-        """The format that decodes so. Raises: ConfigError where answers are labels, or for a value out of range."""
+    def put(self, form: "Format", whose: str, *, reasons: bool = False) -> "Format":
+        """The format that decodes so; where a method `reasons` before labels, `reasoning` says how long.
+
+        Raises: ConfigError where answers are labels, or for a value out of range.
+        """
         said = self.said()
+        if reasons and form.decoding is None:
+            said.pop("max_new_tokens", None)
         if not said:
             return form
         if form.decoding is None:
             raise ConfigError(
                 f"--max-new-tokens, --stop, --num-beams and --decoding are for answers in text, and those of {whose} "
-                "are labels; leave them out (chain-of-thought has options of its own: -o max_new_tokens=128)."
+                "are labels; leave them out (--max-new-tokens may stay where chain-of-thought reasons before labels)."
             )
         return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
 
+    def reasoning(self, config: type, given: "Mapping[str, Any]") -> dict[str, Any]:
+        """The method's option that `--max-new-tokens` sets too, where it has one; `given` are its options by `-o`.
+
+        Raises: ConfigError where both were given and differ.
+        """
+        limit = self.said().get("max_new_tokens")
+        if limit is None or "max_new_tokens" not in {field.name for field in dataclasses.fields(config)}:
+            return {}
+        own = given.get("max_new_tokens", limit)
+        if str(own[0] if isinstance(own, tuple) and len(own) == 1 else own) != str(limit):
+            raise ConfigError(
+                f"--max-new-tokens {limit} and -o max_new_tokens={','.join(own) if isinstance(own, tuple) else own} "
+                "differ, and both say where reasoning ends; give one of them."
+            )
+        return {"max_new_tokens": given.get("max_new_tokens", limit)}
+
+
+def tell_set_aside(lm: "FrozenLM | None", form: "Format") -> None:
+    """One line on stderr where the model's own generation_config asks for a decoding that is not obeyed."""
+    if lm is not None and form.decoding is not None and lm.set_aside:
+        told = ", ".join(f"{name}={value}" for name, value in lm.set_aside.items())
+        note(f"{lm.name}: its generation_config is not obeyed ({told}); what is wanted of it is given by --decoding")
+
 
 DECODING = [
-    click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer in text."),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens of an answer in text, or of reasoning before an answer; default: as many as the targets need.",
+    ),
     click.option(
         "--stop",
         "stop_strings",

@@ -53,22 +53,29 @@ def evaluate(
     \b
     foreword evaluate artefacts/x --data data/sst2 --split test
     """
-    from foreword.evaluation.report import title
+    from foreword.evaluation.report import BY, NOT_MEASURED, title
     from foreword.evaluation.statistics import interval
+    from foreword.tasks.judge import recorded
 
     rows, task = _rows(artefact, data, split, which)
     opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     reading, samples = read(opened, task, rows)
     names = [*reading.metrics(closed=bool(opened.artefact.format.labels))]
     found = {name: interval([one]) for name, one in reading.resampled(names).items()}
+    by = task.judge.tokenizers([row.targets for row in rows]) if task.metric else {}
     if as_json:
-        metrics = {n: {"value": i.mean, "low": i.low, "high": i.high} for n, i in found.items()}
+        metrics = {n: recorded({"value": i.mean, "low": i.low, "high": i.high}) for n, i in found.items()}
         told = {"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics}
+        told |= {"tokenizers": by} if by else {}
         print_json(told | ({"samples": samples} if samples else {}))
         return
+    unknown = (NOT_MEASURED, "")
     table(
         ["metric", "value", "95% interval"],
-        [(NAMES.get(n, title(n)), f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
+        [
+            (NAMES.get(n, title(n)), *((f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") if i.measured else unknown))
+            for n, i in found.items()
+        ],
         numbers=(1, 2),
     )
     made = opened.artefact.model["name"]
@@ -82,8 +89,15 @@ def evaluate(
     if samples and samples["majority"]:
         told = ", ".join(f"{k} {value:.3f}" for k, value in samples["majority"].items())
         note(f"a majority of k samples is right (unbiased, k and share): {told}")
+    for name, tokenizer in by.items():
+        note(f"{title(name)} reads {BY.get(tokenizer, tokenizer)}")
     if samples and samples["silent"]:
         note(f"in {samples['silent']} of {len(rows)} rows no answer was found; they count as wrong")
+    if samples and samples["cut"]:
+        note(
+            f"{samples['cut']:,} of {samples['drawn']:,} texts were cut, with no end where their tokens ran out; "
+            "--max-new-tokens gives them more"
+        )
     tell_cuts(opened, rows)
     tell_shown(opened, rows)
 
@@ -94,7 +108,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     import numpy as np
 
     from foreword.evaluation.reading import Scored, Texts
-    from foreword.methods.answer import majority_curve
+    from foreword.methods.answer import judged, majority_curve
     from foreword.methods.reason import vote_scores
     from foreword.methods.use import require_same_answers
     from foreword.tasks.extract import NO_ANSWER
@@ -109,7 +123,10 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     samples: dict[str, Any] = {
         "asked": sum(one.asked for one in answered),
         "drawn": sum(one.drawn for one in answered),
-        "silent": sum(one.answer is NO_ANSWER for one in answered),
+        "silent": sum(
+            a is NO_ANSWER for a in (judged(task.judge, answered) if task.metric else (o.answer for o in answered))
+        ),
+        "cut": sum(one.cut for one in answered),
         "majority": majority_curve(form, task, answered, rows),
     }
     if task.metric:

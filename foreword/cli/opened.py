@@ -8,7 +8,7 @@ import click
 
 from foreword.cli.choices import ModelChoice
 from foreword.cli.console import note
-from foreword.cli.decoding import DecodingChoice
+from foreword.cli.decoding import DecodingChoice, tell_set_aside
 
 if TYPE_CHECKING:
     from foreword.methods.use import Prompted
@@ -45,6 +45,7 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
     """The artefact with what was said of decoding in place of its own. Raises: ConfigError as `DecodingChoice.put`."""
     artefact = opened.artefact
     form = written.put(artefact.format, "the artefact")
+    tell_set_aside(opened.lm, form)
     return dataclasses.replace(opened, artefact=dataclasses.replace(artefact, format=form))
 
 

@@ -1,6 +1,7 @@
 """A comparison on the screen: one table where it fits, else several of the same lines below each other."""
 
 import dataclasses
+import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -79,7 +80,16 @@ def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
 def as_json(found: "Comparison") -> dict[str, Any]:
     """The lines of the table and what failed; single runs are in the folder's results.jsonl."""
     return {
-        "lines": [dataclasses.asdict(line) for line in found.lines],
+        "lines": [_without_nan(dataclasses.asdict(line)) for line in found.lines],
         "failures": [dataclasses.asdict(failure) for failure in found.failures],
         "folder": str(found.folder),
     }
+
+
+def _without_nan(value: Any) -> Any:
+    """Return the value with None for each number that there is none of, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -44,10 +44,12 @@ def store_tasks(
         )
     found = read_tasks(tasks, which)
     lm = how.load(model)
+    reasons = "max_new_tokens" in options  # of a method that reasons before labels
     with resumable(out), Bars(many=True) as bars:
         report = train_tasks(
             lm, found, method, out=out, options=options, seed=seed, shots=shots,
-            form=lambda lm, task: how_put.build(task, lm), stack=stack or STACK, progress=bars, on_stage=bars.stage,
+            form=lambda lm, task: how_put.build(task, lm, reasons=reasons), stack=stack or STACK, progress=bars,
+            on_stage=bars.stage,
         )  # fmt: skip
     tell(report, out, as_json)
 

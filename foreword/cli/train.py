@@ -99,6 +99,8 @@ def train(
 
     options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}
     found = find_method(method)
+    reasoning = how_put.written.reasoning(found.Config, options)
+    options |= reasoning
     configure(found, with_init(found, options)[0])  # a mistake in an option is told before a model is loaded
     if classes is not None and not found.episodes:
         raise ConfigError(f"--classes is for metaprompting; {method} trains on rows of all classes.")
@@ -132,7 +134,7 @@ def train(
     elif shots:
         options["shots"] = shots
     lm = how.load(model)
-    form = how_put.build(next(iter(family.values()), task), lm)
+    form = how_put.build(next(iter(family.values()), task), lm, reasons=bool(reasoning))
     job = make_job(lm, task, method, options=options, seed=seed, form=form, family=[*family.values()])
     if resume and _is_done(out, lm, job):
         remove_whole(checkpoint)
@@ -180,7 +182,10 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
         [
             ("artefact", str(out)),
             *more,
-            *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
+            *[
+                (f"validation {k}".replace("_", " "), "not measured" if v is None else f"{v:.4g}")
+                for k, v in validation.items()
+            ],
             *[(f"adapted episodes, {k}", f"{v:.4g}") for k, v in reached.items()],
             ("numbers trained", f"{artefact.numbers_trained:,}"),
             ("bytes stored", size(artefact.bytes_stored)),

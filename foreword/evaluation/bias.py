@@ -92,7 +92,7 @@ def bias_report(
         raise ConfigError("Biases are of labels, and the rows of this task bring their own options.")
     if min(demos, rows) < 1 or draws * permutations < 2:
         raise ConfigError("Biases need a demonstration, a row, and two prompts or more to compare; raise the counts.")
-    form = form or task.format(lm.kind, chat=lm.instructed)
+    form = form or task.format(lm.kind, chat=lm.instructed, lm=lm)
     held = [row for row in task.validation if row.label is not None][:rows]
     if not held:
         raise DataError(f"{task.name!r} has no labelled development rows to measure biases on; give some.")

@@ -132,7 +132,7 @@ def compare(
     for given in givens:
         lm = _loaded(given)
         desk = make_desk(lm, store, tools.own_cache, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
-        put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
+        put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed, lm=lm))
         forms = {draw: put(lm, t) for draw, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
         for method in chosen:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast, final
 
@@ -15,8 +15,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.errors import DataError
 from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_summed
-from foreword.methods.answer import Answered
+from foreword.methods.answer import Answered, cut_of, judged
 from foreword.methods.base import HardConfig
+from foreword.methods.reason import vote_scores
 from foreword.models.base import FrozenLM
 from foreword.tasks.corpus import Summed
 from foreword.tasks.extract import NO_ANSWER
@@ -55,7 +56,8 @@ class Scored(NamedTuple):
 class Texts:
     """What was written for each row: its answer (None: there is none), the samples it was found in, and the targets.
 
-    `judge` says how they are measured; `meanings` are the attributes of each row, where slot errors are.
+    `judge` says how they are measured; `meanings` are the attributes of each row, where slot errors are. `cut` is each
+    row's share of texts that had no end where their tokens ran out; empty where an older version did not count them.
     """
 
     judge: Judge
@@ -64,23 +66,26 @@ class Texts:
     targets: tuple[tuple[str, ...], ...]
     asked: tuple[int, ...]
     meanings: tuple[Meaning, ...] = ()
+    cut: tuple[float, ...] = ()
 
     @staticmethod
     def of(judge: Judge, answered: Sequence[Answered], rows: Sequence[Row]) -> "Texts":
         return Texts(
             judge,
-            tuple(None if a.answer is NO_ANSWER else cast("str", a.answer) for a in answered),
+            tuple(None if a is NO_ANSWER else cast("str", a) for a in judged(judge, answered)),
             tuple(a.texts for a in answered),
             tuple(row.targets for row in rows),
             tuple(a.asked for a in answered),
             judge.meanings(rows),
+            tuple(a.cut / a.drawn for a in answered),
         )
 
     @cached_property
     def summed(self) -> dict[str, Summed]:
         """Each metric as a function of sums over the rows, the task's own first; what was read is read once."""
         answers: list[Extracted] = [NO_ANSWER if a is None else a for a in self.answers]
-        return self.judge.summed(answers, self.targets, self.meanings)
+        found = self.judge.summed(answers, self.targets, self.meanings)
+        return found | ({"cut": cut_of(self.cut)} if found and self.cut else {})
 
     def metrics(self, closed: bool = True) -> dict[str, float]:
         return {name: one.value() for name, one in self.summed.items()}
@@ -93,7 +98,7 @@ class Texts:
         """Some of the rows, by number."""
         picked = {
             name: tuple(column[i] for i in rows)
-            for name in ("answers", "texts", "targets", "asked", "meanings")
+            for name in ("answers", "texts", "targets", "asked", "meanings", "cut")
             if (column := getattr(self, name))
         }
         return replace(self, **picked)
@@ -108,6 +113,8 @@ class Texts:
         ]
         for line, meaning in zip(lines, self.meanings, strict=False):
             line["meaning"] = dict(meaning)
+        for line, cut in zip(lines, self.cut, strict=False):
+            line["cut"] = cut
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     @staticmethod
@@ -123,6 +130,7 @@ class Texts:
             targets=tuple(tuple(line["targets"]) for line in lines),
             asked=tuple(line["asked"] for line in lines),
             meanings=tuple(line["meaning"] for line in lines if "meaning" in line),
+            cut=tuple(line["cut"] for line in lines if "cut" in line),
         )
 
 
@@ -132,10 +140,15 @@ Found = Scored | Texts
 @final
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was found on rows, and how many of them a second."""
+    """What was found on rows, and how many of them a second.
+
+    `reasoned` is, of labels that were found in what was written, the share of rows without an answer and that of texts
+    that were cut.
+    """
 
     found: Found
     examples_per_second: float
+    reasoned: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,14 +171,24 @@ class Readers:
                     f"{row.where or 'A row'} has no label, so nothing can be measured on it; label it or leave it out."
                 )
         began = time.perf_counter()
+        reasoned: dict[str, float] = {}
+        decoding = artefact.format.decoding
         if task.metric:
             answered = self.answer(lm, [(artefact, rows)])[0]
             found: Found = Texts.of(task.judge, answered, rows)
         else:
-            scores = self.score(lm, [(artefact, rows)])[0]
+            if decoding is not None and decoding.conclude is None:
+                answered = self.answer(lm, [(artefact, rows)])[0]
+                scores = vote_scores(artefact.format, rows, answered)
+                reasoned = {
+                    "no_answer": sum(a.answer is NO_ANSWER for a in answered) / len(rows),
+                    "cut": sum(a.cut / a.drawn for a in answered) / len(rows),
+                }
+            else:
+                scores = self.score(lm, [(artefact, rows)])[0]
             score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
             found = Scored(log_probabilities(score_RC), np.array([row.label for row in rows], dtype=np.int64))
-        return Reading(found, len(rows) / max(time.perf_counter() - began, 1e-9))
+        return Reading(found, len(rows) / max(time.perf_counter() - began, 1e-9), reasoned)
 
 
 class ReadCache:

@@ -6,6 +6,7 @@ A run's id is the hash of all that decides it; a run whose id is there is not ru
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from safetensors.numpy import save as save_arrays
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
 from foreword.evaluation.reading import Found, Scored, Texts, primary
+from foreword.tasks.judge import recorded
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
 CHECKPOINTS = "checkpoints"  # of stacks that are being trained; gone when they have ended
@@ -43,7 +45,8 @@ class Record:
     `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
     label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
     the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
-    comparison's folder. `details` is what the method tells of its words: how many demonstrations, which calibration,
+    comparison's folder. A metric that could not be measured is NaN, and null on disk. `details` is what the method
+    tells of its words and texts: how many demonstrations, which calibration, how texts were compared and cut,
     and what other templates would have given.
     """
 
@@ -138,6 +141,8 @@ class Store:
         for number, line in enumerate(self._lines(RESULTS), 1):
             try:
                 own = {name: line[name] for name in FIELDS}
+                for name in ("development", "metrics"):
+                    own[name] = {n: math.nan if value is None else value for n, value in own[name].items()}
                 record = Record(**own, timing=timings.get(line["id"]), details=line.get("details", {}))
             except KeyError as error:
                 raise ArtefactError(
@@ -173,7 +178,8 @@ class Store:
         if record.timing is not None:
             self._append(TIMINGS, {"id": record.id, **asdict(record.timing)})
         details = {"details": record.details} if record.details else {}
-        self._append(RESULTS, {name: getattr(record, name) for name in FIELDS} | details)
+        told = {name: recorded(getattr(record, name)) for name in ("development", "metrics")}
+        self._append(RESULTS, {name: getattr(record, name) for name in FIELDS} | told | details)
         return record
 
     def predictions(self, record: Record) -> Found | None:

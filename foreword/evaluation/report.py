@@ -1,5 +1,6 @@
 """Lines to text: the cells of a table, Markdown, and the sentences that go under it. Pure."""
 
+import math
 from collections.abc import Sequence
 
 from foreword.evaluation.statistics import Interval
@@ -26,11 +27,18 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     else:
         for name in dict.fromkeys(line.primary for line in lines):
             columns[f"development {title(name)}"] = [
-                f"{scale(name) * line.development.get(name, float('nan')):.{2 if name in NUMBERS else 1}f}"
+                _plain(scale(name) * line.development.get(name, math.nan), 2 if name in NUMBERS else 1)
                 for line in lines
             ]
         if any(line.primary == "accuracy" for line in lines):
             columns["development NLL"] = [f"{line.development.get('nll', float('nan')):.3f}" for line in lines]
+    for name in ("no_answer", "cut"):
+        if any(line.reasoned.get(name) for line in lines):
+            columns.setdefault(title(name), [""] * len(lines))
+            columns[title(name)] = [
+                f"{100 * line.reasoned[name]:.1f}" if name in line.reasoned else cell
+                for line, cell in zip(lines, columns[title(name)], strict=True)
+            ]
     for name, cells in (("demonstrations", "shown"), ("calibration", "calibration")):
         if any(getattr(line, cells) for line in lines):
             columns[name] = [getattr(line, cells) for line in lines]
@@ -91,6 +99,8 @@ def caption(lines: Sequence[Line]) -> str:
         what = f"{what}; {named}" if any(line.primary == "accuracy" for line in lines) else named[0].upper() + named[1:]
     for case in dict.fromkeys(line.case for line in lines):
         what = f"{what}{CASES.get(case, '')}"
+    for name, by in {name: by for line in lines for name, by in line.tokenizers.items()}.items():
+        what = f"{what}; {title(name)} reads {BY.get(by, by)}"
     if TITLES["slot_error"] in texts:
         what = f"{what}; of slot errors less is better"
     if "BLEU" in texts:
@@ -115,16 +125,31 @@ def notes(lines: Sequence[Line]) -> list[str]:
                 f"{title(line.primary)}."
             )
         for base, gap in line.versus.items():
-            if not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
+            if gap.measured and not gap.shown and (base == BASELINES[0] or line.method != BASELINES[0]):
                 apart = points(gap, line.primary)
                 told.append(f"Not shown{place}: a difference between {line.method} and {base} ({apart} points).")
         chosen_on = line.development.get("selection")
-        if chosen_on is not None and line.primary in line.metrics:
+        if chosen_on is not None and line.primary in line.metrics and line.metrics[line.primary].measured:
             gap = scale(line.primary) * (chosen_on - line.metrics[line.primary].mean)
             told.append(
                 f"{line.method} chose on rows of its own{place}: {title(line.primary)} "
                 f"{scale(line.primary) * chosen_on:.1f} there, "
                 f"which is {gap:+.1f} points from the test rows'."
+            )
+    for line in lines:
+        place = f" on {where(line)}" if many else ""
+        cut = line.metrics["cut"].mean if "cut" in line.metrics else line.reasoned.get("cut", 0.0)
+        if cut:
+            told.append(
+                f"{100 * cut:.1f}% of the texts of {line.method}{place} were cut, with no end where their tokens ran "
+                "out (--max-new-tokens); reasoning that was cut before its answer, and the last number of a cut text, "
+                "are no answer."
+            )
+        if line.longer:
+            rows, of, limit = line.longer
+            told.append(
+                f"{line.method}{place}: answers end at {limit:,} tokens, and the targets of {rows:,} of {of:,} "
+                "training and validation rows are longer, so that no answer to such rows is right (--max-new-tokens)."
             )
     if any(line.allowed > 1 for line in lines):
         told.append(
@@ -153,14 +178,21 @@ TITLES = {
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
     "nist": "NIST",
+    "distinct": "distinct-n",
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
     "slot_error": "slot error rate",
+}
+BY = {
+    "zh": "Chinese characters as words (sacrebleu's zh)",
+    "char": "characters as words (sacrebleu's char)",
+    "unicode": "words of any script, not rouge-score's of a-z and 0-9",
 }
 CASES = {
     "lower": "; texts were compared in lower case",
     "uncased": "; texts were compared as an uncased model writes them (lower case, no accents, punctuation apart)",
 }
+NOT_MEASURED = "not measured"  # a metric that can't read these texts is not 0
 NUMBERS = ("nll", "nist")  # as they are; all others are shares, told in percent
 
 
@@ -170,12 +202,12 @@ def title(name: str) -> str:
 
 
 def _measured(lines: Sequence[Line]) -> list[str]:
-    """The metrics of any line, in order; that no answer was found is worth a column only where it happened."""
+    """The metrics of any line, in order; no answers and cut texts have a column only where there were some."""
     names = dict.fromkeys(name for line in lines for name in line.metrics)
-    silent = all(line.metrics["no_answer"].mean == 0 for line in lines if "no_answer" in line.metrics)
+    never = {n for n in ("no_answer", "cut") if all(line.metrics[n].mean == 0 for line in lines if n in line.metrics)}
     if any(line.primary == "accuracy" for line in lines):
         names = dict.fromkeys(("accuracy", "macro_f1", "nll", "ece", *names))
-    return [name for name in names if name != "no_answer" or not silent]
+    return [name for name in names if name not in never]
 
 
 def scale(name: str) -> float:
@@ -185,7 +217,13 @@ def scale(name: str) -> float:
 
 def valued(name: str, value: Interval | None) -> str:
     """A metric with its interval, in percent unless it is no share."""
+    if value is not None and not value.measured:
+        return NOT_MEASURED
     return number(value) if name in NUMBERS else percent(value)
+
+
+def _plain(value: float, digits: int) -> str:
+    return NOT_MEASURED if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: Interval | None) -> str:
@@ -204,6 +242,8 @@ def points(gap: Interval, name: str = "accuracy") -> str:
 
 def versus(line: Line, base: str) -> str:
     gap = line.versus.get(base)
+    if gap is not None and not gap.measured:
+        return NOT_MEASURED
     told = "" if gap is None else points(gap, line.primary)
     return told if gap is None or gap.shown else f"{told} ="
 
@@ -249,7 +289,11 @@ def matrix(lines: Sequence[Line]) -> str:
         body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
         for method in dict.fromkeys(line.method for line in some):
             found = [cells.get((method, task)) for task in tasks]
-            means = [100 * line.metrics[line.primary].mean for line in found if line and line.primary not in NUMBERS]
+            means = [
+                100 * line.metrics[line.primary].mean
+                for line in found
+                if line and line.primary not in NUMBERS and line.metrics[line.primary].measured
+            ]
             mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
             body.append([method, *("" if line is None else _marked(line) for line in found), mean])
         grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
@@ -271,5 +315,5 @@ def _head(task: str, lines: Sequence[Line]) -> str:
 
 def _marked(line: Line) -> str:
     gap = line.versus.get(BASELINES[0])
-    mark = "" if gap is None or gap.low > 0 else " <" if gap.high < 0 else " ="
+    mark = "" if gap is None or not gap.measured or gap.low > 0 else " <" if gap.high < 0 else " ="
     return valued(line.primary, line.metrics[line.primary]) + mark

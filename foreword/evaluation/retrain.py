@@ -132,7 +132,12 @@ def job_again(
     form = Format.from_json(recipe["format"])
     if artefact.model.get("kind") != lm.kind:
         form = task.format(
-            lm.kind, chat=lm.instructed, truncate=form.truncate, soft_first=form.soft_first, max_length=form.max_length
+            lm.kind,
+            chat=lm.instructed,
+            truncate=form.truncate,
+            soft_first=form.soft_first,
+            max_length=form.max_length,
+            lm=lm,
         )
     return make_job(lm, task, artefact.method, options=artefact.config, seed=artefact.seed, form=form)
 

@@ -1,5 +1,6 @@
 """One run: an artefact read on the test rows, measured, kept and recorded."""
 
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,14 @@ from foreword.evaluation.statistics import interval
 from foreword.methods.base import Job
 from foreword.methods.train import Trained
 from foreword.models.base import FrozenLM
+from foreword.tasks.judge import Judge, recorded
+from foreword.tasks.task import Task
+from foreword.tasks.texts import RULE
 
-DETAILS = ("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll")
+DETAILS = (
+    *("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll"),
+    *("set_aside", "longer_targets"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +107,15 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
         "config": asdict(job.config),
         "seed": job.seed,
         **({} if own is None else {"name": own}),
-        **({"judge": job.task.judge.to_json()} if job.task.metric and job.task.judge.generates else {}),
+        **({"judge": _judged(job.task.judge)} if job.task.metric else {}),
     }
     name = " ".join([job.name, *(f"{key}={value}" for key, value in point.items())])
     return Cell(run_id(decides), replace(job, name=name), shots, point, rivals, own)
+
+
+def _judged(judge: Judge) -> dict[str, Any]:
+    """Return how texts are judged. Single answers were compared by another rule once, and those are other runs."""
+    return judge.to_json() | ({} if judge.generates else {"rule": RULE})
 
 
 def record_trial(desk: Desk, cell: Cell, trained: Trained, together: int) -> Record:
@@ -122,9 +134,11 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     name = primary(metrics)
     judged = interval([reading.found.resampled([name])[name]])
     bounds = {f"{name}_low": judged.low, f"{name}_high": judged.high}
-    kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **metrics, **bounds}))
+    kept = _keep(desk, cell, artefact.with_metrics(test={"rows": len(task.test), **recorded({**metrics, **bounds})}))
     timing = Timing(trained.seconds, together, reading.examples_per_second)
     record = _record(desk, cell, trained, timing, role="result", metrics=metrics, artefact=kept)
+    if reading.reasoned:
+        record = replace(record, details=record.details | {"reasoned": dict(reading.reasoned)})
     if desk.templates:
         record = replace(record, details=record.details | {"templates": desk.templates(cell.job)})
     return desk.store.add(record, reading.found)
@@ -196,13 +210,21 @@ def _record(
         timing=timing,
         details={name: made.metrics[name] for name in DETAILS if name in made.metrics}
         | ({"case": job.task.case} if job.task.case != "kept" else {})
+        | _details_of(job.task)
         | ({} if cell.subset is None else {"subset": cell.subset}),
     )
 
 
+def _details_of(task: Task) -> dict[str, Any]:
+    """Return by which tokenizers the test texts are measured, where it is not the libraries' own."""
+    found = task.judge.tokenizers([row.targets for row in task.test]) if task.metric else {}
+    return {"tokenizers": found} if found else {}
+
+
 def _development(made: Artefact) -> dict[str, float]:
     """Metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
-    found = {k: float(v) for k, v in made.metrics.get("validation", {}).items() if k != "rows"}
+    told = made.metrics.get("validation", {})
+    found = {k: math.nan if v is None else float(v) for k, v in told.items() if k != "rows"}
     search = made.metrics.get("search")
     return found if search is None else {**found, "selection": float(search["selection_metric"])}
 

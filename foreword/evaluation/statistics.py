@@ -45,6 +45,11 @@ class Interval:
         """For a difference: whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a value: a metric of texts may not measure every script."""
+        return not np.isnan(self.mean)
+
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
@@ -172,8 +177,11 @@ def interval(runs: Sequence[Resampled], seed: int = 0) -> Interval:
     Rows are resampled for all seeds at once, since all were tested on the same rows. The spread between seeds is added
     as Student's t with S-1 degrees of freedom times its standard error: resampling three seeds instead would give an
     interval far too narrow. Draws are recentred on the point, because resampling biases calibration error upwards.
+    NaN where a run's metric could not be measured.
     """
     points = np.array([r.point for r in runs])
+    if np.isnan(points).any():
+        return Interval(np.nan, np.nan, np.nan, len(runs), runs[0].rows)
     low, high = _bounds(points, np.mean([r.draws_D for r in runs], axis=0), seed)
     rows = runs[0].rows
     if runs[0].high == 1.0 and points.min() == points.max() and np.ptp([r.draws_D for r in runs]) == 0:
@@ -186,6 +194,8 @@ def difference(runs: Sequence[Resampled], base: Sequence[Resampled], seed: int =
     """Mean of `runs` minus `base`, paired by row and by seed: `runs[i]` and `base[i]` share both splits."""
     pairs = list(zip(runs, base, strict=True))
     points = np.array([a.point - b.point for a, b in pairs])
+    if np.isnan(points).any():
+        return Interval(np.nan, np.nan, np.nan, len(pairs), runs[0].rows)
     low, high = _bounds(points, np.mean([a.draws_D - b.draws_D for a, b in pairs], axis=0), seed)
     return Interval(float(points.mean()), low, high, len(pairs), runs[0].rows)
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ class Line:
     are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
     many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
     `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds. `case`
-    is how texts were compared (tasks/judge).
+    is how texts were compared (tasks/judge), `tokenizers` what parted their words where it is not the libraries' own.
+    `reasoned` are means over seeds of what was written before labels: rows without an answer, texts that were cut.
+    `longer` rows of training and validation, of how many, have targets that are longer than so many tokens.
     """
 
     model: str
@@ -54,6 +56,9 @@ class Line:
     calibration: str = ""
     templates: tuple[float, float, float] | None = None
     case: str = "kept"
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+    reasoned: Mapping[str, float] = field(default_factory=dict)
+    longer: tuple[int, int, int] | None = None
 
     @property
     def primary(self) -> str:
@@ -154,6 +159,9 @@ def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval
         calibration=_calibration(records),
         templates=_templates(records),
         case=str(first.details.get("case", "kept")),
+        tokenizers=first.details.get("tokenizers", {}),
+        reasoned=_reasoned(records),
+        longer=_longer(records),
     )
 
 
@@ -163,6 +171,16 @@ def _templates(records: Sequence[Record]) -> tuple[float, float, float] | None:
         return None
     worst, median, best = (float(np.mean([t[name] for t in told])) for name in ("worst", "median", "best"))
     return worst, median, best
+
+
+def _reasoned(records: Sequence[Record]) -> dict[str, float]:
+    told = [r.details["reasoned"] for r in records if r.details.get("reasoned")]
+    return {name: float(np.mean([t[name] for t in told])) for name in told[0]} if told else {}
+
+
+def _longer(records: Sequence[Record]) -> tuple[int, int, int] | None:
+    told = [r.details["longer_targets"] for r in records if r.details.get("longer_targets")]
+    return max(((t["rows"], t["of"], t["max_new_tokens"]) for t in told), default=None)
 
 
 def _shown(records: Sequence[Record]) -> str:

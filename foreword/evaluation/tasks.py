@@ -22,6 +22,7 @@ from foreword.methods.base import Job, Progress
 from foreword.methods.options import configure
 from foreword.methods.train import find_method, make_job
 from foreword.models.base import FrozenLM
+from foreword.tasks.judge import recorded
 from foreword.tasks.task import Task
 
 STACK = 64
@@ -202,7 +203,7 @@ def as_record(line: TaskLine) -> dict[str, Any]:
     for key in ("manual", "learnt", "difference", "before", "change"):
         value: Interval | None = getattr(line, key)
         if value is not None:
-            told[key] = {line.metric: value.mean, "low": value.low, "high": value.high}
+            told[key] = recorded({line.metric: value.mean, "low": value.low, "high": value.high})
     return told
 
 

@@ -11,10 +11,12 @@ from foreword.core.format import Decoding, Format
 from foreword.methods.write import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.write import Sample
+from foreword.tasks.corpus import Summed, mean_of
 from foreword.tasks.extract import Found, extract
+from foreword.tasks.judge import Judge
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.tasks.texts import normalised
+from foreword.tasks.texts import comparable
 from foreword.tasks.vote import Ballot, majority_at
 
 
@@ -24,7 +26,8 @@ class Answered:
     """A row's answer, or that there is none, with the texts it was found in.
 
     `votes` are the weights of the answers, the winner's first. `drawn` of `asked` samples were written to their end;
-    the others could not have changed the vote. `pieces` counts what was written.
+    the others could not have changed the vote. `pieces` counts what was written. `cut` of the texts had no end where
+    their tokens ran out; `whole` says that a text is the answer, instead of holding it.
     """
 
     answer: Found
@@ -33,6 +36,8 @@ class Answered:
     drawn: int
     asked: int
     pieces: int
+    cut: int = 0
+    whole: bool = False
 
 
 def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
@@ -46,7 +51,7 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
 
     def hear(artefact: int, row: int, sample: int, written: Sample) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
-        found = extract(decoding.extract, written.text, words[artefact][row])
+        found = extract(decoding.extract, written.text, words[artefact][row], written.ended)
         # Beams have no likelihood, and one text of a row needs no weight.
         weighed = decoding.vote == "likelihood" and decoding.num_return_sequences > 1
         weight = min(1.0, math.exp(written.mean_logprob)) if weighed else 1.0
@@ -56,8 +61,8 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
 
     write_samples(lm, pairs, hear)
     return [
-        [_answered(ballot, written) for ballot, written in zip(own, some, strict=True)]
-        for own, some in zip(ballots, texts, strict=True)
+        [_answered(ballot, written, _decoding(artefact.format)) for ballot, written in zip(own, some, strict=True)]
+        for own, some, (artefact, _) in zip(ballots, texts, pairs, strict=True)
     ]
 
 
@@ -68,14 +73,31 @@ def choices_of(form: Format, row: Row) -> list[tuple[str, ...]]:
     return [tuple(dict.fromkeys((*words, label))) for label, words in zip(form.labels, form.words, strict=True)]
 
 
+def judged(judge: Judge, answered: Sequence[Answered]) -> list[Found]:
+    """Return the answers as they are judged. The last number of a text that was cut is not the one it comes to."""
+    if judge.metric != "number":
+        return [one.answer for one in answered]
+    return [
+        extract("number", one.answer, (), ended=False) if one.whole and one.cut and isinstance(one.answer, str)
+        else one.answer
+        for one in answered
+    ]  # fmt: skip
+
+
 def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> np.ndarray:
     """The own metric of a task's answers in text, of each row alone."""
-    return task.judge.values([a.answer for a in answers], rows)
+    return task.judge.values(judged(task.judge, answers), rows)
 
 
 def text_metrics(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> dict[str, float]:
-    """The metrics of a task's answers in text, the task's own first."""
-    return task.judge.metrics([a.answer for a in answers], rows)
+    """The metrics of a task's answers in text, the task's own first, and last the share of texts that were cut."""
+    found = task.judge.metrics(judged(task.judge, answers), rows)
+    return {**found, "cut": cut_of([one.cut / one.drawn for one in answers]).value()} if found else found
+
+
+def cut_of(shares: Sequence[float]) -> Summed:
+    """Return the share of texts that were cut, of each row's share, as a metric."""
+    return mean_of(np.array(shares, dtype=np.float64))
 
 
 def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows: Sequence[Row]) -> dict[int, float]:
@@ -113,13 +135,13 @@ def _decoding(form: Format) -> Decoding:
 
 
 def _key(decoding: Decoding, found: Found) -> Hashable:
-    """What makes two answers one: numbers and choices are canonical, of texts what is left of them normalised."""
+    """What makes two answers one: numbers and choices are canonical, texts are one as exact_match has it."""
     if not isinstance(found, str) or decoding.extract in ("number", "choice"):
         return found
-    return normalised(found) or found
+    return comparable(found)
 
 
-def _answered(ballot: Ballot, written: Mapping[int, Sample]) -> Answered:
+def _answered(ballot: Ballot, written: Mapping[int, Sample], decoding: Decoding) -> Answered:
     return Answered(
         answer=ballot.winner,
         texts=tuple(written[sample].text for sample in sorted(written)),
@@ -127,4 +149,6 @@ def _answered(ballot: Ballot, written: Mapping[int, Sample]) -> Answered:
         drawn=len(written),
         asked=ballot.asked,
         pieces=sum(sample.pieces for sample in written.values()),
+        cut=sum(not sample.ended for sample in written.values()),
+        whole=decoding.extract is None,
     )

@@ -20,13 +20,16 @@ from foreword.methods.answer import choices_of
 from foreword.methods.base import DirectMethod, Found, Job
 from foreword.methods.calibrate_reasoned import calibrate_reasoned
 from foreword.methods.options import Count, Positive, Share, Whole
-from foreword.methods.write import encode_to_write
+from foreword.methods.write import encode_to_write, written_form
 from foreword.models.base import FrozenLM
+from foreword.models.encode import Encoder
 from foreword.tasks.extract import MARKER, numbers
+from foreword.tasks.formats import CAP, token_counts
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 BETWEEN = "\n\n"  # two demonstrations
+REASONED, LEAST = 512, 128  # tokens of reasoning, and of it in a short context
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class ChainOfThoughtConfig:
     """`demonstrations` training rows with reasoning stand before the row, drawn with the seed; `instruction` is what
     the answer begins with. `extract` finds a number, one of the choices or a span; "auto" takes what the task's answers
     are, and "score" puts `conclude` after the reasoning and scores the label words, which `calibrate` then shifts.
-    `samples` above 1 are drawn and vote.
+    `samples` above 1 are drawn and vote. `max_new_tokens` ends the reasoning (none: as the training rows' own reasoning
+    needs, 512 or more where the model has room for them); a text that is cut there without an answer has none.
     """
 
     instruction: str = "Let's think step by step."
@@ -47,7 +51,7 @@ class ChainOfThoughtConfig:
     temperature: Positive = 0.7
     top_p: Share = 1.0
     top_k: Whole = 0
-    max_new_tokens: Count = 128
+    max_new_tokens: Count | None = None
     calibrate: Literal["none", "contextual", "batch", "auto"] = "none"
     content_free: str = "N/A||[MASK]"
 
@@ -80,13 +84,17 @@ class ChainOfThought(DirectMethod):
         shown = _demonstrations(job, config)
         template = reasoning_template(job.format, shown, config.instruction, config.conclude)
         several = config.samples > 1
-        decoding = Decoding(
-            max_new_tokens=config.max_new_tokens,
-            do_sample=several,
-            temperature=config.temperature if several else 1.0,
-            top_p=config.top_p if several else 1.0,
-            top_k=config.top_k if several else 0,
-            stop_strings=_stops(job.format.template, bool(shown)),
+        # What was said of decoding holds for reasoning too, but where an answer in text ends.
+        asked = job.format.decoding or Decoding()
+        drawn = {n: getattr(config, n) for n in ("temperature", "top_p", "top_k")} if several else {}
+        stops = (*_stops(job.format.template, bool(shown)), *(stop for stop in asked.stop_strings if stop != "\n"))
+        plain = replace(job.format, template=template, decoding=replace(asked, max_new_tokens=1, min_new_tokens=0))
+        decoding = replace(
+            asked,
+            max_new_tokens=config.max_new_tokens or reasoning_limit(lm, plain, job.task, config.conclude),
+            do_sample=several or asked.do_sample,
+            **drawn,
+            stop_strings=tuple(dict.fromkeys(stops)),
             extract=extract,
             num_return_sequences=config.samples,
             vote=config.vote,
@@ -99,6 +107,17 @@ class ChainOfThought(DirectMethod):
         value = HardPrompt(torch.zeros(0, dtype=torch.long))
         form, notes = calibrate_reasoned(lm, job.task, value, form, config.calibrate, config.content_free)
         return value, form, 0, notes
+
+
+def reasoning_limit(lm: FrozenLM, form: Format, task: Task, conclude: str) -> int:
+    """Return how many tokens reasoning may have: half more than that of training and validation rows, `REASONED` at
+    least and `CAP` at most, and half of what the template leaves of the model's positions, or `LEAST`.
+    """
+    rows = [row for row in (*task.train, *task.validation) if row.reasoning]
+    shown = [f"{row.reasoning} {conclude} {row.targets[0] if row.targets else ''}" for row in rows]
+    wanted = min(CAP, max([REASONED, *(3 * count // 2 for count in token_counts(lm, shown))]))
+    encoder = Encoder.build(lm, written_form(form))
+    return min(wanted, max((encoder.room - encoder.own) // 2, LEAST))
 
 
 def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, conclude: str) -> Template:

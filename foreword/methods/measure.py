@@ -10,6 +10,7 @@ from foreword.errors import DataError
 from foreword.methods.answer import answer_rows, text_metrics
 from foreword.methods.predict import score_rows
 from foreword.models.base import FrozenLM
+from foreword.tasks.judge import recorded
 from foreword.tasks.metrics import accuracy, macro_f1, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
@@ -33,7 +34,7 @@ def measure(
         return measured(score_rows(lm, [(artefact, rows)])[0] if score is None else score, labels)
     require_targets(rows)
     found = text_metrics(task, answer_rows(lm, [(artefact, rows)])[0], rows)
-    return {"rows": len(rows), **{name: round(value, 6) for name, value in found.items()}}
+    return {"rows": len(rows), **recorded({name: round(value, 6) for name, value in found.items()})}
 
 
 def require_targets(rows: Sequence[Row]) -> None:

@@ -41,6 +41,7 @@ from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, stacked_scores, tensors_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import count_cut
+from foreword.tasks.formats import longer_targets
 from foreword.tasks.task import Task
 
 
@@ -95,7 +96,7 @@ def make_job(
         raise ConfigError(f"{method} learns from one task; metaprompting learns from several.")
     return Job(
         task,
-        fitting(found, form or (family[0] if family else task).format(lm.kind, chat=lm.instructed)),
+        fitting(found, form or (family[0] if family else task).format(lm.kind, chat=lm.instructed, lm=lm)),
         method,
         config,
         seed,
@@ -345,10 +346,14 @@ def _told(artefact: Artefact, run: Run) -> Artefact:
 
 
 def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
-    """The artefact of a job, with everything needed to check it and to make it again."""
+    """The artefact of a job, with everything needed to check it and to make it again.
+
+    Where it writes, it says what the checkpoint asks of decoding and is not obeyed (`FrozenLM.set_aside`), and how many
+    training and validation rows have targets that are longer than an answer may be.
+    """
     method = find_method(job.method)
     config = dataclasses.asdict(job.config)
-    return Artefact(
+    made = Artefact(
         value=value,
         format=form,
         method=job.method,
@@ -369,6 +374,14 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
         parent=None if job.init is None else job.init.sha256,
         numbers_trained=numbers,
     )
+    if form.decoding is None:
+        return made
+    rows = (*job.task.train, *job.task.validation)
+    longer = longer_targets(lm, form, rows) if form.decoding.extract is None and job.task.metric else 0
+    told: dict[str, Any] = {"set_aside": dict(lm.set_aside)} if lm.set_aside else {}
+    if longer:
+        told["longer_targets"] = {"rows": longer, "of": len(rows), "max_new_tokens": form.decoding.max_new_tokens}
+    return made.with_metrics(**told) if told else made
 
 
 def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:

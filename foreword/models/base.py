@@ -95,6 +95,15 @@ class FrozenLM(ABC):
     dtype: torch.dtype
 
     @property
+    def set_aside(self) -> Mapping[str, Any]:
+        """What the checkpoint's own generation_config says of decoding and no decoding here obeys, by its names.
+
+        One rule holds for greedy decoding, samples and beams: a checkpoint says which ids end a text and which ones its
+        decoder begins with, and everything else is what `Decoding` or a request says.
+        """
+        return {}
+
+    @property
     def instructed(self) -> bool:
         """Whether it is asked in messages by default: a causal model whose tokenizer has a chat template."""
         return self.kind == "causal" and bool(self.tokenizer.chat_template)

@@ -3,6 +3,11 @@
 BLEU (Papineni et al. 2002), chrF (Popovic 2015), ROUGE-L (Lin 2004), NIST (Doddington 2002) and distinct-n (Li et al.
 2016). Texts are split into words once, whatever the number of resamples. METEOR is left out: every package that has it
 needs WordNet, which is a download of its own, or a Java program; without synonyms the number would be another metric.
+
+What is a word depends on the script of the references. Words that spaces part are those of the libraries' own rules
+(13a, and rouge-score's), to the digit; characters stand for words where a script has no spaces (`words_by`), and
+ROUGE-L reads letters of any script where the references are not Latin (`_is_ascii`). What can't be measured on some
+references, as ROUGE-L of signs without letters, is NaN and never 0.
 """
 
 import importlib.util
@@ -17,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from foreword.errors import ConfigError
+from foreword.tasks.words import HAN, KANA, UNSPACED, share, word_tokens
 
 Texts = Sequence[str]
 Targets = tuple[tuple[str, ...], ...]
@@ -51,6 +57,35 @@ def mean_of(value_R: Float[np.ndarray, " R"]) -> Summed:
     return Summed(value_R[:, None], lambda sums_DF, rows: sums_DF[:, 0] / rows)
 
 
+def not_measured(rows: int) -> Summed:
+    """Return a metric that says nothing of these rows: NaN."""
+    return Summed(np.zeros((rows, 1)), lambda sums_DF, rows: np.full(len(sums_DF), np.nan))
+
+
+@lru_cache(maxsize=16)
+def words_by(targets: Targets) -> str:
+    """Return the name of the sacrebleu tokenizer that parts words for BLEU, NIST and distinct-n.
+
+    It is "13a", unless a tenth of the rows or more have references in scripts without spaces: then it is "zh", where
+    these are Chinese, else "char".
+    """
+    unspaced = [own for own in targets if share(own, UNSPACED) > 0.5]
+    if not unspaced or len(unspaced) < 0.1 * len(targets):
+        return "13a"
+    texts = [text for own in unspaced for text in own]
+    return "zh" if share(texts, HAN) > 0.5 and share(texts, KANA) == 0 else "char"
+
+
+def tokenizers(targets: Targets) -> dict[str, str]:
+    """Return by which tokenizers metrics read these references, where it is not the libraries' own default."""
+    name = words_by(targets)
+    found = {} if name == "13a" else {"bleu": name, "nist": name, "distinct": name}
+    other = sum(not _is_ascii(own) for own in targets)
+    if other:
+        found["rouge_l"] = "unicode" if other == len(targets) else f"unicode in {other} of {len(targets)} rows"
+    return found
+
+
 def require_library(metric: str) -> None:
     """Raises: ConfigError that says what to install, where the metric's library is missing."""
     needed = NEEDS.get(metric)
@@ -62,7 +97,14 @@ def require_library(metric: str) -> None:
 
 
 def bleu(answers: Texts, targets: Targets) -> Summed:
-    """BLEU-4 between 0 and 1: sacrebleu's, with its 13a words, the closest reference length and its smoothing."""
+    """BLEU-4 between 0 and 1: sacrebleu's, with words of `words_by`, the closest reference length and its smoothing.
+
+    Not measured where no reference has four words, unless all are Latin: of those it is sacrebleu's number, which is 0.
+    """
+    name = words_by(targets)
+    short = not any(len(_words(text, name)) >= 4 for own in targets for text in own)
+    if short and not all(map(_is_ascii, targets)):
+        return not_measured(len(answers))
     return _sacrebleu("bleu", answers, targets)
 
 
@@ -72,24 +114,60 @@ def chrf(answers: Texts, targets: Targets) -> Summed:
 
 
 def rouge_l(answers: Texts, targets: Targets) -> Summed:
-    """Mean over rows of rouge-score's F1 of ROUGE-L, against the best reference; words are runs of a-z and 0-9."""
+    """Mean over rows of rouge-score's F1 of ROUGE-L, against the best reference; words are runs of a-z and 0-9.
+
+    Where the references of a row have letters of other scripts, words are runs of letters of any script. A row whose
+    references have no words is not measured and does not count.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"])
-    found = [scorer.score_multi(own, text)["rougeL"].fmeasure for text, own in zip(answers, targets, strict=True)]
-    return mean_of(np.array(found, dtype=np.float64))
+    scorers = {True: RougeScorer(["rougeL"]), False: RougeScorer(["rougeL"], tokenizer=_AnyScript())}
+    found, measured = [], []
+    for text, own in zip(answers, targets, strict=True):
+        scorer = scorers[_is_ascii(own)]
+        measured.append(any(map(word_tokens, own)))
+        found.append(scorer.score_multi(own, text)["rougeL"].fmeasure if measured[-1] else 0.0)
+    value_R, measured_R = np.array(found, dtype=np.float64), np.array(measured, dtype=np.float64)
+    if measured_R.all():
+        return mean_of(value_R)
+    if not measured_R.any():
+        return not_measured(len(answers))
+    mean = value_R.sum() / measured_R.sum()
+
+    def reduce(sums_DF: Sums, rows: int) -> Values:
+        return np.divide(sums_DF[:, 0], sums_DF[:, 1], out=np.full(len(sums_DF), mean), where=sums_DF[:, 1] > 0)
+
+    return Summed(np.stack([value_R, measured_R], axis=1), reduce)
+
+
+@final
+class _AnyScript:
+    """The words of rouge-score's scorer, of any script."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return word_tokens(text)
+
+
+def _is_ascii(texts: Texts) -> bool:
+    """Return whether rouge-score's own words, of a-z and 0-9, hold most of what is written in a row's references."""
+    letters = [c for text in texts for c in text if c.isalnum()]
+    return sum(c.isascii() for c in letters) >= 0.75 * len(letters)
 
 
 def nist(answers: Texts, targets: Targets) -> Summed:
-    """NIST-5 as nltk's corpus_nist defines it, over sacrebleu's 13a words; nltk keeps its sums to itself.
+    """NIST-5 as nltk's corpus_nist defines it, over the words of `words_by`; nltk keeps its sums to itself.
 
     For each order every row takes the reference of highest precision. What an n-gram tells is measured once, over the
     references of all rows given; a resample of the rows does not measure it again. Without words it is 0.
+    Not measured where no n-gram of the references tells anything.
     """
     info, counted = _references(targets)
+    if not any(info.values()):
+        return not_measured(len(answers))
+    name = words_by(targets)
     rows = []
     for text, own in zip(answers, counted, strict=True):
-        words, sums = _words(text), []
+        words, sums = _words(text, name), []
         for n in range(1, ORDER + 1):
             grams = _grams(words, n)
             total = sum(grams.values())
@@ -104,8 +182,8 @@ def nist(answers: Texts, targets: Targets) -> Summed:
     return Summed(np.array(rows, dtype=np.float64).reshape(-1, 4 * ORDER), _nist_of, high=math.inf)
 
 
-def distinct(n: int, answers: Texts) -> Summed:
-    """Different n-grams of words in all texts together, divided by their number; of nothing it is 0.
+def distinct(n: int, answers: Texts, by: str = "13a") -> Summed:
+    """Different n-grams of words, parted by `by`, in all texts together, divided by their number; of nothing it is 0.
 
     A resample repeats rows and so has fewer different n-grams: its draws show the spread, not the value.
     """
@@ -114,7 +192,7 @@ def distinct(n: int, answers: Texts) -> Summed:
     seen: dict[tuple[str, ...], int] = {}
     place, counts, ends = [], [], [0]
     for text in answers:
-        for gram, times in _grams(_words(text), n).items():
+        for gram, times in _grams(_words(text, by), n).items():
             place.append(seen.setdefault(gram, len(seen)))
             counts.append(float(times))
         ends.append(len(place))
@@ -127,12 +205,16 @@ def distinct(n: int, answers: Texts) -> Summed:
 
 
 def sentence_value(metric: str, answer: str, targets: Sequence[str]) -> float:
-    """The metric of one text alone; BLEU of as many orders as the text has, since few have four words right."""
+    """The metric of one text alone; BLEU of as many orders as the text has, since few have four words right.
+
+    NaN where the metric can't measure these targets.
+    """
     own = (tuple(targets),)
     if metric == "bleu":
         from sacrebleu.metrics.bleu import BLEU
 
-        return float(BLEU(effective_order=True, force=True).sentence_score(answer, list(targets)).score) / 100
+        scorer = BLEU(effective_order=True, force=True, tokenize=words_by(own))
+        return float(scorer.sentence_score(answer, list(targets)).score) / 100
     return CORPUS[metric]([answer], own).value()
 
 
@@ -156,18 +238,20 @@ def _scorer(name: str, targets: Targets) -> Any:
 
     most = max(map(len, targets))
     streams: Any = [[own[i] if i < len(own) else None for own in targets] for i in range(most)]
-    return CHRF(references=streams) if name == "chrf" else BLEU(references=streams, force=True)
+    return (
+        CHRF(references=streams) if name == "chrf" else BLEU(references=streams, force=True, tokenize=words_by(targets))
+    )
 
 
 @lru_cache(maxsize=4)
 def _references(targets: Targets) -> tuple[dict[tuple[str, ...], float], list[list[tuple[Counter[Any], int]]]]:
     """What each n-gram tells in bits (Doddington 2002, eq. 2), and every row's references as counts and lengths."""
     counts: Counter[tuple[str, ...]] = Counter()
-    words, counted = 0, []
+    words, counted, name = 0, [], words_by(targets)
     for own in targets:
         rows = []
         for target in own:
-            split = _words(target)
+            split = _words(target, name)
             grams: Counter[tuple[str, ...]] = Counter()
             for n in range(1, ORDER + 1):
                 grams.update(_grams(split, n))
@@ -192,12 +276,20 @@ def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
-def _words(text: str) -> list[str]:
-    return _tokenizer()(text).split()
+def _words(text: str, by: str) -> list[str]:
+    return _tokenizer(by)(text).split()
 
 
-@lru_cache(maxsize=1)
-def _tokenizer() -> Callable[[str], str]:
+@lru_cache(maxsize=4)
+def _tokenizer(name: str) -> Callable[[str], str]:
+    if name == "zh":
+        from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+        return TokenizerZh()
+    if name == "char":
+        from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+
+        return TokenizerChar()
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     return Tokenizer13a()

@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from foreword.core.format import Decoding, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.tasks.rows import Row
 
-LONGEST = 256  # pieces of an answer, unless told otherwise
+if TYPE_CHECKING:
+    from foreword.models.base import FrozenLM
+
+LONGEST = 256  # tokens of an answer, where no target is longer
+CAP = 1024  # tokens of an answer at most, unless told otherwise: a prompt that never stops costs as many a row
 
 
 def words_of(label: str) -> str:
@@ -17,14 +21,47 @@ def words_of(label: str) -> str:
     return re.sub(r"[\s_\-/]+", " ", label).strip().lower() or label
 
 
-def default_decoding(rows: Sequence[Row], chat: bool) -> Decoding:
-    """Greedy and to the end of the line, unless targets or turns have several; a piece is a byte at least, so that two
-    pieces more than the longest target has bytes cut no right answer and make no wrong one right.
+def default_decoding(
+    rows: Sequence[Row], chat: bool, lm: "FrozenLM | None" = None, metric: str | None = None
+) -> Decoding:
+    """Return a greedy decoding to the end of the line, unless targets or turns have several, no shorter than targets.
+
+    A token is a byte at least, so two more than the longest target has bytes cut no right answer and make no wrong one
+    right. Where that is more than `LONGEST`, `lm` counts the target's tokens, of which there may be a tenth more; at
+    most `CAP`, and half of the model's positions. Where the metric looks for the answer in the text (a number, and in a
+    chat what it contains), the text may say more than the target: it has `LONGEST` tokens or more, in a chat twice as
+    many. `rows` are training and validation rows, never those that are tested.
     """
     targets = [target for row in rows for target in row.targets]
     longest = max((len(target.encode()) for target in targets), default=LONGEST)
     lines = chat or any("\n" in target for target in targets)
-    return Decoding(min(LONGEST, longest + 2), stop_strings=() if lines else ("\n",))
+    limit = longest + 2
+    if limit > LONGEST and lm is not None and targets:
+        most = max(token_counts(lm, [target for target in targets if len(target.encode()) + 2 > LONGEST]))
+        limit = max(LONGEST, min(limit, most + max(8, most // 10), max(LONGEST, lm.dims.context // 2)))
+    if metric == "number" or (metric == "contains" and chat):
+        room = lm.dims.context // 2 if lm is not None else CAP
+        limit = max(limit, min(2 * LONGEST if chat else LONGEST, room))
+    limit = min(limit, CAP) if targets else LONGEST
+    return Decoding(limit, stop_strings=() if lines else ("\n",))
+
+
+def token_counts(lm: "FrozenLM", texts: Sequence[str]) -> list[int]:
+    """Return how many tokens of the model each text has, its end aside."""
+    return [len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
+
+def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
+    """Return how many rows have only targets of more tokens than an answer may have, and so can't be answered whole."""
+    if form.decoding is None:
+        return 0
+    limit = form.decoding.max_new_tokens
+    found = 0
+    for row in rows:
+        # A token has a byte or more: what is short in bytes needs no count.
+        if row.targets and all(len(target.encode()) > limit for target in row.targets):
+            found += min(token_counts(lm, row.targets)) > limit
+    return found
 
 
 def text_template(fields: Sequence[str]) -> str:

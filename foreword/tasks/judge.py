@@ -3,7 +3,7 @@
 import math
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
@@ -11,7 +11,16 @@ import numpy as np
 from jaxtyping import Float
 
 from foreword.errors import ConfigError
-from foreword.tasks.corpus import CORPUS, Summed, distinct, mean_of, require_library, sentence_value
+from foreword.tasks.corpus import (
+    CORPUS,
+    Summed,
+    distinct,
+    mean_of,
+    require_library,
+    sentence_value,
+    tokenizers,
+    words_by,
+)
 from foreword.tasks.extract import NO_ANSWER, Found
 from foreword.tasks.rows import Row
 from foreword.tasks.slots import SLOTS, Meaning, meaning_of, slot_errors
@@ -82,7 +91,7 @@ class Judge:
         texts = [self._text(a) for a in answers]
         own = tuple(tuple(map(self._text, some)) for some in targets)
         found = {name: CORPUS[name](texts, own) for name in dict.fromkeys((self.metric, *CORPUS))}
-        found |= {f"distinct_{n}": distinct(n, texts) for n in (1, 2)}
+        found |= {f"distinct_{n}": distinct(n, texts, words_by(own)) for n in (1, 2)}
         same = [
             float(" ".join(t.split()) in {" ".join(o.split()) for o in some})
             for t, some in zip(texts, own, strict=True)
@@ -93,9 +102,13 @@ class Judge:
         return found | {"no_answer": none}
 
     def metrics(self, answers: Sequence[Found], rows: Sequence[Row]) -> dict[str, float]:
-        """The metrics of rows as they are."""
+        """The metrics of rows as they are; NaN for one that can't measure them."""
         found = self.summed(answers, [row.targets for row in rows], self.meanings(rows))
         return {name: one.value() for name, one in found.items()}
+
+    def tokenizers(self, targets: Sequence[Sequence[str]]) -> dict[str, str]:
+        """Return by which tokenizers metrics of generation read these targets, where it is not the libraries' own."""
+        return tokenizers(tuple(tuple(map(self._text, some)) for some in targets)) if self.generates else {}
 
     def values(self, answers: Sequence[Found], rows: Sequence[Row]) -> Float[np.ndarray, " B"]:
         """The own metric of each row alone, for what searches row by row; no answer is worth 0."""
@@ -106,6 +119,8 @@ class Judge:
             return value_of(self.metric, answer, targets)
         own = list(map(self._text, targets))
         found = 0.0 if answer is NO_ANSWER else sentence_value(self.metric, self._text(answer), own)
+        if math.isnan(found):  # a search needs a value of every row, and the same text is right whatever measures it
+            return float(self._text(answer).split() in [target.split() for target in own])
         if self.metric != "nist":
             return min(found, 1.0)
         # NIST has no highest value; it is told as a share of what the best of the targets has.
@@ -117,8 +132,13 @@ class Judge:
         return self.value(answer, targets) >= 1 or math.isclose(self.value(answer, targets), 1.0)
 
     def _text(self, found: Found) -> str:
-        text = "" if found is NO_ANSWER else found
+        text = "" if found is NO_ANSWER else unicodedata.normalize("NFC", found)
         return text if self.case == "kept" else text.lower() if self.case == "lower" else uncased(text)
+
+
+def recorded(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics as a record has them: None for one that could not be measured, which JSON has no number for."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def uncased(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from foreword.core.format import Answers, Decoding, Format, Truncate
 from foreword.errors import ConfigError
@@ -17,6 +17,9 @@ from foreword.tasks.rows import Row, Table, Wanted, choose_columns, merge_source
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.splits import draw, draw_shots
 from foreword.tasks.texts import NAMES, Metric
+
+if TYPE_CHECKING:
+    from foreword.models.base import FrozenLM
 
 Source = Any  # list of dicts, datasets.Dataset, DataFrame, or sources.Table
 TemplateSource = str | Sequence[Mapping[str, str]]
@@ -249,11 +252,13 @@ class Task:
         max_length: int | None = None,
         pieces: Literal["mean", "sum"] = "mean",
         decoding: Decoding | None = None,
+        lm: "FrozenLM | None" = None,
     ) -> Format:
         """How the task is put to such a model: the template and words given, else the task's, else generic ones.
 
         `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
-        `decoding` says, by default greedily, to the end of the line and no longer than the training targets need.
+        `decoding` says, by default greedily, to the end of the line and as long as the targets of training and
+        validation rows need (`default_decoding`), which `lm` counts in its tokens.
 
         Raises: ConfigError for a masked model where answers are texts.
         """
@@ -265,7 +270,7 @@ class Task:
                     "this one with --kind causal if it has such a head."
                 )
             chats = chat or not isinstance(template if template is not None else self._template(kind, chat), str | None)
-            decoding = decoding or default_decoding(self.train or self.test, chats)
+            decoding = decoding or default_decoding((*self.train, *self.validation), chats, lm, self.metric)
         elif decoding is not None:
             raise ConfigError(
                 f"The answers of {self.name} are labels, which are scored and not written; leave decoding out, or use "

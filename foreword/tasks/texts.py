@@ -2,62 +2,62 @@
 
 Those of a corpus of generated texts are in tasks/corpus; tasks/judge puts both together.
 
-Texts are compared as Honovich et al. (2022) and Zhou et al. (2022) do, but for numbers: a point between digits does not
-end the text, and a minus before a number stays, so that 3.1 is not 3.2 and -5 not 5.
+Texts are compared whole: where an answer ends is decided by stop strings and the model's own end, never here. Case,
+white space, the Unicode form of a letter (tasks/words) and one sentence-final mark at the end of a text make no
+difference. All other punctuation does: C++ is not C#, 1/2 is not 12, and J. K. is not J. R. R.
 """
 
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from foreword.tasks.extract import NO_ANSWER, Found, numbers
+from foreword.tasks.words import plain, tokens, without_final
 
 Metric = Literal["exact_match", "f1", "contains", "exact_set", "number", "bleu", "chrf", "rouge_l", "nist"]
 NAMES: tuple[Metric, ...] = get_args(Metric)
 GENERATION: tuple[Metric, ...] = ("bleu", "chrf", "rouge_l", "nist")
-
-_END = re.compile(r"\n|(?<!\d)\.|\.(?!\d)")
-_HYPHEN = re.compile(r"-(?!\d)|(?<=\w)-")
-_DROPPED = str.maketrans("", "", string.punctuation.replace("-", "").replace(".", ""))
+RULE = "whole text"  # by which single answers are compared; runs judged by another rule are other runs
 
 
-def normalised(text: str) -> str:
-    """The first line to its first full stop, in lower case, without punctuation and " and ", with single spaces."""
-    line = _END.split(text.replace(" and ", " ").strip(), maxsplit=1)[0].lower()
-    return " ".join(_HYPHEN.sub(" ", line).translate(_DROPPED).split())
+def comparable(text: str) -> str:
+    """Return what two texts have in common if they are the same answer; of a mark alone, the mark."""
+    text = plain(text)
+    return without_final(text) or text
 
 
 def exact_match(text: str, target: str) -> float:
-    """Whether both are the same once normalised; where that leaves nothing of them, as they are."""
-    written, wanted = normalised(text), normalised(target)
-    return float(written == wanted and (bool(wanted) or text.strip() == target.strip()))
+    """Return whether both are the same but for case, white space, Unicode form and one sentence-final mark."""
+    return float(comparable(text) == comparable(target))
 
 
 def f1(text: str, target: str) -> float:
-    """Harmonic mean of precision and recall over words, counted with repetition."""
-    written, wanted = normalised(text).split(), normalised(target).split()
+    """Return the harmonic mean of precision and recall over words, counted with repetition."""
+    written, wanted = tokens(text), tokens(target)
     if not written or not wanted:
-        return float(written == wanted)
+        return exact_match(text, target)
     shared = sum((Counter(written) & Counter(wanted)).values())
     return 2 * shared / (len(written) + len(wanted))
 
 
 def contains(text: str, target: str) -> float:
-    """Whether the target stands in the text as whole words."""
-    wanted = normalised(target)
-    return float(bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", normalised(text)) is not None)
+    """Return whether the target stands in the text as whole words."""
+    written, wanted = tokens(text), tokens(target)
+    if not wanted:
+        return float(bool(target.strip()) and comparable(target) in comparable(text))
+    starts = range(len(written) - len(wanted) + 1)
+    return float(any(written[start : start + len(wanted)] == wanted for start in starts))
 
 
 def exact_set(text: str, target: str) -> float:
-    """Whether both have the same words, in whatever order."""
-    return float(set(normalised(text).split()) == set(normalised(target).split()))
+    """Return whether both have the same words, in whatever order."""
+    written, wanted = set(tokens(text)), set(tokens(target))
+    return float(written == wanted) if written or wanted else exact_match(text, target)
 
 
 def number(text: str, target: str) -> float:
-    """Whether the last number of the text is that of the target."""
+    """Return whether the last number of the text is that of the target."""
     written, wanted = numbers(text), numbers(target)
     return float(bool(written and wanted) and math.isclose(written[-1], wanted[-1], rel_tol=1e-9))
 
@@ -72,7 +72,7 @@ METRICS: dict[Metric, Callable[[str, str], float]] = {
 
 
 def value_of(metric: Metric, answer: Found, targets: Sequence[str]) -> float:
-    """The metric of one answer, against the target that it fits best; no answer is worth 0."""
+    """Return the metric of one answer, against the target that it fits best; no answer is worth 0."""
     if answer is NO_ANSWER:
         return 0.0
     return max(METRICS[metric](answer, target) for target in targets)

@@ -55,7 +55,7 @@ def test_train_show_evaluate_predict(foreword, data, options, tmp_path):
     shown = foreword("evaluate", tmp_path / "a", "--data", data)
     assert "contains" in shown.out and "0.800" in shown.out and shown.err.endswith("10 test rows of sevens\n")
     metrics = json.loads(foreword("evaluate", tmp_path / "a", "--data", data, "--json").out)["metrics"]
-    assert list(metrics) == ["contains", "exact_match", "f1", "no_answer"]
+    assert list(metrics) == ["contains", "exact_match", "f1", "no_answer", "cut"]
     assert metrics["contains"]["value"] == pytest.approx(0.8)
     assert foreword("predict", tmp_path / "a", "one", "two").out == "7\n7\n"
     said = json.loads(foreword("predict", tmp_path / "a", "--json", "one").out)

@@ -30,10 +30,47 @@ LOOPS = {
 }
 
 
+# What a checkpoint's generation_config says that holds: the ids a text begins and ends with. The rest of these names
+# tell nothing of which tokens come next.
+KEPT = frozenset(
+    "bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id transformers_version "
+    "use_cache cache_implementation cache_config return_dict_in_generate output_attentions output_hidden_states "
+    "output_scores output_logits max_length".split()
+)
+
+
+def set_aside(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what the checkpoint's generation_config says of decoding and is not obeyed, where it says something."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return {}
+    plain = GenerationConfig().to_dict()
+    neutral = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "temperature": 1.0, "top_p": 1.0,
+               "top_k": 50, "repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+               "min_length": 0, "early_stopping": False}  # fmt: skip
+    found = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in KEPT and not name.startswith("_") and value is not None
+        and value not in (plain.get(name), neutral.get(name))
+    }  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def plainly(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the same model, sharing all of it, with a generation_config that says nothing (`FrozenLM.set_aside`)."""
+    copied = copy.copy(model)
+    copied.generation_config = GenerationConfig()
+    return copied
+
+
 def generate(
     model: PreTrainedModel, told: Seam, inputs: Inputs, offset: int, options: dict[str, Any]
 ) -> Int[Tensor, "X L"]:
-    """New ids only. `offset` is what the family adds to positions; rows may be padded on either side."""
+    """New ids only. `offset` is what the family adds to positions; rows may be padded on either side.
+
+    `model` is one that decodes `plainly`: `options` and the library's defaults say it all.
+    """
     inputs = left_padded(inputs)
     rows = inputs.attend_BS.shape[0]
     start_B1 = 0 if told.prefix is None else told.prefix.start_B[:, None]

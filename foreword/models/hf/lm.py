@@ -267,7 +267,7 @@ class HFLM(HFModel):
         options = {**own, **options}
         told = seam.Seam(self._layer_of, prefix, backend=self._backend)
         names = {module: name for name, module in self._model.named_modules()}
-        model = rope.reading(self._model, self._rotaries, names[self._base])
+        model = rope.reading(self._decoding, self._rotaries, names[self._base])
         return generation.generate(model, told, inputs, self._offset, options)
 
     def _check_length(self, inputs: Inputs, prefix: PrefixBatch | None, new: int) -> None:
@@ -282,6 +282,10 @@ class HFLM(HFModel):
                     f"with {new} new ones would pass from those to these, which beams and proposals cannot follow: ask "
                     "for fewer new tokens, shorten the text, or decode with one beam."
                 )
+
+    @cached_property
+    def _decoding(self) -> PreTrainedModel:
+        return generation.plainly(self._model)
 
     def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":
         return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

@@ -19,7 +19,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.hf import families, seam, stored, view
+from foreword.models.hf import families, generation, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
 from foreword.models.hf.head import OutputHead
 
@@ -107,6 +107,10 @@ class HFModel(FrozenLM):
             f"{what} {self.name} has the number {wrong}, and the model's {part} for {rows} tokens: use the tokenizer "
             "that the model was trained with, or lengthen the model (resize_token_embeddings) and train the new rows."
         )
+
+    @cached_property
+    def set_aside(self) -> dict[str, Any]:
+        return generation.set_aside(self._model)
 
     @cached_property
     def stops(self) -> frozenset[int]:
