@@ -10,7 +10,7 @@ import numpy as np
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
-from foreword.errors import ConfigError, DataError
+from foreword.errors import DataError
 from foreword.methods.answer import Answered, answer_rows, text_metrics
 from foreword.methods.base import Progress
 from foreword.methods.predict import score_rows
@@ -20,7 +20,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.fits import check, suited
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
-from foreword.tasks.given import Given, row_of
+from foreword.tasks.given import Given, items_of, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
@@ -53,11 +53,11 @@ class Prompted:
     def predict(self, texts: Iterable[Given]) -> list[Prediction]:
         """Labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
 
-        Raises: DataError for a text that is empty or lacks a field.
+        A DataFrame, a pyarrow table or a data set is read by its columns' names, a Series or an array by its items.
+
+        Raises: ConfigError for anything else; DataError for an item that is empty, no text, or lacks a field.
         """
-        if isinstance(texts, str):
-            raise ConfigError("predict takes a list of texts; a single one goes in brackets: predict(['fine film']).")
-        rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(texts, 1)]
+        rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(items_of(texts), 1)]
         return self.predict_rows(rows)
 
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:

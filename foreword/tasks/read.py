@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
 from foreword.tasks.facts import fact_source
@@ -134,7 +135,7 @@ def _description(place: str) -> dict[str, Any]:
     if place.startswith("hf:") or not file.is_file():
         return {}
     try:
-        said = json.loads(file.read_text(encoding="utf-8-sig"))
+        said = parse_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read ({error}); give a JSON object") from error
     if not isinstance(said, dict) or said.keys() - set(DESCRIBED):
@@ -154,7 +155,7 @@ def _listed(place: str) -> dict[str, Any]:
     if place.startswith("hf:") or not path.is_dir() or not listing.is_file():
         return {}
     try:
-        said = json.loads(listing.read_text(encoding="utf-8-sig"))
+        said = parse_json(listing.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{listing} cannot be read ({error}); give a JSON object of tasks by name") from error
     own = said.get(path.resolve().name) if isinstance(said, dict) else None

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, final
 
 from foreword.core.format import Answers, Decoding, Format, Truncate
@@ -13,7 +14,8 @@ from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
 from foreword.tasks.judge import Case, Judge
-from foreword.tasks.rows import Row, Table, Wanted, choose_columns, merge_sources, to_rows
+from foreword.tasks.option_labels import option_index, reading_of
+from foreword.tasks.rows import Row, Table, Wanted, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.splits import draw, draw_shots
 from foreword.tasks.texts import NAMES, Metric
@@ -31,6 +33,7 @@ class Task:
     `metric` compares with the row's targets (None where they are not), in `case` (tasks/judge); `slots` names how their
     slot errors are found (tasks/slots). `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
+    `guesses` are those of the notes that tell which columns were left out, or give the answer away.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
     None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
     """
@@ -50,6 +53,7 @@ class Task:
     metric: Metric | None
     case: Case
     slots: str | None
+    guesses: tuple[str, ...]
 
     def __init__(
         self,
@@ -95,11 +99,14 @@ class Task:
             for split, source in sources.items()
         }
         wanted = Wanted(text, label, options, targets)
-        splits, notes = arrange(tables, wanted, seed)
-        columns = choose_columns([*splits.values()], wanted)
+        splits, columns, notes = arrange(tables, wanted, seed)
         names = labels_of(splits, tables, columns, labels, name)
         judge = _judge(metric, case, slots, columns.targets, name)
-        rows_of = {s: to_rows(t, columns, None if columns.options else names) for s, t in splits.items()}
+        reading, line = reading_of([*splits.values()], columns) if columns.options else (None, None)
+        allowed = None if columns.options else names
+        index_of = partial(option_index, reading=reading)
+        rows_of = {s: to_rows(t, columns, allowed, index_of) for s, t in splits.items()}
+        notes = (*notes, *columns.lines, *([line] if line else []))
         if judge is not None and judge.generates:
             merged = {s: merge_sources(rows) for s, rows in rows_of.items()}
             less = [
@@ -125,6 +132,7 @@ class Task:
             metric=judge.metric if judge else None,
             case=case,
             slots=slots,
+            guesses=columns.lines,
         )
 
     @property
