@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from foreword.core.arguments import checked
 from foreword.core.files import recover_folder, write_folder
 from foreword.core.format import Format
 from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, words_alone
@@ -85,6 +86,7 @@ class Artefact:
     def with_metrics(self, **metrics: Any) -> "Artefact":
         return replace(self, metrics={**self.metrics, **metrics})
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write the folder through a temporary one and a rename, so that a half-written artefact never has its name.
 
@@ -127,6 +129,7 @@ class Artefact:
         }
 
     @staticmethod
+    @checked
     def load(folder: str | Path) -> "Artefact":
         """Read and check an artefact: sizes, dtypes, finiteness and the tensor file's hash.
 

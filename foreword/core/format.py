@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, final
 
+from foreword.core.arguments import check_fields
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 
@@ -48,6 +49,7 @@ class Decoding:
     conclude: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -112,6 +114,7 @@ class Format:
     premise: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.shift and (len(self.shift) != len(self.labels) or not all(map(math.isfinite, self.shift))):
             raise ConfigError(
                 f"The calibration has {len(self.shift)} numbers for {len(self.labels)} labels; each label needs one "

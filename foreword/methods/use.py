@@ -7,6 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
+from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
@@ -60,6 +61,7 @@ class Prompted:
         rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(items_of(texts), 1)]
         return self.predict_rows(rows)
 
+    @checked
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
         """Labels of rows, or the answers written to them, in order."""
         if self.artefact.format.answers == "text":
@@ -91,6 +93,7 @@ class Prompted:
         """Log-scores whose softmax over labels is the probability; -inf where a row has no such option."""
         return score_rows(self.lm, [(self.artefact, rows)])[0]
 
+    @checked
     def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
         """All metrics on a split of a task with the same labels, or of the answers in text.
 
@@ -111,6 +114,7 @@ class Prompted:
             return text_metrics(task, self.answers(rows), rows)
         return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write the artefact's folder."""
         return self.artefact.save(folder)
@@ -133,6 +137,7 @@ def _answered(one: Answered) -> Prediction:
     return Prediction("" if one.answer is NO_ANSWER else str(one.answer), shares, one.texts)
 
 
+@checked
 def open_artefact(
     folder: str | Path, lm: FrozenLM | str | None = None, *, allow_other_weights: bool = False
 ) -> Prompted:
@@ -150,6 +155,7 @@ def open_artefact(
     return Prompted(lm, suited(lm, artefact))
 
 
+@checked
 def train(
     lm: FrozenLM,
     task: Task,

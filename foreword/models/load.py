@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from foreword.core.arguments import checked
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
 
@@ -12,6 +13,7 @@ TINY: dict[str, Kind] = {
 }  # fmt: skip
 
 
+@checked
 def load(
     name_or_path: str | Path,
     *,
@@ -57,6 +59,7 @@ def load(
     )
 
 
+@checked
 def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
     """A frozen model from a loaded transformers model and its fast tokenizer; the model itself is left unchanged."""
     from foreword.models.hf import loading

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from foreword.core.arguments import checked
 from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
@@ -20,6 +21,7 @@ from foreword.tasks.texts import GENERATION, NAMES, Metric
 DESCRIPTION, LISTING = "task.json", "tasks.json"
 
 
+@checked
 def read_task(
     source: str | Path,
     *,

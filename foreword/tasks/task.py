@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, final
 
+from foreword.core.arguments import checked
 from foreword.core.format import Answers, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
@@ -55,6 +56,7 @@ class Task:
     slots: str | None
     guesses: tuple[str, ...]
 
+    @checked
     def __init__(
         self,
         rows: Source | Mapping[str, Source] | None = None,
@@ -169,6 +171,7 @@ class Task:
             return None
         return {**self.origin, "then": [*self.origin.get("then", []), {"how": how, **arguments}]}
 
+    @checked
     def few_shot(self, k: int, seed: int = 0) -> "Task":
         """k training rows of each label and as many others, drawn from the training rows, for development."""
         train, development = draw_shots(self.train, self.labels, k, seed, self.name)
@@ -177,6 +180,7 @@ class Task:
         notes = (*self.notes, note)
         return self.with_(train=train, validation=development, notes=notes, origin=origin, shots=k)
 
+    @checked
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0
     ) -> "Task":
@@ -193,6 +197,7 @@ class Task:
         origin = self._drawn("limit", **wanted, seed=seed)
         return self.with_(**changes, notes=(*self.notes, f"{cut} rows drawn with seed {seed}"), origin=origin)
 
+    @checked
     def relabel_shuffled(self, seed: int = 0) -> "Task":
         """The chance control: labels of the training and the validation rows are permuted; test rows stay true."""
         rng = random.Random(f"shuffle {seed}")
@@ -215,6 +220,7 @@ class Task:
         note = f"labels of training and validation rows shuffled, seed {seed}"
         return self.with_(**changes, notes=(*self.notes, note))
 
+    @checked
     def rows(self, split: str) -> tuple[Row, ...]:
         """The rows of a split by its name."""
         found = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -245,6 +251,7 @@ class Task:
         kind = "; synthetic text" if self.synthetic else ""
         return f"{self.name}: {what}; {sizes} rows; text in {', '.join(self.fields)}{kind}"
 
+    @checked
     def format(
         self,
         kind: Literal["masked", "causal", "seq2seq"],
