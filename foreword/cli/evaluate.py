@@ -63,12 +63,16 @@ def evaluate(
     found = {name: interval([one]) for name, one in reading.resampled(names).items()}
     if as_json:
         metrics = {n: {"value": i.mean, "low": i.low, "high": i.high} for n, i in found.items()}
-        told = {"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics}
+        told = {"artefact": artefact, "split": split, "rows": len(rows), "fields": list(task.fields)}
+        told |= {"hash": task.hashes(), "metrics": metrics}
         print_json(told | ({"samples": samples} if samples else {}))
         return
     table(
         ["metric", "value", "95% interval"],
-        [(NAMES.get(n, title(n)), f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()],
+        [
+            *((NAMES.get(n, title(n)), f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") for n, i in found.items()),
+            ("text in", ", ".join(task.fields), ""),
+        ],
         numbers=(1, 2),
     )
     made = opened.artefact.model["name"]

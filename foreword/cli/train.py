@@ -178,6 +178,7 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
     pairs(
         [
             ("artefact", str(out)),
+            ("text in", ", ".join(artefact.fields)),
             *more,
             *[(f"validation {k}".replace("_", " "), f"{v:.4g}") for k, v in validation.items()],
             *[(f"adapted episodes, {k}", f"{v:.4g}") for k, v in reached.items()],

@@ -74,12 +74,12 @@ def fit(value: Any, kind: Any, what: str) -> Any:
     return found
 
 
-def _broken_in(value: Any) -> str | None:
-    """What is wrong with the first text that has no UTF-8 form, in a value, a list or a mapping."""
+def _broken_in(value: Any, depth: int = 4) -> str | None:
+    """What is wrong with the first text that has no UTF-8 form, in a value, or in lists and mappings in it."""
     if isinstance(value, str):
         return None if value.isascii() else broken(value)
     parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return next((reason for one in parts if (reason := _broken_in(one))), None)
+    return next((reason for one in parts if depth and (reason := _broken_in(one, depth - 1))), None)
 
 
 def _fit(value: Any, kind: Any) -> Any:
@@ -145,7 +145,10 @@ def _fit_items(value: Any, kind: Any) -> Any:
     """A list of items; text is one item, and a generator is read once by the function itself."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return _REFUSED
-    items = value if isinstance(value, Sequence) else list(value)
+    try:
+        items = value if isinstance(value, Sequence) else list(value)
+    except TypeError:  # an array without a dimension says that it can be iterated
+        return _REFUSED
     found = [_fit(one, kind) for one in items]
     refused = any(one is _REFUSED for one in found)
     return _REFUSED if refused else type(value)(found) if type(value) in (list, tuple) else found

@@ -206,6 +206,7 @@ class Artefact:
             f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
             "",
             f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
+            *([f"- Text in: {', '.join(self.fields)}"] if self.fields else []),
             f"- Answers: texts, decoded with {json.dumps(decoding, ensure_ascii=False)}"
             if self.format.answers == "text"
             else f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",

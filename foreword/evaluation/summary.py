@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foreword.core.template import Template
 from foreword.evaluation.reading import Found, primary
 from foreword.evaluation.records import Record
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval
@@ -26,7 +27,7 @@ class Line:
     are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
     many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
     `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds. `case`
-    is how texts were compared (tasks/judge).
+    is how texts were compared (tasks/judge). `fields` are the texts of a row that the template reads.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Line:
     calibration: str = ""
     templates: tuple[float, float, float] | None = None
     case: str = "kept"
+    fields: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -154,6 +156,7 @@ def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval
         calibration=_calibration(records),
         templates=_templates(records),
         case=str(first.details.get("case", "kept")),
+        fields=Template.parse(first.format["template"]).fields if first.format.get("template") else (),
     )
 
 

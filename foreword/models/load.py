@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foreword.core.arguments import checked
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
@@ -18,8 +20,8 @@ def load(
     name_or_path: str | Path,
     *,
     kind: str | None = None,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | int | torch.device | None = None,
     device_map: Any = None,
     quantise: Any = None,
     revision: str | None = None,
@@ -34,6 +36,7 @@ def load(
     """
     name = str(name_or_path)
     chosen = _kind(kind)
+    _require_device(device)
     if name in TINY and quantise is not None:
         raise ConfigError(f"{name} is made in memory and is not quantised; choose foreword-mini or a checkpoint.")
     if name in TINY:
@@ -65,6 +68,17 @@ def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
     from foreword.models.hf import loading
 
     return loading.wrap(model, tokenizer, _kind(kind))
+
+
+def _require_device(device: str | int | torch.device | None) -> None:
+    """Raises: ConfigError for a device that there is not."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ConfigError(f"The device {device!r} cannot be used ({reason}); give cpu, cuda, cuda:1 or mps.") from error
 
 
 def _kind(kind: str | None) -> Kind | None:

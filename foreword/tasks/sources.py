@@ -25,7 +25,8 @@ SPLIT_NAMES = {
 def table_of(source: Any, where: str, label: str) -> Table:
     """A list of dicts, a data set, a DataFrame or a pyarrow table as a table. No library is imported for it."""
     records = records_of(source, where)
-    if records is None and isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
+    scalar = isinstance(source, str | bytes | Mapping) or getattr(source, "ndim", 1) == 0
+    if records is None and isinstance(source, Iterable) and not scalar:
         records = source
     if records is None:
         raise DataError(
