@@ -213,7 +213,11 @@ def an_argument(rng, folder):
         lambda: foreword.train(made.lm, made.task, value(rng)),
         lambda: foreword.train(made.lm, made.task, "manual", **{rng.choice(["seed", "form", "progress"]): value(rng)}),
         lambda: foreword.train(made.lm, made.task, "manual", calibrate=value(rng)),
-        lambda: foreword.train(made.lm, made.task.with_(train=made.task.train[:1]), "bag-of-words"),
+        lambda: foreword.train(
+            made.lm,
+            made.task.with_(train=made.task.train[: rng.randrange(2)]),
+            rng.choice(["bag-of-words", "linear-probe", "manual"]),
+        ),
         lambda: foreword.train(
             made.lm, made.task, "bag-of-words", **{rng.choice(["min_rows", "regularisation"]): scalar(rng)}
         ),

@@ -42,7 +42,10 @@ class Sample:
 
     def texts(self, column: str) -> list[str] | None:
         """Return the values of a column; None unless all that are there are texts."""
-        cells = [plain(record.get(column), f"column {column!r}") for record in self.records]
+        try:
+            cells = [plain(record.get(column), f"column {column!r}") for record in self.records]
+        except DataError:  # bytes that are no text; told with their row if they are asked for
+            return None
         if not all(cell is None or isinstance(cell, str) for cell in cells) or all(map(is_missing, cells)):
             return None
         return ["" if cell is None else str(cell) for cell in cells]
@@ -201,6 +204,9 @@ def _is_number(value: str) -> bool:
 
 def answer_text(cell: Any) -> str | None:
     """Return an answer as text for counting: the first of a list; None if there is none or it has no text."""
-    value = plain(cell, "an answer")
-    value = plain(value[0], "an answer") if isinstance(value, list) and value else value
-    return None if is_missing(value) else (written(value, "an answer") or "").strip() or None
+    try:
+        value = plain(cell, "an answer")
+        value = plain(value[0], "an answer") if isinstance(value, list) and value else value
+        return None if is_missing(value) else (written(value, "an answer") or "").strip() or None
+    except DataError:  # told with its row when it is read
+        return None

@@ -76,7 +76,7 @@ class Table:
 
     def unlabelled(self, label: str) -> bool:
         """Whether no record has a label, as in published test sets that keep theirs back."""
-        cells = (plain(record.get(label), f"{self.where}: {label!r}") for record in self.records)
+        cells = (plain(record.get(label), f"{self.place(i)}: {label!r}") for i, record in enumerate(self.records))
         return all(is_missing(cell) or cell == [] or (type(cell) is not list and cell in UNLABELLED) for cell in cells)
 
     def columns(self) -> list[str]:
