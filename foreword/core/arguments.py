@@ -114,20 +114,26 @@ def _fit_plain(value: Any, kind: Any) -> Any:
     if kind is bool:
         named = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
         return bool(value) if named or isinstance(value, bool) else _REFUSED
-    if kind is int:
-        return value if isinstance(value, int) else int(value) if isinstance(value, Integral) else _REFUSED
-    if kind is float:
-        if not isinstance(value, Real | Decimal) or isinstance(value, bool):
-            return _REFUSED
-        try:
-            return value if isinstance(value, int | float) and float(value) is not None else float(value)
-        except OverflowError:
-            return _REFUSED
+    if kind in (int, float):
+        return _fit_number(value, kind)
     if kind is Path:
         return value if isinstance(value, os.PathLike) else _REFUSED
     if not isinstance(kind, type):
         return value  # an alias that has no check of its own
     return value if isinstance(value, kind) else _REFUSED
+
+
+def _fit_number(value: Any, kind: type) -> Any:
+    """Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
+    if isinstance(value, int) and kind is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real | Decimal):
+        return _REFUSED
+    try:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return _REFUSED
+    return value if isinstance(value, int | float) else number
 
 
 def _fit_tuple(value: Any, args: tuple[Any, ...]) -> Any:
@@ -152,7 +158,7 @@ def _fit_items(value: Any, kind: Any) -> Any:
         return _REFUSED
     found = [_fit(one, kind) for one in items]
     refused = any(one is _REFUSED for one in found)
-    return _REFUSED if refused else type(value)(found) if type(value) in (list, tuple) else found
+    return _REFUSED if refused else tuple(found) if isinstance(value, tuple) else found
 
 
 def _named(kind: Any) -> str:

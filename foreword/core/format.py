@@ -6,6 +6,7 @@ from typing import Any, Literal, final
 
 from foreword.core.arguments import check_fields
 from foreword.core.template import Template
+from foreword.core.text import shown
 from foreword.errors import ConfigError
 
 Truncate = Literal["tail", "head", "middle", "error"]
@@ -66,7 +67,7 @@ class Decoding:
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),
         ):
             if not right:
-                raise ConfigError(f"Decoding: {name} is {getattr(self, name)!r}; it must be {allowed}.")
+                raise ConfigError(f"Decoding: {name} is {shown(getattr(self, name))}; it must be {allowed}.")
         if self.num_return_sequences > 1 and not self.do_sample:
             raise ConfigError(
                 f"Decoding: {self.num_return_sequences} samples of a row without do_sample are one text; set do_sample."
@@ -121,7 +122,7 @@ class Format:
                 "finite number."
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"The temperature is {self.temperature!r}; it must be a finite number above 0.")
+            raise ConfigError(f"The temperature is {shown(self.temperature)}; it must be a finite number above 0.")
 
     @property
     def answers(self) -> Answers:

@@ -54,7 +54,7 @@ def load(
         name,
         chosen,
         dtype=dtype,
-        device=device,
+        device=torch.device(device) if isinstance(device, int) else device,
         device_map=device_map,
         quantise=quantise,
         revision=revision,
@@ -76,7 +76,7 @@ def _require_device(device: str | int | torch.device | None) -> None:
         return
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+    except (TypeError, RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise ConfigError(f"The device {device!r} cannot be used ({reason}); give cpu, cuda, cuda:1 or mps.") from error
 

@@ -107,10 +107,14 @@ def gives_away(values: Sequence[str], sample: Sample, *, strict: bool = False) -
     for answers in sample.answers:
         for forms in (whole,) if strict else (whole, digitless):
             saved, count = determined(forms, answers)
-            least = SAVED_BY_FEW if count <= FEW * len(set(answers)) else SAVED
-            if 1 < count <= len(values) / 4 and saved >= least:
+            few = count <= FEW * len(set(answers))
+            if not 1 < count <= len(values) / 4:
+                continue
+            if saved >= (SAVED_BY_FEW if few else SAVED):
                 nearly = "" if saved > 0.999 else f" but for {100 * (1 - saved):.0f}% of what the commonest would miss"
                 return f"has {count} different values, which determine the answer{nearly}"
+            if few and determined(answers, forms)[0] >= SAVED:  # coarser than the answer, and made from it
+                return f"has {count} different values, which the answer determines"
         reason = None if strict else _names_label(whole, answers) if sample.names else _is_answer(whole, answers)
         if reason:
             return reason

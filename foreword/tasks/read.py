@@ -75,7 +75,9 @@ def read_task(
             tables = {split: tables["all"]}
     known = KNOWN.get(found)
     rows: dict[str, Any] = {"rows": tables["all"]} if "all" in tables else {**tables}
-    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed).with_(origin=origin)
+    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed)
+    guessed = {"text": list(task.fields)} if task.guesses and text is None else {}  # so that other rows change no guess
+    task = task.with_(origin={**origin, **guessed})
     if known is None or any(f"{{{f}" not in known.masked for f in task.fields):
         return task
     words = {label: known.words[label] for label in task.labels if label in known.words}

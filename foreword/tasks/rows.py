@@ -156,6 +156,11 @@ def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
         values = sample.texts(name)
         reason = gives_away(values, sample) if values is not None else None
         lines += [warning(name, reason)] if reason else []
+    if targets is not None and any(t.textual and any(text_list(r.get(label)) for r in t.records) for t in tables):
+        lines.append(
+            f"JSON lists in column {label!r} are read as alternatives, since CSV has no lists; a list that is one "
+            "answer stands as text in JSONL"
+        )
     return Columns(names, label, chosen, targets is not None, reasoning, tuple(lines))
 
 

@@ -66,8 +66,9 @@ def _stored_names(source: Any, label: str) -> tuple[str, ...] | None:
     datasets = sys.modules.get("datasets")
     if datasets is None or not isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return None
-    feature = (source.features or {}).get(label)
-    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    features: Mapping[str, Any] = source.features or {}
+    feature = features.get(label)
+    return tuple(feature.names) if feature is not None and isinstance(feature, datasets.ClassLabel) else None
 
 
 def _refuse_twice(names: list[Any], where: str) -> None:

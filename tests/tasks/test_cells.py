@@ -293,3 +293,10 @@ def test_a_regression_needs_two_labels() -> None:
     for rows in (tuple(row for row in task.train if row.label == 0), ()):
         with pytest.raises(DataError, match="two labels or more"):
             require_classes("bag-of-words", task.with_(train=rows))
+
+
+def test_a_list_in_a_csv_cell_is_told(tmp_path) -> None:
+    (tmp_path / "x.csv").write_text("text,output\n" + "".join(f't {n},"[""Ana"", ""Bo""]"\n' for n in range(30)))
+    task = read_task(tmp_path / "x.csv")
+    assert task.train[0].targets == ("Ana", "Bo")
+    assert any("read as alternatives" in line for line in task.guesses)
