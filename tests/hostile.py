@@ -144,7 +144,10 @@ def a_file(rng, folder):
         )
     data = content.encode(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"]), "surrogatepass")
     if suffix == ".parquet":
-        cells = [scalar(rng) for _ in range(2)] * 4
+        stored = [None, True, 5, 1.5, float("nan"), b"fine", b"\xff", decimal.Decimal("1.5"), datetime.date(2020, 1, 2)]
+        stored += [datetime.datetime(2020, 1, 2), datetime.timedelta(1), [], ["a"], {"a": 1}, *rng.choices(WORDS, k=4)]
+        cells = rng.choices(stored, k=rng.choice([1, 2, 4])) * 8  # pyarrow itself crashes on stranger ones
+        cells = cells[:8]
         try:
             pyarrow.parquet.write_table(pyarrow.table({"text": cells, "label": [*"abababab"]}), path)
             data = path.read_bytes()

@@ -123,11 +123,12 @@ def _fit_plain(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else _REFUSED
 
 
-def _fit_number(value: Any, kind: type) -> Any:
+def _fit_number(value: Any, kind: Any) -> Any:
     """Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
     if isinstance(value, int) and kind is int:
         return value
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real | Decimal):
+    fits: Any = Integral if kind is int else (Real, Decimal)
+    if isinstance(value, bool) or not isinstance(value, fits):
         return _REFUSED
     try:
         number = kind(value)

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -134,6 +135,8 @@ def _plain(method: str, field: str, kind: type, given: Any) -> Any:
             if text in ("false", "0", "no", "off"):
                 return False
             raise ValueError
+        if kind in (int, float) and not isinstance(given, str | Number):
+            raise TypeError
         if kind is int:
             return int(str(given))
         if kind is float:
