@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from foreword.cli.console import note
 from foreword.cli.decoding import DECODING, DecodingChoice, tell_set_aside
+from foreword.core.text import parse_json
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class FormatChoice:
         if self.template is None or not self.template.lstrip().startswith("[{"):
             return self.template
         try:
-            return json.loads(self.template)
+            return parse_json(self.template)
         except ValueError as error:
             raise ConfigError(
                 f"--template starts like a list of messages but is not JSON ({error}); "

@@ -14,6 +14,7 @@ from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from foreword.evaluation.reading import Found
+    from foreword.evaluation.statistics import Interval
     from foreword.methods.use import Prompted
     from foreword.tasks.rows import Row
     from foreword.tasks.task import Task
@@ -65,16 +66,15 @@ def evaluate(
     by = task.judge.tokenizers([row.targets for row in rows]) if task.metric else {}
     if as_json:
         metrics = {n: recorded({"value": i.mean, "low": i.low, "high": i.high}) for n, i in found.items()}
-        told = {"artefact": artefact, "split": split, "rows": len(rows), "hash": task.hashes(), "metrics": metrics}
-        told |= {"tokenizers": by} if by else {}
+        told = {"artefact": artefact, "split": split, "rows": len(rows), "fields": list(task.fields)}
+        told |= {"hash": task.hashes(), "metrics": metrics} | ({"tokenizers": by} if by else {})
         print_json(told | ({"samples": samples} if samples else {}))
         return
-    unknown = (NOT_MEASURED, "")
     table(
         ["metric", "value", "95% interval"],
         [
-            (NAMES.get(n, title(n)), *((f"{i.mean:.3f}", f"{i.low:.3f} to {i.high:.3f}") if i.measured else unknown))
-            for n, i in found.items()
+            *((NAMES.get(n, title(n)), *(_shown(i) if i.measured else (NOT_MEASURED, ""))) for n, i in found.items()),
+            ("text in", ", ".join(task.fields), ""),
         ],
         numbers=(1, 2),
     )
@@ -100,6 +100,10 @@ def evaluate(
         )
     tell_cuts(opened, rows)
     tell_shown(opened, rows)
+
+
+def _shown(of: "Interval") -> tuple[str, str]:
+    return f"{of.mean:.3f}", f"{of.low:.3f} to {of.high:.3f}"
 
 
 def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, Any]]":

@@ -1,6 +1,6 @@
 """`foreword predict`: labels of texts, or answers to them, from the command line or from stdin."""
 
-import json
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -13,6 +13,7 @@ from foreword.cli.console import print_json
 from foreword.cli.decoding import DecodingChoice
 from foreword.cli.lists import json_flag
 from foreword.cli.opened import decoded, model_override, open_artefact, other_weights
+from foreword.errors import DataError
 
 if TYPE_CHECKING:
     from foreword.methods.use import Prediction, Prompted
@@ -50,7 +51,7 @@ def predict(
     opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     writes = opened.artefact.format.answers == "text"
     where = "TEXT" if texts else "stdin, line"
-    lines = enumerate(texts or (line.rstrip("\r\n") for line in sys.stdin), start=1)
+    lines = enumerate(texts or _lines(), start=1)
     rows = (_row(opened, text, f"{where} {number}") for number, text in lines if texts or text.strip())
     for chunk in _chunks(rows):
         for row, found in zip(chunk, opened.predict_rows(chunk), strict=True):
@@ -70,15 +71,32 @@ def _shown(opened: "Prompted", found: "Prediction") -> dict[str, Any]:
     return {"label": found.label or None, "probabilities": shares, **texts}
 
 
+def _lines() -> "Iterator[str]":
+    """Lines of stdin in UTF-8, or in UTF-16 with its mark, whatever the locale; without the mark itself."""
+    from foreword.tasks.sources import encoding_of
+
+    if isinstance(sys.stdin, io.TextIOWrapper) and isinstance(sys.stdin.buffer, io.BufferedReader):
+        # Bytes that are not UTF-8 go on as surrogates, so that the row that has them is refused by its number.
+        sys.stdin.reconfigure(encoding=encoding_of(sys.stdin.buffer.peek(4)[:4]), errors="surrogateescape")
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"stdin is not the {error.encoding} that its mark says; give UTF-8.") from error
+
+
 def _row(opened: "Prompted", text: str, where: str) -> "Row":
+    from foreword.core.text import parse_json
     from foreword.tasks.given import row_of
 
     artefact = opened.artefact
     if len(artefact.fields) == 1 and artefact.format.answers != "options":
         return row_of(artefact, text, where)
     try:
-        given = json.loads(text)
-    except ValueError:
+        given = parse_json(text, once=True)
+    except ValueError as error:
+        if text.lstrip().startswith("{"):
+            raise DataError(f"{where} is not JSON ({error}); give one object of fields.") from error
         given = None
     return row_of(artefact, given if isinstance(given, dict) else {}, where)
 

@@ -37,6 +37,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "config": artefact.config,
         "seed": artefact.seed,
         "model": artefact.model,
+        "fields": list(artefact.fields),
         "template": form["template"],
         "label_words": dict(zip(form["labels"], form["words"], strict=True)),
         **({"decoding": form["decoding"]} if "decoding" in form else {}),

@@ -65,6 +65,9 @@ def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordErro
         except ForewordError as error:
             found[name] = error
     bad = sum(isinstance(task, ForewordError) for task in found.values())
+    for name, task in found.items():
+        for line in () if isinstance(task, ForewordError) else task.guesses:
+            note(f"{name}: {line}")
     note(f"{len(found)} tasks in {folder}" + (f", {bad} of which cannot be read" if bad else ""))
     return found
 

@@ -181,6 +181,7 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
     pairs(
         [
             ("artefact", str(out)),
+            ("text in", ", ".join(artefact.fields)),
             *more,
             *[
                 (f"validation {k}".replace("_", " "), "not measured" if v is None else f"{v:.4g}")

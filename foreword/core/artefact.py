@@ -11,11 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from foreword.core.arguments import checked
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format
 from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
 from foreword.core.packing import check_header, pack, unpack
-from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed, shown
+from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
+from foreword.core.text import shown
 from foreword.core.whereabouts import portable, resolved
 from foreword.errors import ArtefactError, ForewordError
 
@@ -90,6 +92,7 @@ class Artefact:
     def with_metrics(self, **metrics: Any) -> "Artefact":
         return replace(self, metrics={**self.metrics, **metrics})
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write the folder through a temporary one and a rename, so that a half-written artefact never has its name.
 
@@ -131,6 +134,7 @@ class Artefact:
         }
 
     @staticmethod
+    @checked
     def load(folder: str | Path) -> "Artefact":
         """Read and check an artefact: sizes, dtypes, finiteness and the tensor file's hash.
 
@@ -201,6 +205,7 @@ class Artefact:
             f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
             "",
             f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
+            *([f"- Text in: {', '.join(self.fields)}"] if self.fields else []),
             f"- Answers: texts, decoded with {json.dumps(decoding, ensure_ascii=False)}"
             if self.format.answers == "text"
             else f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",

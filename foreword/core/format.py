@@ -1,13 +1,13 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
 from typing import Any, Literal, final, get_args
 
-from foreword.core.record import are_distinct, are_texts, is_number, is_whole, shown
+from foreword.core.arguments import check_fields
+from foreword.core.record import are_distinct, are_texts, is_number, is_whole
 from foreword.core.template import Template
+from foreword.core.text import shown
 from foreword.errors import ConfigError
 
 Truncate = Literal["tail", "head", "middle", "error"]
@@ -56,9 +56,10 @@ class Decoding:
     conclude: str | None = None
 
     def __post_init__(self) -> None:
-        _check_kinds(vars(self))
-        if not isinstance(self.conclude, str | None) or not all(isinstance(stop, str) for stop in self.stop_strings):
-            raise ConfigError("Decoding: conclude and stop_strings must be texts.")
+        check_fields(self)
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+                raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -75,7 +76,7 @@ class Decoding:
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),
         ):
             if not right:
-                raise ConfigError(f"Decoding: {name} is {_short(getattr(self, name))}; it must be {allowed}.")
+                raise ConfigError(f"Decoding: {name} is {shown(getattr(self, name))}; it must be {allowed}.")
         if self.num_return_sequences > 1 and not self.do_sample:
             raise ConfigError(
                 f"Decoding: {self.num_return_sequences} samples of a row without do_sample are one text; set do_sample."
@@ -94,10 +95,9 @@ class Decoding:
         """Raises: ConfigError for a part of another kind, or one that no version of Foreword writes."""
         known = {field.name for field in fields(Decoding)}
         if not isinstance(data, dict) or not data.keys() <= known:
-            raise ConfigError(f"Decoding is {_short(data)}; it may have {', '.join(sorted(known))}.")
-        _check_kinds(data)
+            raise ConfigError(f"Decoding is {shown(data)}; it may have {', '.join(sorted(known))}.")
         if not isinstance(data.get("stop_strings", []), list):
-            raise ConfigError(f"Decoding: stop_strings is {_short(data['stop_strings'])}; it must be a list of texts.")
+            raise ConfigError(f"Decoding: stop_strings is {shown(data['stop_strings'])}; it must be a list of texts.")
         return Decoding(**{**data, "stop_strings": tuple(data.get("stop_strings", ()))})
 
 
@@ -130,6 +130,7 @@ class Format:
     premise: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.shift and (len(self.shift) != len(self.labels) or not all(_within(n, SHIFT) for n in self.shift)):
             raise ConfigError(
                 f"The calibration has {len(self.shift)} numbers for {len(self.labels)} labels; each label needs one "
@@ -137,7 +138,7 @@ class Format:
             )
         if not (_within(self.temperature, 1 / COLDEST) and self.temperature >= COLDEST):
             raise ConfigError(
-                f"The temperature is {_short(self.temperature)}; it must be a finite number above 0, between "
+                f"The temperature is {shown(self.temperature)}; it must be a finite number above 0, between "
                 f"{COLDEST:g} and {1 / COLDEST:g}."
             )
 
@@ -200,16 +201,6 @@ class Format:
         )
 
 
-def _check_kinds(values: Mapping[str, Any]) -> None:
-    """Raises: ConfigError for a number or a switch of decoding that is of another kind, or beyond all use."""
-    for name, kind, allowed in _KINDS:
-        value = values.get(name, 0)
-        if name in values and (not isinstance(value, kind) or value != value):
-            raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
-        if name in values and not -LARGEST <= value <= LARGEST:
-            raise ConfigError(f"Decoding: {name} is {_short(value)}, which is beyond all use.")
-
-
 def _check_parts(data: Any) -> None:
     """Raises: ConfigError for a format's record whose parts are of other kinds."""
     parts = ("template", "labels", "words", "truncate", "soft_first", "max_length", "pieces")
@@ -245,17 +236,3 @@ def _check_parts(data: Any) -> None:
 def _within(value: float, most: float) -> bool:
     """Whether a number is finite and between -most and most, too if it is beyond all floats."""
     return -most <= value <= most
-
-
-def _short(value: object) -> str:
-    text = type(value).__name__ if isinstance(value, int) and abs(value) > LARGEST else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-_KINDS = (
-    *((name, Integral, "a whole number") for name in (
-        "max_new_tokens", "min_new_tokens", "top_k", "num_beams", "no_repeat_ngram_size", "num_return_sequences", "seed"
-    )),
-    *((name, Real, "a number") for name in ("temperature", "top_p", "length_penalty", "repetition_penalty")),
-    *((name, bool, "true or false") for name in ("do_sample", "early_stop")),
-)  # fmt: skip

@@ -23,8 +23,9 @@ from foreword.core.learnt import (
     WordCounts,
 )
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
-from foreword.core.record import are_distinct, are_texts, is_number, is_whole, shown
+from foreword.core.record import are_distinct, are_texts, is_number, is_whole
 from foreword.core.shapes import Tensor
+from foreword.core.text import shown
 from foreword.errors import ArtefactError
 
 HEADER = 2**24  # bytes of a tensor file's own record of names and shapes

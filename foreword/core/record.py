@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from foreword.core.text import parse_json, shown
 from foreword.errors import ArtefactError
 
 LONGEST = 2**28  # bytes of a record that is read from a folder
@@ -37,9 +38,9 @@ def parse_record(data: bytes) -> dict[str, Any]:
     Raises: ArtefactError that names the part.
     """
     try:
-        record = json.loads(data.decode("utf-8"))
+        record = parse_json(data.decode("utf-8"))
         depth = _depth(record)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtefactError(f"the record cannot be read: {str(error)[:200]}. The artefact is damaged.") from None
     if not isinstance(record, dict):
         raise ArtefactError(f"the record is a {type(record).__name__} and no JSON object.")
@@ -116,15 +117,6 @@ def are_texts(value: object) -> bool:
 
 def are_distinct(value: list[Any]) -> bool:
     return len(set(value)) == len(value)
-
-
-def shown(value: object, most: int = 80) -> str:
-    """A value as an error quotes it."""
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError):  # a number of too many digits
-        text = type(value).__name__
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _digest(record: Mapping[str, Any]) -> str:

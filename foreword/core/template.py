@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from foreword.core.text import broken, shown
 from foreword.errors import ConfigError, DataError
 
 FORMS = (
@@ -109,6 +110,8 @@ class Template:
     @staticmethod
     def parse(source: str | Sequence[Any]) -> "Template":
         """Raises: ConfigError that names the place and shows the allowed forms."""
+        if not isinstance(source, str | list | tuple):
+            raise ConfigError(f"The template is {shown(source)}; give text, or a list of {{role, content}} messages.")
         if isinstance(source, str):
             turns = (Turn("", _parse(source, "Template")),)
         else:
@@ -235,12 +238,14 @@ class Template:
 
 def field_text(row: Mapping[str, str], name: str) -> str:
     """The row's text of this name. Raises: DataError where it is missing or not text."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"The row is {shown(row)}; give a mapping of fields to texts.")
     if name not in row:
         given = ", ".join(map(repr, row)) or "no fields"
         raise DataError(f"The template asks for field {name!r}; the row has {given}.")
     text = row[name]
     if not isinstance(text, str):
-        raise DataError(f"Field {name!r} holds {type(text).__name__} {text!r}; it must hold text.")
+        raise DataError(f"Field {name!r} holds {type(text).__name__} {shown(text)}; it must hold text.")
     return text
 
 
@@ -268,15 +273,18 @@ def _check_decoder(source: Any, turns: Sequence[Turn]) -> None:
 
 def _parse_message(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-        given = sorted(map(str, message)) if isinstance(message, Mapping) else repr(message)
+        given = sorted(map(str, message)) if isinstance(message, Mapping) else shown(message)
         raise ConfigError(f"Message {number} of the template has {given}; it needs exactly role and content.")
     role, content = message["role"], message["content"]
     if not isinstance(role, str) or not role or not isinstance(content, str):
-        raise ConfigError(f"Message {number} of the template has role {role!r}; role and content must be text.")
+        raise ConfigError(f"Message {number} of the template has role {shown(role)}; role and content must be text.")
     return Turn(role, _parse(content, f"Message {number} of the template"))
 
 
 def _parse(source: str, what: str) -> tuple[Part, ...]:
+    if reason := broken(source):
+        raise ConfigError(f"{what} {reason}.")
+
     def fail(at: int, problem: str) -> ConfigError:
         return ConfigError(f"{what} {source!r}, position {at}: {problem}. Allowed: {FORMS}.")
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreword.core.arguments import checked
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError, DataError
@@ -71,6 +72,7 @@ class BiasReport:
         }
 
 
+@checked
 def bias_report(
     lm: FrozenLM,
     task: Task,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
@@ -92,6 +93,7 @@ class Comparison:
     folder: Path
 
 
+@checked
 def compare(
     models: Model | Sequence[Model],
     task: Task,

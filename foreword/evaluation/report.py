@@ -79,6 +79,7 @@ def caption(lines: Sequence[Line]) -> str:
     tasks = ", ".join(
         dict.fromkeys(
             f"{line.task}{' (synthetic text)' if line.synthetic else ''}: {line.test_rows:,} test rows"
+            f"{', text in ' + ', '.join(line.fields) if line.fields else ''}"
             for line in lines
         )
     )

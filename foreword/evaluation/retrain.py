@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from foreword.core.arguments import checked
 from foreword.core.artefact import RECORD, Artefact
 from foreword.core.files import folders_in, present
 from foreword.core.format import Format
@@ -52,6 +53,7 @@ def find_artefacts(folder: str | Path) -> dict[str, Path]:
     )
 
 
+@checked
 def retrain(
     folder: str | Path,
     lm: FrozenLM,

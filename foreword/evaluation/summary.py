@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foreword.core.template import Template
 from foreword.evaluation.reading import Found, primary
 from foreword.evaluation.records import Record
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval
@@ -29,6 +30,7 @@ class Line:
     is how texts were compared (tasks/judge), `tokenizers` what parted their words where it is not the libraries' own.
     `reasoned` are means over seeds of what was written before labels: rows without an answer, texts that were cut.
     `longer` rows of training and validation, of how many, have targets that are longer than so many tokens.
+    `fields` are the texts of a row that the template reads.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Line:
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     reasoned: Mapping[str, float] = field(default_factory=dict)
     longer: tuple[int, int, int] | None = None
+    fields: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -162,6 +165,7 @@ def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval
         tokenizers=first.details.get("tokenizers", {}),
         reasoned=_reasoned(records),
         longer=_longer(records),
+        fields=Template.parse(first.format["template"]).fields if first.format.get("template") else (),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from foreword.core.arguments import checked
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
@@ -68,6 +69,7 @@ class TaskReport:
         return sum(line.verdict == verdict for line in self.lines)
 
 
+@checked
 def train_tasks(
     lm: FrozenLM,
     tasks: Mapping[str, Task | ForewordError],

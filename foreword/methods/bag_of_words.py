@@ -12,7 +12,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.methods.base import DirectMethod, Job
 from foreword.methods.options import Count, Positive
 from foreword.methods.predict import row_words
-from foreword.methods.regression import choose_regularisation, logistic
+from foreword.methods.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 
@@ -42,6 +42,7 @@ class BagOfWords(DirectMethod):
 
         if not job.format.labels:
             raise ConfigError("bag-of-words needs one set of labels for all rows; this task brings options per row.")
+        require_classes(self.name, job.task)
         fields = tuple(job.task.fields)
 
         def words(row: Row) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
 from foreword.core.learnt import Ensemble, Member, Neighbours, Rule
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
@@ -11,6 +12,7 @@ from foreword.errors import ArtefactError, ConfigError
 NAME = "ensemble"
 
 
+@checked
 def ensemble(artefacts: Mapping[str, Artefact], rule: Rule = "mean") -> Artefact:
     """One artefact of several, by the name that messages call them: the mean of probabilities, or the majority.
 

@@ -12,7 +12,7 @@ from foreword.errors import ConfigError
 from foreword.methods.base import DirectMethod, Job
 from foreword.methods.features import row_features
 from foreword.methods.options import Positive
-from foreword.methods.regression import choose_regularisation, logistic
+from foreword.methods.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 
 
@@ -41,6 +41,7 @@ class LinearProbe(DirectMethod):
         config: LinearProbeConfig = job.config
         if not job.format.labels:
             raise ConfigError("linear-probe needs one set of labels for all rows; this task brings options per row.")
+        require_classes(self.name, job.task)
         parts = [job.task.train, job.task.validation]
         x = [row_features(lm, job.format, rows, config.pool).double().numpy() if rows else None for rows in parts]
         y = [np.asarray([row.label for row in rows]) for rows in parts]

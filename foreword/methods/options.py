@@ -7,8 +7,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
+from foreword.core.text import broken, shown
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,17 +110,17 @@ def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
     if origin is Annotated:
         return _checked(method, field, args[1:], parse_value(method, field, args[0], given), given)
     if origin is Literal:
-        if given in args:
+        if isinstance(given, str | int | float | None) and given in args:
             return given
         raise ConfigError(
-            f"{method}: option {field}={given!r} is not allowed; choose one of {', '.join(map(str, args))}."
+            f"{method}: option {field}={shown(given)} is not allowed; choose one of {', '.join(map(str, args))}."
         )
     if Start in args:
         if isinstance(given, str) and given.startswith("start:"):
             return Start(given)
         return parse_value(method, field, next(a for a in args if a is not Start), given)
     if origin in (typing.Union, types.UnionType):
-        if given is None or given in ("", "none", "None"):
+        if given is None or (isinstance(given, str) and given in ("", "none", "None")):
             return None
         return parse_value(method, field, next(a for a in args if a is not type(None)), given)
     return _plain(method, field, kind, given)
@@ -126,12 +129,14 @@ def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
 def _plain(method: str, field: str, kind: type, given: Any) -> Any:
     try:
         if kind is bool:
-            text = str(given).lower()
+            text = str(given).lower() if isinstance(given, str | int) else ""
             if text in ("true", "1", "yes", "on"):
                 return True
             if text in ("false", "0", "no", "off"):
                 return False
             raise ValueError
+        if kind in (int, float) and not isinstance(given, str | Number):
+            raise TypeError
         if kind is int:
             return int(str(given))
         if kind is float:
@@ -139,17 +144,19 @@ def _plain(method: str, field: str, kind: type, given: Any) -> Any:
             if math.isnan(value):
                 raise ValueError
             return value
+        if not isinstance(given, str | int | float | PurePath) or broken(str(given)):
+            raise ValueError
         return str(given)
-    except (ValueError, TypeError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise ConfigError(f"{method}: option {field}={given!r} is not {wanted}.") from None
+    except (ValueError, TypeError, OverflowError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+        raise ConfigError(f"{method}: option {field}={shown(given)} is not {wanted}.") from None
 
 
 def _checked(method: str, field: str, extras: tuple[Any, ...], value: Any, given: Any) -> Any:
     """The value where it is in its range, with its escapes read."""
     for extra in extras:
         if isinstance(extra, Range) and value not in extra:
-            raise ConfigError(f"{method}: option {field}={given!r} is out of range; it must be {extra}.")
+            raise ConfigError(f"{method}: option {field}={shown(given)} is out of range; it must be {extra}.")
         if isinstance(extra, Escaped):
             value = extra.read(value)
     return value

@@ -4,8 +4,19 @@ from typing import Any
 
 import numpy as np
 
+from foreword.errors import DataError
+from foreword.tasks.task import Task
+
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 DEFAULT_STRENGTH = 1.0
+
+
+def require_classes(name: str, task: Task) -> None:
+    """Raises: DataError unless the training rows have two labels or more, which a regression needs."""
+    seen = sorted({row.label for row in task.train if row.label is not None})
+    if len(seen) < 2:
+        have = f"are all labelled {task.labels[seen[0]]!r}" if seen else "are missing"
+        raise DataError(f"{name}: the training rows of {task.name!r} {have}; give rows of two labels or more.")
 
 
 def logistic(x: Any, y: np.ndarray, labels: int, strength: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

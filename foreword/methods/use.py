@@ -7,10 +7,11 @@ from typing import Any, final
 
 import numpy as np
 
+from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
-from foreword.errors import ConfigError, DataError
+from foreword.errors import DataError
 from foreword.methods.answer import Answered, answer_rows, text_metrics
 from foreword.methods.base import Progress
 from foreword.methods.predict import score_rows
@@ -20,7 +21,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.fits import check, suited
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
-from foreword.tasks.given import Given, row_of
+from foreword.tasks.given import Given, items_of, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
@@ -53,13 +54,14 @@ class Prompted:
     def predict(self, texts: Iterable[Given]) -> list[Prediction]:
         """Labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
 
-        Raises: DataError for a text that is empty or lacks a field.
+        A DataFrame, a pyarrow table or a data set is read by its columns' names, a Series or an array by its items.
+
+        Raises: ConfigError for anything else; DataError for an item that is empty, no text, or lacks a field.
         """
-        if isinstance(texts, str):
-            raise ConfigError("predict takes a list of texts; a single one goes in brackets: predict(['fine film']).")
-        rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(texts, 1)]
+        rows = [row_of(self.artefact, text, f"text {number}") for number, text in enumerate(items_of(texts), 1)]
         return self.predict_rows(rows)
 
+    @checked
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
         """Labels of rows, or the answers written to them, in order."""
         if self.artefact.format.answers == "text":
@@ -91,6 +93,7 @@ class Prompted:
         """Log-scores whose softmax over labels is the probability; -inf where a row has no such option."""
         return score_rows(self.lm, [(self.artefact, rows)])[0]
 
+    @checked
     def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
         """All metrics on a split of a task with the same labels, or of the answers in text.
 
@@ -111,6 +114,7 @@ class Prompted:
             return text_metrics(task, self.answers(rows), rows)
         return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write the artefact's folder."""
         return self.artefact.save(folder)
@@ -133,6 +137,7 @@ def _answered(one: Answered) -> Prediction:
     return Prediction("" if one.answer is NO_ANSWER else str(one.answer), shares, one.texts)
 
 
+@checked
 def open_artefact(
     folder: str | Path, lm: FrozenLM | str | None = None, *, allow_other_weights: bool = False
 ) -> Prompted:
@@ -150,6 +155,7 @@ def open_artefact(
     return Prompted(lm, suited(lm, artefact))
 
 
+@checked
 def train(
     lm: FrozenLM,
     task: Task,

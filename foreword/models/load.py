@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from foreword.core.arguments import checked
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
 
@@ -12,12 +15,13 @@ TINY: dict[str, Kind] = {
 }  # fmt: skip
 
 
+@checked
 def load(
     name_or_path: str | Path,
     *,
     kind: str | None = None,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | int | torch.device | None = None,
     device_map: Any = None,
     quantise: Any = None,
     revision: str | None = None,
@@ -32,6 +36,7 @@ def load(
     """
     name = str(name_or_path)
     chosen = _kind(kind)
+    _require_device(device)
     if name in TINY and quantise is not None:
         raise ConfigError(f"{name} is made in memory and is not quantised; choose foreword-mini or a checkpoint.")
     if name in TINY:
@@ -49,7 +54,7 @@ def load(
         name,
         chosen,
         dtype=dtype,
-        device=device,
+        device=torch.device(device) if isinstance(device, int) else device,
         device_map=device_map,
         quantise=quantise,
         revision=revision,
@@ -57,11 +62,23 @@ def load(
     )
 
 
+@checked
 def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
     """A frozen model from a loaded transformers model and its fast tokenizer; the model itself is left unchanged."""
     from foreword.models.hf import loading
 
     return loading.wrap(model, tokenizer, _kind(kind))
+
+
+def _require_device(device: str | int | torch.device | None) -> None:
+    """Raises: ConfigError for a device that there is not."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (TypeError, RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ConfigError(f"The device {device!r} cannot be used ({reason}); give cpu, cuda, cuda:1 or mps.") from error
 
 
 def _kind(kind: str | None) -> Kind | None:

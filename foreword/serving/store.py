@@ -118,7 +118,8 @@ class PromptStore:
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
         """A store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
 
-        A folder that cannot be written is served as it is, and refuses changes. A name whose state is damaged stands in `damaged` and stays as it is; the others are served.
+        A folder that cannot be written is served as it is, and refuses changes. A name whose state is damaged stands in
+        `damaged` and stays as it is; the others are served.
 
         Raises: ConfigError where the folder has none of it, unless it may be `create`d empty.
         """

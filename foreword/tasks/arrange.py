@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.rows import Columns, Table, Wanted, choose_columns, label_names, target_column
+from foreword.tasks.cells import options_of, text_of
+from foreword.tasks.rows import Columns, Table, Wanted, choose_columns, label_names, option_cells, target_column
 from foreword.tasks.splits import CARVE_RULE, SPLIT_RULE, carve, hashed_split
 
 
@@ -13,8 +15,10 @@ def where_of(name: str, split: str) -> str:
     return name if split == "all" else f"{name} ({split})"
 
 
-def arrange(tables: Mapping[str, Table], wanted: Wanted, seed: int) -> tuple[dict[str, Table], tuple[str, ...]]:
-    """The three splits, made as `Task.__init__` says, with notes on what was done."""
+def arrange(
+    tables: Mapping[str, Table], wanted: Wanted, seed: int
+) -> tuple[dict[str, Table], Columns, tuple[str, ...]]:
+    """The three splits, made as `Task.__init__` says, the columns that are read, and notes on what was done."""
     splits, notes = dict(tables), []
     label = target_column([*splits.values()], wanted) or wanted.label
     for split in [s for s in splits if s in ("validation", "test")]:
@@ -25,29 +29,34 @@ def arrange(tables: Mapping[str, Table], wanted: Wanted, seed: int) -> tuple[dic
         raise DataError(f"{next(iter(tables.values())).where} has no labels in column {label!r}; give labelled rows")
     columns = choose_columns([*splits.values()], wanted)
 
-    def content(item: tuple[int, Mapping[str, Any]]) -> str:
-        return json.dumps([str(item[1].get(name)) for name in (*columns.text, *columns.options)], ensure_ascii=False)
+    def content(table: Table, item: tuple[int, Mapping[str, Any]]) -> str:
+        number, record = item
+        texts = [text_of(record.get(name), f"{table.place(number)}: field {name!r}") for name in columns.text]
+        if columns.options:
+            options_of(option_cells(record, columns.options), table.place(number))
+        return json.dumps([*texts, *(str(record.get(name)) for name in columns.options)], ensure_ascii=False)
 
     if set(splits) == {"train"}:
         splits = {"all": splits["train"]}
     if "all" in splits:
         table = splits["all"]
-        parts = hashed_split([*enumerate(table.records)], content, seed)
+        parts = hashed_split([*enumerate(table.records)], partial(content, table), seed)
         notes.append(f"split by {SPLIT_RULE} (seed {seed})")
         names = ("train", "validation", "test")
-        return {n: table.pick([i for i, _ in part]) for n, part in zip(names, parts, strict=True)}, tuple(notes)
+        picked = {name: table.pick([i for i, _ in part]) for name, part in zip(names, parts, strict=True)}
+        return picked, columns, tuple(notes)
     if "train" not in splits:
-        return splits, (*notes, "there are no training rows")
+        return splits, columns, (*notes, "there are no training rows")
     if "test" not in splits:
         splits["test"] = splits.pop("validation")
         notes.append("there are no test rows, so the validation rows are the test")
     if "validation" not in splits:
         table = splits["train"]
-        train, validation = carve([*enumerate(table.records)], content)
+        train, validation = carve([*enumerate(table.records)], partial(content, table))
         splits["train"] = table.pick([i for i, _ in train])
         splits["validation"] = table.pick([i for i, _ in validation])
         notes.append(CARVE_RULE)
-    return splits, tuple(notes)
+    return splits, columns, tuple(notes)
 
 
 def labels_of(

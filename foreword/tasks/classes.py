@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.read import read_task
 from foreword.tasks.rows import Row
@@ -49,7 +50,7 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
     task = whole.with_(
         labels=tuple(kept),
         label_words=words or None,
-        notes=(note,),
+        notes=(*whole.guesses, note),
         **{p: tuple(Row(r.fields, order[_label(r)], (), r.where) for r in found[p]) for p in SPLITS},
     )
     refuse_leakage([task])
@@ -62,7 +63,7 @@ def has_classes(source: str | Path) -> bool:
     if not file.is_file():
         return False
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("kind") == "classes"
+        return parse_json(file.read_text(encoding="utf-8-sig")).get("kind") == "classes"
     except (OSError, ValueError, AttributeError):
         return False  # reading the task tells what is wrong
 
@@ -115,7 +116,7 @@ def _parts(source: Path, split: str | None, name: str) -> dict[str, list[str]]:
             f"{', '.join(published)}"
         )
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = parse_json(file.read_text(encoding="utf-8-sig"))
         found = {part: [str(name) for name in said[part]] for part in SPLITS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} cannot be read ({error!r}); give lists of classes: train, validation, test") from error

@@ -6,7 +6,6 @@ object.
 """
 
 import hashlib
-import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.sources import read_folder
 from foreword.tasks.task import Task
@@ -61,7 +61,7 @@ def read_facts(folder: str | Path) -> Facts:
     """Raises: DataError where rows or templates are missing or are not what they should be."""
     path = Path(folder).expanduser()
     try:
-        templates = json.loads((path / "templates.json").read_text(encoding="utf-8"))
+        templates = parse_json((path / "templates.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}/templates.json cannot be read ({error}); facts need a template a relation") from error
     tables = read_folder(path)

@@ -1,31 +1,65 @@
-"""What a person gives to be read by an artefact, as a row: a text, or several fields."""
+"""What a person gives to be read by an artefact, as a row: a text, or several fields. Cells are read as in training."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from foreword.core.artefact import Artefact
-from foreword.errors import DataError
+from foreword.core.text import shown
+from foreword.errors import ConfigError, DataError
+from foreword.tasks.cells import column_names, options_of, plain, text_of
 from foreword.tasks.rows import Row
+from foreword.tasks.sources import records_of
 
 Given = str | Sequence[str] | Mapping[str, Any]
 
 
-def row_of(artefact: Artefact, given: Given, where: str, *, labelled: bool = True) -> Row:
+def items_of(texts: Any) -> Iterable[Any]:
+    """The items of what predict is given: of a table its rows, of a column or a list what it holds.
+
+    Raises: ConfigError for one text, one row, or anything else whose items are no texts.
+    """
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
+    if isinstance(texts, str | bytes | bytearray | memoryview):
+        raise ConfigError("predict takes a list of texts; a single one goes in brackets: predict(['fine film']).")
+    if isinstance(texts, Mapping):
+        raise ConfigError("predict takes a list of rows; a single one goes in brackets: predict([{'text': '...'}]).")
+    records = records_of(texts, "the table")
+    if records is not None:
+        return records
+    if pandas is not None and isinstance(texts, pandas.Series | pandas.Index):
+        return list(texts)
+    scalar = numpy is not None and isinstance(texts, numpy.ndarray) and not texts.ndim
+    if not isinstance(texts, Iterable) or isinstance(texts, set | frozenset) or scalar:
+        raise ConfigError(f"predict takes a list of texts or of rows, and was given {shown(texts)}.")
+    return texts
+
+
+def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True) -> Row:
     """A row without a label from what a person gave. It needs no options where it is not to be `labelled`.
 
-    Raises: DataError that says what is missing.
+    One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order.
+
+    Raises: DataError that says what is missing, or what is no text.
     """
     fields, closed = artefact.fields, artefact.format.answers != "options" or not labelled
     names = [*fields, *([] if closed else ["options"])]
-    if isinstance(given, str):
-        given = {fields[0]: given} if len(names) == 1 else {}
-    elif not isinstance(given, Mapping):
-        given = dict(zip(fields, given, strict=False))
-    missing = [name for name in names if name not in given]
+    if isinstance(given, Mapping):
+        cells = column_names(given, where)
+    else:
+        cells = _by_order(plain(given, where), names, where)
+    missing = [name for name in names if name not in cells]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; give all of {', '.join(names)} by name.")
-    empty = [name for name in fields if not str(given[name]).strip()]
-    if len(empty) == len(fields):
-        raise DataError(f"{where} is empty; give a text.")
-    options = () if closed else tuple(map(str, given["options"]))
-    return Row({name: str(given[name]) for name in fields}, None, options, where)
+    options = () if closed else options_of(cells["options"], where)
+    places = [where] if len(fields) == 1 else [f"{where}: field {name!r}" for name in fields]
+    texts = {name: text_of(cells[name], place) for name, place in zip(fields, places, strict=True)}
+    return Row(texts, None, options, where)
+
+
+def _by_order(given: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
+    if isinstance(given, list):
+        if len(given) > len(names):
+            raise DataError(f"{where} has {len(given)} items, and the artefact reads {', '.join(names)}; give those.")
+        return dict(zip(names, given, strict=False))
+    return {names[0]: given} if len(names) == 1 else {}

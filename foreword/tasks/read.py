@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from foreword.core.arguments import checked
+from foreword.core.text import parse_json
 from foreword.core.whereabouts import ELSEWHERE
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.builtin import BUILTIN
@@ -20,6 +22,7 @@ from foreword.tasks.texts import GENERATION, NAMES, Metric
 DESCRIPTION, LISTING = "task.json", "tasks.json"
 
 
+@checked
 def read_task(
     source: str | Path,
     *,
@@ -73,7 +76,9 @@ def read_task(
             tables = {split: tables["all"]}
     known = KNOWN.get(found)
     rows: dict[str, Any] = {"rows": tables["all"]} if "all" in tables else {**tables}
-    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed).with_(origin=origin)
+    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed)
+    guessed = {"text": list(task.fields)} if task.guesses and text is None else {}  # so that other rows change no guess
+    task = task.with_(origin={**origin, **guessed})
     if known is None or any(f"{{{f}" not in known.masked for f in task.fields):
         return task
     words = {label: known.words[label] for label in task.labels if label in known.words}
@@ -140,7 +145,7 @@ def _description(place: str) -> dict[str, Any]:
     if place.startswith("hf:") or not file.is_file():
         return {}
     try:
-        said = json.loads(file.read_text(encoding="utf-8-sig"))
+        said = parse_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read ({error}); give a JSON object") from error
     if not isinstance(said, dict) or said.keys() - set(DESCRIBED):
@@ -160,7 +165,7 @@ def _listed(place: str) -> dict[str, Any]:
     if place.startswith("hf:") or not path.is_dir() or not listing.is_file():
         return {}
     try:
-        said = json.loads(listing.read_text(encoding="utf-8-sig"))
+        said = parse_json(listing.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{listing} cannot be read ({error}); give a JSON object of tasks by name") from error
     own = said.get(path.resolve().name) if isinstance(said, dict) else None

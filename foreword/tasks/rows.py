@@ -1,17 +1,31 @@
 """A row: named texts, a label and where it came from. Turns the records of any source into rows."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, final
 
-from foreword.errors import DataError
+from foreword.errors import ConfigError, DataError
+from foreword.tasks.cells import (
+    DIGITS,
+    first_twice,
+    is_missing,
+    name_of,
+    options_of,
+    plain,
+    targets_of,
+    text_list,
+    text_of,
+)
+from foreword.tasks.guess import Sample, answer_text, gives_away, guess_texts, sample_of, warning
 
-UNLABELLED = (None, "", -1, "-1")  # what published test sets without labels hold
+UNLABELLED = (-1, "-1")  # what published test sets without labels hold
 TARGETS = ("targets", "output", "answer")  # columns of answers in text, where there is none of labels
 REASONING = "reasoning"  # the column of worked solutions
+
+
+OptionIndex = Callable[[Any, Sequence[str], str], int]  # a label, the row's options and its place
 
 
 @final
@@ -43,24 +57,27 @@ class Row:
 class Table:
     """Records of one split. `where` names the source; `names` are the label names where labels are stored as numbers.
 
-    `numbers` are the records' row numbers in the source, from 1, where they are not 1, 2, 3.
+    `numbers` are the records' row numbers in the source, from 1, where they are not 1, 2, 3. `textual` says that every
+    cell is text, as in CSV, which has neither numbers nor lists.
     """
 
     records: tuple[Mapping[str, Any], ...]
     where: str
     names: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
+    textual: bool = False
 
     def place(self, index: int) -> str:
         return f"{self.where}, row {self.numbers[index] if self.numbers else index + 1}"
 
     def pick(self, indices: Sequence[int]) -> "Table":
         numbers = tuple(self.numbers[i] if self.numbers else i + 1 for i in indices)
-        return Table(tuple(self.records[i] for i in indices), self.where, self.names, numbers)
+        return Table(tuple(self.records[i] for i in indices), self.where, self.names, numbers, self.textual)
 
     def unlabelled(self, label: str) -> bool:
         """Whether no record has a label, as in published test sets that keep theirs back."""
-        return all(record.get(label) in UNLABELLED or record.get(label) == [] for record in self.records)
+        cells = (plain(record.get(label), f"{self.place(i)}: {label!r}") for i, record in enumerate(self.records))
+        return all(is_missing(cell) or cell == [] or (type(cell) is not list and cell in UNLABELLED) for cell in cells)
 
     def columns(self) -> list[str]:
         """Columns in the order in which records show them."""
@@ -73,6 +90,7 @@ class Columns:
     """Which columns are read: the texts, the label, and the column or columns of each row's own options.
 
     With `targets` the column `label` holds the accepted answers as text, one or a list. `reasoning` may be absent.
+    `lines` tell what was guessed, and which text gives the answer away.
     """
 
     text: tuple[str, ...]
@@ -80,6 +98,7 @@ class Columns:
     options: tuple[str, ...] = ()
     targets: bool = False
     reasoning: str | None = None
+    lines: tuple[str, ...] = ()
 
 
 @final
@@ -102,7 +121,7 @@ def target_column(tables: Sequence[Table], wanted: Wanted) -> str | None:
 
 
 def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
-    """Check the columns asked for; without `text` take "text", or text_a and text_b, or every column of strings."""
+    """Check the columns asked for; without `text` take "text", or text_a and text_b, or guess (tasks/guess)."""
     table = next((t for t in tables if t.records), None)
     if table is None:
         raise DataError(f"{tables[0].where if tables else 'the data'} holds no rows; give at least two labelled rows")
@@ -120,41 +139,79 @@ def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
         _require(name, present, table.where, use)
     named = (text,) if isinstance(text, str) else tuple(text or ())
     reasoning = REASONING if REASONING in present and REASONING not in named else None
-    if text is None:
-        names = _guess_text(table, present, {label, *chosen, *([reasoning] if reasoning else [])})
+    plainly = named or _usual_texts(present, {label, *chosen})
+    sample, lines = _sample(tables, label, chosen, targets is not None), []
+    if plainly:
+        names = plainly
     else:
-        names = named
+        taken = {label, *chosen, *([reasoning] if reasoning else [])}
+        names, lines = guess_texts(table.where, [name for name in present if name not in taken], sample)
     if not names:
         raise DataError(f"{table.where} has no column of text (columns: {', '.join(present)}); name one with text=")
     for name in names:
         _require(name, present, table.where, "text")
-    return Columns(names, label, chosen, targets is not None, reasoning)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"text names {first_twice(names)!r} twice; name each column once")
+    for name in plainly:
+        values = sample.texts(name)
+        reason = gives_away(values, sample) if values is not None else None
+        lines += [warning(name, reason)] if reason else []
+    if targets is not None and any(t.textual and any(text_list(r.get(label)) for r in t.records) for t in tables):
+        lines.append(
+            f"JSON lists in column {label!r} are read as alternatives, since CSV has no lists; a list that is one "
+            "answer stands as text in JSONL"
+        )
+    return Columns(names, label, chosen, targets is not None, reasoning, tuple(lines))
 
 
-def to_rows(table: Table, columns: Columns, labels: Sequence[str] | None) -> tuple[Row, ...]:
-    """Rows of one table. `labels` are the names allowed; None where each row has its own options."""
+def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targets: bool) -> Sample:
+    """Records of all tables with their answers: the label, of options also the text of the right one, or a target."""
+    names = next((table.names for table in tables if table.names), None)
+
+    def answers(record: Mapping[str, Any]) -> list[str] | None:
+        text = answer_text(record.get(label))
+        if text is None:
+            return None
+        number = int(text) if DIGITS.fullmatch(text) else -1
+        if options:
+            right = option_cells(record, options)
+            right = right if isinstance(right, list | tuple) else text_list(right) or ()
+            return [text, (answer_text(right[number]) or text) if 0 <= number < len(right) else text]
+        return [names[number] if names and 0 <= number < len(names) else text]
+
+    records = [record for table in tables for record in table.records]
+    return sample_of(records, answers, names=not (options or targets))
+
+
+def to_rows(
+    table: Table, columns: Columns, labels: Sequence[str] | None, index_of: OptionIndex | None = None
+) -> tuple[Row, ...]:
+    """Rows of one table. `labels` are the names allowed; None where each row has its own options, of which `index_of`
+    finds the right one."""
     rows = []
-    index_of = {name: i for i, name in enumerate(labels or ())}
+    number_of = {name: i for i, name in enumerate(labels or ())}
     for i, record in enumerate(table.records):
         place = table.place(i)
-        fields = {name: _text(record, name, place) for name in columns.text}
-        options = _options(record, columns.options, place)
-        reasoning = str(record.get(columns.reasoning) or "").strip() if columns.reasoning else ""
+        fields = {name: text_of(record.get(name), f"{place}: field {name!r}") for name in columns.text}
+        options = options_of(option_cells(record, columns.options), place) if columns.options else ()
+        reasoning = _reasoning(record, columns.reasoning, place)
         value = record.get(columns.label)
         if columns.targets:
-            rows.append(Row(fields, None, (), place, _targets(value, columns.label, place), reasoning))
+            targets = targets_of(value, columns.label, place, textual=table.textual)
+            rows.append(Row(fields, None, (), place, targets, reasoning))
             continue
         if columns.options:
-            label = _option_index(value, options, place)
+            assert index_of is not None, "rows with options come with a rule for their labels"
+            label = index_of(value, options, place)
         else:
-            name = label_name(value, table, place)
-            if name not in index_of:
-                known = ", ".join(map(repr, index_of))
+            name = name_of(value, place, table.names)
+            if name not in number_of:
+                known = ", ".join(map(repr, number_of))
                 raise DataError(
                     f"{place}: label {name!r} is not one of the training rows' labels ({known}); "
                     "correct it or add training rows with it"
                 )
-            label = index_of[name]
+            label = number_of[name]
         rows.append(Row(fields, label, options, place, (), reasoning))
     return tuple(rows)
 
@@ -173,39 +230,19 @@ def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
     if tables and tables[0].names is not None:
         return tables[0].names
     seen = {
-        label_name(record.get(column), table, table.place(i))
+        name_of(record.get(column), table.place(i), table.names)
         for table in tables
         for i, record in enumerate(table.records)
     }
-    if all(name.lstrip("-").isdigit() for name in seen):
-        return tuple(sorted(seen, key=int))
+    if all(map(DIGITS.fullmatch, seen)):
+        return tuple(sorted(seen, key=lambda name: (int(name), name)))
     return tuple(sorted(seen))
 
 
-def label_name(value: Any, table: Table, place: str) -> str:
-    """A label as its name: 1 and "1" and 1.0 are one label; numbers become names where the source gives names."""
-    if _missing(value):
-        raise DataError(f"{place} has no label; give one or leave the row out")
-    if isinstance(value, (bool, str)):
-        name = str(value).strip()
-    elif isinstance(value, (int, float)) or type(value).__module__ == "numpy":
-        number = float(value)
-        name = str(int(number)) if number == int(number) else str(number)
-        if table.names is not None:
-            if not 0 <= int(number) < len(table.names):
-                raise DataError(f"{place}: label {name} is outside of 0 to {len(table.names) - 1}; correct it")
-            return table.names[int(number)]
-    else:
-        raise DataError(f"{place}: the label is {type(value).__name__} ({value!r}); give text or a number")
-    return name
-
-
-def _missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+def option_cells(record: Mapping[str, Any], columns: tuple[str, ...]) -> Any:
+    """What holds a row's options: the one column's cell, or a cell of each of several columns."""
+    cells = [record.get(name) for name in columns]
+    return cells if len(cells) > 1 else cells[0]
 
 
 def _require(name: str, present: Sequence[str], where: str, use: str) -> None:
@@ -215,64 +252,13 @@ def _require(name: str, present: Sequence[str], where: str, use: str) -> None:
         )
 
 
-def _guess_text(table: Table, present: Sequence[str], taken: set[str]) -> tuple[str, ...]:
+def _usual_texts(present: Sequence[str], taken: set[str]) -> tuple[str, ...]:
     if "text" in present and "text" not in taken:
         return ("text",)
-    if "text_a" in present and "text_b" in present:
-        return ("text_a", "text_b")
-    first = table.records[0]
-    return tuple(n for n in present if n not in taken and isinstance(first.get(n), str))
+    return ("text_a", "text_b") if "text_a" in present and "text_b" in present else ()
 
 
-def _text(record: Mapping[str, Any], name: str, place: str) -> str:
-    value = record.get(name)
-    if _missing(value):
-        raise DataError(f"{place}: field {name!r} is empty; give it text or leave the row out")
-    if isinstance(value, (list, dict)):
-        raise DataError(f"{place}: field {name!r} is a {type(value).__name__}; give text")
-    return str(value)
-
-
-def _options(record: Mapping[str, Any], columns: tuple[str, ...], place: str) -> tuple[str, ...]:
-    if not columns:
-        return ()
-    cells = [record.get(name) for name in columns]
-    value: Any = cells if len(cells) > 1 else cells[0]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)  # CSV has no lists: a JSON list in the cell
-        except json.JSONDecodeError:
-            value = None
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < 2:
-        raise DataError(f"{place}: the options in {', '.join(columns)} must be a list of two or more texts")
-    options = tuple("" if o is None else str(o).strip() for o in value)
-    if not all(options) or len(set(options)) < len(options):
-        raise DataError(f"{place}: options must be different and not empty, but are {list(options)}")
-    return options
-
-
-def _targets(value: Any, column: str, place: str) -> tuple[str, ...]:
-    """The accepted answers: one text or number, or a list of them."""
-    given = value if isinstance(value, (list, tuple)) else [value]
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = json.loads(value)  # CSV has no lists: a JSON list in the cell
-        except json.JSONDecodeError:
-            parsed = None
-        given = parsed if isinstance(parsed, list) and all(isinstance(t, str) for t in parsed) else given
-    if not given or any(_missing(one) or not isinstance(one, (str, int, float)) for one in given):
-        shown = json.dumps(value, default=str, ensure_ascii=False)
-        raise DataError(f"{place}: {column!r} is {shown}; give the answer as text, or a list of answers")
-    return tuple(dict.fromkeys(str(one).strip() for one in given))
-
-
-def _option_index(value: Any, options: tuple[str, ...], place: str) -> int:
-    if isinstance(value, str) and value.strip() in options:
-        return options.index(value.strip())
-    number = str(value)
-    if number.isdigit() and int(number) < len(options):
-        return int(number)
-    raise DataError(
-        f"{place}: label {value!r} is neither one of the row's options {list(options)} nor a number from 0 to "
-        f"{len(options) - 1}; correct it"
-    )
+def _reasoning(record: Mapping[str, Any], column: str | None, place: str) -> str:
+    if column is None or is_missing(plain(record.get(column), f"{place}: {column!r}")):
+        return ""
+    return text_of(record.get(column), f"{place}: {column!r}").strip()

@@ -1,5 +1,6 @@
 """Tables of records: from Python objects, from files, from folders and from the `datasets` library."""
 
+import codecs
 import csv
 import io
 import json
@@ -8,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
+from foreword.tasks.cells import column_names, first_twice
 from foreword.tasks.rows import Table
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -20,21 +23,62 @@ SPLIT_NAMES = {
 
 
 def table_of(source: Any, where: str, label: str) -> Table:
-    """A list of dicts, a datasets.Dataset or a DataFrame as a table. Neither library is imported for it."""
-    pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")
+    """A list of dicts, a data set, a DataFrame or a pyarrow table as a table. No library is imported for it."""
+    records = records_of(source, where)
+    scalar = isinstance(source, str | bytes | Mapping) or getattr(source, "ndim", 1) == 0
+    if records is None and isinstance(source, Iterable) and not scalar:
+        records = source
+    if records is None:
+        raise DataError(
+            f"{where} is {type(source).__name__}; give a list of dicts, a datasets.Dataset, a DataFrame or a "
+            "pyarrow.Table"
+        )
+    found = []
+    for i, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}, row {i + 1} is {type(record).__name__}; give a dict of columns")
+        found.append(column_names(record, f"{where}, row {i + 1}"))
+    return Table(tuple(found), where, _stored_names(source, label))
+
+
+def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
+    """The rows of a DataFrame, of a pyarrow table or of a data set, streamed or not; None for anything else.
+
+    Raises: DataError for a table that has a column twice, of which one would be lost.
+    """
+    pandas, pyarrow, datasets = (sys.modules.get(name) for name in ("pandas", "pyarrow", "datasets"))
     if pandas is not None and isinstance(source, pandas.DataFrame):
-        return Table(tuple(source.to_dict("records")), where)
-    if datasets is not None and isinstance(source, datasets.Dataset):
-        feature = source.features.get(label)
-        names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-        return Table(tuple(source), where, names)
-    if isinstance(source, Iterable) and not isinstance(source, (str, bytes, Mapping)):
-        records = tuple(source)
-        for i, record in enumerate(records):
-            if not isinstance(record, Mapping):
-                raise DataError(f"{where}, row {i + 1} is {type(record).__name__}; give a dict of columns")
-        return Table(records, where)
-    raise DataError(f"{where} is {type(source).__name__}; give a list of dicts, a datasets.Dataset or a DataFrame")
+        _refuse_twice(list(source.columns), where)
+        return source.to_dict("records")
+    if pyarrow is not None and isinstance(source, pyarrow.Table | pyarrow.RecordBatch):
+        _refuse_twice(source.schema.names, where)
+        try:
+            return source.to_pylist()
+        except (ValueError, OverflowError) as error:  # text that is not UTF-8, dates out of Python's range
+            raise DataError(f"{where} cannot be read ({_first_line(error)}); write those cells as text") from error
+    if datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        return iter(source)
+    return None
+
+
+def _stored_names(source: Any, label: str) -> tuple[str, ...] | None:
+    """The names of labels that a data set stores as numbers."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        return None
+    features: Mapping[str, Any] = source.features or {}
+    feature = features.get(label)
+    return tuple(feature.names) if feature is not None and isinstance(feature, datasets.ClassLabel) else None
+
+
+def _refuse_twice(names: list[Any], where: str) -> None:
+    twice = first_twice(names)
+    if twice is not None:
+        raise DataError(f"{where} has the column {twice!r} twice; rename or remove one of the two")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def split_mapping(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,17 +95,32 @@ def read_file(path: Path) -> Table:
         raise DataError(f"{path} is of no known kind; give a file that ends in {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         return Table(_read_parquet(path), path.name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    text = read_text(path)
     if path.suffix == ".jsonl":
         return _parse_lines(text, path)
     if path.suffix == ".json":
         return Table(_parse_list(text, path), path.name)
-    return Table(_parse_csv(text, path), path.name)
+    return Table(_parse_csv(text, path), path.name, textual=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with its mark. Raises: DataError that names the byte."""
+    try:
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+        return path.read_text(encoding=encoding)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        marked = "" if error.encoding.startswith("utf-8") else f", nor the {error.encoding} that its mark says"
+        raise DataError(f"{path} is not UTF-8 text{marked} (byte {error.start}); save it as UTF-8") from error
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding that the first four bytes of a text tell: UTF-8, unless a byte-order mark says otherwise."""
+    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_folder(folder: Path) -> dict[str, Table]:
@@ -112,31 +171,36 @@ def _parse_lines(text: str, path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not JSON ({error.msg}); give one object a line") from error
+            record = parse_json(line, once=True)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise DataError(f"{path}, line {number} is not JSON ({reason}); give one object a line") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number} is a JSON {type(record).__name__}; give one object a line")
-        records.append(record)
+        records.append(column_names(record, f"{path}, line {number}"))
         numbers.append(number)
     return Table(tuple(records), path.name, numbers=tuple(numbers))
 
 
 def _parse_list(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
     try:
-        records = json.loads(text)
+        records = parse_json(text, once=True)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno} is not JSON ({error.msg}); give a list of objects") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); give a list of objects") from error
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise DataError(f"{path} is not a JSON list of objects; give a list, or one object a line in a .jsonl file")
-    return tuple(records)
+    return tuple(column_names(record, f"{path}, row {i}") for i, record in enumerate(records, start=1))
 
 
 def _parse_csv(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
     separator = "\t" if path.suffix == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     records = []
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
     try:
+        _refuse_twice(list(reader.fieldnames or ()), f"{path}, line 1")
         for record in reader:
             if None in record or None in record.values():
                 raise DataError(
@@ -156,16 +220,20 @@ def _read_parquet(path: Path) -> tuple[Mapping[str, Any], ...]:
     except ImportError as error:
         raise ConfigError(f"{path} needs pyarrow; pip install 'foreword[data]'") from error
     try:
-        return tuple(parquet.read_table(path).to_pylist())
+        table = parquet.read_table(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); check the path and its permissions") from error
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file ({error}); write it again") from error
+        raise DataError(
+            f"{path} cannot be read ({_first_line(error)}); check the path and its permissions, or write it again"
+        ) from error
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file ({_first_line(error)}); write it again") from error
+    records = records_of(table, str(path)) or ()
+    return tuple(column_names(record, f"{path}, row {i}") for i, record in enumerate(records, start=1))
 
 
 def _parse_splits(path: Path) -> dict[str, Any]:
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
+        splits = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); give JSON with kind, train, validation and test") from error
     if not isinstance(splits, dict) or splits.get("kind") not in ("rows", "classes"):
@@ -174,6 +242,6 @@ def _parse_splits(path: Path) -> dict[str, Any]:
 
 
 def _pick(table: Table, numbers: list[int], rule: Path, split: str) -> Table:
-    if not all(isinstance(n, int) and 0 <= n < len(table.records) for n in numbers):
+    if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < len(table.records) for n in numbers):
         raise DataError(f"{rule}: {split} names rows outside of 0 to {len(table.records) - 1}; correct it")
     return table.pick(numbers)

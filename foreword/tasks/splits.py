@@ -13,7 +13,7 @@ CARVE_RULE = "a tenth of the training rows, by sha256 of the row's text, is the 
 
 
 def digit(text: str, salt: str) -> int:
-    return int(hashlib.sha256(f"{salt}\n{text}".encode()).hexdigest(), 16) % 10
+    return int(hashlib.sha256(f"{salt}\n{text}".encode(errors="surrogatepass")).hexdigest(), 16) % 10
 
 
 def hashed_split(items: Sequence[Any], text: Callable[[Any], str], seed: int = 0) -> tuple[list[Any], ...]:

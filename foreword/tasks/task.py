@@ -6,14 +6,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from foreword.core.arguments import checked
 from foreword.core.format import Answers, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
 from foreword.tasks.judge import Case, Judge
-from foreword.tasks.rows import Row, Table, Wanted, choose_columns, merge_sources, to_rows
+from foreword.tasks.option_labels import option_index, reading_of
+from foreword.tasks.rows import Row, Table, Wanted, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.splits import draw, draw_shots
 from foreword.tasks.texts import NAMES, Metric
@@ -34,6 +37,7 @@ class Task:
     `metric` compares with the row's targets (None where they are not), in `case` (tasks/judge); `slots` names how their
     slot errors are found (tasks/slots). `template` and `label_words` are
     what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
+    `guesses` are those of the notes that tell which columns were left out, or give the answer away.
     `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
     None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
     """
@@ -53,7 +57,9 @@ class Task:
     metric: Metric | None
     case: Case
     slots: str | None
+    guesses: tuple[str, ...]
 
+    @checked
     def __init__(
         self,
         rows: Source | Mapping[str, Source] | None = None,
@@ -98,11 +104,14 @@ class Task:
             for split, source in sources.items()
         }
         wanted = Wanted(text, label, options, targets)
-        splits, notes = arrange(tables, wanted, seed)
-        columns = choose_columns([*splits.values()], wanted)
+        splits, columns, notes = arrange(tables, wanted, seed)
         names = labels_of(splits, tables, columns, labels, name)
         judge = _judge(metric, case, slots, columns.targets, name)
-        rows_of = {s: to_rows(t, columns, None if columns.options else names) for s, t in splits.items()}
+        reading, line = reading_of([*splits.values()], columns) if columns.options else (None, None)
+        allowed = None if columns.options else names
+        index_of = partial(option_index, reading=reading)
+        rows_of = {s: to_rows(t, columns, allowed, index_of) for s, t in splits.items()}
+        notes = (*notes, *columns.lines, *([line] if line else []))
         if judge is not None and judge.generates:
             merged = {s: merge_sources(rows) for s, rows in rows_of.items()}
             less = [
@@ -128,6 +137,7 @@ class Task:
             metric=judge.metric if judge else None,
             case=case,
             slots=slots,
+            guesses=columns.lines,
         )
 
     @property
@@ -164,6 +174,7 @@ class Task:
             return None
         return {**self.origin, "then": [*self.origin.get("then", []), {"how": how, **arguments}]}
 
+    @checked
     def few_shot(self, k: int, seed: int = 0) -> "Task":
         """k training rows of each label and as many others, drawn from the training rows, for development."""
         train, development = draw_shots(self.train, self.labels, k, seed, self.name)
@@ -172,6 +183,7 @@ class Task:
         notes = (*self.notes, note)
         return self.with_(train=train, validation=development, notes=notes, origin=origin, shots=k)
 
+    @checked
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0
     ) -> "Task":
@@ -188,6 +200,7 @@ class Task:
         origin = self._drawn("limit", **wanted, seed=seed)
         return self.with_(**changes, notes=(*self.notes, f"{cut} rows drawn with seed {seed}"), origin=origin)
 
+    @checked
     def relabel_shuffled(self, seed: int = 0) -> "Task":
         """The chance control: labels of the training and the validation rows are permuted; test rows stay true."""
         rng = random.Random(f"shuffle {seed}")
@@ -210,6 +223,7 @@ class Task:
         note = f"labels of training and validation rows shuffled, seed {seed}"
         return self.with_(**changes, notes=(*self.notes, note))
 
+    @checked
     def rows(self, split: str) -> tuple[Row, ...]:
         """The rows of a split by its name."""
         found = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -240,6 +254,7 @@ class Task:
         kind = "; synthetic text" if self.synthetic else ""
         return f"{self.name}: {what}; {sizes} rows; text in {', '.join(self.fields)}{kind}"
 
+    @checked
     def format(
         self,
         kind: Literal["masked", "causal", "seq2seq"],
