@@ -23,7 +23,8 @@ from foreword.serving.work import Judged
 class Turns:
     """Rows that wait, by request. Requests take turns: one row does not wait for all rows of another request.
 
-    Every other pass begins with requests of which nothing was read yet, so that neither they nor the long ones starve.
+    A pass begins with requests of which nothing was read yet, if the pass before did not: neither they nor the long ones
+    starve.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Turns:
 
     def take(self, tokens: int) -> list[Unit]:
         """A unit of each request in turn, while they have so many tokens at most together, and at least one."""
-        self._ahead = not self._ahead
+        self._ahead = bool(self._fresh) and not self._ahead
         for of in reversed(self._fresh) if self._ahead else self._fresh:
             self._of.move_to_end(of, last=not self._ahead)
         taken: list[Unit] = []
