@@ -23,8 +23,8 @@ from foreword.serving.work import Judged
 class Turns:
     """Rows that wait, by request. Requests take turns: one row does not wait for all rows of another request.
 
-    A pass begins with requests of which nothing was read yet, if the pass before did not: neither they nor the long ones
-    starve.
+    A pass begins with requests of which nothing was read yet, if the pass before did not. Neither they nor the long
+    ones starve.
     """
 
     def __init__(self) -> None:
