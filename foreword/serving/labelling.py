@@ -51,10 +51,10 @@ class ByRequest:
     def pop(self) -> Unit:
         unit = self.head()
         of = unit.job.of
-        units = self._fresh.pop(of, None) or self._begun.pop(of)
+        self._ahead = of in self._begun
+        units = (self._begun if self._ahead else self._fresh).pop(of)
         units.popleft()
         self._size -= 1
-        self._ahead = not self._ahead
         if units:
             self._begun[of] = units
         return unit

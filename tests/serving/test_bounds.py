@@ -222,7 +222,10 @@ def test_requests_take_turns(lm, tmp_path):
     turns, entry = Waiting(), PromptBank(lm, 2**20, 2**20).entry(saved(tmp_path, "p", artefact(lm, "ahead")))
     many = queued(turns, entry, 256, 100)
     assert [unit.job.of for unit in turns.take(250)] == [many, many]
-    turns.take(250)
+    for _ in range(2):  # whichever pass it comes after
+        turns.take(250)
+        one = queued(turns, entry, 1, 240)
+        assert [unit.job.of for unit in turns.take(250)] == [one]
     for _ in range(20):
         queued(turns, entry, 1, 240)
     seen, passes, short = [], 0, 0
@@ -278,7 +281,7 @@ def test_options_of_rows_are_not_kept(lm, tmp_path):
 
 def test_memory_counts_what_prompts_hold(lm, tmp_path):
     """Against what Python's own allocations grew by, for label words many, few and shared."""
-    for name, count, each, prompts in (("many", 150, 3, 3), ("few", 2, 1, 20), ("shared", 60, 3, 12)):
+    for name, count, each, prompts in (("many", 60, 2, 2), ("few", 2, 1, 8), ("shared", 30, 2, 6)):
         versions = []
         for n in range(prompts):
             mark = "" if name == "shared" else str(n)
@@ -300,17 +303,17 @@ def test_memory_counts_what_prompts_hold(lm, tmp_path):
 
 def test_encoders_go_with_the_prompts_that_have_them(lm, tmp_path):
     """The limit holds for all that prompts in memory hold: what was let go of is gone."""
-    bank = PromptBank(lm, 400_000, 2**20)
+    bank = PromptBank(lm, 300_000, 2**20)
     gc.collect()
     before = sum(type(one) is Encoder for one in gc.get_objects())
-    for n in range(60):
+    for n in range(25):
         words = tuple((f"word{n}x{c}",) for c in range(20))
         bank.entry(saved(tmp_path, f"p{n}", hard(lm, words, f"No. {n}: {{text|shorten}} {{answer}}")))
-        assert bank.counts()["bytes_in_memory"] <= 400_000
+        assert bank.counts()["bytes_in_memory"] <= 300_000
     gc.collect()
     alive = sum(type(one) is Encoder for one in gc.get_objects()) - before
     held = bank.counts()["prompts_in_memory"]
-    assert 0 < held < 40 and alive <= 2 * held
+    assert 0 < held < 20 and alive <= 2 * held
 
 
 def test_parts_that_values_share_count_once():
