@@ -203,7 +203,7 @@ class Format:
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """Raises: ConfigError for a number or a switch of decoding that is of another kind, or beyond all use."""
     for name, kind, allowed in _KINDS:
-        value = values.get(name, 0)
+        value: Any = values.get(name, 0)
         if name in values and (not isinstance(value, kind) or value != value):
             raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
         if name in values and not -LARGEST <= value <= LARGEST:
