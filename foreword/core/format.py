@@ -203,10 +203,10 @@ class Format:
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """Raises: ConfigError for a number or a switch of decoding that is of another kind, or beyond all use."""
     for name, kind, allowed in _KINDS:
-        value: Any = values.get(name, 0)
+        value = values.get(name, 0)
         if name in values and (not isinstance(value, kind) or value != value):
             raise ConfigError(f"Decoding: {name} is {_short(value)}; it must be {allowed}.")
-        if name in values and not -LARGEST <= value <= LARGEST:
+        if name in values and not _within(value, LARGEST):
             raise ConfigError(f"Decoding: {name} is {_short(value)}, which is beyond all use.")
 
 
@@ -242,7 +242,7 @@ def _check_parts(data: Any) -> None:
             raise ConfigError(f"The format has {name} {shown(data.get(name))}; it must be {allowed}.")
 
 
-def _within(value: float, most: float) -> bool:
+def _within(value: Any, most: float) -> bool:
     """Whether a number is finite and between -most and most, too if it is beyond all floats."""
     return -most <= value <= most
 
