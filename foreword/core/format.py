@@ -242,7 +242,7 @@ def _check_parts(data: Any) -> None:
             raise ConfigError(f"The format has {name} {shown(data.get(name))}; it must be {allowed}.")
 
 
-def _within(value: Any, most: float) -> bool:
+def _within(value: Any, most: int | float) -> bool:
     """Whether a number is finite and between -most and most, too if it is beyond all floats."""
     return -most <= value <= most
 
