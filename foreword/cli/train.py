@@ -217,7 +217,7 @@ def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
 
 def hold(out: Path, said: str = "--out") -> None:
     """Keep other processes from what this command writes, until it ends. Raises: ConfigError that says who has it."""
-    from foreword.core.files import held
+    from foreword.core.locks import held
 
     click.get_current_context().with_resource(held(out, said))
 

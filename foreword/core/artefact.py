@@ -268,7 +268,7 @@ def _check_whole(artefact: Artefact) -> None:
     forms = [artefact.format, *([m.format for m in value.members] if isinstance(value, Ensemble) else [])]
     absent = {field for form in forms for field in form.template.fields} - {*artefact.fields}
     if absent:
-        raise ArtefactError(f"its template has the field {min(absent)!r}, which its record does not name.")
+        raise ArtefactError(f"its template has the field {min(absent)!r}, which the fields of its record do not name.")
     if isinstance(value, Ensemble) and any(member.format.labels != labels for member in value.members):
         raise ArtefactError("the members of the ensemble have other labels than the ensemble.")
 

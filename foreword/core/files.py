@@ -8,30 +8,19 @@ away. Reading takes no lock and writes nothing: a reader that comes between the 
 
 import contextlib
 import errno
-import json
 import os
 import re
 import secrets
-import shlex
 import shutil
-import socket
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from foreword.errors import ConfigError
+from foreword.core.locks import WAITING, give, take
 
 LONGEST_WRITE = 120.0  # seconds that a writer waits for another one of the same name
-LONGEST_LOOK = 0.5  # seconds in which a lock that is only being looked at is let go
-WAITING = 0.002  # seconds between two tries, growing to a hundred times that
 TRIES = 200  # of a reader, while a folder is being replaced
-UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
-
-
-class HeldError(ConfigError):
-    """Another process does this very work."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -146,62 +135,6 @@ def _read_at(place: Path, names: Sequence[str], most: Mapping[str, int]) -> dict
         os.close(at)
 
 
-# Locks between processes.
-
-
-@contextlib.contextmanager
-def held(target: Path, what: str) -> Iterator[None]:
-    """Keep a long piece of work on `target` from other processes, which may go on reading it.
-
-    `what` names the target as the person gave it. Raises: HeldError that says which process has it.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            holder = stack.enter_context(held_or_not(target))
-        except OSError as error:
-            raise ConfigError(
-                f"{what} {target} cannot be written ({error.strerror or error}); name another folder."
-            ) from error
-        if holder is not None:
-            raise HeldError(
-                f"{what} {target} is being written by {holder}; wait until that has ended, stop it, or name another "
-                "folder."
-            )
-        yield
-
-
-@contextlib.contextmanager
-def held_or_not(target: Path) -> Iterator[str | None]:
-    """As `held`, but for a process that can do something else meanwhile: gives None, or the process that has it."""
-    target = Path(os.path.realpath(target))
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file = target.with_name(f".{target.name}.held")
-    lock, _ = _take(file, LONGEST_LOOK)
-    if lock is None:
-        yield _holder(file)
-        return
-    try:
-        with contextlib.suppress(OSError):  # the file is another user's, or the disk is full
-            os.ftruncate(lock, 0)
-            os.lseek(lock, 0, os.SEEK_SET)
-            os.write(lock, json.dumps(_self()).encode())
-        yield None
-    finally:
-        _give(file, lock)
-        with contextlib.suppress(OSError):  # nothing is left of work that left nothing
-            for folder in made:
-                folder.rmdir()
-
-
-def clear_locks(folder: Path) -> None:
-    """Remove the locks in a folder that killed processes left."""
-    for file in folder.glob(".*.held"):
-        lock, _ = _take(file, 0.0)
-        if lock is not None:
-            _give(file, lock)
-
-
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[Path]:
     """Be the only one who writes this name, with what killed processes left of it cleared away."""
@@ -210,7 +143,7 @@ def _writing(target: Path) -> Iterator[Path]:
         raise OSError(errno.EBUSY, "the root of a disk cannot be replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     file = _lock_of(target)
-    lock, left = _take(file, LONGEST_WRITE)
+    lock, left = take(file, LONGEST_WRITE)
     if lock is None:
         raise OSError(errno.EBUSY, f"another process has been writing it for {LONGEST_WRITE:.0f} seconds", str(target))
     try:
@@ -220,95 +153,10 @@ def _writing(target: Path) -> Iterator[Path]:
         yield target
     except BaseException as error:
         # Cut off at any point: the file stays and tells the next writer to look for what is left.
-        _give(file, lock, keep=not isinstance(error, Exception))
+        give(file, lock, keep=not isinstance(error, Exception))
         raise
     else:
-        _give(file, lock)
-
-
-def _take(file: Path, seconds: float) -> tuple[int | None, bool]:
-    """The open lock file (-1 where the file system has no locks, None where another has it), and whether it was there.
-
-    It is there if a process was killed or another waited. One whose name was removed meanwhile locks nothing any more.
-    """
-    end, wait, left = time.monotonic() + seconds, WAITING, False
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        try:
-            number = os.open(file, flags | os.O_EXCL, 0o666)
-        except FileExistsError:
-            left = True
-            try:
-                number = os.open(file, flags, 0o666)
-            except PermissionError:  # another user's
-                number = os.open(file, os.O_RDONLY)
-        except FileNotFoundError:  # somebody has just removed the empty folder
-            file.parent.mkdir(parents=True, exist_ok=True)
-            continue
-        try:
-            _lock(number)
-            if os.name == "nt" or os.path.samestat(os.fstat(number), os.stat(file)):
-                return number, left
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno in UNSUPPORTED:
-                os.close(number)
-                return -1, False
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                os.close(number)
-                raise
-        os.close(number)
-        if time.monotonic() >= end:
-            return None, left
-        time.sleep(wait)
-        wait = min(wait * 1.5, WAITING * 100)
-
-
-def _give(file: Path, lock: int, *, keep: bool = False) -> None:
-    if not keep:
-        with contextlib.suppress(OSError):  # Windows keeps the name of an open file
-            file.unlink()
-    if lock >= 0:
-        os.close(lock)
-
-
-def _lock(number: int) -> None:
-    """Lock an open file, or raise at once."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(number, 1 << 30, os.SEEK_SET)  # past what others may read
-        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _self() -> dict[str, str | int]:
-    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    program = "foreword" if program == "__main__.py" else program
-    return {
-        "process": os.getpid(),
-        "host": socket.gethostname(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": shlex.join([program, *sys.argv[1:]])[:500],
-    }
-
-
-def _holder(file: Path) -> str:
-    """Which process has a lock, in words."""
-    for _ in range(20):  # it may have taken it this very moment
-        try:
-            told = json.loads(read_plain(file, 2**16))
-            return f"process {told['process']} on {told['host']} since {told['since']} ({told['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            time.sleep(WAITING)
-    return "another process"
-
-
-# Parts of a write.
+        give(file, lock)
 
 
 def _clear(target: Path) -> None:

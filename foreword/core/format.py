@@ -58,7 +58,7 @@ class Decoding:
     def __post_init__(self) -> None:
         check_fields(self)
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+            if isinstance(value, int | float) and not _within(value, LARGEST):
                 raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
@@ -233,6 +233,6 @@ def _check_parts(data: Any) -> None:
             raise ConfigError(f"The format has {name} {shown(data.get(name))}; it must be {allowed}.")
 
 
-def _within(value: float, most: float) -> bool:
+def _within(value: Any, most: int | float) -> bool:
     """Whether a number is finite and between -most and most, too if it is beyond all floats."""
     return -most <= value <= most

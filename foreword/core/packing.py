@@ -166,6 +166,7 @@ def unpack(form: str, tensors: dict[str, Tensor], extra: dict[str, Any]) -> Lear
         return _unpack_low_rank(tensors, extra)
     if form == "probe":
         _check_ranks(tensors, weight=2, bias=1)
+        _check_single(tensors)
         if extra["pool"] not in POOLS:
             raise ArtefactError(f"the probe reads {shown(extra['pool'])}; it can read {', '.join(POOLS)}.")
         if len(tensors["weight"]) != len(tensors["bias"]):
@@ -188,6 +189,13 @@ def _check_ranks(tensors: Mapping[str, Tensor], **ranks: int) -> None:
             )
 
 
+def _check_single(tensors: Mapping[str, Tensor]) -> None:
+    """Whether tensors that are not read through the model are in the one precision that they are written in."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ArtefactError(f"tensor {name!r} has dtype {tensor.dtype}; float32 was expected.")
+
+
 def _unpack_low_rank(tensors: dict[str, Tensor], extra: dict[str, Any]) -> LowRank:
     names, scale, transposed = extra["names"], extra["scale"], extra["transposed"]
     if not are_texts(names) or not are_distinct(names) or not is_number(scale, -1e6, 1e6):
@@ -208,6 +216,7 @@ def _unpack_counts(tensors: dict[str, Tensor], extra: dict[str, Any]) -> WordCou
     if not are_texts(words) or not are_distinct(words) or len(words) != idf_V.numel():
         raise ArtefactError(f"the record's words are not {idf_V.numel()} different texts, one for each column.")
     _check_ranks(tensors, idf=1, weight=2, bias=1)
+    _check_single(tensors)
     if list(weight_CV.shape) != [len(bias_C), len(idf_V)]:
         raise ArtefactError(f"the weights are of shape {list(weight_CV.shape)}, which fits no labels and words.")
     return WordCounts(tuple(words), idf_V, weight_CV, bias_C)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.files import held, write_whole
+from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.core.learnt import PromptPool, Tuned
+from foreword.core.locks import held
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ConfigError, DataError
 from foreword.methods.meta.deck import Deck

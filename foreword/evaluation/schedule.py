@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from foreword.core.artefact import Artefact
-from foreword.core.files import clear_locks, held_or_not, remove_whole, write_whole
+from foreword.core.files import remove_whole, write_whole
+from foreword.core.locks import clear_locks, held_or_not
 from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.reading import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing

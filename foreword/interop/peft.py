@@ -46,22 +46,22 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM, *, base_model: 
 
     Raises: ArtefactError for what PEFT has no form for, and where the artefact does not fit the model.
     """
-    check(lm, artefact)
     value = artefact.value
+    if not isinstance(value, SoftPrompt | PrefixPrompt):
+        raise ArtefactError(
+            f"An artefact of {artefact.method} ({artefact.form}) is no prompt of numbers; PEFT's prompt files hold "
+            "soft prompts and prefixes, so export one of prompt-tuning, p-tuning or prefix-tuning."
+        )
+    check(lm, artefact)
     name = base_model or lm.name
     if isinstance(value, SoftPrompt):
         _require_front(lm, artefact.format)
         rows = halves.both_halves(value) if lm.kind == "seq2seq" else value.embed_PD.detach().float().cpu()
         adapter = Adapter(_soft_config(artefact, lm, name), rows)
-    elif isinstance(value, PrefixPrompt):
+    else:
         _require_cache(lm, value)
         flat_PX = halves.flat_prefix(value, lm) if lm.kind == "seq2seq" else flat_prefix(value)
         adapter = Adapter(_prefix_config(value.length, lm, name), flat_PX)
-    else:
-        raise ArtefactError(
-            f"An artefact of {artefact.method} ({artefact.form}) is no prompt of numbers; PEFT's prompt files hold "
-            "soft prompts and prefixes, so export one of prompt-tuning, p-tuning or prefix-tuning."
-        )
     adapter.save(folder, card(artefact, adapter, lm))
     return adapter
 

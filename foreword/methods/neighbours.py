@@ -10,7 +10,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import Neighbours
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.template import Template
-from foreword.errors import ConfigError, DataError
+from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.methods.features import encode_rows, row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
@@ -43,6 +43,11 @@ def nearest(value: Neighbours, rows: Sequence[Row], embed_BD: Float[Tensor, "B D
 
 
 def _order(value: Neighbours, embed_BD: Float[Tensor, "B D"]) -> Int[Tensor, "B N"]:
+    if embed_BD.shape[1] != value.embed_ND.shape[1]:
+        raise ArtefactError(
+            f"The artefact's examples have vectors of {value.embed_ND.shape[1]} numbers, and the model that reads rows "
+            f"gives {embed_BD.shape[1]}; the artefact is damaged, or was made for another model."
+        )
     return (embed_BD @ value.embed_ND.to(embed_BD).T).argsort(dim=1, descending=True, stable=True)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from foreword.core.artefact import Artefact, made_of
-from foreword.core.files import held
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
+from foreword.core.locks import held
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.methods import METHODS
 from foreword.methods.base import (

@@ -68,12 +68,14 @@ def _check_tensors(lm: FrozenLM, value: Learnt) -> None:
         _check_tensors(lm, value.weights)
     if isinstance(value, PrefixPrompt):
         _check_sites(lm, value)
-    widths = {
-        SoftPrompt: lambda: value.embed_PD.shape[1],
-        PromptPool: lambda: value.values_KPD.shape[2],
-        Probe: lambda: value.weight_CD.shape[1],
-    }
-    if type(value) in widths and (width := widths[type(value)]()) != lm.dims.width:
+    width = lm.dims.width
+    if isinstance(value, SoftPrompt):
+        width = value.embed_PD.shape[1]
+    elif isinstance(value, PromptPool):
+        width = value.values_KPD.shape[2]
+    elif isinstance(value, Probe):
+        width = value.weight_CD.shape[1]
+    if width != lm.dims.width:
         raise ArtefactError(f"The artefact has vectors of {width} numbers; {lm.name!r} has {lm.dims.width}.")
     if isinstance(value, Weights | LowRank):
         _check_weights(lm, value)
@@ -92,6 +94,14 @@ def _check_weights(lm: FrozenLM, value: Weights | LowRank) -> None:
             raise ArtefactError(f"The artefact changes the weights {name[:200]!r}, which {lm.name!r} does not have.")
         if wanted != shape:
             raise ArtefactError(f"The artefact's {name!r} are of shape {shape}; {lm.name!r} has {wanted}.")
+    if isinstance(value, Weights) and len(shapes) < len(weights):
+        # Those of a whole model may be of another dtype; some of them beside the others may not.
+        odd = next((name for name, tensor in value.tensors.items() if tensor.dtype != weights[name].dtype), None)
+        if odd is not None:
+            raise ArtefactError(
+                f"The artefact's {odd!r} are in {value.tensors[odd].dtype} and those of {lm.name!r} in "
+                f"{weights[odd].dtype}; load the model with the dtype that the artefact was made with (--dtype)."
+            )
 
 
 def _check_slots(lm: FrozenLM, artefact: Artefact) -> None:

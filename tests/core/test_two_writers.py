@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from foreword.core import files
+from foreword.core import locks
 from foreword.core.artefact import RECORD, TENSORS, Artefact
-from foreword.core.files import HeldError, clear_locks, folders_in, held, present, read_folder, read_plain, write_folder
+from foreword.core.files import folders_in, present, read_folder, read_plain, write_folder
+from foreword.core.locks import HeldError, clear_locks, held
 from foreword.errors import ArtefactError, ConfigError
 from tests.core.test_artefact import made
 
@@ -162,9 +163,9 @@ def test_a_link_is_written_through(tmp_path):
 
 def test_a_disk_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
     def unsupported(number: int) -> None:
-        raise OSError(files.errno.ENOLCK, "No locks available")
+        raise OSError(locks.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files, "_lock", unsupported)
+    monkeypatch.setattr(locks, "_lock", unsupported)
     write_folder(tmp_path / "x", {"a": b"1"})
     with held(tmp_path / "x", "--out"):
         write_folder(tmp_path / "x", {"a": b"2"})

@@ -37,7 +37,7 @@ def without_slots(encoded: Encoded) -> Encoded:
 
 def mixed(pool: PromptPool, feature_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B P D"]:
     """The prompt of each row: the values weighed by a softmax over the keys' products with its feature."""
-    weight_BK = (feature_BD @ pool.keys_KD.T / pool.keys_KD.shape[1] ** 0.5).softmax(-1)
+    weight_BK = (feature_BD @ pool.keys_KD.T.to(feature_BD.dtype) / pool.keys_KD.shape[1] ** 0.5).softmax(-1)
     return torch.einsum("bk,kpd->bpd", weight_BK, pool.values_KPD.to(weight_BK.dtype))
 
 
