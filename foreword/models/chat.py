@@ -120,6 +120,8 @@ def _messages(
 
 
 def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], prompt: bool = True) -> list[str]:
+    if not conversations:  # no rows, as of a task without validation rows; the library refuses an empty list
+        return []
     try:
         return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
     except TemplateError as error:
