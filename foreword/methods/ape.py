@@ -125,6 +125,7 @@ class _Maker:
         self._rng = random.Random(f"ape {job.seed}")
         self._seed = self._rng.randrange(2**31)
         self._spent = False
+        self._answers_shown = {answer_of(job.format, row).lower().rstrip(".") for row in rows}
 
     def first(self) -> None:
         """Seed instructions, then proposals from demonstrations."""
@@ -141,7 +142,9 @@ class _Maker:
             self._collect(self._config.resampled, lambda: self._from_history(scored))
             return
         texts = [arm.text for arm, _ in best if arm.text] or [arm.text for arm in self._pool.arms if arm.text]
-        self._collect(self._config.resampled, lambda: self._varied(self._rng.choice(texts)) if texts else _Request("none"))
+        self._collect(
+            self._config.resampled, lambda: self._varied(self._rng.choice(texts)) if texts else _Request("none")
+        )
 
     def _collect(self, wanted: int, ask: "Callable[[], _Request]") -> None:
         """Ask until so many new candidates are there, three times as often as would be needed if all were new."""
@@ -154,7 +157,7 @@ class _Maker:
             for request, texts in zip(requests, self._answers(requests), strict=False):
                 for text in texts:
                     made = wording.instruction_of(text, self._rows)
-                    if made and got < wanted:
+                    if made and made.lower().rstrip(".") not in self._answers_shown and got < wanted:
                         got += self._pool.add(made, request.source)
 
     def _answers(self, requests: "Sequence[_Request]") -> Iterator[Sequence[str]]:

@@ -13,7 +13,10 @@ CONTEXT = (
     6  # ids of the text before that its first new piece is decoded with: whether it goes on a word, or follows one
 )
 COLD = 1e-4  # below it all but the likeliest piece has no chance, and a quotient may be infinite
-BINS, DEPTH = 4096, 40.0  # bins of logits in which a nucleus is looked for; all that is e^40 less likely shares the last
+BINS, DEPTH = (
+    4096,
+    40.0,
+)  # bins of logits in which a nucleus is looked for; all that is e^40 less likely shares the last
 BROKEN = "\ufffd"  # what a character decodes to of which some bytes are still to come
 
 
@@ -161,9 +164,7 @@ def _remaining(
     return kept_V
 
 
-def _nucleus(
-    logits_V: Float[Tensor, "V"], probability_V: Float[Tensor, "V"], top_p: float
-) -> Bool[Tensor, "V"]:
+def _nucleus(logits_V: Float[Tensor, "V"], probability_V: Float[Tensor, "V"], top_p: float) -> Bool[Tensor, "V"]:
     """Mark the likeliest tokens up to the first with which the share `top_p` is reached (Holtzman et al. 2020).
 
     Only the tokens of the bin in which that happens are sorted, so it is exact, and for a vocabulary of 150,000 it

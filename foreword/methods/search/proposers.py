@@ -16,6 +16,7 @@ from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.search.remote import Remote
 from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
+from foreword.models.chat import begun
 from foreword.models.encode import Encoder, Line, collate, prepare
 from foreword.models.pieces import Pieces
 from foreword.models.write import Ask, Sample, write
@@ -48,17 +49,28 @@ class Writer(ABC):
 
 @final
 class LocalWriter(Writer):
-    """A causal model on this machine. `who` tells it from other models in the ledger."""
+    """A causal model on this machine. `who` tells it from other models in the ledger.
+
+    A prompt's last line begins the answer. A model that is asked in messages reads it as the beginning of its own turn:
+    asked to go on with a line of the user's, small ones answer the examples instead.
+    """
 
     def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
         self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
-        source = [{"role": "user", "content": "{prompt}"}] if lm.instructed else "{prompt}"
+        asked = [{"role": "user", "content": "{prompt}"}]
+        template = begun(lm.tokenizer, asked, "begun") if lm.instructed else Template.parse("{prompt}")
         room = max(1, lm.dims.context - how.max_tokens)
-        self._encoder = Encoder.build(lm, Format(Template.parse(source), truncate="error", max_length=room))
+        self._encoder = Encoder.build(lm, Format(template, truncate="error", max_length=room))
+
+    def _fields(self, prompt: str) -> dict[str, str]:
+        if not self._lm.instructed:
+            return {"prompt": prompt}
+        asked, _, begins = prompt.rpartition("\n")
+        return {"prompt": asked.strip(), "begun": begins}
 
     def fits(self, prompt: str) -> bool:
         try:
-            self._encoder.encode({"prompt": prompt})
+            self._encoder.encode(self._fields(prompt))
         except DataError:
             return False
         return True
@@ -79,8 +91,11 @@ class LocalWriter(Writer):
     def _generate(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
         """Put the answers to each prompt into the ledger when the last of them has ended."""
         how = self._how
-        decoding = Decoding(how.max_tokens, do_sample=True, temperature=how.temperature, top_p=how.top_p)
-        encoded = self._encoder.encode_rows([Line({"prompt": prompt}) for prompt, _ in asked])
+        # An instruction is one line (`wording.instruction_of`).
+        decoding = Decoding(
+            how.max_tokens, do_sample=True, temperature=how.temperature, top_p=how.top_p, stop_strings=("\n",)
+        )
+        encoded = self._encoder.encode_rows([Line(self._fields(prompt)) for prompt, _ in asked])
         asks = [
             Ask(e, None, 0, decoding, tuple(range(seed, seed + count)), count)
             for e, (_, seed) in zip(encoded, asked, strict=True)
@@ -99,7 +114,7 @@ class LocalWriter(Writer):
     def _generate_by_library(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
         lm, how = self._lm, self._how
         for (prompt, seed), key in zip(asked, keys, strict=True):
-            batch = collate([self._encoder.encode({"prompt": prompt})])
+            batch = collate([self._encoder.encode(self._fields(prompt))])
             inputs, _ = prepare(lm, batch, None, torch.zeros(1, dtype=torch.long))
             devices = [lm.device] if lm.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
