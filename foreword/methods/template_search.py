@@ -30,8 +30,8 @@ class TemplateSearchConfig(HardConfig):
     """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
 
     Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`
-    templates, spread over the shapes, go into the search; of a chat the end of the user's turn is filled in. `budget`, `score`, `selection_rows` and `exhaustive` are as
-    in ape. The rows of the proposals are not those of the choice.
+    templates, spread over the shapes, go into the search. In a chat the gap is at the end of the user's turn. `budget`,
+    `score`, `selection_rows` and `exhaustive` are as in ape. The rows of the proposals are not those of the choice.
     """
 
     proposer: str = "self"
