@@ -1,4 +1,4 @@
-"""The contract for models that are asked in messages, over all methods: python -m pytest tests/test_contract_instruct.py
+"""The contract for models that are asked in messages. Run: python -m pytest tests/test_contract_instruct.py
 
 The tiny models' templates refuse empty conversations, roles out of turn, or write a system message of their own.
 """
@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.methods import METHODS
 from foreword.methods.features import encode_rows
@@ -82,7 +81,7 @@ def test_it_trains_and_what_is_loaded_again_answers_the_same(name, kind, lm, tmp
             )
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].learns or METHODS[n].form == "hard"])
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].form == "hard" and not METHODS[n].demonstrates])
 def test_a_task_without_validation_rows_is_learnt_too(name):
     lm, task = instruct_lm("strict"), drawn("labels", validation=0)
     artefact = train(lm, task.with_(validation=()), name, **short(name)).artefact
@@ -131,7 +130,10 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
     writer = LocalWriter(lm, Sampling(1.0, 0.8, 6), Ledger(), "x")
     encoded = writer._encoder.encode(writer._fields(whole))
     seen.append(encoded.ids_S.tolist())
-    asked = [{"role": "user", "content": "Two rows:\n\na {b} c@"}, {"role": "assistant", "content": "The instruction was to"}]
+    asked = [
+        {"role": "user", "content": "Two rows:\n\na {b} c@"},
+        {"role": "assistant", "content": "The instruction was to"},
+    ]
     text = lm.tokenizer.apply_chat_template(asked, tokenize=False, continue_final_message=True)
     before, after = text.split("@")
     wanted = [
@@ -177,11 +179,9 @@ def test_the_words_filled_in_are_the_likeliest_in_the_user_s_turn(lm):
 def test_an_instruction_goes_to_the_system_where_there_is_one(lm):
     source = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{text}"}]
     task = drawn("labels")
-    options = {**short("template-search"), "exhaustive": True}
     for name in ("ape", "template-search"):
-        options = {**short(name), **({"instructions": None} if name == "ape" else {})}
         form = task.format("causal", template=source)
-        artefact = train(lm, task, name, form=form, **options).artefact
+        artefact = train(lm, task, name, form=form, **short(name)).artefact
         turns = artefact.format.template.turns
         assert [turn.role for turn in turns] == ["system", "user"]
         told = [c["text"] for c in artefact.metrics["candidates"] if c["text"]]
@@ -201,11 +201,3 @@ def test_label_words_follow_the_generation_prompt_as_the_template_writes_an_answ
         ids = [*encoded.ids_S.tolist(), *words[0]]
         assert whole[: len(ids)] == ids and whole[len(ids)] == lm.tokenizer.eos_token_id
         assert np.array_equal(encoded.ids_S[-3:], ids[-3 - len(words[0]) : -len(words[0])])
-
-
-def test_a_chat_stays_a_chat(lm):
-    task = drawn("labels")
-    artefact = train(lm, task, "autoprompt", **short("autoprompt")).artefact
-    [turn] = artefact.format.template.turns
-    assert turn.role == "user"
-    assert Template.parse(artefact.format.template.source) == artefact.format.template

@@ -150,7 +150,8 @@ def _solved(form: Format, row: Row, conclude: str) -> list[Part]:
     else:
         assert row.label is not None, "rows without an answer are no demonstrations"
         answer = choices_of(form, row)[row.label][0]
-    return [Words(row.reasoning, data=True), Words(f" {conclude} "), Words(answer, data=True), Words(".")]
+    own = bool(row.targets or row.options)  # label words are the format's
+    return [Words(row.reasoning, data=True), Words(f" {conclude} "), Words(answer, data=own), Words(".")]
 
 
 def _demonstrations(job: Job, config: ChainOfThoughtConfig) -> list[Row]:
