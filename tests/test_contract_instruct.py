@@ -56,9 +56,10 @@ def ids_of(lm: FrozenLM, artefact: Artefact, task: Task) -> list[list[int]]:
 
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("name", METHODS)
-def test_it_trains_and_what_is_loaded_again_answers_the_same(name, kind, lm, tmp_path):
+def test_it_trains_and_what_is_loaded_again_answers_the_same(name, kind, lm, tmp_path, monkeypatch):
     task, before = drawn(kind), digest(lm)
     if kind == "texts" and name not in WRITERS:
+        monkeypatch.setattr(type(lm), "fingerprint", None)  # no work comes first, that of hashing weights included
         with pytest.raises(ConfigError, match=f"{name} needs labels or options in each row, and {task.name} has answ"):
             train(lm, task, name, **short(name))
         return
