@@ -109,7 +109,7 @@ def turn_end(tokenizer: Any) -> int | None:
     turns = [{"role": "user", "content": f"{OPEN}0{CLOSE}"}, {"role": "assistant", "content": f"{OPEN}1{CLOSE}"}]
     try:
         [whole] = _render(tokenizer, [turns], prompt=False)
-    except ConfigError:
+    except (ConfigError, TypeError, ValueError):  # it takes other messages; those who use it are told then
         return None
     after = whole.partition(f"{OPEN}1{CLOSE}")[2].lstrip()
     special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -13,10 +13,8 @@ CONTEXT = (
     6  # ids of the text before that its first new piece is decoded with: whether it goes on a word, or follows one
 )
 COLD = 1e-4  # below it all but the likeliest piece has no chance, and a quotient may be infinite
-BINS, DEPTH = (
-    4096,
-    40.0,
-)  # bins of logits in which a nucleus is looked for; all that is e^40 less likely shares the last
+# Bins of logits in which a nucleus is looked for; all that is e^40 less likely than the best shares the last.
+BINS, DEPTH = 4096, 40.0
 BROKEN = "\ufffd"  # what a character decodes to of which some bytes are still to come
 
 
