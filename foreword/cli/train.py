@@ -129,6 +129,7 @@ def train(
     else:
         assert data is not None
         task = read_source(data, classes, which) if found.episodes else which.read(data)
+    found.require_answers(task)  # before a model is loaded
     if shots and not found.episodes:
         task = task.few_shot(shots, seed)
     elif shots:

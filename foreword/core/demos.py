@@ -29,11 +29,12 @@ class Example:
     word: str
 
 
-def with_demos(template: Template, examples: Sequence[Example], separator: str) -> Template:
+def with_demos(template: Template, examples: Sequence[Example], separator: str, *, data: bool = False) -> Template:
     """The template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
 
     A demonstration is what the template has on the answer's side of `{demos}`, filled with an example, so that an
-    instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one.
+    instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one. `data`
+    says that the words are rows' texts too, as options are, and not the format's own label words.
 
     Raises: ConfigError for slots, for which a demonstration has no vectors, and for fields on the other side.
     """
@@ -43,10 +44,10 @@ def with_demos(template: Template, examples: Sequence[Example], separator: str) 
         )
     if not template.fields:
         raise ConfigError(f"The template {template.source!r} has no field to show an example in; give one as {{text}}.")
-    return _chat(template, examples) if template.chat else _plain(template, examples, separator)
+    return _chat(template, examples, data) if template.chat else _plain(template, examples, separator, data)
 
 
-def _plain(template: Template, examples: Sequence[Example], separator: str) -> Template:
+def _plain(template: Template, examples: Sequence[Example], separator: str, data: bool) -> Template:
     parts = template.parts if Demos() in template.parts else (Demos(), *template.parts)
     at = parts.index(Demos())
     before, after = parts[:at], parts[at + 1 :]
@@ -60,12 +61,12 @@ def _plain(template: Template, examples: Sequence[Example], separator: str) -> T
     gap = Literal(separator)
     shown: list[Part] = []
     for example in examples:
-        filled = _filled(body, example)
+        filled = _filled(body, example, data)
         shown += [*filled, gap] if first else [gap, *filled]
     return Template((Turn("", joined([*before, *shown, *after])),))
 
 
-def _filled(body: Sequence[Part], example: Example) -> list[Part]:
+def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
     """One demonstration. After a field the answer has one space, as when it is scored."""
     parts: list[Part] = []
     answer = next((p for p in body if isinstance(p, Answer)), None)
@@ -74,7 +75,7 @@ def _filled(body: Sequence[Part], example: Example) -> list[Part]:
             last = parts[-1] if parts else None
             bare = last is not None and (last.data if isinstance(last, Literal) else True)
             ends = not answer and isinstance(last, Literal) and not last.text[-1:].isspace()
-            parts.append(Literal(f" {example.word}" if bare or ends else example.word))
+            parts += [*([Literal(" ")] if bare or ends else []), Literal(example.word, data)]
         elif isinstance(part, Field):
             parts.append(Literal(field_text(example.fields, part.name), data=True))
         elif isinstance(part, Decoder):  # an encoder reads the whole demonstration, what its decoder would write too
@@ -85,7 +86,7 @@ def _filled(body: Sequence[Part], example: Example) -> list[Part]:
     return parts
 
 
-def _chat(template: Template, examples: Sequence[Example]) -> Template:
+def _chat(template: Template, examples: Sequence[Example], data: bool) -> Template:
     """Earlier turns: what the template asks, then the answer as the assistant's own."""
     said = next((i for i, t in enumerate(template.turns) if t.role != "system"), len(template.turns))
     system, asked = template.turns[:said], template.turns[said:]
@@ -99,5 +100,5 @@ def _chat(template: Template, examples: Sequence[Example]) -> Template:
                 for p in turn.parts
             ]
             turns.append(Turn(turn.role, joined(filled)))
-        turns.append(Turn("assistant", (Literal(example.word),)))
+        turns.append(Turn("assistant", (Literal(example.word, data),)))
     return Template((*system, *turns, *asked))

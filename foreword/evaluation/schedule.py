@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,6 +188,12 @@ def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade, is
 
 def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -> None:
     checkpoint = _checkpoint(plan, stack)
+    ended: set[int] = set()
+
+    def fail(cell: Cell, reason: str) -> None:
+        job = cell.job
+        plan.failures.append(Failure(plan.desk.lm.name, job.task.name, job.method, job.seed, reason, cell.name))
+        plan.tell(1)
 
     def on_done(index: int, outcome: Outcome) -> None:
         cell = stack[index]
@@ -198,21 +205,27 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
                 raise  # the disk refuses: no run can be kept
             except ForewordError as wrong:
                 error = wrong
+        ended.add(index)
         if error is not None:
-            name, job = plan.desk.lm.name, cell.job
-            plan.failures.append(Failure(name, job.task.name, job.method, job.seed, str(error), cell.name))
-            plan.tell(1)
+            fail(cell, str(error))
 
     if checkpoint:
         _pin(checkpoint, stack)
-    plan.train_many(
-        plan.desk.lm,
-        [cell.job for cell in stack],
-        progress=plan.progress,
-        on_done=on_done,
-        checkpoint=checkpoint,
-        resume=checkpoint is not None and checkpoint.exists(),
-    )
+    try:
+        plan.train_many(
+            plan.desk.lm,
+            [cell.job for cell in stack],
+            progress=plan.progress,
+            on_done=on_done,
+            checkpoint=checkpoint,
+            resume=checkpoint is not None and checkpoint.exists(),
+        )
+    except ForewordError:
+        raise
+    except Exception as error:  # a fault of one method, here or in a library, must not cost the others their runs
+        logging.getLogger("foreword").debug("%s failed", plan.method.name, exc_info=True)
+        for cell in (cell for index, cell in enumerate(stack) if index not in ended):
+            fail(cell, f"it ended in an unexpected {type(error).__name__}: {error}")
     if checkpoint:
         _unpin(checkpoint)
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,6 +125,7 @@ class _Maker:
         self._rng = random.Random(f"ape {job.seed}")
         self._seed = self._rng.randrange(2**31)
         self._spent = False
+        self._answers_shown = {answer_of(job.format, row).lower().rstrip(".") for row in rows}
 
     def first(self) -> None:
         """Seed instructions, then proposals from demonstrations."""
@@ -141,23 +142,36 @@ class _Maker:
             self._collect(self._config.resampled, lambda: self._from_history(scored))
             return
         texts = [arm.text for arm, _ in best if arm.text] or [arm.text for arm in self._pool.arms if arm.text]
-        self._collect(self._config.resampled, lambda: self._varied(self._rng.choice(texts)) if texts else ([], "none"))
+        self._collect(
+            self._config.resampled, lambda: self._varied(self._rng.choice(texts)) if texts else _Request("none")
+        )
 
-    def _collect(self, wanted: int, ask: Any) -> None:
+    def _collect(self, wanted: int, ask: "Callable[[], _Request]") -> None:
         """Ask until so many new candidates are there, three times as often as would be needed if all were new."""
-        got = 0
-        for _ in range(3 * math.ceil(wanted / TOGETHER)):
-            if got >= wanted or self._spent:
-                return
-            try:
-                texts, source = ask()
-            except BudgetSpentError:  # the tokens are used up: go on with what there is
-                self._spent = True
-                return
-            for text in texts:
-                made = wording.instruction_of(text, self._rows)
-                if made and got < wanted:
-                    got += self._pool.add(made, source)
+        got, left = 0, 3 * math.ceil(wanted / TOGETHER)
+        while got < wanted and left and not self._spent:
+            # A writer is asked for all that is still missing at once; what a filler is asked hangs on the pool.
+            turn = min(left, math.ceil((wanted - got) / TOGETHER)) if isinstance(self._proposer, Writer) else 1
+            left -= turn
+            requests = [ask() for _ in range(turn)]
+            for request, texts in zip(requests, self._answers(requests), strict=False):
+                for text in texts:
+                    made = wording.instruction_of(text, self._rows)
+                    if made and made.lower().rstrip(".") not in self._answers_shown and got < wanted:
+                        got += self._pool.add(made, request.source)
+
+    def _answers(self, requests: "Sequence[_Request]") -> Iterator[Sequence[str]]:
+        """The texts of each request, as far as the tokens of a remote model go."""
+        asked = [(request.prompt, request.seed) for request in requests if request.prompt is not None]
+        written = self._proposer.write(asked, TOGETHER) if isinstance(self._proposer, Writer) else iter(())
+        try:
+            for request in requests:
+                yield request.texts if request.prompt is None else next(written)
+        except BudgetSpentError:  # the tokens are used up: go on with what there is
+            self._spent = True
+
+    def _request(self, prompt: str, source: str) -> "_Request":
+        return _Request(source, prompt, self._next_seed())
 
     def _next_seed(self) -> int:
         self._seed += TOGETHER  # remote texts of one prompt have seeds of their own
@@ -167,7 +181,7 @@ class _Maker:
         chosen = self._rng.sample(range(len(self._rows)), min(most, len(self._rows)))
         return [wording.shown(self._rows[i], answer_of(self._job.format, self._rows[i])) for i in chosen]
 
-    def _proposed(self) -> tuple[list[str], str]:
+    def _proposed(self) -> "_Request":
         examples = self._examples(self._config.examples)
         proposer, mode = self._proposer, self._config.mode
         if isinstance(proposer, Filler):
@@ -175,26 +189,26 @@ class _Maker:
                 return self._varied(self._rng.choice([a.text for a in self._pool.arms if a.text] or ["Answer."]))
             before, after = wording.insert(examples)
             length = self._rng.randrange(3, 10)
-            return proposer.insert(before, after, length, TOGETHER, self._next_seed()), "insert"
+            return _Request("insert", texts=proposer.insert(before, after, length, TOGETHER, self._next_seed()))
         if proposer is None:
-            return [], "none"
+            return _Request("none")
         make = wording.insert_asked if mode == "insert" else wording.forward
         while len(examples) > 1 and not proposer.fits(make(examples)):
             examples.pop()
         if not proposer.fits(make(examples)):
-            return [], "none"
-        return proposer.write(make(examples), TOGETHER, self._next_seed()), "insert" if mode == "insert" else "forward"
+            return _Request("none")
+        return self._request(make(examples), "insert" if mode == "insert" else "forward")
 
-    def _varied(self, text: str) -> tuple[list[str], str]:
+    def _varied(self, text: str) -> "_Request":
         if isinstance(self._proposer, Writer):
             prompt = wording.variation(text)
             if self._proposer.fits(prompt):
-                return self._proposer.write(prompt, TOGETHER, self._next_seed()), "variation"
+                return self._request(prompt, "variation")
         if isinstance(self._proposer, Filler) and self._rng.random() < 0.75:
-            return self._proposer.resample(text, TOGETHER, self._next_seed()), "resampled"
-        return [wording.edited(text, self._rng) for _ in range(TOGETHER)], "edited"
+            return _Request("resampled", texts=self._proposer.resample(text, TOGETHER, self._next_seed()))
+        return _Request("edited", texts=[wording.edited(text, self._rng) for _ in range(TOGETHER)])
 
-    def _from_history(self, scored: Sequence[tuple[str, float]]) -> tuple[list[str], str]:
+    def _from_history(self, scored: Sequence[tuple[str, float]]) -> "_Request":
         assert isinstance(self._proposer, Writer), "only writers can be shown a history"
         examples, shown = self._examples(min(3, self._config.examples)), list(scored)
         while len(shown) > 1 and not self._proposer.fits(wording.history(shown, examples)):
@@ -203,7 +217,17 @@ class _Maker:
         if not self._proposer.fits(prompt):
             raise ConfigError("resample=history: the past instructions and one example do not fit the proposer's "
                               "context; use resample=variation.")  # fmt: skip
-        return self._proposer.write(prompt, TOGETHER, self._next_seed()), "history"
+        return self._request(prompt, "history")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Texts that were proposed, or the prompt that a writer is asked for them with, and where they are from."""
+
+    source: str
+    prompt: str | None = None
+    seed: int = 0
+    texts: Sequence[str] = ()
 
 
 def _shown(score: str, mean: float) -> float:

@@ -59,7 +59,8 @@ def drawn(pool: Sequence[Row], select: Literal["random", "balanced"], rng: rando
 
 def put(form: Format, rows: Sequence[Row], separator: str) -> Format:
     """The format with these rows shown."""
-    return replace(form, template=with_demos(form.template, [example_of(form, row) for row in rows], separator))
+    examples = [example_of(form, row) for row in rows]
+    return replace(form, template=with_demos(form.template, examples, separator, data=not form.words))
 
 
 def longest_rows(lm: FrozenLM, form: Format, task: Task, uncut: float) -> list[Row]:

@@ -79,7 +79,7 @@ def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Ro
 
 def _try(lm: FrozenLM, value: Neighbours, form: Format, row: Row, near: Sequence[int], cut: int) -> Encoded | None:
     examples = [value.examples[i] for i in reversed(near)]
-    put = replace(form, template=with_demos(form.template, examples, value.separator))
+    put = replace(form, template=with_demos(form.template, examples, value.separator, data=not form.words))
     try:
         [found] = encode_rows(lm, put, [row])
     except (ConfigError, DataError):  # longer than the context

@@ -2,6 +2,7 @@
 trained (Gao et al. 2021, LM-BFF)."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from foreword.methods.search.infill import Filling, Infiller, shapes
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.rounds import candidates, described, exhaustive, search
 from foreword.methods.search.split import search_rows
+from foreword.methods.search.turns import fill_turn, places, turn_of, with_content
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
+from foreword.tasks.rows import Row
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class TemplateSearchConfig(HardConfig):
     """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
 
     Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`
-    templates, spread over the shapes, go into the search. `budget`, `score`, `selection_rows` and `exhaustive` are as
-    in ape. The rows of the proposals are not those of the choice.
+    templates, spread over the shapes, go into the search. In a chat the gap is at the end of the user's turn. `budget`,
+    `score`, `selection_rows` and `exhaustive` are as in ape. The rows of the proposals are not those of the choice.
     """
 
     proposer: str = "self"
@@ -55,15 +58,13 @@ class TemplateSearch(SearchMethod):
         self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
     ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
         config: TemplateSearchConfig = job.config
-        if job.format.template.chat:
-            raise ConfigError("template-search fills in a template of one string, and this one is a list of messages.")
         if job.format.template.slots:
             raise ConfigError("A search for words needs a template without {soft:...} slots; remove them.")
         rows = search_rows(job.task, job.seed, config.examples, config.selection_rows)
         pool = Pool(lm, lambda text: _with(job.format, text))
         pool.add_as_written()
-        for filling in self._fillings(lm, job, rows.proposal, ledger):
-            pool.add(_source(filling, lm.kind), "infilled")
+        for source in self._fillings(lm, job, rows.proposal, ledger):
+            pool.add(source, "infilled")
         reader = Reader(lm, job.task, rows.selection, config.score, ledger)
         reader.told(job.name, config.budget, progress)
         outcome = search(
@@ -78,14 +79,25 @@ class TemplateSearch(SearchMethod):
         told["candidates"] = candidates(pool, outcome)
         return NONE, pool.arms[outcome.winner].format, 0, told
 
-    def _fillings(self, lm: FrozenLM, job: Job, rows: Any, ledger: Ledger) -> list[Filling]:
-        """The likeliest fillings, taking turns over the shapes: sums over gaps of different lengths do not compare."""
+    def _fillings(self, lm: FrozenLM, job: Job, rows: Sequence[Row], ledger: Ledger) -> list[str]:
+        """The likeliest fillings, shape by shape in turn: sources of a template, or of a chat's last user turn."""
         config: TemplateSearchConfig = job.config
         proposer = lm if config.proposer == "self" else load(config.proposer)
-        examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]
-        infiller = Infiller(proposer, examples, config.beam, ledger, identity(proposer))
-        ranked = [infiller.fill(shape) for shape in _shapes(job, lm, proposer, config.longest)]
-        found: list[Filling] = []
+        chat = job.format.template.chat
+        if chat and proposer.instructed:
+            ranked = [
+                fill_turn(
+                    proposer, form, [dict(row.fields) for row in rows], n, config.beam, ledger, identity(proposer)
+                )
+                for n in range(1, config.longest + 1)
+                for form in [dataclasses.replace(job.format, template=t) for t in places(job.format.template)]
+            ]
+        else:
+            examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]
+            infiller = Infiller(proposer, examples, config.beam, ledger, identity(proposer))
+            filled = [infiller.fill(shape) for shape in _shapes(job, lm, proposer, config.longest)]
+            ranked = [[turn_of(f) if chat else _source(f, lm.kind) for f in some] for some in filled]
+        found: list[str] = []
         for turn in range(config.beam):
             found += [some[turn] for some in ranked if turn < len(some)]
         return found[: config.candidates]
@@ -104,4 +116,7 @@ def _source(filling: Filling, kind: str) -> str:
 
 
 def _with(form: Format, source: str) -> Format:
-    return form if not source else dataclasses.replace(form, template=Template.parse(source))
+    if not source:
+        return form
+    template = with_content(form.template, source) if form.template.chat else Template.parse(source)
+    return dataclasses.replace(form, template=template)

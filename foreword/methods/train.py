@@ -151,16 +151,21 @@ def _train_all(
     single: list[int] = []
     for index, job in enumerate(jobs):
         method = find_method(job.method)
+        try:
+            method.require(lm.kind, job.task)  # before any work, that of hashing the weights included
+        except ForewordError as error:
+            done(index, error)
+            continue
         if isinstance(method, DirectMethod):
             try:
-                done(index, _learn_directly(lm, job, method, functools.partial(method.learn, lm, job)))
+                done(index, _learn_directly(lm, job, functools.partial(method.learn, lm, job)))
             except ForewordError as error:
                 done(index, error)
         elif isinstance(method, SearchMethod):
             try:
                 ledger = Ledger.open(_part(checkpoint, f"search-{index}", len(jobs)), recipe_hash(lm, [job]), resume)
                 learn = functools.partial(method.search, lm, job, ledger, _relayed(progress, index))
-                done(index, _learn_directly(lm, job, method, learn))
+                done(index, _learn_directly(lm, job, learn))
                 ledger.remove()
             except ForewordError as error:
                 done(index, error)
@@ -170,7 +175,7 @@ def _train_all(
             own = _part(checkpoint, f"search-{index}", len(jobs))
             try:
                 notebook = FileNotebook(own, recipe_hash(lm, [job]), resume, job, index, progress)
-                done(index, _learn_directly(lm, job, method, functools.partial(method.search, lm, job, notebook)))
+                done(index, _learn_directly(lm, job, functools.partial(method.search, lm, job, notebook)))
                 notebook.remove()
             except ForewordError as error:
                 done(index, error)
@@ -213,9 +218,8 @@ def train(
     return outcome
 
 
-def _learn_directly(lm: FrozenLM, job: Job, method: Method, learn: Callable[[], tuple[Any, ...] | Ended]) -> Trained:
+def _learn_directly(lm: FrozenLM, job: Job, learn: Callable[[], tuple[Any, ...] | Ended]) -> Trained:
     """Run what gives a value, its format, the numbers trained, and perhaps what else the record tells."""
-    method.require(lm.kind, job.task)
     began = time.perf_counter()
     made = learn()
     trace = made.trace if isinstance(made, Ended) else {}
@@ -248,7 +252,6 @@ def _relayed(progress: Progress | None, job: int) -> Progress | None:
 def _start(lm: FrozenLM, job: Job) -> Run:
     method = find_method(job.method)
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
-    method.require(lm.kind, job.task)
     if not job.task.train:
         raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
     learner = method.start(lm, job)

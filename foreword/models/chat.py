@@ -11,7 +11,7 @@ from typing import Any, final
 
 from jinja2 import TemplateError
 
-from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template
+from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template, Turn, joined
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.models.row import Hole, Part
 
@@ -93,6 +93,30 @@ class Chat:
         return "".join(joined)
 
 
+def begun(tokenizer: Any, asked: Sequence[Mapping[str, str]], field: str) -> Template:
+    """Return messages as a template of one string in which the model's own turn begins with a field's text.
+
+    Raises: ModelError, ConfigError as `Chat.of` says.
+    """
+    chat = Chat.of(tokenizer, Template.parse([dict(message) for message in asked]))
+    parts = [Field(part.name, part.shorten) if isinstance(part, Hole) else part for part in chat.parts]
+    lead = [Literal(chat.lead)] if chat.lead else []
+    return Template((Turn("", joined([*parts, *lead, Field(field)])),))
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """Return the special token with which the chat template ends the model's own turn, or None if it writes none."""
+    turns = [{"role": "user", "content": f"{OPEN}0{CLOSE}"}, {"role": "assistant", "content": f"{OPEN}1{CLOSE}"}]
+    try:
+        [whole] = _render(tokenizer, [turns], prompt=False)
+    except (ConfigError, TypeError, ValueError):  # it takes other messages; those who use it are told then
+        return None
+    after = whole.partition(f"{OPEN}1{CLOSE}")[2].lstrip()
+    special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = [content for content in special if content and after.startswith(content)]
+    return special[max(ends, key=len)] if ends else None
+
+
 def _sentinel(number: int, pad: bool) -> str:
     edge = PAD if pad else ""
     return f"{edge}{OPEN}{number}{CLOSE}{edge}"
@@ -120,6 +144,8 @@ def _messages(
 
 
 def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], prompt: bool = True) -> list[str]:
+    if not conversations:  # no rows, as of a task without validation rows; the library refuses an empty list
+        return []
     try:
         return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
     except TemplateError as error:

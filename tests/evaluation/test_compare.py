@@ -175,6 +175,23 @@ def test_failures_stop_nothing_else_and_are_tried_again(tmp_path: Path) -> None:
     assert [line.seeds for line in found.lines] == [(0, 1, 2)] * 3
 
 
+def test_an_unexpected_error_of_one_method_stops_no_other(tmp_path: Path) -> None:
+    world = World()
+    tools = world.tools()
+
+    def train_many(lm, jobs, **more):
+        if jobs[0].method == "stacked":
+            raise ValueError("Cannot apply chat template to an empty conversation.")
+        return tools.train_many(lm, jobs, **more)
+
+    found = compare(FakeLM(), fake_task(), METHODS, out=tmp_path, seeds=2, tools=replace(tools, train_many=train_many))
+    reason = "it ended in an unexpected ValueError: Cannot apply chat template to an empty conversation."
+    assert [(f.method, f.seed, f.reason) for f in found.failures] == [("stacked", 0, reason), ("stacked", 1, reason)]
+    assert [line.method for line in found.lines] == [name for name in METHODS if name != "stacked"]
+    again = run(World(), tmp_path, seeds=2)
+    assert not again.failures and len(again.lines) == len(METHODS)
+
+
 def test_a_checkpoint_left_behind_is_gone_on_with_by_the_same_stack(tmp_path: Path) -> None:
     first = World(kill_after=4)
     with pytest.raises(Killed):

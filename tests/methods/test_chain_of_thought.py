@@ -207,9 +207,10 @@ def test_demonstrations_show_reasoning_and_answers_and_none_is_asked():
     parts = shown.split("\n\n")
     assert len(set(parts)) == 3
     for part in parts:
-        number = part.split()[2].rstrip("?")
+        number = part.split()[2].rstrip("?'}")
         assert int(number) >= 20, "neither a development row nor the test row is shown"
-        assert part == f"Q: question {number}?\nA: Let's think step by step. Because of {number}. The answer is 7."
+        shown_q, because = f"{{'question {number}?'}}", f"{{'Because of {number}.'}}"  # texts of rows stay data
+        assert part == f"Q: {shown_q}\nA: Let's think step by step. {because} The answer is {{'7'}}."
     assert "in clear" in made._privacy()
     assert made.format.decoding.stop_strings == ("\n\n", "\nQ:")
     other = train(lm, task, "chain-of-thought", demonstrations=3, max_new_tokens=4, seed=4).artefact
@@ -233,7 +234,7 @@ def test_in_a_chat_demonstrations_are_turns():
     form = Format(Template.parse([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{q}"}]))
     found = reasoning_template(form, numbers_task().train[:1], "Think.", "The answer is").source
     assert [turn["role"] for turn in found] == ["system", "user", "assistant", "user"]
-    assert found[2]["content"].endswith("The answer is 7.")
+    assert found[2]["content"].endswith("The answer is {'7'}.")
     assert found[3]["content"] == "{q}\nThink."
 
 

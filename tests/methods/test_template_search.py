@@ -10,10 +10,11 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.methods.search.infill import Filling, Gap, Infiller, shapes
 from foreword.methods.search.ledger import Ledger
-from foreword.methods.train import make_job, train
+from foreword.methods.train import train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.models.tiny import tiny
+from tests.instructed import instruct_lm
 from tests.planted import FILLER, NOUNS, planted_task
 
 
@@ -87,12 +88,21 @@ def test_what_is_chosen_is_not_below_the_template_as_written(name):
             assert artefact.format.template.parts[-1] == artefact.format.template.answer
 
 
-def test_chats_and_slots_are_refused():
+def test_slots_are_refused():
     lm, task = load("foreword-tiny-causal"), planted_task(1, train=12, validation=0)
-    for template, told in (
-        ("{soft:3} {text} {answer}", "without .soft"),
-        ([{"role": "user", "content": "{text}"}], "list of messages"),
-    ):
-        job = make_job(lm, task, "template-search", form=task.format("causal", template))
-        with pytest.raises(ConfigError, match=told):
-            train(lm, task, "template-search", form=job.format)
+    form = task.format("causal", "{soft:3} {text} {answer}")
+    with pytest.raises(ConfigError, match=r"without \{soft"):
+        train(lm, task, "template-search", form=form)
+
+
+@pytest.mark.parametrize("proposer", ["self", "foreword-tiny", "foreword-tiny-causal"])
+def test_a_chat_is_filled_in_the_user_s_turn_by_any_proposer(proposer):
+    lm, task = instruct_lm("chatml"), planted_task(1, train=12, validation=0, test=4)
+    source = [{"role": "system", "content": "Be {{brief}}."}, {"role": "user", "content": "{text} Which?"}]
+    options = {"candidates": 6, "beam": 3, "longest": 2, "examples": 3, "budget": 60, "proposer": proposer}
+    artefact = train(lm, task, "template-search", form=task.format("causal", source), **options).artefact
+    texts = [one["text"] for one in artefact.metrics["candidates"] if one["text"]]
+    assert texts and len(texts) == len(set(texts)) and all(text.startswith("{text") for text in texts)
+    assert not any("answer}" in text or "brief" in text for text in texts)
+    system, user = artefact.format.template.source
+    assert system == source[0] and user["role"] == "user" and user["content"] in [*texts, source[1]["content"]]

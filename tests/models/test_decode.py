@@ -171,6 +171,36 @@ def test_a_row_draws_the_same_whoever_shares_its_batch():
     assert found[1] == int(logits[1].argmax())
 
 
+@pytest.mark.parametrize("kind", ["spread", "equal", "barred", "far"])
+def test_what_is_left_is_what_sorting_the_whole_vocabulary_leaves(kind):
+    rng = random.Random(seed := random.SystemRandom().randrange(10**6))
+    torch.manual_seed(seed)
+    for _ in range(40):
+        logits = torch.randn(rng.choice([1, 2, 17, 4000])) * rng.choice([0.01, 1.0, 6.0])
+        if kind == "equal":  # many tokens share each of seven logits
+            logits = torch.randint(7, logits.shape).float() * 0.7
+        elif kind == "barred":
+            logits[1:][torch.rand(len(logits) - 1) < 0.4] = -torch.inf
+        elif kind == "far":
+            logits *= 60
+        top_k, top_p = rng.choice([0, 1, 3, 40]), rng.choice([1e-9, rng.random() + 1e-6, 0.9137, 1 - 1e-12])
+        left = narrowed(logits, Sampling(top_k=top_k, top_p=top_p)).isfinite()
+        kept = logits.double()
+        if 0 < top_k < len(kept):
+            kept = kept.masked_fill(kept < kept.sort(descending=True).values[top_k - 1], -torch.inf)
+        share = kept.softmax(-1)
+        order = kept.argsort(descending=True, stable=True)
+        before = share[order].cumsum(-1) - share[order]
+        near = (before - top_p).abs() < 1e-9  # rounding may decide either way
+        wanted = torch.zeros(len(kept), dtype=torch.bool)
+        wanted[order] = before < top_p
+        wanted &= kept.isfinite()
+        sure = torch.ones(len(kept), dtype=torch.bool)
+        sure[order[near]] = False
+        assert torch.equal(left[sure], wanted[sure]), (seed, kind, top_k, top_p)
+        assert left.any()
+
+
 def test_cold_is_greedy_and_the_nucleus_is_never_empty():
     logits = torch.tensor([[0.0, 3.0, 2.9]])
     assert choose(logits, [Chooser.of(Sampling(temperature=1e-9, seed=0))]).item() == 1

@@ -1,6 +1,6 @@
 """Words between a row's texts and its answer, by beam search over all example rows at once (Gao et al. 2021, 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -45,7 +45,7 @@ class Filling:
         for part in self.shape:
             if isinstance(part, Gap):
                 word = next(given)
-                text += word if text or not parts or word[:1] in ".,:;?!" else f" {word}"
+                text += word if text or not parts else spaced(word)
                 continue
             if parts and not text.endswith(" "):
                 text += " "
@@ -57,6 +57,11 @@ class Filling:
             shorten = part == first
             parts.append(Answer("mask" if kind == "masked" else "answer") if part == "answer" else Field(part, shorten))
         return Template((Turn("", (*parts, *([Literal(text)] if text else []))),))
+
+
+def spaced(words: str) -> str:
+    """Return the words as they stand after a text: with one space before them, unless they begin with a stop."""
+    return words if words[:1] in ".,:;?!" else f" {words}"
 
 
 def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
@@ -97,24 +102,12 @@ class Infiller:
 
     def _search(self, shape: Shape) -> list[tuple[list[int], float]]:
         """Beam search over the pieces of all gaps, in order."""
-        beams: list[tuple[list[int], float]] = [([], 0.0)]
-        for step in range(sum(part.length for part in shape if isinstance(part, Gap))):
-            rows, at = [], []
-            for ids, _ in beams:
-                for fields, answer in self._examples:
-                    row, column = self._row(shape, ids, step, fields, answer)
-                    rows.append(row)
-                    at.append(column)
-            logp_XV = piece_logprobs(self._lm, rows, at)
-            sum_KV = logp_XV.unflatten(0, (len(beams), len(self._examples))).sum(1)
-            total_KV = sum_KV + torch.tensor([value for _, value in beams])[:, None]
-            best = total_KV.flatten().topk(min(self._beam, total_KV.numel()))
-            vocab = total_KV.shape[1]
-            beams = [
-                ([*beams[index // vocab][0], index % vocab], value)
-                for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            ]
-        return beams
+        length = sum(part.length for part in shape if isinstance(part, Gap))
+
+        def rows(ids: Sequence[int]) -> list[tuple[list[int], int]]:
+            return [self._row(shape, ids, len(ids), fields, answer) for fields, answer in self._examples]
+
+        return beam_search(self._lm, rows, length, self._beam)
 
     def _row(
         self, shape: Shape, ids: Sequence[int], step: int, fields: dict[str, str], answer: str
@@ -142,10 +135,36 @@ class Infiller:
         found, at = [], 0
         for part in shape:
             if isinstance(part, Gap):
-                text = self._lm.tokenizer.decode(list(ids[at : at + part.length]), skip_special_tokens=True)
-                found.append(tidy(text))
+                found.append(words_of(self._lm, ids[at : at + part.length]))
                 at += part.length
         return found
+
+
+def beam_search(
+    lm: FrozenLM, rows: Callable[[Sequence[int]], list[tuple[list[int], int]]], length: int, beam: int
+) -> list[tuple[list[int], float]]:
+    """Return the `beam` likeliest fillings of `length` tokens with their summed log-probabilities over all examples.
+
+    `rows` gives each example with a gap filled as far as it is, and the column where the next token is read.
+    """
+    beams: list[tuple[list[int], float]] = [([], 0.0)]
+    for _ in range(length):
+        asked = [row for ids, _ in beams for row in rows(ids)]
+        logp_XV = piece_logprobs(lm, [ids for ids, _ in asked], [column for _, column in asked])
+        sum_KV = logp_XV.unflatten(0, (len(beams), len(asked) // len(beams))).sum(1)
+        total_KV = sum_KV + torch.tensor([value for _, value in beams])[:, None]
+        best = total_KV.flatten().topk(min(beam, total_KV.numel()))
+        vocab = total_KV.shape[1]
+        beams = [
+            ([*beams[index // vocab][0], index % vocab], value)
+            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+    return beams
+
+
+def words_of(lm: FrozenLM, ids: Sequence[int]) -> str:
+    """Return the text of filled-in tokens, with single spaces."""
+    return tidy(lm.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def shape_key(shape: Shape) -> list[str | int]:

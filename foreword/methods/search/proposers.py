@@ -2,12 +2,13 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 
-from foreword.core.format import Format
+from foreword.core.format import Decoding, Format
 from foreword.core.shapes import Tensor
 from foreword.core.template import Template
 from foreword.errors import DataError
@@ -15,8 +16,10 @@ from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.search.remote import Remote
 from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder, collate, prepare
+from foreword.models.chat import begun
+from foreword.models.encode import Encoder, Line, collate, prepare
 from foreword.models.pieces import Pieces
+from foreword.models.write import Ask, Sample, write
 
 
 @final
@@ -37,54 +40,95 @@ class Writer(ABC):
         """Whether the prompt leaves room for an answer."""
 
     @abstractmethod
-    def write(self, prompt: str, count: int, seed: int) -> list[str]:
-        """So many answers, each sampled; the same for the same seed. Raises: BudgetSpentError (remote)."""
+    def write(self, asked: Sequence[tuple[str, int]], count: int) -> Iterator[list[str]]:
+        """Sample `count` answers to each prompt, in order; the same for the same prompt and seed.
+
+        Raises: BudgetSpentError (remote), after the answers that were still paid for.
+        """
 
 
 @final
 class LocalWriter(Writer):
-    """A causal model on this machine. `who` tells it from other models in the ledger."""
+    """A causal model on this machine. `who` tells it from other models in the ledger.
+
+    A prompt's last line begins the answer. A model that is asked in messages reads it as the beginning of its own turn:
+    asked to go on with a line of the user's, small ones answer the examples instead.
+    """
 
     def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
         self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
-        source = [{"role": "user", "content": "{prompt}"}] if lm.instructed else "{prompt}"
+        asked = [{"role": "user", "content": "{prompt}"}]
+        template = begun(lm.tokenizer, asked, "begun") if lm.instructed else Template.parse("{prompt}")
         room = max(1, lm.dims.context - how.max_tokens)
-        self._encoder = Encoder.build(lm, Format(Template.parse(source), truncate="error", max_length=room))
+        self._encoder = Encoder.build(lm, Format(template, truncate="error", max_length=room))
+
+    def _fields(self, prompt: str) -> dict[str, str]:
+        if not self._lm.instructed:
+            return {"prompt": prompt}
+        asked, _, begins = prompt.rpartition("\n")
+        return {"prompt": asked.strip(), "begun": begins}
 
     def fits(self, prompt: str) -> bool:
         try:
-            self._encoder.encode({"prompt": prompt})
+            self._encoder.encode(self._fields(prompt))
         except DataError:
             return False
         return True
 
-    def write(self, prompt: str, count: int, seed: int) -> list[str]:
+    def write(self, asked: Sequence[tuple[str, int]], count: int) -> Iterator[list[str]]:
         how = self._how
-        key = key_of("write", self._who, prompt, count, seed, how.temperature, how.top_p, how.max_tokens)
-        found = self._ledger.get(key)
-        if found is None:
-            found = self._generate(prompt, count, seed)
-            self._ledger.put({key: found})
-        return list(found)
+        keys = [
+            key_of("write", self._who, prompt, count, seed, how.temperature, how.top_p, how.max_tokens)
+            for prompt, seed in asked
+        ]
+        missing = [i for i, key in enumerate(keys) if self._ledger.get(key) is None]
+        # The model's own loop goes on with many prompts at once; a family that has none there is left to the library.
+        generate = self._generate if self._lm.takes_prefix else self._generate_by_library
+        generate([asked[i] for i in missing], [keys[i] for i in missing], count)
+        for key in keys:
+            yield list(self._ledger.get(key))
+
+    def _generate(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
+        """Put the answers to each prompt into the ledger when the last of them has ended."""
+        how = self._how
+        # An instruction is one line (`wording.instruction_of`).
+        decoding = Decoding(
+            how.max_tokens, do_sample=True, temperature=how.temperature, top_p=how.top_p, stop_strings=("\n",)
+        )
+        encoded = self._encoder.encode_rows([Line(self._fields(prompt)) for prompt, _ in asked])
+        asks = [
+            Ask(e, None, 0, decoding, tuple(range(seed, seed + count)), count)
+            for e, (_, seed) in zip(encoded, asked, strict=True)
+        ]
+        texts: list[dict[int, str]] = [{} for _ in asked]
+
+        def keep(prompt: int, sample: int, written: Sample) -> int:
+            texts[prompt][sample] = written.text
+            if len(texts[prompt]) == count:
+                self._ledger.put({keys[prompt]: [texts[prompt][n] for n in range(count)]})
+            return count - len(texts[prompt])
+
+        write(self._lm, asks, None, keep)
 
     @torch.no_grad()
-    def _generate(self, prompt: str, count: int, seed: int) -> list[str]:
+    def _generate_by_library(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
         lm, how = self._lm, self._how
-        batch = collate([self._encoder.encode({"prompt": prompt})])
-        inputs, _ = prepare(lm, batch, None, torch.zeros(1, dtype=torch.long))
-        devices = [lm.device] if lm.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            ids_XL = lm.generate(
-                inputs,
-                do_sample=True,
-                temperature=how.temperature,
-                top_p=how.top_p,
-                top_k=0,
-                max_new_tokens=how.max_tokens,
-                num_return_sequences=count,
-            )
-        return lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True)
+        for (prompt, seed), key in zip(asked, keys, strict=True):
+            batch = collate([self._encoder.encode(self._fields(prompt))])
+            inputs, _ = prepare(lm, batch, None, torch.zeros(1, dtype=torch.long))
+            devices = [lm.device] if lm.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed)
+                ids_XL = lm.generate(
+                    inputs,
+                    do_sample=True,
+                    temperature=how.temperature,
+                    top_p=how.top_p,
+                    top_k=0,
+                    max_new_tokens=how.max_tokens,
+                    num_return_sequences=count,
+                )
+            self._ledger.put({key: lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True)})
 
 
 @final
@@ -97,14 +141,11 @@ class RemoteWriter(Writer):
     def fits(self, prompt: str) -> bool:
         return True
 
-    def write(self, prompt: str, count: int, seed: int) -> list[str]:
+    def write(self, asked: Sequence[tuple[str, int]], count: int) -> Iterator[list[str]]:
         how = self._how
-        return [
-            self._remote.write(
-                prompt, seed + n, max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p
-            )
-            for n in range(count)
-        ]
+        options = {"max_tokens": how.max_tokens, "temperature": how.temperature, "top_p": how.top_p}
+        for prompt, seed in asked:
+            yield [self._remote.write(prompt, seed + n, **options) for n in range(count)]
 
 
 @final

@@ -60,7 +60,7 @@ def history(scored: Sequence[tuple[str, float]], examples: Sequence[str]) -> str
     return (
         "These instructions were tried on a task, and each has a score; higher is better.\n\n"
         f"{tried}\n\nThe task, by examples:\n\n{pairs}\n\n"
-        "A new instruction that is different from all of these and has a higher score:"
+        "A new instruction that is different from all of these and has a higher score:\n\nInstruction:"
     )
 
 

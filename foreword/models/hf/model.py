@@ -19,6 +19,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
+from foreword.models.chat import turn_end
 from foreword.models.hf import families, generation, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
 from foreword.models.hf.head import OutputHead
@@ -114,10 +115,13 @@ class HFModel(FrozenLM):
 
     @cached_property
     def stops(self) -> frozenset[int]:
+        # A checkpoint often keeps its base model's end, while its chat template ends turns with another.
+        turn = turn_end(self.tokenizer) if self.instructed else None
+        turns = frozenset() if turn is None else frozenset([turn])
         for source in (getattr(self._model, "generation_config", None), self._model.config, self.tokenizer):
             given = getattr(source, "eos_token_id", None)  # the library's own order: the first that says so
             if given is not None:
-                return frozenset(given if isinstance(given, list) else [given])
+                return turns | frozenset(given if isinstance(given, list) else [given])
         separator = self.tokenizer.sep_token_id  # BERT's tokenizers end a text with it and name no other end
         return frozenset() if separator is None else frozenset([separator])
 
