@@ -225,6 +225,7 @@ def _check_values(record: dict[str, Any], any_model: bool) -> None:
     except ValueError as error:
         raise ArtefactError(f"{RECORD} has numbers or characters that no text has: {error}.") from None
     form, made, model = record["format"], record["fingerprint"], record["model"]
+    chat = form.get("chat_options") or {}
     labels, words, longest = form["labels"], form["words"], form["max_length"]
     rules = {
         "method": isinstance(record["method"], str),
@@ -241,6 +242,7 @@ def _check_values(record: dict[str, Any], any_model: bool) -> None:
         "recipe": isinstance(record["recipe"], dict),
         "parent": isinstance(record["parent"], str | None),
         "template": len(json.dumps(form["template"], ensure_ascii=False)) <= TEMPLATE,
+        "chat_options": isinstance(chat, dict) and len(json.dumps(chat, ensure_ascii=False)) <= TEMPLATE,
         "labels": _are_words(labels, LABELS) and len(set(labels)) == len(labels),
         "words": isinstance(words, list) and len(words) == len(labels) and all(_are_words(w, WORDS) for w in words),
         "truncate": form["truncate"] in get_args(Truncate),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
-from foreword.core.format import Answers, Decoding, Format, Truncate
+from foreword.core.format import Answers, ChatOptions, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
@@ -249,11 +249,13 @@ class Task:
         max_length: int | None = None,
         pieces: Literal["mean", "sum"] = "mean",
         decoding: Decoding | None = None,
+        chat_options: Mapping[str, Any] | ChatOptions | None = None,
     ) -> Format:
         """How the task is put to such a model: the template and words given, else the task's, else generic ones.
 
         `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
         `decoding` says, by default greedily, to the end of the line and no longer than the training targets need.
+        `chat_options` are variables of the tokenizer's chat template, by name.
 
         Raises: ConfigError for a masked model where answers are texts.
         """
@@ -283,6 +285,7 @@ class Task:
             max_length=max_length,
             pieces=pieces,
             decoding=decoding,
+            chat_options=chat_options if isinstance(chat_options, ChatOptions) else ChatOptions.of(chat_options),
         )
 
     def _template(self, kind: str, chat: bool) -> TemplateSource | None:

@@ -17,6 +17,7 @@ from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder, collate, prepare
 from foreword.models.pieces import Pieces
+from foreword.models.rendering import frozen
 
 
 @final
@@ -49,7 +50,8 @@ class LocalWriter(Writer):
         self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
         source = [{"role": "user", "content": "{prompt}"}] if lm.instructed else "{prompt}"
         room = max(1, lm.dims.context - how.max_tokens)
-        self._encoder = Encoder.build(lm, Format(Template.parse(source), truncate="error", max_length=room))
+        form = Format(Template.parse(source), truncate="error", max_length=room)
+        self._encoder = Encoder.build(lm, frozen(lm.tokenizer, form))
 
     def fits(self, prompt: str) -> bool:
         try:
