@@ -13,7 +13,7 @@ import torch
 
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Field, Part, Soft, Template, Turn
+from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.methods.answer import choices_of
@@ -111,24 +111,30 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
         asked[-1] = Turn(asked[-1].role, (*asked[-1].parts, *told))
         turns = list(first)
         for row in shown:
-            turns += [Turn(t.role, (Words(_filled(t.parts, row)),)) for t in asked]
-            turns.append(Turn("assistant", (Words(_solved(form, row, conclude)),)))
+            turns += [Turn(t.role, joined(_filled(t.parts, row))) for t in asked]
+            turns.append(Turn("assistant", (literal(_solved(form, row, conclude)),)))
         return Template((*turns, *asked))
     before = [part for part in template.turns[0].parts if not isinstance(part, Answer)]
     if instruction:
         last = before[-1] if before else None
         spaced = not isinstance(last, Words) or not last.text[-1:].isspace()
         before.append(Words(f" {instruction}" if spaced else instruction))
-    solved = "".join(f"{_filled(before, row).rstrip()} {_solved(form, row, conclude)}{BETWEEN}" for row in shown)
-    return Template((Turn("", (*([Words(solved)] if solved else []), *before, Answer())),))
+    solved: list[Part] = []
+    for row in shown:
+        *asked, last = _filled(before, row) or [Words("")]
+        ends = Words(last.text.rstrip(), last.data)
+        solved += [*asked, ends, Words(" "), literal(_solved(form, row, conclude)), Words(BETWEEN)]
+    return Template((Turn("", joined([*solved, *before, Answer()])),))
 
 
-def _filled(parts: Sequence[Part], row: Row) -> str:
+def _filled(parts: Sequence[Part], row: Row) -> list[Words]:
+    """The template's text with the row's texts in it, which stay data."""
     assert not any(isinstance(part, Soft) for part in parts), "there are words only"
-    return "".join(
-        row.fields[part.name] if isinstance(part, Field) else part.text if isinstance(part, Words) else ""
+    return [
+        literal(row.fields[part.name]) if isinstance(part, Field) else part
         for part in parts
-    )
+        if isinstance(part, Field | Words)
+    ]
 
 
 def _solved(form: Format, row: Row, conclude: str) -> str:

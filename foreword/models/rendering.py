@@ -21,7 +21,7 @@ from foreword.core.format import CLOCK, ChatOptions, Format
 from foreword.errors import ConfigError, ModelError
 
 Message = Mapping[str, str]
-RANDOM = ("random", "lipsum")  # a filter and a function of Jinja
+RANDOM = ((nodes.Filter, "random"), (nodes.Name, "lipsum"))  # of Jinja
 GIVEN = ("messages", "add_generation_prompt")  # variables that the library sets
 # Options of the library's own function, which no variable of a template can be given through.
 TAKEN = (
@@ -46,7 +46,7 @@ _ENGLISH = {
         "December",
     ),
 }  # fmt: skip
-_SEVERAL = {"c": "%a %b %d %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "h": "%b", "r": "%I:%M:%S %p"}
+_SEVERAL = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "h": "%b", "r": "%I:%M:%S %p"}
 
 
 @final
@@ -158,6 +158,8 @@ def strftime(moment: datetime, form: str) -> str:
             return re.sub("%(.)", plain, _SEVERAL[letter])
         if letter in _ENGLISH:
             return _ENGLISH[letter][moment.weekday() if letter in "aA" else moment.month - 1]
+        if letter == "e":
+            return f"{moment.day:2}"
         if letter == "p":
             return "AM" if moment.hour < 12 else "PM"
         return found.group()
@@ -182,8 +184,8 @@ def _read(source: str) -> tuple[frozenset[str], str | None, bool]:
     environment = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
     tree = environment.parse(source)
     reads = frozenset(meta.find_undeclared_variables(tree))
-    filters = {node.name for node in tree.find_all(nodes.Filter)}
-    random = next((name for name in RANDOM if name in filters or name in reads), None)
+    called = [(type(node), node.name) for node in tree.find_all((nodes.Filter, nodes.Name))]
+    random = next((name for kind, name in RANDOM if (kind, name) in called), None)
     named = sum(node.name == CLOCK and node.ctx == "load" for node in tree.find_all(nodes.Name))
     for node in tree.find_all((nodes.Call, nodes.Test)):
         if not isinstance(node.node, nodes.Name) or node.node.name != CLOCK:

@@ -132,6 +132,4 @@ def _row(entry: Entry, asked: Asked, *, labelled: bool) -> Row:
         if len(fields) != 1:
             raise DataError(f"{asked.where}: {entry.version.name} reads {', '.join(fields)}; give each by its name.")
         given = {fields[0]: given}
-    if asked.options:
-        given["options"] = list(asked.options)
-    return row_of(entry.artefact, given, asked.where, labelled=labelled)
+    return row_of(entry.artefact, given, asked.where, labelled=labelled, options=asked.options)

@@ -10,13 +10,17 @@ from foreword.tasks.rows import Row
 Given = str | Sequence[str] | Mapping[str, Any]
 
 
-def row_of(artefact: Artefact, given: Given, where: str, *, labelled: bool = True) -> Row:
+def row_of(artefact: Artefact, given: Given, where: str, *, labelled: bool = True, options: Sequence[str] = ()) -> Row:
     """A row without a label from what a person gave. It needs no options where it is not to be `labelled`.
+
+    The row's `options` stand among its fields by name unless they are given apart: as "options", or as "row_options" if
+    a field has that name.
 
     Raises: DataError that says what is missing.
     """
     fields, closed = artefact.fields, artefact.format.answers != "options" or not labelled
-    names = [*fields, *([] if closed else ["options"])]
+    key = "options" if "options" not in fields else "row_options"
+    names = [*fields, *([] if closed or options else [key])]
     if isinstance(given, str):
         given = {fields[0]: given} if len(names) == 1 else {}
     elif not isinstance(given, Mapping):
@@ -27,5 +31,5 @@ def row_of(artefact: Artefact, given: Given, where: str, *, labelled: bool = Tru
     empty = [name for name in fields if not str(given[name]).strip()]
     if len(empty) == len(fields):
         raise DataError(f"{where} is empty; give a text.")
-    options = () if closed else tuple(map(str, given["options"]))
-    return Row({name: str(given[name]) for name in fields}, None, options, where)
+    chosen = () if closed else tuple(map(str, options or given[key]))
+    return Row({name: str(given[name]) for name in fields}, None, chosen, where)
