@@ -22,7 +22,11 @@ FORMS = (
     "{'text of data'}, and {{ or }} for a brace"
 )
 LONGEST_SLOT = 10_000
-SYMBOL = r"(?:[^\w\s'\"▁.,;:!?]|_)"  # what a token that is a mark begins and ends with, as <think> or __eou__
+# Text in which a token may stand that is a mark and no word: <think>, </s>, [TOOL_CALLS], <|im_end|>, __eou__, 【mark】.
+MARK = re.compile(
+    r"<[^<>]{0,60}\w[^<>]{0,60}>|\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]|\|[^|]{0,60}\w[^|]{0,60}\||__\w{1,60}?__|"
+    r"[＜【「『〈《⟨][^＞】」』〉》⟩]{1,60}[＞】」』〉》⟩]"
+)
 
 _NAME = re.compile(r"[^\s{}|:'\"](?:[^{}|:'\"\n]*[^\s{}|:'\"])?")
 _QUOTED = re.compile(r"soft\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
@@ -238,7 +242,7 @@ class Template:
 
 def literal(text: str) -> Literal:
     """Text from rows, or a name of the data, as a part of a template: data, if a control token could stand in it."""
-    return Literal(text, data=len(re.findall(SYMBOL, text)) > 1)
+    return Literal(text, data=MARK.search(text) is not None)
 
 
 def written(*parts: Part) -> str:

@@ -1,8 +1,8 @@
 """Text to pieces: what encode.py asks of a tokenizer, in one place.
 
 Control tokens are recognised in a template's own text only; text of the data is tokenised as plain text, whatever it
-looks like. They are the special tokens, and what was added to the tokenizer as a mark, as <think> is: text that begins
-and ends with a symbol. Words and spaces that were added are text everywhere. `following` treats text after a slot as
+looks like. They are the special tokens, and what was added to the tokenizer as a mark, as <think> is: text in
+brackets. Words and spaces that were added are text everywhere. `following` treats text after a slot as
 the tokenizer itself treats text after a special token.
 """
 
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, final
 
-from foreword.core.template import SYMBOL
+from foreword.core.template import MARK
 from foreword.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONTEXTS = ("a", ".", "0", "\n")  # texts that some piece ends after, in any tokenizer: see `after`
-MARK = re.compile(rf"{SYMBOL}.*\w.*{SYMBOL}", re.DOTALL)
 
 
 @final
@@ -217,7 +216,7 @@ def _control(tokenizer: Any) -> tuple[Control, ...]:
     return tuple(
         Control(t.content, index, t.special, t.lstrip, t.rstrip, t.single_word, any_case(t))
         for index, t in sorted(tokenizer.added_tokens_decoder.items())
-        if t.special or MARK.fullmatch(t.content)
+        if t.special or MARK.search(t.content)
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -33,9 +34,7 @@ LLAMA = (
     + PLAIN
 )
 MACRO = "{% macro head(n) %}{{ strftime_now('%A %d %B')[:n] }} {{ strftime_now('%H:%M') }}{% endmacro %}{{ head(13) }}"
-THINKS = PLAIN + (
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-)
+THINKS = PLAIN + ("{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}")
 USER = [{"role": "user", "content": "Is this good? {text}"}]
 TEXTS = ["a fine film", "dull", "not bad at all"]
 
@@ -76,7 +75,7 @@ def rendered(lm, form):
 def test_an_artefact_says_the_same_on_another_day(lm, clock, tmp_path, source, method):
     lm.tokenizer.chat_template = source
     clock.set(2031, 3, 4, 23, 58, 59)
-    options = {"steps": 2, "length": 2} if method == "prompt-tuning" else {}
+    options: dict[str, Any] = {"steps": 2, "length": 2} if method == "prompt-tuning" else {}
     made = train(lm, task(), method, **options)
     on_that_day = lm.tokenizer.apply_chat_template(
         [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
@@ -180,7 +179,9 @@ def test_variables_are_the_templates_own(lm, tmp_path):
     assert again.format.chat_options.variables == options
     assert again.format == made.artefact.format
     assert made.predict(TEXTS) == Prompted(lm, again).predict(TEXTS)
-    assert json.loads((tmp_path / "x" / "foreword.json").read_text())["format"]["chat_options"] == {"variables": options}
+    assert json.loads((tmp_path / "x" / "foreword.json").read_text())["format"]["chat_options"] == {
+        "variables": options
+    }
     export(again, tmp_path / "text", lm)
     assert json.loads((tmp_path / "text" / "prompt.json").read_text())["chat_options"] == {"variables": options}
     plain = train(lm, task(), "manual", form=task().format("causal", USER))
