@@ -22,7 +22,7 @@ FORMS = (
     "{'text of data'}, and {{ or }} for a brace"
 )
 LONGEST_SLOT = 10_000
-# Text in which a token may stand that is a mark and no word: <think>, </s>, [TOOL_CALLS], <|im_end|>, __eou__, 【mark】.
+# Text in which a token may stand that is a mark and no word: <think>, [TOOL_CALLS], <|im_end|>, __eou__, 【mark】.
 MARK = re.compile(
     r"<[^<>]{0,60}\w[^<>]{0,60}>|\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]|\|[^|]{0,60}\w[^|]{0,60}\||__\w{1,60}?__|"
     r"[＜【「『〈《⟨][^＞】」』〉》⟩]{1,60}[＞】」』〉》⟩]"

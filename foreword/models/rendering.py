@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: its variables, its clock, and its rendering, in which nothing depends on the day.
+"""A tokenizer's chat template: its variables, its clock, and its rendering.
 
 The template's `strftime_now` is replaced by a macro in front of it, which reads the texts of a recorded moment. A
 format that the macro has no text for ends the rendering with an error that names it; then the text is added and the

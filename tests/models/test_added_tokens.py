@@ -3,6 +3,7 @@
 Run: python -m pytest tests/models/test_added_tokens.py
 """
 
+import copy
 import random
 
 import pytest
@@ -38,7 +39,8 @@ MAKE = {
 def pair(name):
     """The tokenizer with the added tokens, and the same without them."""
     kind, make = MAKE[name]
-    made, bare = make(), make()
+    bare = make()
+    made = copy.deepcopy(bare)
     made.add_tokens([*PLAIN, *ODD])
     made.add_special_tokens({"extra_special_tokens": SPECIAL})
     return TextLM(made, kind, 4000), TextLM(bare, kind, 4000)
