@@ -161,8 +161,8 @@ class FormatChoice:
             soft_first=self.soft_first,
             chat_options=self.chat(),
         )
-        form = frozen(lm.tokenizer, form)
-        line = thinking(lm.tokenizer, form)
+        form = frozen(lm.tokenizer, form, lm.name)
+        line = thinking(lm.tokenizer, form, lm.name)
         if line and line not in self.noted:
             self.noted.add(line)
             note(line)

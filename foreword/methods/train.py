@@ -96,7 +96,7 @@ def make_job(
     form = form or (family[0] if family else task).format(lm.kind, chat=lm.instructed)
     return Job(
         task,
-        fitting(found, frozen(lm.tokenizer, form) if found.uses_lm else form),
+        fitting(found, frozen(lm.tokenizer, form, lm.name) if found.uses_lm else form),
         method,
         config,
         seed,
@@ -337,7 +337,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
     """The artefact of a job, with everything needed to check it and to make it again."""
     method = find_method(job.method)
     config = dataclasses.asdict(job.config)
-    thinks = thinking(lm.tokenizer, form) if method.uses_lm else None
+    thinks = thinking(lm.tokenizer, form, lm.name) if method.uses_lm else None
     return Artefact(
         value=value,
         format=form,

@@ -36,11 +36,13 @@ class Chat:
     lead: str
 
     @staticmethod
-    def of(tokenizer: Any, template: Template, options: ChatOptions | None = None) -> "Chat":
-        """Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for
+    def of(tokenizer: Any, template: Template, options: ChatOptions | None = None, model: str = "") -> "Chat":
+        """A template of messages for this tokenizer; `model` is its name in errors.
+
+        Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for
         messages that it refuses, and for options that it never reads.
         """
-        rendering = ChatTemplate.of(tokenizer, options or ChatOptions())
+        rendering = ChatTemplate.of(tokenizer, options or ChatOptions(), model)
         plain = list(template.parts)
         padded = rendering.render([_messages(template, lambda i, p: _sentinel(i, not isinstance(p, Soft)), True)])[0]
         parts: list[Part] = []
@@ -63,7 +65,7 @@ class Chat:
         wanted = [i for i, p in enumerate(plain) if isinstance(p, Field | Soft) or (isinstance(p, Literal) and p.data)]
         if sorted(order) != wanted:
             raise ModelError(
-                f"The chat template of {tokenizer.name_or_path!r} leaves out or repeats a message's text; "
+                f"The chat template of {rendering.name!r} leaves out or repeats a message's text; "
                 "use other roles or a template of one string."
             )
         tail = parts[-1].text if parts and isinstance(parts[-1], Literal) else ""
@@ -77,7 +79,7 @@ class Chat:
         for given in texts:
             text_of = dict(zip(numbers, given, strict=True))
             conversations.append(_messages(self.template, lambda i, p, t=text_of: t.get(i, _sentinel(i, False))))
-        name = self.rendering.tokenizer.name_or_path
+        name = self.rendering.name
         for where, given, rendered in zip(places, texts, self.rendering.render(conversations), strict=True):
             if self._joined(given) != rendered:
                 raise DataError(
@@ -140,7 +142,7 @@ def _sentinel_of(number: int, part: object) -> str:
     return _sentinel(number, False)
 
 
-def thinking(tokenizer: Any, form: Format) -> str | None:
+def thinking(tokenizer: Any, form: Format, model: str = "") -> str | None:
     """One line if the model thinks before it answers messages, as its chat template has it; None otherwise.
 
     It thinks if the template's generation prompt opens a block of thinking, or if a variable of the template that turns
@@ -148,7 +150,7 @@ def thinking(tokenizer: Any, form: Format) -> str | None:
     """
     if not form.template.chat or not tokenizer.chat_template:
         return None
-    rendering = ChatTemplate.of(tokenizer, form.chat_options)
+    rendering = ChatTemplate.of(tokenizer, form.chat_options, model)
     messages = _messages(form.template, _sentinel_of, True)
 
     def begun(variables: Mapping[str, Any]) -> str:
@@ -172,4 +174,4 @@ def thinking(tokenizer: Any, form: Format) -> str | None:
     advice = (
         "" if switch is None else f"; give the chat option {switch}={json.dumps(_SWITCHES[switch])} for answers alone"
     )
-    return f"The chat template of {tokenizer.name_or_path!r} lets the model think first. {what} {where}{advice}."
+    return f"The chat template of {rendering.name!r} lets the model think first. {what} {where}{advice}."

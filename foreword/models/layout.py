@@ -30,7 +30,7 @@ def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
     filler = lm.tokenizer.pad_token_id or 0
     if lm.kind == "seq2seq":
         return _two_parts(lm, template, pieces, filler, format.soft_first)
-    chat = Chat.of(lm.tokenizer, template, format.chat_options) if template.chat else None
+    chat = Chat.of(lm.tokenizer, template, format.chat_options, lm.name) if template.chat else None
     mask_id = lm.tokenizer.mask_token_id if lm.kind == "masked" else None
     if lm.kind == "masked" and mask_id is None:
         raise ModelError(f"The tokenizer of {lm.name!r} has no mask token; load the model as causal.")

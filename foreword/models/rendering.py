@@ -54,22 +54,25 @@ _SEVERAL = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "h": 
 class ChatTemplate:
     """A tokenizer's chat template with the options that it is rendered with.
 
-    `reads` are the names of the template's own variables, the clock's among them; `by_day` says that what it writes of
-    the clock changes at midnight alone.
+    `name` is the model's, for errors. `reads` are the names of the template's own variables, the clock's among them;
+    `by_day` says that what it writes of the clock changes at midnight alone.
     """
 
     tokenizer: Any
+    name: str
     source: str
     options: ChatOptions
     reads: tuple[str, ...]
     by_day: bool
 
     @staticmethod
-    def of(tokenizer: Any, options: ChatOptions) -> "ChatTemplate":
-        """Raises: ModelError for a tokenizer without a chat template, and for one that is no template or picks at
+    def of(tokenizer: Any, options: ChatOptions, model: str = "") -> "ChatTemplate":
+        """The template of this tokenizer; `model` is its name in errors, the tokenizer's own unless given.
+
+        Raises: ModelError for a tokenizer without a chat template, and for one that is no template or picks at
         random; ConfigError for variables that the template never reads.
         """
-        name = tokenizer.name_or_path
+        name = model or tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise ModelError(
                 f"The tokenizer of {name!r} has no chat template, so it cannot take messages; give the template as "
@@ -94,7 +97,7 @@ class ChatTemplate:
                 f"The chat template of {name!r} never reads {', '.join(unknown)}; "
                 + (f"the chat options that it reads are {', '.join(own)}." if own else "it reads no chat options.")
             )
-        return ChatTemplate(tokenizer, source, options, own, by_day)
+        return ChatTemplate(tokenizer, name, source, options, own, by_day)
 
     @property
     def reads_clock(self) -> bool:
@@ -131,19 +134,19 @@ class ChatTemplate:
         roles = ", ".join(message["role"] for message in conversations[0])
         why = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
         return ConfigError(
-            f"The chat template of {self.tokenizer.name_or_path!r} refuses messages of the roles {roles}: "
+            f"The chat template of {self.name!r} refuses messages of the roles {roles}: "
             f"{why.rstrip('.')}. Change the messages, or give the template as one string."
         )
 
 
-def frozen(tokenizer: Any, form: Format) -> Format:
+def frozen(tokenizer: Any, form: Format, model: str = "") -> Format:
     """The format with the present moment as its clock, if its chat template reads the clock and none was recorded.
 
     Raises: ModelError, ConfigError as `ChatTemplate.of` says.
     """
     if not form.template.chat or form.chat_options.clock is not None or not tokenizer.chat_template:
         return form
-    chat = ChatTemplate.of(tokenizer, form.chat_options)
+    chat = ChatTemplate.of(tokenizer, form.chat_options, model)
     if not chat.reads_clock or CLOCK in form.chat_options.variables:
         return form
     return replace(form, chat_options=form.chat_options.at(chat.now))

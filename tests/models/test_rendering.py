@@ -239,7 +239,7 @@ def test_thinking_is_told(lm, ending, options, told):
     lm.tokenizer.chat_template = PLAIN + ending
     source = [{"role": "user", "content": "Is <think> this good? {text}"}]
     form = task().format("causal", source, chat_options=options)
-    line = thinking(lm.tokenizer, form)
+    line = thinking(lm.tokenizer, form, lm.name)
     assert (line is None) == (told is None), line
     made = train(lm, task(), "manual", form=form).artefact
     assert made.metrics.get("thinking") == line
@@ -255,7 +255,10 @@ def test_a_template_that_fails_says_its_own_error(lm):
         ("{{ 1 // 0 }}", "ZeroDivisionError"),
     ):
         lm.tokenizer.chat_template = source
-        with pytest.raises(ConfigError, match=f"(?s)chat template of .* refuses messages of the roles user: .*{why}"):
+        with pytest.raises(
+            ConfigError,
+            match=f"(?s)chat template of 'foreword-tiny-causal' refuses messages of the roles user: .*{why}",
+        ):
             Encoder.build(lm, Format(Template.parse(USER)))
     lm.tokenizer.chat_template = "{% if %}"
     with pytest.raises(ModelError, match="cannot be read"):
@@ -270,3 +273,32 @@ def test_what_the_template_reads_is_seen():
             return LLAMA
 
     assert ChatTemplate.of(Bare(), ChatOptions()).reads == ("date_string", "strftime_now")
+
+
+def test_the_command_line_gives_records_and_shows_them(tmp_path, capsys):
+    """A folder of a model with a chat template, as a hub's; `show`, and the line about thinking, said once."""
+    from foreword.cli.main import run
+
+    made = load("foreword-tiny-causal")
+    made.tokenizer.chat_template = "{{ strftime_now('%F') }}" + THINKS
+    folder = tmp_path / "model"
+    made._model.save_pretrained(folder)  # type: ignore[attr-defined]
+    made.tokenizer.save_pretrained(folder)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{w} {n}", "label": w}) + "\n" for n in range(8) for w in "ab"))
+    common = ["train", "manual", "--model", str(folder), "--data", str(data)]
+    assert run([*common, "--out", str(tmp_path / "x")]) == 0
+    assert capsys.readouterr().err.count("lets the model think first") == 1
+    options = ["--chat-option", "enable_thinking=false", "--chat-option", "strftime_now=2024-07-26"]
+    assert run([*common, "--out", str(tmp_path / "y"), *options]) == 0
+    assert "think first" not in capsys.readouterr().err
+    assert run(["show", str(tmp_path / "y")]) == 0
+    shown = capsys.readouterr().out
+    assert "enable_thinking=false" in shown
+    assert "2024-07-26" in shown
+    assert run([*common, "--out", str(tmp_path / "z"), "--chat-option", "enable_thinkin=false"]) == 2
+    assert "reads are enable_thinking, strftime_now" in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()
+    for wrong in ("enable_thinking", "=1"):
+        assert run([*common, "--out", str(tmp_path / "z"), "--chat-option", wrong]) == 2
+        assert "is not NAME=VALUE" in capsys.readouterr().err
