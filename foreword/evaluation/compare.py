@@ -25,6 +25,7 @@ from foreword.methods.answer import answer_rows
 from foreword.methods.base import Job, Method, Progress
 from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
+from foreword.models.rendering import frozen
 from foreword.tasks.task import Task
 
 Model = FrozenLM | str | Callable[[], FrozenLM]
@@ -135,7 +136,7 @@ def compare(
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed))
         found = {(r.role, r.id): r for r in store.records()}
         clock = _clock(lm, list(found.values()))
-        forms = {draw: _at(put(lm, t), clock) for draw, t in tasks.items()}
+        forms = {draw: _dated(lm, put(lm, t), clock) for draw, t in tasks.items()}
         for method in chosen:
 
             def tell(runs: int, name: str = method.name, model: str = lm.name) -> None:
@@ -162,9 +163,12 @@ def _clock(lm: FrozenLM, records: Sequence[Record]) -> str | None:
     return next((clock for clock in clocks if clock), None)
 
 
-def _at(form: Format, clock: str | None) -> Format:
-    """The format with this clock: a comparison that goes on another day keeps the clock that it began with."""
-    return form if clock is None else replace(form, chat_options=form.chat_options.at(clock))
+def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
+    """The format with this clock, or with the present moment: a comparison that goes on another day keeps the clock
+    that it began with."""
+    if clock is not None and form.template.chat:
+        return replace(form, chat_options=form.chat_options.at(clock))
+    return frozen(lm.tokenizer, form, lm.name) if form.template.chat else form
 
 
 def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[Job], dict[str, Any]] | None:

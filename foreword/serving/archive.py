@@ -232,7 +232,8 @@ def _check_values(record: dict[str, Any], any_model: bool) -> None:
         "config": isinstance(record["config"], dict),
         "seed": _is_count(record["seed"]),
         "numbers_trained": _is_count(record["numbers_trained"]),
-        "fields": isinstance(record["fields"], list) and _are_words([f or " " for f in record["fields"]], NAMED),
+        "fields": isinstance(record["fields"], list)
+        and _are_words([" " if f == "" else f for f in record["fields"]], NAMED),
         "model": isinstance(model, dict) and _are_words([model.get("name"), model.get("kind")], 2, 4096),
         "fingerprint": isinstance(made, dict)
         and all(isinstance(told, str) for told in made.values())

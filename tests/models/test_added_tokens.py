@@ -5,6 +5,7 @@ Run: python -m pytest tests/models/test_added_tokens.py
 
 import copy
 import random
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken
@@ -18,8 +19,8 @@ from foreword.tasks.formats import generic_chat
 from foreword.tasks.rows import Row
 from tests.models.trained import CAUSAL, MASKED, TextLM
 
-PLAIN = [AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)]
-ODD = [
+PLAIN: list[Any] = [AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)]
+ODD: list[Any] = [
     "<tool_call>",  # as `add_tokens` has a text: sought in the normalised text
     AddedToken("<both>", lstrip=True, rstrip=True, normalized=False),
     AddedToken("[one]", single_word=True, normalized=False),
@@ -27,16 +28,16 @@ ODD = [
     AddedToken("[x]]", normalized=False),  # stands in the text that is left of the one before
     "__eou__",
 ]
-SPECIAL = [AddedToken("<|special|>", special=True)]
+SPECIAL: list[Any] = [AddedToken("<|special|>", special=True)]
 WORDS = ["film", " ", "  ", "\n", "good", "A", "a", ".", "</s>", "[MASK]", "é"]
 MARKS = [str(token) if isinstance(token, str) else token.content for token in [*PLAIN, *ODD, *SPECIAL]]
-MAKE = {
+MAKE: dict[str, tuple[Any, Any]] = {
     **{f"causal-{name}": ("causal", make) for name, make in CAUSAL.items()},
     **{f"masked-{name}": ("masked", make) for name, make in MASKED.items()},
 }
 
 
-def pair(name):
+def pair(name: str) -> tuple[TextLM, TextLM]:
     """The tokenizer with the added tokens, and the same without them."""
     kind, make = MAKE[name]
     bare = make()

@@ -14,6 +14,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import RECORDED_SINCE, ChatOptions, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
+from foreword.evaluation.compare import compare
 from foreword.interop.text import export
 from foreword.methods.train import is_of, make_job, recipe_hash
 from foreword.methods.use import Prompted, open_artefact
@@ -273,6 +274,18 @@ def test_what_the_template_reads_is_seen():
             return LLAMA
 
     assert ChatTemplate.of(Bare(), ChatOptions()).reads == ("date_string", "strftime_now")
+
+
+def test_a_comparison_that_goes_on_another_day_keeps_its_clock(lm, clock, tmp_path):
+    lm.tokenizer.chat_template = DATED
+    data = task().with_(validation=task().train[:4], test=task().train[4:8])
+    clock.set(2031, 3, 4)
+    compare(lm, data, ["manual"], seeds=[0], out=tmp_path)
+    clock.set(2031, 3, 5)
+    found = compare(lm, data, ["manual", "few-shot"], seeds=[0], out=tmp_path)
+    assert {record.method for record in found.records} == {"manual", "few-shot"}
+    assert {record.format["chat_options"]["clock"] for record in found.records} == {"2031-03-04"}
+    assert len({record.id for record in found.records}) == len(list(found.records))
 
 
 def test_the_command_line_gives_records_and_shows_them(tmp_path, capsys):
