@@ -101,6 +101,8 @@ class FormatChoice:
     stop_strings: tuple[str, ...] = ()
     num_beams: int | None = None
     decoding: tuple[str, ...] = ()
+    chat_options: tuple[str, ...] = ()
+    noted: set[str] = dataclasses.field(default_factory=set)  # lines that stand on stderr already
 
     def template_source(self) -> Any:
         """The template: a string, or chat messages where it is a JSON list."""
@@ -125,13 +127,35 @@ class FormatChoice:
             found[label] = [word.strip() for word in words.split(",")]
         return found or None
 
+    def chat(self) -> dict[str, Any]:
+        """The variables of the chat template that were given, by name; what is no JSON is text."""
+        found: dict[str, Any] = {}
+        for given in self.chat_options:
+            name, equals, text = given.partition("=")
+            name = name.strip()
+            if not equals or not name:
+                raise ConfigError(f"--chat-option {given!r} is not NAME=VALUE; write enable_thinking=false.")
+            if name in found:
+                raise ConfigError(f"--chat-option names {name!r} twice; give it once.")
+            try:
+                found[name] = parse_json(text)
+            except ValueError:
+                found[name] = {"True": True, "False": False, "None": None}.get(text, text)
+        return found
+
     @property
     def written(self) -> DecodingChoice:
         """How texts are decoded."""
         return DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
 
     def build(self, task: "Task", lm: "FrozenLM", *, reasons: bool = False) -> "Format":
-        """The format of a task for a model; `reasons` where a method reasons before labels, as `put` says."""
+        """The format of a task for a model; `reasons` where a method reasons before labels, as `put` says.
+
+        One line on stderr says if its chat template thinks before it answers. The clock of a chat template shows the
+        present moment from here on.
+        """
+        from foreword.models.chat import thinking
+        from foreword.models.rendering import frozen
         from foreword.tasks.formats import longer_targets
 
         form = task.format(
@@ -142,8 +166,14 @@ class FormatChoice:
             truncate=self.truncate,
             max_length=self.max_length,
             soft_first=self.soft_first,
+            chat_options=self.chat(),
             lm=lm,
         )
+        form = frozen(lm.tokenizer, form, lm.name)
+        line = thinking(lm.tokenizer, form, lm.name)
+        if line and line not in self.noted:
+            self.noted.add(line)
+            note(line)
         form = self.written.put(form, task.name, reasons=reasons)
         tell_set_aside(lm, form)
         if form.decoding is not None and (longer := longer_targets(lm, form, (*task.train, *task.validation))):
@@ -239,6 +269,13 @@ _FORMAT = [
         help="Which end of an over-long text is cut.",
     ),
     click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens a row, prompt included."),
+    click.option(
+        "--chat-option",
+        "chat_options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A variable of the model's chat template, as enable_thinking=false; repeat for several.",
+    ),
     *DECODING,
 ]
 _SOFT_FIRST = click.option("--soft-first", is_flag=True, help="Put leading learnt vectors before [CLS] or BOS.")

@@ -7,7 +7,7 @@ import click
 from foreword.cli.choices import FormatChoice, ModelChoice, model_options, placed_format_options
 from foreword.cli.console import note, pairs, print_json, size
 from foreword.cli.lists import json_flag
-from foreword.cli.show import summary
+from foreword.cli.show import chat_lines, summary
 from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ConfigError
 
@@ -65,7 +65,7 @@ def import_(
     artefact = read(
         adapter, lm, template=template, label_words=how_put.words(), decoding=decoding,
         labels=None if labels is None else [label.strip() for label in labels.split(",")],
-        truncate=how_put.truncate, max_length=how_put.max_length,
+        truncate=how_put.truncate, max_length=how_put.max_length, chat_options=how_put.chat(),
     )  # fmt: skip
     artefact.save(out)
     if as_json:
@@ -77,6 +77,7 @@ def import_(
             ("method", artefact.method),
             ("model", f"{lm.name} ({lm.kind})"),
             ("template", str(artefact.format.template.source)),
+            *chat_lines(artefact.format.chat_options),
             ("labels", ", ".join(artefact.format.labels)),
             ("bytes stored", size(artefact.bytes_stored)),
         ]

@@ -42,7 +42,8 @@ def predict(
     """Print the label of each TEXT, or of each line of stdin; or the answer that is written to it, in one line.
 
     Where the artefact reads several fields, or each row brings its own options, a text is a JSON object of them:
-    {"text_a": "...", "text_b": "..."} or {"question": "...", "options": ["yes", "no"]}.
+    {"text_a": "...", "text_b": "..."} or {"question": "...", "options": ["yes", "no"]}. With --json the row's fields
+    stand beside the prediction, or under "fields" if one is called as a part of the prediction is.
 
     \b
     foreword predict artefacts/x "a fine film"
@@ -56,7 +57,8 @@ def predict(
     for chunk in _chunks(rows):
         for row, found in zip(chunk, opened.predict_rows(chunk), strict=True):
             if as_json:
-                print_json({**row.fields, **_shown(opened, found)})
+                told = _shown(opened, found)
+                print_json({**({"fields": dict(row.fields)} if told.keys() & row.fields else row.fields), **told})
             else:
                 click.echo(" ".join(found.label.split()) if writes else found.label)
 

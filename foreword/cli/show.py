@@ -12,6 +12,7 @@ from foreword.cli.searched import candidate_lines
 
 if TYPE_CHECKING:
     from foreword.core.artefact import Artefact
+    from foreword.core.format import ChatOptions
 
 
 @click.command(short_help="Show what an artefact is.")
@@ -40,6 +41,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "fields": list(artefact.fields),
         "template": form["template"],
         "label_words": dict(zip(form["labels"], form["words"], strict=True)),
+        **({"chat_options": form["chat_options"]} if "chat_options" in form else {}),
         **({"decoding": form["decoding"]} if "decoding" in form else {}),
         "calibration": {k: form[k] for k in ("shift", "temperature", "premise") if form.get(k)},
         **_several(artefact.value),
@@ -51,6 +53,13 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         "parent": artefact.parent,
         **({"trace": artefact.trace} if artefact.trace else {}),
     }
+
+
+def chat_lines(options: "ChatOptions") -> list[tuple[str, str]]:
+    """What the chat template reads beside the messages, for a person."""
+    told = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.variables.items()]
+    clock = [] if options.clock is None else [("chat clock", options.clock)]
+    return [*([("chat options", ", ".join(told))] if told else []), *clock]
 
 
 def _several(value: Any) -> dict[str, Any]:
@@ -74,10 +83,14 @@ def _several(value: Any) -> dict[str, Any]:
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values for a person; groups of values take a line each."""
+    from foreword.core.format import ChatOptions
+
     for name, value in record.items():
         if value in ({}, None):
             continue
-        if name == "model":
+        if name == "chat_options":
+            yield from chat_lines(ChatOptions.from_json(value))
+        elif name == "model":
             yield name, f"{value['name']} ({value['kind']})"
         elif name in ("fingerprint", "hashes"):
             yield name, ", ".join(f"{key} {text[:12]}" for key, text in value.items())

@@ -13,7 +13,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from foreword.core.arguments import checked
 from foreword.core.files import present, read_folder, write_folder
-from foreword.core.format import Format
+from foreword.core.format import Format, without_clock
 from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
 from foreword.core.packing import check_header, pack, unpack
 from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
@@ -195,6 +195,7 @@ class Artefact:
         """The README of the folder, for the person who is handed it."""
         imported = self.recipe.get("imported")
         decoding = self.format.decoding.to_json() if self.format.decoding else {}
+        chat = self.format.chat_options.to_json()
         reasons = self.format.decoding is not None and self.format.answers != "text"
         origin = f"Imported from {imported}" if imported else "Made by Foreword"
         lines = [
@@ -206,6 +207,7 @@ class Artefact:
             "",
             f"- Template: `{json.dumps(self.format.template.source, ensure_ascii=False)}`",
             *([f"- Text in: {', '.join(self.fields)}"] if self.fields else []),
+            *([f"- Chat options: {json.dumps(chat, ensure_ascii=False)}"] if chat else []),
             f"- Answers: texts, decoded with {json.dumps(decoding, ensure_ascii=False)}"
             if self.format.answers == "text"
             else f"- Labels: {', '.join(self.format.labels) or 'each row brings its own options'}",
@@ -274,8 +276,11 @@ def _check_whole(artefact: Artefact) -> None:
 
 
 def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
-    """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON."""
-    return json.dumps([method, config, seed, hashes, form], sort_keys=True)
+    """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON.
+
+    The moment of a chat template's clock decides nothing: the same job on another day is the same job.
+    """
+    return json.dumps([method, config, seed, hashes, without_clock(form)], sort_keys=True)
 
 
 def check_fits(

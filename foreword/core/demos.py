@@ -16,6 +16,7 @@ from foreword.core.template import (
     Turn,
     field_text,
     joined,
+    literal,
 )
 from foreword.errors import ConfigError
 
@@ -75,7 +76,7 @@ def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
             last = parts[-1] if parts else None
             bare = last is not None and (last.data if isinstance(last, Literal) else True)
             ends = not answer and isinstance(last, Literal) and not last.text[-1:].isspace()
-            parts += [*([Literal(" ")] if bare or ends else []), Literal(example.word, data)]
+            parts += [*([Literal(" ")] if bare or ends else []), literal(example.word, data)]
         elif isinstance(part, Field):
             parts.append(Literal(field_text(example.fields, part.name), data=True))
         elif isinstance(part, Decoder):  # an encoder reads the whole demonstration, what its decoder would write too
@@ -100,5 +101,5 @@ def _chat(template: Template, examples: Sequence[Example], data: bool) -> Templa
                 for p in turn.parts
             ]
             turns.append(Turn(turn.role, joined(filled)))
-        turns.append(Turn("assistant", (Literal(example.word, data),)))
+        turns.append(Turn("assistant", (literal(example.word, data),)))
     return Template((*system, *turns, *asked))

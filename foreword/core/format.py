@@ -1,7 +1,10 @@
 """How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from typing import Any, Literal, final, get_args
 
 from foreword.core.arguments import check_fields
@@ -19,6 +22,92 @@ Pieces = Literal["mean", "sum"]
 # Scores are single-precision, and what a calibration makes of them must stay finite.
 SHIFT, COLDEST = 1e6, 1e-6
 LARGEST = 2**63 - 1  # of a whole number that a record holds
+
+CLOCK = "strftime_now"  # the name under which a chat template reads the clock
+RECORDED_SINCE = "2026-12-01"  # artefacts of before do not record the day on which they were made
+
+
+@final
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a chat template reads beside the messages: the variables that are set (as JSON, by name), and the clock.
+
+    `clock` is the moment at which the artefact was made, if the template reads the clock. A variable "strftime_now" is
+    the moment to show instead. Without either the clock shows the day on which artefacts began to record it.
+
+    Raises: ConfigError for a variable that is not JSON, or a moment that is none.
+    """
+
+    set: tuple[tuple[str, str], ...] = ()
+    clock: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, moment in ((CLOCK, self.variables.get(CLOCK, RECORDED_SINCE)), ("clock", self.clock)):
+            if moment is not None and _moment(moment) is None:
+                raise ConfigError(
+                    f"The chat option {name} is {moment!r}; give a day or a moment, as 2026-12-01 or "
+                    "2026-12-01T09:30:00."
+                )
+
+    @staticmethod
+    def of(variables: Mapping[str, Any] | None, clock: str | None = None) -> "ChatOptions":
+        """The options with these variables."""
+        found = []
+        for name, value in sorted((variables or {}).items()):
+            try:
+                text = json.dumps(value, sort_keys=True, allow_nan=False)
+            except (TypeError, ValueError):
+                text = None
+            if not isinstance(name, str) or not name.isidentifier() or text is None:
+                raise ConfigError(
+                    f"The chat option {name!r} is {value!r}; a name of the chat template's own is needed, with text, a "
+                    "number, true, false, null, or lists and objects of them."
+                )
+            found.append((name, text))
+        return ChatOptions(tuple(found), clock)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables that are set, by name."""
+        return {name: json.loads(value) for name, value in self.set}
+
+    @property
+    def moment(self) -> datetime:
+        """What the clock shows."""
+        moment = _moment(self.variables.get(CLOCK, self.clock or RECORDED_SINCE))
+        assert moment is not None, "checked when it was made"
+        return moment
+
+    def at(self, clock: str) -> "ChatOptions":
+        """The same with this clock."""
+        return replace(self, clock=clock)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back; empty if nothing is set."""
+        variables = {"variables": self.variables} if self.set else {}
+        return variables | ({} if self.clock is None else {"clock": self.clock})
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "ChatOptions":
+        return ChatOptions.of(data.get("variables"), data.get("clock"))
+
+
+def without_clock(form: Any) -> Any:
+    """A format as JSON without the moment of its clock: the same job on another day is the same job."""
+    if not isinstance(form, dict) or not isinstance(form.get("chat_options"), dict):
+        return form
+    kept = {name: value for name, value in form["chat_options"].items() if name != "clock"}
+    rest = {name: value for name, value in form.items() if name != "chat_options"}
+    return rest | ({"chat_options": kept} if kept else {})
+
+
+def _moment(text: Any) -> datetime | None:
+    """A day or a moment in ISO form, without a zone; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is None else None
 
 
 @final
@@ -109,7 +198,7 @@ class Format:
     brings its own options. `soft_first` puts leading slots before [CLS] or BOS instead of after it. `max_length`
     limits a row in tokens, prompt included; None means the model's context. `pieces` says how a masked model scores a
     word of several pieces: the mean of the masks' log-probabilities, or their sum. `decoding` says how the model writes
-    its answer; None where label words are scored.
+    its answer; None where label words are scored. `chat_options` are what a chat template reads beside the messages.
 
     Calibration is part of the format: `shift` is added to the labels' log-scores (empty: nothing is), which are then
     divided by `temperature`; `calibration` names the rule that they came from. Where rows bring their own options there
@@ -128,6 +217,7 @@ class Format:
     temperature: float = 1.0
     calibration: str = "none"
     premise: str | None = None
+    chat_options: ChatOptions = ChatOptions()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -160,9 +250,10 @@ class Format:
         return replace(self, labels=(), words=(), shift=(), temperature=1.0, calibration="none", premise=None)
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads back. Decoding and calibration stand there only where there is one, as in older
-        records."""
+        """What `from_json` reads back. Decoding, calibration and chat options stand there only if there are some, as
+        in older records."""
         decoding = {} if self.decoding is None else {"decoding": self.decoding.to_json()}
+        chat = self.chat_options.to_json()
         plain = {
             "template": self.template.source,
             "labels": list(self.labels),
@@ -172,6 +263,7 @@ class Format:
             "max_length": self.max_length,
             "pieces": self.pieces,
             **decoding,
+            **({"chat_options": chat} if chat else {}),
         }
         added = {
             "shift": list(self.shift),
@@ -198,6 +290,7 @@ class Format:
             temperature=float(data.get("temperature", 1.0)),
             calibration=data.get("calibration", "none"),
             premise=data.get("premise"),
+            chat_options=ChatOptions.from_json(data.get("chat_options") or {}),
         )
 
 
@@ -227,6 +320,7 @@ def _check_parts(data: Any) -> None:
         ),
         "calibration": (isinstance(data.get("calibration", "none"), str), "a text"),
         "premise": (isinstance(premise, str | None), "a text or null"),
+        "chat_options": (isinstance(data.get("chat_options", {}), dict), "an object"),
     }
     for name, (right, allowed) in rules.items():
         if not right:

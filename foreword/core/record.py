@@ -65,7 +65,7 @@ def check_record(record: Mapping[str, Any]) -> None:
         "method": (isinstance(record["method"], str), "a text"),
         "seed": (is_whole(record["seed"], -(2**63)), "a whole number of 64 bits"),
         "numbers_trained": (is_whole(record["numbers_trained"], 0), "a whole number, 0 or more"),
-        "fields": (are_texts(record["fields"]) and are_distinct(record["fields"]), "a list of different texts"),
+        "fields": (_are_names(record["fields"]), "a list of different texts"),
         "model": (
             isinstance(model, dict) and are_texts([model.get("name"), model.get("kind")]),
             "an object with a name and a kind",
@@ -113,6 +113,11 @@ def is_number(value: object, low: float, high: float) -> bool:
 def are_texts(value: object) -> bool:
     """Whether it is a list of texts, none of which is empty."""
     return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
+
+
+def _are_names(value: object) -> bool:
+    """Whether it is a list of different texts; the column of a table may have no name."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and are_distinct(value)
 
 
 def are_distinct(value: list[Any]) -> bool:

@@ -1,6 +1,7 @@
 """Template: fields of a row to segments with named slots. A parser, never eval; data stays literal.
 
     {text}              a field of the row           {text|shorten}   the field that is cut when a row is too long
+    {field:'any name'}  a field of any name          {field:'x'|shorten}
     {soft:20}           a slot of 20 positions       {soft:'It was'}  a slot as long as these words, started from them
     {mask} or {answer}  where the label word stands  {{ and }}        braces
     {demos}             where demonstrations stand   {'a text'}       text of data, no token of which is special
@@ -18,14 +19,20 @@ from foreword.core.text import broken, shown
 from foreword.errors import ConfigError, DataError
 
 FORMS = (
-    "{field}, {field|shorten}, {soft:20}, {soft:'words'}, {mask} or {answer}, {demos}, {decoder}, {'text of data'}, "
-    "and {{ or }} for a brace"
+    "{field}, {field|shorten}, {field:'any name'}, {soft:20}, {soft:'words'}, {mask} or {answer}, {demos}, {decoder}, "
+    "{'text of data'}, and {{ or }} for a brace"
 )
 LONGEST_SLOT = 10_000
+# Text in which a token may stand that is a mark and no word: <think>, [TOOL_CALLS], <|im_end|>, __eou__, 【mark】.
+MARK = re.compile(
+    r"<[^<>]{0,60}\w[^<>]{0,60}>|\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]|\|[^|]{0,60}\w[^|]{0,60}\||__\w{1,60}?__|"
+    r"[＜【「『〈《⟨][^＞】」』〉》⟩]{1,60}[＞】」』〉》⟩]"
+)
 
 _NAME = re.compile(r"[^\s{}|:'\"](?:[^{}|:'\"\n]*[^\s{}|:'\"])?")
 _QUOTED = re.compile(r"soft\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
 _DATA = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*\}", re.DOTALL)
+_NAMED = re.compile(r"\s*field\s*:\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")\s*(\|\s*shorten\s*)?\}", re.DOTALL)
 _PLAIN = re.compile(r"[^{}]+")
 _RESERVED = ("mask", "answer", "soft", "demos", "decoder")
 
@@ -236,6 +243,16 @@ class Template:
         return Template(tuple(Turn(t.role, _without_slots(t.parts)) for t in self.turns))
 
 
+def literal(text: str, data: bool = False) -> Literal:
+    """Text as a part of a template: data if it is a row's, or if a control token could stand in it."""
+    return Literal(text, data=data or MARK.search(text) is not None)
+
+
+def written(*parts: Part) -> str:
+    """The parts as a template says them."""
+    return "".join(map(_write, parts))
+
+
 def field_text(row: Mapping[str, str], name: str) -> str:
     """The row's text of this name. Raises: DataError where it is missing or not text."""
     if not isinstance(row, Mapping):
@@ -308,7 +325,7 @@ def _parse(source: str, what: str) -> tuple[Part, ...]:
         elif source[at] == "}":
             raise fail(at, "a '}' without its '{'; write }} for a brace")
         else:
-            quoted = _QUOTED.match(source, at + 1) or _DATA.match(source, at + 1)
+            quoted = next((m for form in (_QUOTED, _DATA, _NAMED) if (m := form.match(source, at + 1))), None)
             end = quoted.end() if quoted else source.find("}", at) + 1
             if not end:
                 raise fail(at, "a '{' that is never closed; write {{ for a brace")
@@ -316,7 +333,11 @@ def _parse(source: str, what: str) -> tuple[Part, ...]:
             if quoted:
                 words = quoted.group(1) if quoted.group(1) is not None else quoted.group(2)
                 words = re.sub(r"\\(.)", r"\1", words, flags=re.DOTALL)
-                part: Part = Literal(words, data=True) if quoted.re is _DATA else Soft(words=words)
+                part: Part = Soft(words=words)
+                if quoted.re is _DATA:
+                    part = Literal(words, data=True)
+                elif quoted.re is _NAMED:
+                    part = Field(words, bool(quoted.group(3)))
             else:
                 part = _form(source[at + 1 : end - 1], at, fail)
             if isinstance(part, Soft):
@@ -344,7 +365,10 @@ def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part
     name, bar, modifier = body.partition("|")
     name, modifier = name.strip(), modifier.strip()
     if name in _RESERVED or not _NAME.fullmatch(name):
-        raise fail(at, f"{{{inside}}} is not a field, a slot or the answer")
+        problem = f"{{{inside}}} is not a field, a slot or the answer"
+        if name in _RESERVED:
+            problem += f"; a field of that name is {_write(Field(name, modifier == 'shorten'))}"
+        raise fail(at, problem)
     if bar and modifier != "shorten":
         raise fail(at, f"{{{inside}}} has {modifier!r} after the bar")
     return Field(name, bool(bar))
@@ -364,17 +388,22 @@ def _write(part: Part) -> str:
         case Decoder():
             return "{decoder}"
         case Literal(text, True):
-            return "{'" + re.sub(r"(['\\])", r"\\\1", text) + "'}"
+            return f"{{{_quoted(text)}}}"
         case Literal(text):
             return text.replace("{", "{{").replace("}", "}}")
         case Field(name, shorten):
-            return "{" + name + ("|shorten" if shorten else "") + "}"
+            plain = _NAME.fullmatch(name) and name not in _RESERVED
+            return "{" + (name if plain else f"field:{_quoted(name)}") + ("|shorten" if shorten else "") + "}"
         case Soft(length, None):
             return f"{{soft:{length}}}"
         case Soft(_, words):
-            return "{soft:'" + re.sub(r"(['\\])", r"\\\1", words or "") + "'}"
+            return f"{{soft:{_quoted(words or '')}}}"
         case Answer(name):
             return "{" + name + "}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'"
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:

@@ -21,6 +21,7 @@ from foreword.methods.base import HardConfig
 from foreword.methods.calibrate import calibrate
 from foreword.methods.demonstrations import count_fitting, drawn, longest_rows, pool_of, put, scores_of
 from foreword.models.base import FrozenLM
+from foreword.models.rendering import frozen
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
@@ -94,7 +95,7 @@ def bias_report(
         raise ConfigError("Biases are of labels, and the rows of this task bring their own options.")
     if min(demos, rows) < 1 or draws * permutations < 2:
         raise ConfigError("Biases need a demonstration, a row, and two prompts or more to compare; raise the counts.")
-    form = form or task.format(lm.kind, chat=lm.instructed, lm=lm)
+    form = frozen(lm.tokenizer, form or task.format(lm.kind, chat=lm.instructed, lm=lm))
     held = [row for row in task.validation if row.label is not None][:rows]
     if not held:
         raise DataError(f"{task.name!r} has no labelled development rows to measure biases on; give some.")

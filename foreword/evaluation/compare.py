@@ -26,6 +26,7 @@ from foreword.methods.answer import answer_rows
 from foreword.methods.base import Job, Method, Progress
 from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
+from foreword.models.rendering import frozen
 from foreword.tasks.task import Task
 
 Model = FrozenLM | str | Callable[[], FrozenLM]
@@ -135,8 +136,9 @@ def compare(
         lm = _loaded(given)
         desk = make_desk(lm, store, tools.own_cache, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed, lm=lm))
-        forms = {draw: put(lm, t) for draw, t in tasks.items()}
         found = {(r.role, r.id): r for r in store.records()}
+        clock = _clock(lm, list(found.values()))
+        forms = {draw: _dated(lm, put(lm, t), clock) for draw, t in tasks.items()}
         for method in chosen:
 
             def tell(runs: int, name: str = method.name, model: str = lm.name) -> None:
@@ -155,6 +157,20 @@ def compare(
             }
             records += run_method(plan, cells)
     return Comparison(tuple(summarise(records, store.predictions)), tuple(records), tuple(failures), store.folder)
+
+
+def _clock(lm: FrozenLM, records: Sequence[Record]) -> str | None:
+    """The moment that the chat template's clock shows in runs of this model that are there already."""
+    clocks = (r.format.get("chat_options", {}).get("clock") for r in records if r.model == lm.name)
+    return next((clock for clock in clocks if clock), None)
+
+
+def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
+    """The format with this clock, or with the present moment: a comparison that goes on another day keeps the clock
+    that it began with."""
+    if clock is not None and form.template.chat:
+        return replace(form, chat_options=form.chat_options.at(clock))
+    return frozen(lm.tokenizer, form, lm.name) if form.template.chat else form
 
 
 def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[Job], dict[str, Any]] | None:

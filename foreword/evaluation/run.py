@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from foreword.core.artefact import Artefact, made_of
+from foreword.core.format import without_clock
 from foreword.errors import ArtefactError
 from foreword.evaluation.reading import ReadCache, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
@@ -101,7 +102,7 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
     decides = {
         "fingerprint": weights,
         "kind": desk.lm.kind,
-        "format": job.format.to_json(),
+        "format": without_clock(job.format.to_json()),
         "hashes": job.task.hashes(),
         "method": job.method,
         "config": asdict(job.config),

@@ -14,7 +14,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from foreword.core.artefact import Artefact
-from foreword.core.format import Format
+from foreword.core.format import ChatOptions, Format
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Soft, Template
@@ -25,6 +25,7 @@ from foreword.interop.card import card
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.models.fits import check
+from foreword.models.rendering import frozen
 from foreword.models.row import Gap
 from foreword.tasks.formats import build_format
 
@@ -104,7 +105,10 @@ def read(
     soft = isinstance(value, SoftPrompt)
     parsed = _with_slots(parsed, value.length) if soft else parsed
     options["soft_first"] = soft and not parsed.chat and isinstance(parsed.parts[0], Soft)
+    chat = options.pop("chat_options", None)
+    options["chat_options"] = chat if isinstance(chat, ChatOptions) else ChatOptions.of(chat)
     form = build_format(lm.kind, parsed.fields, names, parsed.source, label_words, **options)
+    form = frozen(lm.tokenizer, form)
     encoder = Encoder.build(lm, form, 0 if soft else value.length)
     wanted = value.length if soft else 0
     if encoder.prompt_length != wanted:

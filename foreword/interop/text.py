@@ -50,6 +50,7 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM | None = None) -
     record: dict[str, Any] = {
         "template": words.source,
         "fields": list(form.template.fields),
+        **({"chat_options": form.chat_options.to_json()} if form.chat_options.to_json() else {}),
         "label_words": words.labels,
         "example": {"fields": sample_fields(form), "text": words.example, "after_the_answer": words.after},
         "method": artefact.method,

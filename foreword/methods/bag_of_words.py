@@ -57,6 +57,7 @@ class BagOfWords(DirectMethod):
         tfidf = TfidfVectorizer(
             analyzer=words,  # pyright: ignore[reportArgumentType]
             vocabulary=kept,
+            lowercase=False,  # the words are in lower case, the names of fields before them are as they are
             sublinear_tf=True,
         )
         x = tfidf.fit_transform(job.task.train)

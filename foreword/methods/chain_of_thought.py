@@ -13,7 +13,7 @@ import torch
 
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined
+from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.methods.answer import choices_of
@@ -170,7 +170,7 @@ def _solved(form: Format, row: Row, conclude: str) -> list[Part]:
         assert row.label is not None, "rows without an answer are no demonstrations"
         answer = choices_of(form, row)[row.label][0]
     own = bool(row.targets or row.options)  # label words are the format's
-    return [Words(row.reasoning, data=True), Words(f" {conclude} "), Words(answer, data=own), Words(".")]
+    return [Words(row.reasoning, data=True), Words(f" {conclude} "), literal(answer, own), Words(".")]
 
 
 def _demonstrations(job: Job, config: ChainOfThoughtConfig) -> list[Row]:

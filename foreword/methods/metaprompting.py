@@ -160,6 +160,7 @@ def formats_of(lm: FrozenLM, job: Job) -> list[Format]:
     if not job.family:
         return [job.format]
     keep = {"truncate": job.format.truncate, "max_length": job.format.max_length}
+    keep["chat_options"] = job.format.chat_options
     return [task.format(lm.kind, chat=lm.instructed, lm=lm, **keep) for task in job.family]
 
 

@@ -9,7 +9,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.learnt import Neighbours
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.core.template import Template
+from foreword.core.template import Field, Template, written
 from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.methods.features import encode_rows, row_features
 from foreword.models.base import FrozenLM
@@ -27,7 +27,7 @@ def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | N
         from foreword.models.load import load
 
         lm = load(encoder)
-        fields = " ".join(f"{{{name}|shorten}}" for name in form.template.fields)
+        fields = " ".join(written(Field(name, True)) for name in form.template.fields)
         form = Format(Template.parse(fields).for_kind(lm.kind))
     rows = [replace(row, options=()) for row in rows]
     return torch.nn.functional.normalize(row_features(lm, form, rows, "mean"), dim=-1)

@@ -7,7 +7,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Number
+from decimal import Decimal
+from numbers import Real
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -135,7 +136,7 @@ def _plain(method: str, field: str, kind: type, given: Any) -> Any:
             if text in ("false", "0", "no", "off"):
                 return False
             raise ValueError
-        if kind in (int, float) and not isinstance(given, str | Number):
+        if kind in (int, float) and not isinstance(given, str | Real | Decimal):
             raise TypeError
         if kind is int:
             return int(str(given))

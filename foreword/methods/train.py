@@ -40,7 +40,9 @@ from foreword.methods.rows import Rows, mean_nll
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, stacked_scores, tensors_of
 from foreword.models.base import FrozenLM
+from foreword.models.chat import thinking
 from foreword.models.encode import count_cut
+from foreword.models.rendering import frozen
 from foreword.tasks.formats import longer_targets
 from foreword.tasks.task import Task
 
@@ -94,9 +96,10 @@ def make_job(
     config = configure(found, plain)
     if family and not found.episodes:
         raise ConfigError(f"{method} learns from one task; metaprompting learns from several.")
+    form = form or (family[0] if family else task).format(lm.kind, chat=lm.instructed, lm=lm)
     return Job(
         task,
-        fitting(found, form or (family[0] if family else task).format(lm.kind, chat=lm.instructed, lm=lm)),
+        fitting(found, frozen(lm.tokenizer, form, lm.name) if found.uses_lm else form),
         method,
         config,
         seed,
@@ -356,6 +359,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
     """
     method = find_method(job.method)
     config = dataclasses.asdict(job.config)
+    thinks = thinking(lm.tokenizer, form, lm.name) if method.uses_lm else None
     made = Artefact(
         value=value,
         format=form,
@@ -365,6 +369,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
         model={"name": lm.name, "kind": lm.kind},
         fingerprint=dataclasses.asdict(lm.fingerprint()) if method.uses_lm else {},
         fields=tuple(job.task.fields),
+        metrics={} if thinks is None else {"thinking": thinks},
         hashes=job.task.hashes(),
         recipe={
             "method": job.method,

@@ -4,18 +4,22 @@ The messages are rendered once with a sentinel for every field and slot; what st
 template's own text. Every row is rendered again with its data and must come out as those parts say.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from jinja2 import TemplateError
-
+from foreword.core.format import ChatOptions, Format
 from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template, Turn, joined
 from foreword.errors import ConfigError, DataError, ModelError
+from foreword.models.rendering import ChatTemplate, frozen
 from foreword.models.row import Hole, Part
 
 OPEN, CLOSE, PAD = "\ue000", "\ue001", "\u2003"  # private use; and a space that chat templates do not write
+# The opening or, with a stroke, the closing mark of a block of thinking; and what turns thinking off.
+_THINKING = re.compile(r"[<\[]\|?(/)?(?:\w+:)?(?:think\w*|thought\w*|reason\w*)\|?[>\]]", re.IGNORECASE)
+_SWITCHES = {"enable_thinking": False, "thinking": False, "think": False, "reasoning_effort": "none"}
 _SENTINEL = re.compile(f"({PAD}?){OPEN}([0-9]+){CLOSE}({PAD}?)")
 
 
@@ -24,7 +28,7 @@ _SENTINEL = re.compile(f"({PAD}?){OPEN}([0-9]+){CLOSE}({PAD}?)")
 class Chat:
     """A chat as parts of text, holes and slots. `tail` is the text before the answer, `lead` the spaces between."""
 
-    tokenizer: Any
+    rendering: ChatTemplate
     template: Template
     parts: tuple[Part, ...]
     order: tuple[int, ...]
@@ -32,15 +36,15 @@ class Chat:
     lead: str
 
     @staticmethod
-    def of(tokenizer: Any, template: Template) -> "Chat":
-        """Raises: ModelError where the tokenizer has no chat template; ConfigError for messages that it refuses."""
-        if not tokenizer.chat_template:
-            raise ModelError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, so it cannot take messages; "
-                "give the template as one string."
-            )
+    def of(tokenizer: Any, template: Template, options: ChatOptions | None = None, model: str = "") -> "Chat":
+        """A template of messages for this tokenizer; `model` is its name in errors.
+
+        Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for
+        messages that it refuses, and for options that it never reads.
+        """
+        rendering = ChatTemplate.of(tokenizer, options or ChatOptions(), model)
         plain = list(template.parts)
-        padded = _render(tokenizer, [_messages(template, lambda i, p: _sentinel(i, not isinstance(p, Soft)), True)])[0]
+        padded = rendering.render([_messages(template, lambda i, p: _sentinel(i, not isinstance(p, Soft)), True)])[0]
         parts: list[Part] = []
         order: list[int] = []
         at = 0
@@ -61,11 +65,11 @@ class Chat:
         wanted = [i for i, p in enumerate(plain) if isinstance(p, Field | Soft) or (isinstance(p, Literal) and p.data)]
         if sorted(order) != wanted:
             raise ModelError(
-                f"The chat template of {tokenizer.name_or_path!r} leaves out or repeats a message's text; "
+                f"The chat template of {rendering.name!r} leaves out or repeats a message's text; "
                 "use other roles or a template of one string."
             )
         tail = parts[-1].text if parts and isinstance(parts[-1], Literal) else ""
-        return Chat(tokenizer, template, tuple(parts), tuple(order), tail, _lead(tokenizer, template))
+        return Chat(rendering, template, tuple(parts), tuple(order), tail, _lead(rendering, template))
 
     def check(self, places: Sequence[str], filled: Sequence[Mapping[int, Sequence[str]]]) -> None:
         """Render every row with its data. Raises: DataError where the chat template changes the text of the data."""
@@ -75,10 +79,11 @@ class Chat:
         for given in texts:
             text_of = dict(zip(numbers, given, strict=True))
             conversations.append(_messages(self.template, lambda i, p, t=text_of: t.get(i, _sentinel(i, False))))
-        for where, given, rendered in zip(places, texts, _render(self.tokenizer, conversations), strict=True):
+        name = self.rendering.name
+        for where, given, rendered in zip(places, texts, self.rendering.render(conversations), strict=True):
             if self._joined(given) != rendered:
                 raise DataError(
-                    f"{where}: the chat template of {self.tokenizer.name_or_path!r} changes the text of this row; "
+                    f"{where}: the chat template of {name!r} changes the text of this row; "
                     "leave the row out, or use a template of one string."
                 )
 
@@ -98,7 +103,8 @@ def begun(tokenizer: Any, asked: Sequence[Mapping[str, str]], field: str) -> Tem
 
     Raises: ModelError, ConfigError as `Chat.of` says.
     """
-    chat = Chat.of(tokenizer, Template.parse([dict(message) for message in asked]))
+    form = frozen(tokenizer, Format(Template.parse([dict(message) for message in asked])))
+    chat = Chat.of(tokenizer, form.template, form.chat_options)
     parts = [Field(part.name, part.shorten) if isinstance(part, Hole) else part for part in chat.parts]
     lead = [Literal(chat.lead)] if chat.lead else []
     return Template((Turn("", joined([*parts, *lead, Field(field)])),))
@@ -108,8 +114,8 @@ def turn_end(tokenizer: Any) -> int | None:
     """Return the special token with which the chat template ends the model's own turn, or None if it writes none."""
     turns = [{"role": "user", "content": f"{OPEN}0{CLOSE}"}, {"role": "assistant", "content": f"{OPEN}1{CLOSE}"}]
     try:
-        [whole] = _render(tokenizer, [turns], prompt=False)
-    except (ConfigError, TypeError, ValueError):  # it takes other messages; those who use it are told then
+        [whole] = ChatTemplate.of(tokenizer, ChatOptions()).render([turns], prompt=False)
+    except (ConfigError, ModelError):  # it takes other messages; those who use it are told then
         return None
     after = whole.partition(f"{OPEN}1{CLOSE}")[2].lstrip()
     special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -143,24 +149,12 @@ def _messages(
     return messages
 
 
-def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], prompt: bool = True) -> list[str]:
-    if not conversations:  # no rows, as of a task without validation rows; the library refuses an empty list
-        return []
-    try:
-        return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in conversations[0])
-        raise ConfigError(
-            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}"
-        ) from None
-
-
-def _lead(tokenizer: Any, template: Template) -> str:
+def _lead(rendering: ChatTemplate, template: Template) -> str:
     """The spaces that the chat template puts between the generation prompt and the model's own message."""
     messages = _messages(template, _sentinel_of)
     answer = {"role": "assistant", "content": f"{OPEN}{CLOSE}"}
     try:
-        [prompt], [whole] = _render(tokenizer, [messages]), _render(tokenizer, [[*messages, answer]], prompt=False)
+        [prompt], [whole] = rendering.render([messages]), rendering.render([[*messages, answer]], prompt=False)
     except ConfigError:
         return ""
     if not whole.startswith(prompt):
@@ -171,3 +165,38 @@ def _lead(tokenizer: Any, template: Template) -> str:
 
 def _sentinel_of(number: int, part: object) -> str:
     return _sentinel(number, False)
+
+
+def thinking(tokenizer: Any, form: Format, model: str = "") -> str | None:
+    """One line if the model thinks before it answers messages, as its chat template has it; None otherwise.
+
+    It thinks if the template's generation prompt opens a block of thinking, or if a variable of the template that turns
+    thinking off would change that prompt.
+    """
+    if not form.template.chat or not tokenizer.chat_template:
+        return None
+    rendering = ChatTemplate.of(tokenizer, form.chat_options, model)
+    messages = _messages(form.template, _sentinel_of, True)
+
+    def begun(variables: Mapping[str, Any]) -> str:
+        options = ChatOptions.of({**rendering.options.variables, **variables}, rendering.options.clock)
+        [prompt] = replace(rendering, options=options).render([messages])
+        return prompt.rpartition(CLOSE)[2]
+
+    ahead = begun({})
+    marks = list(_THINKING.finditer(ahead))
+    if marks and marks[-1].group(1):
+        return None  # a block of thinking that is closed, before the answer
+    switch = next((name for name in _SWITCHES if name in rendering.reads), None)
+    if not marks:
+        try:
+            if switch is None or begun({switch: _SWITCHES[switch]}) == ahead:
+                return None
+        except ConfigError:
+            return None
+    where = "inside of the block of thinking that it opens" if marks else "where the model would begin to think"
+    what = "Label words are scored" if form.answers != "text" else "Answers are read from"
+    advice = (
+        "" if switch is None else f"; give the chat option {switch}={json.dumps(_SWITCHES[switch])} for answers alone"
+    )
+    return f"The chat template of {rendering.name!r} lets the model think first. {what} {where}{advice}."

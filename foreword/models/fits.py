@@ -3,12 +3,13 @@
 import dataclasses
 
 from foreword.core.artefact import Artefact, check_fits
-from foreword.core.format import Format
+from foreword.core.format import RECORDED_SINCE, Format
 from foreword.core.learnt import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
+from foreword.models.rendering import frozen
 
 
 def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:
@@ -36,6 +37,24 @@ def check(lm: FrozenLM, artefact: Artefact, *, allow_other_weights: bool = False
     """
     if isinstance(artefact.value, WordCounts):
         return None
+    lines = [line for line in (_undated(lm, artefact), _check(lm, artefact, allow_other_weights)) if line]
+    return " ".join(lines) or None
+
+
+def _undated(lm: FrozenLM, artefact: Artefact) -> str | None:
+    """A line if a chat template shows a date and the artefact records none."""
+    value = artefact.value
+    forms = [member.format for member in value.members] if isinstance(value, Ensemble) else [artefact.format]
+    undated = next((form for form in forms if frozen(lm.tokenizer, form) is not form), None)
+    if undated is None:
+        return None
+    return (
+        f"The chat template of {lm.name!r} shows a date, and the artefact records none; it is read with "
+        f"{RECORDED_SINCE} on every day. Train it again to record the day on which it is made."
+    )
+
+
+def _check(lm: FrozenLM, artefact: Artefact, allow_other_weights: bool) -> str | None:
     if artefact.any_model:
         _check_slots(lm, suited(lm, artefact))
         return None

@@ -30,7 +30,7 @@ def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
     filler = lm.tokenizer.pad_token_id or 0
     if lm.kind == "seq2seq":
         return _two_parts(lm, template, pieces, filler, format.soft_first)
-    chat = Chat.of(lm.tokenizer, template) if template.chat else None
+    chat = Chat.of(lm.tokenizer, template, format.chat_options, lm.name) if template.chat else None
     mask_id = lm.tokenizer.mask_token_id if lm.kind == "masked" else None
     if lm.kind == "masked" and mask_id is None:
         raise ModelError(f"The tokenizer of {lm.name!r} has no mask token; load the model as causal.")
@@ -75,6 +75,12 @@ def _check_answer(lm: FrozenLM, format: Format) -> None:
         raise ConfigError(
             f"The template {template.source!r} goes on after {{{template.answer.name}}}; {lm.name!r} {told}: move it "
             "there."
+        )
+    if format.chat_options.set and not template.chat:
+        named = ", ".join(format.chat_options.variables)
+        raise ConfigError(
+            f"The chat options {named} were given for a template of one string, which no chat template renders; leave "
+            "them out, or give the template as messages."
         )
     if format.soft_first and template.chat:
         raise ConfigError("soft_first cannot be used with messages: slots stand inside them; leave soft_first out.")

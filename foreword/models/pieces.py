@@ -1,17 +1,49 @@
 """Text to pieces: what encode.py asks of a tokenizer, in one place.
 
-Special tokens are recognised in a template's own text only; text of the data is tokenised as plain text, whatever it
-looks like. `following` treats text after a slot as the tokenizer itself treats text after a special token.
+Control tokens are recognised in a template's own text only; text of the data is tokenised as plain text, whatever it
+looks like. They are the special tokens, and what was added to the tokenizer as a mark, as <think> is: text in
+brackets. Words and spaces that were added are text everywhere. `following` treats text after a slot as
+the tokenizer itself treats text after a special token.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, final
 
-from foreword.errors import ModelError
+from foreword.core.template import MARK
+from foreword.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CONTEXTS = ("a", ".", "0", "\n")  # texts that some piece ends after, in any tokenizer: see `after`
+
+
+@final
+@dataclass(frozen=True)
+class Control:
+    """A control token: its text and id, and how the tokenizer looks for it.
+
+    `lstrip` and `rstrip` take the whitespace before and after it; `single_word` wants no letter beside it; `any_case`
+    says that the tokenizer's normaliser makes upper and lower case of its text the same.
+    """
+
+    text: str
+    index: int
+    special: bool
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    any_case: bool
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for it in a template's own text."""
+        text = f"(?i:{re.escape(self.text)})" if self.any_case else re.escape(self.text)
+        return rf"(?<!\w){text}(?!\w)" if self.single_word else text
 
 
 @final
@@ -21,15 +53,14 @@ class Pieces:
 
     `before` and `after_row` are the special pieces it puts around a text (no end of sequence for causal models).
     `restarts` says whether it tokenises text after a special token as it does the start of a text (some put a space
-    in front of a text's first word only). `special` maps the text of special tokens to (id, strips left, strips right);
-    `never` are their ids, which no text of the data may give.
+    in front of a text's first word only). `never` are the ids of `control`, which no text of the data may give.
     """
 
     tokenizer: Any
     before: tuple[int, ...]
     after_row: tuple[int, ...]
     restarts: bool
-    special: dict[str, tuple[int, bool, bool]]
+    control: tuple[Control, ...]
     never: frozenset[int]
 
     @staticmethod
@@ -40,23 +71,19 @@ class Pieces:
                 f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which cannot tell where its pieces stand; "
                 "load the model with its fast tokenizer (tokenizer.json)."
             )
-        special = {
-            token.content: (index, token.lstrip, token.rstrip)
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special
-        }
+        control = _control(tokenizer)
         [plain] = _ids(tokenizer, ["a"], split=True)
         whole = tokenizer("a", add_special_tokens=True, verbose=False)["input_ids"]
         at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
         restarts = True
-        if special:
-            token = next(iter(special))
+        special = next((token.text for token in control if token.special), None)
+        if special is not None:
             [alone] = _ids(tokenizer, ["ab"], split=True)
-            [behind] = _ids(tokenizer, [token + "ab"], split=False)
+            [behind] = _ids(tokenizer, [special + "ab"], split=False)
             restarts = behind[1:] == alone
         end = () if kind == "causal" else tuple(whole[at + len(plain) :])
-        never = frozenset(index for index, _, _ in special.values() if index != tokenizer.unk_token_id)
-        return Pieces(tokenizer, tuple(whole[:at]), end, restarts, special, never)
+        never = frozenset(token.index for token in control if token.index != tokenizer.unk_token_id)
+        return Pieces(tokenizer, tuple(whole[:at]), end, restarts, control, never)
 
     def start(self, texts: Sequence[str]) -> list[list[int]]:
         """Pieces of texts that begin a row."""
@@ -100,39 +127,111 @@ class Pieces:
         raise ModelError(f"The tokenizer of {self.tokenizer.name_or_path!r} cannot tell where its pieces stand.")
 
     def split_special(self, text: str) -> list[str | int]:
-        """A template's own text, cut at the special tokens that are written in it, which become ids."""
-        if not self.special:
+        """A template's own text, cut at the control tokens that are written in it, which become ids."""
+        if not self.control:
             return [text] if text else []
-        longest_first = sorted(self.special, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
-        return [self.special[part][0] if part in self.special else part for part in parts if part]
+        parts: list[str | int] = []
+        at = 0
+        for found in self._written.finditer(text):
+            written = found.group()
+            parts += [text[at : found.start()], self._id_of[written if written in self._id_of else written.lower()]]
+            at = found.end()
+        return [part for part in [*parts, text[at:]] if part != ""]
 
     def strips(self, index: int) -> tuple[bool, bool]:
-        """Whether the tokenizer takes the whitespace before and after this special token as part of it."""
-        return next(((left, right) for i, left, right in self.special.values() if i == index), (False, False))
+        """Whether the tokenizer takes the whitespace before and after this control token as part of it."""
+        return next(((token.lstrip, token.rstrip) for token in self.control if token.index == index), (False, False))
 
-    def _broken(self, text: str) -> list[tuple[int, int, int]]:
-        """Pieces as (id, start, end), the text broken up wherever the tokenizer's model knows a special token's text
-        as a piece (Unigram models do); the parts are tokenised one after the other."""
-        found = self._spans(text)
+    @cached_property
+    def _written(self) -> re.Pattern[str]:
+        longest_first = sorted(self.control, key=lambda token: len(token.text), reverse=True)
+        return re.compile("|".join(token.pattern for token in longest_first))
+
+    @cached_property
+    def _id_of(self) -> dict[str, int]:
+        lower = {token.text.lower(): token.index for token in self.control if token.any_case}
+        return lower | {token.text: token.index for token in self.control}
+
+    def _broken(self, text: str, begins: bool = True) -> list[tuple[int, int, int]]:
+        """Pieces as (id, start, end), none of them a control token. The text `begins` a row, or goes on after another.
+
+        Where the tokenizer's model itself knows a control token's text as a piece (Unigram models do), the text is
+        broken up behind the first character of that piece, and the parts are tokenised one after the other.
+
+        Raises: DataError for a character that the tokenizer knows as a control token alone.
+        """
+        found = self._spans(text) if begins else self._later(text)
         cuts = [a + 1 + len(text[a:b]) - len(text[a:b].lstrip()) for i, a, b in found if i in self.never]
         if not cuts:
             return found
-        whole = self._spans(text[: cuts[0]])
-        for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
-            context = CONTEXTS[0]
-            skip = len(self._spans(context))
-            later = self._spans(context + text[start:end])[skip:]
-            whole += [(i, start + a - len(context), start + b - len(context)) for i, a, b in later]
+        if cuts[0] >= len(text):
+            unknown = self.tokenizer.unk_token_id
+            if unknown is None:
+                raise DataError(
+                    f"The text has {text[-1]!r}, which the tokenizer of {self.tokenizer.name_or_path!r} knows as a "
+                    "control token alone; take it out."
+                )
+            return [(unknown if i in self.never else i, a, b) for i, a, b in found]
+        whole: list[tuple[int, int, int]] = []
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            part = self._broken(text[start:end], begins and start == 0) if start < end else []
+            whole += [(i, start + a, start + b) for i, a, b in part]
         return whole
 
+    def _later(self, text: str) -> list[tuple[int, int, int]]:
+        """Pieces of a text that stands after another, one that the tokenizer leaves apart if there is one."""
+        for context in CONTEXTS:
+            own, both = self._spans(context), self._spans(context + text)
+            if both[: len(own)] == own:
+                return [(i, a - len(context), b - len(context)) for i, a, b in both[len(own) :]]
+        return self._spans(text)
+
     def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Pieces as (id, start, end), as the tokenizer has them without its control tokens."""
         if not text:
             return []
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             [text], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
-        return [(i, *span) for i, span in zip(found["input_ids"][0], found["offset_mapping"][0], strict=True)]
+        ids, offsets = encoding["input_ids"][0], encoding["offset_mapping"][0]
+        added = any(not token.special for token in self.control)
+        if added and not self.never.isdisjoint(ids):
+            plain = _without_control(self.tokenizer, self.never, len(self.tokenizer)).encode(
+                text, add_special_tokens=False
+            )
+            ids, offsets = plain.ids, plain.offsets
+        return [(i, *span) for i, span in zip(ids, offsets, strict=True)]
+
+
+def _control(tokenizer: Any) -> tuple[Control, ...]:
+    """The tokenizer's control tokens, in the order of their ids."""
+    normaliser = tokenizer.backend_tokenizer.normalizer
+
+    def any_case(token: Any) -> bool:
+        text = token.content
+        if not token.normalized or normaliser is None or text.lower() == text.upper():
+            return False
+        return normaliser.normalize_str(text.lower()) == normaliser.normalize_str(text.upper())
+
+    return tuple(
+        Control(t.content, index, t.special, t.lstrip, t.rstrip, t.single_word, any_case(t))
+        for index, t in sorted(tokenizer.added_tokens_decoder.items())
+        if t.special or MARK.search(t.content)
+    )
+
+
+@lru_cache(maxsize=4)  # reading a large tokenizer takes a second
+def _without_control(tokenizer: Any, never: frozenset[int], size: int) -> "Tokenizer":
+    """The tokenizer's backend, to which every control token is plain text."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = token["special"] or token["id"] in never
+    state["truncation"] = state["padding"] = None
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.encode_special_tokens = True
+    return backend
 
 
 def _ids(tokenizer: Any, texts: Sequence[str], split: bool) -> list[list[int]]:

@@ -225,6 +225,7 @@ def _check_lengths(artefact: Artefact) -> None:
         "fields": _are_short(artefact.fields, NAMED),
         "model": _are_short([str(artefact.model["name"]), str(artefact.model["kind"])], 2, 4096),
         "template": len(json.dumps(form.template.source, ensure_ascii=False)) <= TEMPLATE,
+        "chat_options": len(json.dumps(form.chat_options.to_json(), ensure_ascii=False)) <= TEMPLATE,
         "labels": _are_short(form.labels, LABELS),
         "words": all(_are_short(words, WORDS) for words in form.words),
     }

@@ -12,6 +12,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.decode import Chooser, Writer
 from foreword.models.encode import Encoder
+from foreword.models.rendering import frozen
 from foreword.models.spans import text_spans
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import Judging, Labelling, Writing
@@ -125,7 +126,7 @@ class Reader:
                 raise ConfigError(f"{self.lm.name} has no chat template; use completions, or a prompt by its name.")
             turns = [{"role": role, "content": f"{{text{n}}}"} for n, (role, _) in enumerate(asked.messages)]
             fields = {f"text{n}": content for n, (_, content) in enumerate(asked.messages)}
-            form = Format(Template.parse(turns), truncate="error")
+            form = self._today(Format(Template.parse(turns), truncate="error"))
         elif asked.text is not None:
             fields, form = {"text": asked.text}, Format(Template.parse(PLAIN), truncate="error")
         else:
@@ -133,6 +134,16 @@ class Reader:
                 f"{asked.where}: {self.lm.name} alone reads a text or messages, not fields; give one of them."
             )
         return None, self.bank.encoder(form, 0), Row(fields, None, (), asked.where)
+
+    def _today(self, form: Format) -> Format:
+        """The format with today as its clock: the model alone answers of the day on which it is asked.
+
+        The hour is left at midnight, so that the rows of a day share what is compiled for them.
+        """
+        dated = frozen(self.lm.tokenizer, form)
+        if dated.chat_options.clock is None:
+            return dated
+        return replace(dated, chat_options=dated.chat_options.at(dated.chat_options.clock.partition("T")[0]))
 
 
 def _row(entry: Entry, asked: Asked, *, labelled: bool) -> Row:
@@ -152,6 +163,4 @@ def _row(entry: Entry, asked: Asked, *, labelled: bool) -> Row:
         if len(fields) != 1:
             raise DataError(f"{asked.where}: {entry.version.name} reads {', '.join(fields)}; give each by its name.")
         given = {fields[0]: given}
-    if asked.options:
-        given["options"] = list(asked.options)
-    return row_of(entry.artefact, given, asked.where, labelled=labelled)
+    return row_of(entry.artefact, given, asked.where, labelled=labelled, options=asked.options)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from foreword.core.format import Decoding, Format
-from foreword.core.template import Template
+from foreword.core.template import Field, Template, literal, written
 from foreword.errors import ConfigError
 from foreword.tasks.rows import Row
 
@@ -66,27 +66,29 @@ def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
 
 def text_template(fields: Sequence[str]) -> str:
     """A plain template for answers in text: each field on a line of its own."""
-    texts = "\n".join(f"{_title(name)}: {{{name}{'|shorten' if i == 0 else ''}}}" for i, name in enumerate(fields))
-    return f"{texts}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
+    return f"{shown(fields)}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
 
 
 def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Sequence[str], labels: Sequence[str]) -> str:
     """A plain template for one text, a pair, or several fields."""
     if len(fields) == 1:
-        text = f"{{{fields[0]}|shorten}}"
+        text = written(Field(fields[0], True))
         return f"{text} It is {{mask}}." if kind == "masked" else f"Text: {text}\nLabel: {{answer}}"
-    texts = "\n".join(f"{_title(name)}: {{{name}{'|shorten' if i == 0 else ''}}}" for i, name in enumerate(fields))
     if kind == "masked":
-        return texts.replace("\n", " ") + " Label: {mask}."
-    return texts + ("\nLabel: {answer}" if labels else "\nAnswer: {answer}")
+        return shown(fields, " ") + " Label: {mask}."
+    return shown(fields) + ("\nLabel: {answer}" if labels else "\nAnswer: {answer}")
 
 
 def generic_chat(fields: Sequence[str], words: Sequence[str]) -> list[dict[str, str]]:
     """One user message that shows the fields and lists the answers."""
-    texts = "\n".join(f"{_title(name)}: {{{name}{'|shorten' if i == 0 else ''}}}" for i, name in enumerate(fields))
-    listed = ", ".join(word.replace("{", "{{").replace("}", "}}") for word in words)
+    listed = ", ".join(written(literal(word)) for word in words)
     ask = f"Answer with one of these: {listed}." if words else "Answer the question."
-    return [{"role": "user", "content": f"{texts}\n\n{ask}"}]
+    return [{"role": "user", "content": f"{shown(fields)}\n\n{ask}"}]
+
+
+def shown(fields: Sequence[str], between: str = "\n") -> str:
+    """The fields as a template shows them, each after its name; the first is cut if a row is too long."""
+    return between.join(f"{_title(name)}{written(Field(name, i == 0))}" for i, name in enumerate(fields))
 
 
 def build_format(
@@ -137,4 +139,6 @@ def _label_words(
 
 
 def _title(name: str) -> str:
-    return re.sub(r"[_\-]+", " ", name).strip().capitalize().replace("{", "{{").replace("}", "}}")
+    """A field's name as words of a template before its text; a name without words is left out."""
+    words = re.sub(r"[_\-]+", " ", name).strip().capitalize()
+    return f"{written(literal(words))}: " if words else ""

@@ -35,15 +35,17 @@ def items_of(texts: Any) -> Iterable[Any]:
     return texts
 
 
-def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True) -> Row:
+def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True, options: Any = ()) -> Row:
     """A row without a label from what a person gave. It needs no options where it is not to be `labelled`.
 
-    One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order.
+    One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order. The row's
+    `options` stand among them unless they are given apart: as "options", or as "row_options" if a field has that name.
 
     Raises: DataError that says what is missing, or what is no text.
     """
     fields, closed = artefact.fields, artefact.format.answers != "options" or not labelled
-    names = [*fields, *([] if closed else ["options"])]
+    key = "options" if "options" not in fields else "row_options"
+    names = [*fields, *([] if closed or options else [key])]
     if isinstance(given, Mapping):
         cells = column_names(given, where)
     else:
@@ -51,10 +53,10 @@ def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True)
     missing = [name for name in names if name not in cells]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; give all of {', '.join(names)} by name.")
-    options = () if closed else options_of(cells["options"], where)
+    chosen = () if closed else options_of(options or cells[key], where)
     places = [where] if len(fields) == 1 else [f"{where}: field {name!r}" for name in fields]
     texts = {name: text_of(cells[name], place) for name, place in zip(fields, places, strict=True)}
-    return Row(texts, None, options, where)
+    return Row(texts, None, chosen, where)
 
 
 def _by_order(given: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:

@@ -5,6 +5,8 @@ Written for the label words that the task has; none was chosen by its score. `{m
 
 from collections.abc import Sequence
 
+from foreword.core.template import Field, literal, written
+
 _SENTIMENT = (
     "{text|shorten} It was {mask}.",
     "{text|shorten} All in all, it was {mask}.",
@@ -57,7 +59,7 @@ _INTENT = (
 
 def _about_pairs(first: str, second: str) -> tuple[str, ...]:
     """Whether the second text follows from the first; the label words answer the question."""
-    a, b = f"{{{first}|shorten}}", f"{{{second}}}"
+    a, b = written(Field(first, True)), written(Field(second))
     return (
         f"{a}. Is it true that {b}? {{mask}}.",
         f"{a} Question: {b} True or false? {{mask}}.",
@@ -73,7 +75,7 @@ def _about_pairs(first: str, second: str) -> tuple[str, ...]:
 
 
 def _about_one(field: str) -> tuple[str, ...]:
-    text = f"{{{field}|shorten}}"
+    text = written(Field(field, True))
     return (
         f"{text} It is {{mask}}.",
         f"Text: {text} Label: {{mask}}.",
@@ -89,7 +91,7 @@ def _about_one(field: str) -> tuple[str, ...]:
 
 
 def _about_several(fields: Sequence[str]) -> tuple[str, ...]:
-    marked = [f"{{{name}{'|shorten' if i == 0 else ''}}}" for i, name in enumerate(fields)]
+    marked = [written(Field(name, i == 0)) for i, name in enumerate(fields)]
     named = [f"{_plain(name)}: {text}" for name, text in zip(fields, marked, strict=True)]
     ends = ("Label:", "Answer:", "Category:", "It is", "In a word:")
     return tuple(f"{' '.join(texts)} {end} {{mask}}." for texts in (named, marked) for end in ends)
@@ -97,7 +99,7 @@ def _about_several(fields: Sequence[str]) -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     """A field's name as words of a template."""
-    return name.replace("_", " ").replace("{", "{{").replace("}", "}}")
+    return written(literal(name.replace("_", " ")))
 
 
 _KNOWN = {

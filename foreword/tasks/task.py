@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from foreword.core.arguments import checked
-from foreword.core.format import Answers, Decoding, Format, Truncate
+from foreword.core.format import Answers, ChatOptions, Decoding, Format, Truncate
 from foreword.errors import ConfigError
 from foreword.tasks.arrange import arrange, labels_of, where_of
 from foreword.tasks.formats import build_format, default_decoding
@@ -268,12 +268,14 @@ class Task:
         pieces: Literal["mean", "sum"] = "mean",
         decoding: Decoding | None = None,
         lm: "FrozenLM | None" = None,
+        chat_options: Mapping[str, Any] | ChatOptions | None = None,
     ) -> Format:
         """How the task is put to such a model: the template and words given, else the task's, else generic ones.
 
         `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
         `decoding` says, by default greedily, to the end of the line and as long as the targets of training and
-        validation rows need (`default_decoding`), which `lm` counts in its tokens.
+        validation rows need (`default_decoding`), which `lm` counts in its tokens. `chat_options` are variables of the
+        tokenizer's chat template, by name.
 
         Raises: ConfigError for a masked model where answers are texts.
         """
@@ -303,6 +305,7 @@ class Task:
             max_length=max_length,
             pieces=pieces,
             decoding=decoding,
+            chat_options=chat_options if isinstance(chat_options, ChatOptions) else ChatOptions.of(chat_options),
         )
 
     def _template(self, kind: str, chat: bool) -> TemplateSource | None:

@@ -43,6 +43,15 @@ def test_a_chat_has_them_as_earlier_turns():
     ]  # fmt: skip
 
 
+def test_an_answer_that_is_a_mark_stays_data():
+    """Labels and targets come from rows too; only text that could hold a control token is quoted."""
+    for source in ("{text} {answer}", [{"role": "user", "content": "{text}"}]):
+        shown = with_demos(Template.parse(source), [Example({"text": "x"}, "a <think> b"), TWO[0]], "\n")
+        assert Literal("a <think> b", data=True) in shown.parts
+        assert not any(p.data and p.text == "good" for p in shown.parts if isinstance(p, Literal))
+        assert Template.parse(shown.source) == shown
+
+
 @settings(max_examples=300, deadline=None, database=None)
 @given(text=st.text(), word=st.text(min_size=1).filter(str.strip))
 def test_any_text_survives_as_data(text, word):

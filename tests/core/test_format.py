@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from foreword.core.format import Decoding, Format
+from foreword.core.format import ChatOptions, Decoding, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 
@@ -34,6 +34,7 @@ OTHER = {
     "temperature": 0.1 + 0.2,
     "calibration": "contextual",
     "premise": "So: {answer}",
+    "chat_options": ChatOptions.of({"enable_thinking": False, "documents": [{"title": "é", "text": ""}]}, "2024-02-29"),
 }
 
 
