@@ -4,6 +4,7 @@
 function itself.
 """
 
+import builtins
 import dataclasses
 import functools
 import inspect
@@ -33,7 +34,7 @@ def checked(function: F) -> F:
 
     @functools.cache
     def signature() -> tuple[inspect.Signature, dict[str, Any]]:
-        return inspect.signature(function), typing.get_type_hints(function)
+        return inspect.signature(function), typing.get_type_hints(function, localns=_Names(function.__globals__))
 
     @functools.wraps(function)
     def inner(*args: Any, **kwargs: Any) -> Any:
@@ -50,6 +51,15 @@ def checked(function: F) -> F:
         return function(*bound.args, **bound.kwargs)
 
     return typing.cast(F, inner)
+
+
+class _Names(dict[str, Any]):
+    """The names of a module; one that is imported for the type checker alone may be anything."""
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return Any
 
 
 def check_fields(value: Any) -> None:
