@@ -19,7 +19,7 @@ import torch
 from benchmarks.parts import cells, shapes
 from benchmarks.parts.measure import clock, machine
 from foreword.core.prompts import HardPrompt, stack
-from foreword.methods.predict import encode_value
+from foreword.inference.scoring import encode_value
 from foreword.methods.stack import stacked_scores
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from foreword.evaluation.compare import compare
     from foreword.evaluation.retrain import retrain
     from foreword.evaluation.tasks import train_tasks
+    from foreword.inference.ensemble import ensemble
+    from foreword.inference.predictor import open_artefact, train
     from foreword.methods import METHODS
-    from foreword.methods.ensemble import ensemble
-    from foreword.methods.use import open_artefact, train
     from foreword.models.load import load, wrap
     from foreword.tasks.task import Task
 
@@ -32,11 +32,11 @@ _HOMES = {
     "Template": "foreword.core.template",
     "bias_report": "foreword.evaluation.bias",
     "compare": "foreword.evaluation.compare",
-    "ensemble": "foreword.methods.ensemble",
+    "ensemble": "foreword.inference.ensemble",
     "load": "foreword.models.load",
-    "open_artefact": "foreword.methods.use",
+    "open_artefact": "foreword.inference.predictor",
     "retrain": "foreword.evaluation.retrain",
-    "train": "foreword.methods.use",
+    "train": "foreword.inference.predictor",
     "train_tasks": "foreword.evaluation.tasks",
     "wrap": "foreword.models.load",
 }

@@ -34,7 +34,7 @@ from foreword.core.format import Format
 from foreword.errors import DataError
 from foreword.evaluation.compare import Failure
 from foreword.evaluation.statistics import Interval, interval, resample_values
-from foreword.methods.answer import answer_rows
+from foreword.inference.answers import answer_rows
 from foreword.methods.ape import ApeConfig
 from foreword.methods.search.arms import NONE, with_instruction
 from foreword.methods.search.given import given_instructions

@@ -22,8 +22,8 @@ from foreword.evaluation.compare import Failure
 from foreword.evaluation.paired import percent
 from foreword.evaluation.reading import Texts
 from foreword.evaluation.statistics import Resampled, difference, interval
+from foreword.inference.predictor import Prompted
 from foreword.methods.train import train
-from foreword.methods.use import Prompted
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.read import read_task

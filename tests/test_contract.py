@@ -13,9 +13,9 @@ import torch
 
 from foreword.core.artefact import TENSORS, Artefact
 from foreword.errors import ConfigError
+from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.methods.base import Step, StepwiseMethod
-from foreword.methods.predict import score_rows
 from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy

@@ -12,13 +12,13 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ConfigError
+from foreword.inference.features import encode_rows
+from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
-from foreword.methods.features import encode_rows
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.proposers import LocalWriter, Sampling
 from foreword.methods.search.turns import fill_turn, places
 from foreword.methods.train import train
-from foreword.methods.use import Prompted
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder, Line
 from foreword.models.load import wrap

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from foreword.core.artefact import TENSORS, Artefact
+from foreword.inference.generation import write_rows
+from foreword.inference.metrics import measure
 from foreword.methods import METHODS
 from foreword.methods.base import Step
-from foreword.methods.measure import measure
 from foreword.methods.rows import reference_nll
 from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
-from foreword.methods.write import write_rows
 from foreword.models.load import load
 from foreword.tasks.task import Task
 from tests.planted import planted_texts, two_of_three

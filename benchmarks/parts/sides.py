@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from foreword.core.learnt import Learnt
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Tensor
+from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.methods.base import GradientMethod, Learner
 from foreword.methods.loop import Rows, Run, batch_rows
-from foreword.methods.predict import encode_rows
 from foreword.methods.stack import batches_of
 from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM

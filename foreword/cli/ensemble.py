@@ -32,7 +32,7 @@ def ensemble(artefacts: tuple[str, ...], out: Path, rule: str, overwrite: bool, 
     foreword ensemble artefacts/seed-0 artefacts/seed-1 artefacts/seed-2 --out artefacts/together
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.ensemble import ensemble as joined
+    from foreword.inference.ensemble import ensemble as joined
 
     hold(out)
     refuse_to_replace(out, overwrite)

@@ -15,7 +15,7 @@ from foreword.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from foreword.evaluation.reading import Found
     from foreword.evaluation.statistics import Interval
-    from foreword.methods.use import Prompted
+    from foreword.inference.predictor import Prompted
     from foreword.tasks.rows import Row
     from foreword.tasks.task import Task
 
@@ -112,9 +112,9 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     import numpy as np
 
     from foreword.evaluation.reading import Scored, Texts
-    from foreword.methods.answer import judged, majority_curve
-    from foreword.methods.reason import vote_scores
-    from foreword.methods.use import require_same_answers
+    from foreword.inference.answers import judged, majority_curve
+    from foreword.inference.predictor import require_same_answers
+    from foreword.inference.reasoning import vote_scores
     from foreword.tasks.extract import NO_ANSWER
     from foreword.tasks.metrics import log_probabilities
 

@@ -11,7 +11,7 @@ from foreword.cli.console import note
 from foreword.cli.decoding import DecodingChoice, tell_set_aside
 
 if TYPE_CHECKING:
-    from foreword.methods.use import Prompted
+    from foreword.inference.predictor import Prompted
     from foreword.tasks.rows import Row
 
 model_override = click.option("--model", metavar="MODEL", help="Use this model instead of the one the artefact names.")
@@ -26,7 +26,7 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     Raises: ArtefactError, ModelError.
     """
     from foreword.core.artefact import Artefact
-    from foreword.methods.use import Prompted
+    from foreword.inference.predictor import Prompted
     from foreword.models.fits import check, suited
 
     artefact = Artefact.load(folder)
@@ -52,8 +52,8 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
     from foreword.core.learnt import text_start
-    from foreword.methods.predict import encode_value
-    from foreword.methods.write import encode_to_write
+    from foreword.inference.generation import encode_to_write
+    from foreword.inference.scoring import encode_value
     from foreword.models.encode import count_cut
 
     artefact = opened.artefact

@@ -16,7 +16,7 @@ from foreword.cli.opened import decoded, model_override, open_artefact, other_we
 from foreword.errors import DataError
 
 if TYPE_CHECKING:
-    from foreword.methods.use import Prediction, Prompted
+    from foreword.inference.predictor import Prediction, Prompted
     from foreword.tasks.rows import Row
 
 CHUNK = 256

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foreword.methods.use import Prompted
+    from foreword.inference.predictor import Prompted
     from foreword.tasks.task import Task
 
 
 def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> list[tuple[str, str]]:
     """Names and values. The test rows are read once, after the choice."""
-    from foreword.methods.measure import measure
+    from foreword.inference.metrics import measure
 
     lines = [
         ("chosen", f"{found['chosen']} ({found['source']})"),

@@ -91,10 +91,10 @@ def train(
     foreword train prompt-tuning --model gpt2 --data few.jsonl --init starts/x --out artefacts/y
     """
     from foreword.core.files import remove_whole
+    from foreword.inference.predictor import Prompted
     from foreword.methods.init import with_init
     from foreword.methods.options import configure
     from foreword.methods.train import find_method, make_job
-    from foreword.methods.use import Prompted
     from foreword.tasks.episodes import joined
 
     options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}

@@ -17,8 +17,8 @@ from foreword.core.arguments import checked
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError, DataError
+from foreword.inference.calibration import calibrate
 from foreword.methods.base import HardConfig
-from foreword.methods.calibrate import calibrate
 from foreword.methods.demonstrations import count_fitting, drawn, longest_rows, pool_of, put, scores_of
 from foreword.models.base import FrozenLM
 from foreword.models.rendering import frozen

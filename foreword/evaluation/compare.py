@@ -22,7 +22,7 @@ from foreword.evaluation.run import Cell, Desk, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
-from foreword.methods.answer import answer_rows
+from foreword.inference.answers import answer_rows
 from foreword.methods.base import Job, Method, Progress
 from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
@@ -77,8 +77,8 @@ class Tools:
 
     @staticmethod
     def own() -> "Tools":
+        from foreword.inference.scoring import score_rows
         from foreword.methods import METHODS
-        from foreword.methods.predict import score_rows
         from foreword.methods.train import train_many
 
         return Tools(METHODS, train_many, score_rows)

@@ -21,10 +21,10 @@ from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.locks import held
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ConfigError, DataError
+from foreword.inference.scoring import score_rows
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.prototypes import prototype_scores
 from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
-from foreword.methods.predict import score_rows
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check

@@ -12,8 +12,8 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ForewordError
+from foreword.inference.scoring import score_rows
 from foreword.methods.base import Progress
-from foreword.methods.predict import score_rows
 from foreword.methods.train import make_artefact, make_job, train_many
 from foreword.models.base import FrozenLM
 from foreword.models.pieces import Pieces

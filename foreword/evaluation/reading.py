@@ -15,9 +15,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.errors import DataError
 from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_summed
-from foreword.methods.answer import Answered, cut_of, judged
+from foreword.inference.answers import Answered, cut_of, judged
+from foreword.inference.reasoning import vote_scores
 from foreword.methods.base import HardConfig
-from foreword.methods.reason import vote_scores
 from foreword.models.base import FrozenLM
 from foreword.tasks.corpus import Summed
 from foreword.tasks.extract import NO_ANSWER

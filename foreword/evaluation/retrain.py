@@ -17,9 +17,9 @@ from foreword.evaluation.reading import Found, Readers, primary
 from foreword.evaluation.records import ARTEFACTS, RESULTS, Record, Store
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, write_table
-from foreword.methods.answer import answer_rows
+from foreword.inference.answers import answer_rows
+from foreword.inference.scoring import score_rows as scores_of
 from foreword.methods.base import Job, Progress
-from foreword.methods.predict import score_rows as scores_of
 from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check

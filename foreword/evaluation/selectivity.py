@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from foreword.errors import DataError
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy

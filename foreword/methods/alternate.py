@@ -8,8 +8,8 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
+from foreword.inference.scoring import encode_rows
 from foreword.methods.base import Ended, Job, Notebook
-from foreword.methods.predict import encode_rows
 from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger.choice import measure
 from foreword.methods.trigger.label_words import find_words, with_words

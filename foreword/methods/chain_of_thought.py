@@ -16,11 +16,11 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
-from foreword.methods.answer import choices_of
+from foreword.inference.answers import choices_of
+from foreword.inference.calibration_reasoned import calibrate_reasoned
+from foreword.inference.generation import encode_to_write, written_form
 from foreword.methods.base import DirectMethod, Found, Job
-from foreword.methods.calibrate_reasoned import calibrate_reasoned
 from foreword.methods.options import Count, Positive, Share, Whole
-from foreword.methods.write import encode_to_write, written_form
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.extract import MARKER, numbers

@@ -13,8 +13,8 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
-from foreword.methods.features import encode_rows
-from foreword.methods.predict import Reading, score_readings
+from foreword.inference.features import encode_rows
+from foreword.inference.scoring import Reading, score_readings
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import log_probabilities
 from foreword.tasks.rows import Row

@@ -6,9 +6,9 @@ import numpy as np
 
 from foreword.core.learnt import Neighbours
 from foreword.errors import ConfigError
+from foreword.inference.retrieval import embeddings, encode_near
 from foreword.methods.base import DirectMethod, Found, HardConfig, Job
 from foreword.methods.demonstrations import example_of, longest_rows, pool_of
-from foreword.methods.neighbours import embeddings, encode_near
 from foreword.methods.options import Count, Joint
 from foreword.models.base import FrozenLM
 

@@ -9,8 +9,8 @@ import torch
 from foreword.core.format import Format
 from foreword.core.learnt import Probe
 from foreword.errors import ConfigError
+from foreword.inference.features import row_features
 from foreword.methods.base import DirectMethod, Job
-from foreword.methods.features import row_features
 from foreword.methods.options import Positive
 from foreword.methods.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM

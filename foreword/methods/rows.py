@@ -11,10 +11,10 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
-from foreword.methods.features import encode_rows
-from foreword.methods.measure import label_of, require_targets
+from foreword.inference.features import encode_rows
+from foreword.inference.generation import written_form
+from foreword.inference.metrics import label_of, require_targets
 from foreword.methods.stack import Example, stacked_scores
-from foreword.methods.write import written_form
 from foreword.models.base import FrozenLM
 from foreword.models.chat import turn_end
 from foreword.models.encode import Encoded, Encoder

@@ -16,6 +16,9 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.core.locks import held
 from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.inference.calibration import calibrate
+from foreword.inference.metrics import measure, measured
+from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.methods.base import (
     DirectMethod,
@@ -28,14 +31,11 @@ from foreword.methods.base import (
     SearchMethod,
     StepwiseMethod,
 )
-from foreword.methods.calibrate import calibrate
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.init import with_init
 from foreword.methods.loop import Run, fit
-from foreword.methods.measure import measure, measured
 from foreword.methods.notebook import FileNotebook
 from foreword.methods.options import configure
-from foreword.methods.predict import score_rows
 from foreword.methods.rows import Rows, mean_nll
 from foreword.methods.search.ledger import Ledger
 from foreword.methods.stack import rebuilt, stacked_scores, tensors_of

@@ -14,8 +14,8 @@ import pytest
 from foreword.core.artefact import Artefact
 from foreword.evaluation.compare import compare
 from foreword.evaluation.records import Store
+from foreword.inference.scoring import score_rows
 from foreword.methods.base import Progress, Step
-from foreword.methods.predict import score_rows
 from foreword.models.load import load
 from foreword.tasks.metrics import log_probabilities
 from tests.planted import planted_task

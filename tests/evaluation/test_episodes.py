@@ -11,11 +11,11 @@ from foreword.errors import ArtefactError, ConfigError
 from foreword.evaluation import episodes as module
 from foreword.evaluation.episodes import RESULTS, Arm, Measured, Protocol, arms_of, measure_arms
 from foreword.evaluation.paired import lines_of, markdown, over, resampled
+from foreword.inference.scoring import score_rows
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.inner import gradient
 from foreword.methods.meta.outer import spread
 from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
-from foreword.methods.predict import score_rows
 from foreword.methods.train import train
 from foreword.models.load import load
 from foreword.tasks.episodes import Source

@@ -11,7 +11,7 @@ import torch
 import foreword
 from foreword.core.artefact import Artefact
 from foreword.evaluation import facts as lines
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.tasks.facts import Facts, read_facts
 from foreword.tasks.ranks import ranks
 from tests.methods.trigger.made import word_lm

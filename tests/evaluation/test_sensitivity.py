@@ -9,7 +9,7 @@ import pytest
 from foreword.core.template import Template
 from foreword.evaluation.compare import How, compare
 from foreword.evaluation.report import markdown
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import train
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy

@@ -27,8 +27,8 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ArtefactError
+from foreword.inference.predictor import Prompted
 from foreword.interop.vllm import export
-from foreword.methods.use import Prompted
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder, collate, prepare
 from foreword.models.hf.tiny import byte_tokenizer

@@ -15,8 +15,8 @@ import transformers
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.calibrate import fit_temperature
-from foreword.methods.predict import Reading, score_readings, score_rows
+from foreword.inference.calibration import fit_temperature
+from foreword.inference.scoring import Reading, score_readings, score_rows
 from foreword.methods.train import train
 from foreword.models.encode import Encoder
 from foreword.models.hf.tiny import byte_tokenizer

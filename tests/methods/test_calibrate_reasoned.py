@@ -7,7 +7,7 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ConfigError
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import train
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from foreword.methods.answer import answer_rows, text_values
+from foreword.inference.answers import answer_rows, text_values
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer

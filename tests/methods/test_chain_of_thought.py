@@ -13,14 +13,14 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
-from foreword.methods.answer import answer_rows
+from foreword.inference.answers import answer_rows
+from foreword.inference.generation import write_rows
+from foreword.inference.predictor import Prompted
+from foreword.inference.reasoning import REASONED, concluded_form
+from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods.chain_of_thought import ChainOfThoughtConfig, reasoning_template
-from foreword.methods.predict import encode_rows, score_rows
-from foreword.methods.reason import REASONED, concluded_form
 from foreword.methods.stack import stacked_scores
 from foreword.methods.train import make_job, train
-from foreword.methods.use import Prompted
-from foreword.methods.write import write_rows
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER

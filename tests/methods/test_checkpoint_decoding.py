@@ -11,8 +11,8 @@ import torch
 from transformers import GenerationConfig
 
 from foreword.core.format import Decoding
+from foreword.inference.generation import encode_to_write, write_rows
 from foreword.methods.train import train
-from foreword.methods.write import encode_to_write, write_rows
 from foreword.models.base import FrozenLM
 from foreword.models.batch import collate, prepare
 from foreword.models.hf.seq2seq import HFSeq2Seq

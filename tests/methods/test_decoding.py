@@ -14,7 +14,7 @@ from foreword.core.format import Decoding
 from foreword.core.inject import PrefixBatch
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ConfigError
-from foreword.methods.write import encode_to_write, write_rows
+from foreword.inference.generation import encode_to_write, write_rows
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.batch import collate, prepare
 from foreword.models.hf.lm import HFLM

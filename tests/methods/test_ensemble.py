@@ -11,8 +11,8 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError
-from foreword.methods.ensemble import ensemble
-from foreword.methods.predict import combined, score_rows
+from foreword.inference.ensemble import ensemble
+from foreword.inference.scoring import combined, score_rows
 from foreword.methods.train import train
 from foreword.models.load import load
 from tests.planted import planted_task

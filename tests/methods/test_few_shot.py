@@ -16,9 +16,9 @@ from foreword.core.learnt import Ensemble, Neighbours
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Literal
 from foreword.errors import ConfigError, DataError
+from foreword.inference.retrieval import embeddings, encode_near, nearest
+from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows
 from foreword.methods.demonstrations import entropy, pool_of
-from foreword.methods.neighbours import embeddings, encode_near, nearest
-from foreword.methods.predict import Reading, encode_rows, score_readings, score_rows
 from foreword.methods.train import train
 from foreword.models.load import load
 from foreword.tasks.rows import Row

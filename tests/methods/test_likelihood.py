@@ -13,7 +13,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import DataError
-from foreword.methods.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.rows import Row

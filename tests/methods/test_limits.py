@@ -14,10 +14,10 @@ from foreword.core.template import Template
 from foreword.evaluation.compare import How, compare
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown
-from foreword.methods.answer import answer_rows
+from foreword.inference.answers import answer_rows
+from foreword.inference.predictor import Prompted
 from foreword.methods.chain_of_thought import CAP, LEAST, REASONED, reasoning_limit
 from foreword.methods.train import train
-from foreword.methods.use import Prompted
 from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.formats import LONGEST, default_decoding, longer_targets, token_counts

@@ -8,10 +8,10 @@ import torch
 
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ArtefactError, ModelError
+from foreword.inference.scoring import encode_rows
 from foreword.methods import stack
 from foreword.methods.base import Learner
 from foreword.methods.loop import Rows, Run, batch_rows, fit
-from foreword.methods.predict import encode_rows
 from foreword.methods.stack import Example, batches_of, step_gradients
 from foreword.methods.train import Trained, make_job, train, train_many
 from foreword.models.load import load

@@ -12,12 +12,12 @@ from torch import nn
 
 from foreword.core.artefact import TENSORS
 from foreword.errors import ConfigError
+from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
 from foreword.methods.base import Step
 from foreword.methods.checkpoint import Checkpoint
 from foreword.methods.loop import Rows, Run
 from foreword.methods.p_tuning import lstm, lstm_leaves, mlp, mlp_leaves
-from foreword.methods.predict import encode_rows, score_rows
 from foreword.methods.stack import Example, step_gradients
 from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load

@@ -17,11 +17,11 @@ from foreword.core.format import Decoding, Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError, ModelError
-from foreword.methods.likelihood import Asked, text_likelihoods
+from foreword.inference.generation import write_rows, write_samples
+from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.predictor import Prompted, open_artefact
 from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.train import make_job, train
-from foreword.methods.use import Prompted, open_artefact
-from foreword.methods.write import write_rows, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_prompt
 from foreword.models.fits import check

@@ -10,8 +10,8 @@ import torch
 
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ConfigError
+from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
-from foreword.methods.predict import encode_rows, score_rows
 from foreword.methods.stack import stacked_scores
 from foreword.methods.train import make_job, train
 from foreword.models.load import load

@@ -59,7 +59,7 @@ def test_word_counts_score_as_scikit_learn_does():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from foreword.methods.predict import row_words, score_rows
+    from foreword.inference.scoring import row_words, score_rows
 
     task = planted_task(3)
     art = foreword.train(foreword.load("foreword-tiny"), task, "bag-of-words", regularisation=2.0).artefact

@@ -14,7 +14,7 @@ from foreword.core.format import Decoding, Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, Prompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.methods.write import ALL, encode_to_write, write_rows, write_samples
+from foreword.inference.generation import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
 from foreword.models.hf.lm import HFLM

@@ -25,9 +25,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ArtefactError, ConfigError, ModelError
+from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.methods.loop import Rows, Run, fit
-from foreword.methods.predict import encode_rows
 from foreword.methods.train import make_job, train
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
@@ -263,7 +263,7 @@ def test_methods_that_need_the_weights_are_refused_in_a_sentence() -> None:
             train(lm, TASK, method, steps=2)
         plain = load(checkpoint("llama"))
         made = train(plain, TASK, method, steps=1, batch_size=4).artefact
-        from foreword.methods.predict import score_rows
+        from foreword.inference.scoring import score_rows
 
         with pytest.raises(ModelError, match="cannot be trained or added to"):
             score_rows(lm, [(made, TASK.test)])

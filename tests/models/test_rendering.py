@@ -15,9 +15,9 @@ from foreword.core.format import RECORDED_SINCE, ChatOptions, Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
+from foreword.inference.predictor import Prompted, open_artefact
 from foreword.interop.text import export
 from foreword.methods.train import is_of, make_job, recipe_hash
-from foreword.methods.use import Prompted, open_artefact
 from foreword.models.chat import thinking
 from foreword.models.encode import Encoder
 from foreword.models.fits import check

@@ -23,10 +23,10 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ModelError
+from foreword.inference.generation import write_rows
 from foreword.methods.meta.folded import Texts
 from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger.block import Block
-from foreword.methods.write import write_rows
 from foreword.models.compile import compile_prompt
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.hf.lm import HFLM

@@ -35,7 +35,7 @@ from foreword.core.learnt import (
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ForewordError
-from foreword.methods.use import open_artefact
+from foreword.inference.predictor import open_artefact
 from foreword.models.load import load
 from foreword.serving.archive import read_upload
 from foreword.serving.bank import PromptBank

@@ -15,8 +15,8 @@ import torch
 from foreword.core import cache
 from foreword.core.learnt import Probe
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
-from foreword.methods.ensemble import ensemble
-from foreword.methods.predict import score_rows
+from foreword.inference.ensemble import ensemble
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer

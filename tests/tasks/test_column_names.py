@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from foreword import train
 from foreword.core.template import Field, Literal, Template, written
 from foreword.errors import ConfigError
-from foreword.methods.use import open_artefact
+from foreword.inference.predictor import open_artefact
 from foreword.models.load import load
 from foreword.tasks.formats import generic_chat, generic_template, text_template
 from foreword.tasks.paraphrases import paraphrases

@@ -13,10 +13,10 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.template import Answer, Field, Template, Turn
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError, ForewordError
-from foreword.methods.answer import answer_rows, text_values
+from foreword.inference.answers import answer_rows, text_values
+from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.scoring import encode_rows
 from foreword.methods.base import Progress, Step
-from foreword.methods.likelihood import Asked, text_likelihoods
-from foreword.methods.predict import encode_rows
 from foreword.methods.search.halving import Cells
 from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.stack import stacked_scores

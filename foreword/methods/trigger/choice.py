@@ -10,7 +10,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.predict import encode_rows
+from foreword.inference.scoring import encode_rows
 from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger.field import Field, label_of
 from foreword.methods.trigger.slots import Prompt

@@ -7,7 +7,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
-from foreword.methods.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 

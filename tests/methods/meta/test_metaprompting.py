@@ -9,6 +9,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.learnt import Tuned
 from foreword.errors import ArtefactError, ConfigError, ModelError
+from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.methods.meta import guard
 from foreword.methods.meta.deck import Deck
@@ -17,7 +18,6 @@ from foreword.methods.meta.inner import adapt, gradient, product
 from foreword.methods.meta.outer import meta_gradient, unrolled, weights_of
 from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
 from foreword.methods.options import configure
-from foreword.methods.predict import score_rows
 from foreword.methods.train import make_job, train
 from foreword.models.load import load
 from foreword.tasks.episodes import Source

@@ -14,7 +14,7 @@ import torch
 
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
-from foreword.methods.predict import encode_rows
+from foreword.inference.scoring import encode_rows
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
 from foreword.methods.search.halving import Cells
 from foreword.methods.search.ledger import Ledger

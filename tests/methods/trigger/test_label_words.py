@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foreword.core.learnt import Probe
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import train
 from foreword.methods.trigger.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
 from foreword.models.hf.families import output_of

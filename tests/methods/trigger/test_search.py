@@ -15,7 +15,7 @@ import torch
 from scipy.stats import spearmanr, ttest_rel
 
 from foreword.errors import ForewordError
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import TrainingInterrupted, train
 from foreword.methods.trigger.descent import State, descend
 from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient

@@ -13,7 +13,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
-from foreword.methods.predict import score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.train import make_job, train
 from foreword.methods.trigger.field import make_field
 from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of

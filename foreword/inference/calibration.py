@@ -22,8 +22,8 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Field, Template, Turn, joined
 from foreword.errors import ConfigError, DataError
+from foreword.inference.scoring import Reading, combined, score_readings
 from foreword.methods.base import HardConfig
-from foreword.methods.predict import Reading, combined, score_readings
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row

@@ -16,10 +16,10 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.features import encode_rows, row_features
+from foreword.inference.features import encode_rows, row_features
+from foreword.inference.reasoning import reasoned_scores
+from foreword.inference.retrieval import encode_near
 from foreword.methods.meta.pool import pool_scores
-from foreword.methods.neighbours import encode_near
-from foreword.methods.reason import reasoned_scores
 from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded

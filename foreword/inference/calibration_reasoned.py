@@ -9,8 +9,8 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.calibrate import Rule, apply, label_shift, scores_measured
-from foreword.methods.reason import reasoned_scores
+from foreword.inference.calibration import Rule, apply, label_shift, scores_measured
+from foreword.inference.reasoning import reasoned_scores
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task

@@ -12,10 +12,10 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import DataError
-from foreword.methods.answer import Answered, answer_rows, text_metrics
+from foreword.inference.answers import Answered, answer_rows, text_metrics
+from foreword.inference.reasoning import vote_scores
+from foreword.inference.scoring import score_rows
 from foreword.methods.base import Progress
-from foreword.methods.predict import score_rows
-from foreword.methods.reason import vote_scores
 from foreword.methods.train import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check, suited

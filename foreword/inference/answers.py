@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from foreword.core.format import Decoding, Format
-from foreword.methods.write import ALL, Pairs, write_samples
+from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.write import Sample
 from foreword.tasks.corpus import Summed, mean_of

@@ -11,9 +11,9 @@ from foreword.core.format import Format
 from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Answer, Field, Literal, Template, Turn
-from foreword.methods.answer import Answered, answer_rows, choices_of
+from foreword.inference.answers import Answered, answer_rows, choices_of
+from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.methods.stack import stacked_scores
-from foreword.methods.write import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.models.write import Sample

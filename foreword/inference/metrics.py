@@ -7,8 +7,8 @@ import numpy as np
 
 from foreword.core.artefact import Artefact
 from foreword.errors import DataError
-from foreword.methods.answer import answer_rows, text_metrics
-from foreword.methods.predict import score_rows
+from foreword.inference.answers import answer_rows, text_metrics
+from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.judge import recorded
 from foreword.tasks.metrics import accuracy, macro_f1, nll

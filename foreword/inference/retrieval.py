@@ -11,7 +11,7 @@ from foreword.core.learnt import Neighbours
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.template import Field, Template, written
 from foreword.errors import ArtefactError, ConfigError, DataError
-from foreword.methods.features import encode_rows, row_features
+from foreword.inference.features import encode_rows, row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
 from foreword.tasks.rows import Row
