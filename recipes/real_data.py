@@ -28,10 +28,10 @@ from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import markdown, matrix
 from foreword.evaluation.summary import summarise
 from foreword.methods import METHODS
-from foreword.methods.options import configure
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
+from foreword.training.options import configure
 
 # Options by cell (kind/task/setting/method): every pattern that matches is applied, the later over the earlier.
 # Chosen on development rows with --tune.

@@ -23,11 +23,11 @@ from foreword.evaluation.paired import percent
 from foreword.evaluation.reading import Texts
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.inference.predictor import Prompted
-from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
+from foreword.training.trainer import train
 
 TESTS = {"seen": "listings", "unseen values": "listings-values", "unseen kinds": "listings-kinds"}
 COMMON: dict[str, Any] = {"steps": 300, "batch_size": 8, "eval_every": 100, "schedule": "linear", "warmup": 20}

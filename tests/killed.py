@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LOADED = [
-    "foreword.cli.main", "foreword.evaluation.tasks", "foreword.methods.train", "foreword.models.hf.lm",
+    "foreword.cli.main", "foreword.evaluation.tasks", "foreword.training.trainer", "foreword.models.hf.lm",
     "foreword.models.hf.tiny", "foreword.models.load", "transformers.models.bert.modeling_bert", "tests.killed",
 ]  # fmt: skip
 CLOCK = ("timings.jsonl",)

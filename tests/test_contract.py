@@ -15,11 +15,11 @@ from foreword.core.artefact import TENSORS, Artefact
 from foreword.errors import ConfigError
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
-from foreword.methods.base import Step, StepwiseMethod
-from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
 from foreword.tasks.task import Task
+from foreword.training.contract import Step, StepwiseMethod
+from foreword.training.trainer import Trained, TrainingInterrupted, make_job, train, train_many
 from tests.planted import planted_task, two_of_three
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]

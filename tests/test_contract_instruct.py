@@ -15,14 +15,14 @@ from foreword.errors import ConfigError
 from foreword.inference.features import encode_rows
 from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
-from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.proposers import LocalWriter, Sampling
 from foreword.methods.search.turns import fill_turn, places
-from foreword.methods.train import train
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder, Line
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
+from foreword.training.answer_log import Ledger
+from foreword.training.trainer import train
 from tests.instructed import CHATS, instruct_lm, instruct_parts
 from tests.planted import planted_task, planted_texts
 from tests.test_contract import digest, short

@@ -13,11 +13,11 @@ from foreword.core.artefact import TENSORS, Artefact
 from foreword.inference.generation import write_rows
 from foreword.inference.metrics import measure
 from foreword.methods import METHODS
-from foreword.methods.base import Step
-from foreword.methods.rows import reference_nll
-from foreword.methods.train import Trained, TrainingInterrupted, make_job, train, train_many
 from foreword.models.load import load
 from foreword.tasks.task import Task
+from foreword.training.contract import Step
+from foreword.training.examples import reference_nll
+from foreword.training.trainer import Trained, TrainingInterrupted, make_job, train, train_many
 from tests.planted import planted_texts, two_of_three
 from tests.test_contract import digest, short
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.parts import shapes, sides
 from benchmarks.parts.floor import Rate, floor
 from benchmarks.parts.shapes import Shape
-from foreword.methods.loop import batch_rows, fit
+from foreword.training.loop import batch_rows, fit
 
 Side = Literal["ours", "theirs"]
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}

@@ -16,13 +16,13 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Tensor
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
-from foreword.methods.base import GradientMethod, Learner
-from foreword.methods.loop import Rows, Run, batch_rows
-from foreword.methods.stack import batches_of
-from foreword.methods.train import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
 from foreword.tasks.task import Task
+from foreword.training.contract import GradientMethod, Learner
+from foreword.training.joint_step import batches_of
+from foreword.training.loop import Rows, Run, batch_rows
+from foreword.training.trainer import make_job
 
 Method = Literal["prompt", "prefix", "prefix-mlp"]
 Padding = Literal["examples", "buckets"]

@@ -29,7 +29,7 @@ class DecodingChoice:
     def said(self) -> dict[str, Any]:
         """What was given, by the names of `Decoding`."""
         from foreword.core.format import Decoding
-        from foreword.methods.options import parse_value
+        from foreword.training.options import parse_value
 
         kinds = typing.get_type_hints(Decoding)
         known = sorted(kinds.keys() - {"stop_strings"})

@@ -22,7 +22,7 @@ def methods(name: str | None, as_json: bool) -> None:
     foreword methods prefix-tuning
     """
     from foreword.methods import METHODS
-    from foreword.methods.options import kinds_of
+    from foreword.training.options import kinds_of
 
     if name is not None and name not in METHODS:
         raise ConfigError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
@@ -73,7 +73,7 @@ def _shown(value: object) -> str:
 
 
 def _allowed(kind: typing.Any) -> str:
-    from foreword.methods.options import Range, Start
+    from foreword.training.options import Range, Start
 
     if kind is Start:
         return "an artefact's folder"

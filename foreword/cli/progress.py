@@ -12,7 +12,7 @@ from foreword.cli.console import err, note, seconds
 
 if TYPE_CHECKING:
     from foreword.evaluation.compare import Stage
-    from foreword.methods.base import Step
+    from foreword.training.contract import Step
 
 EVERY_SECONDS = 15.0
 WHOLE = ("all runs", -1)

@@ -30,10 +30,10 @@ from foreword.cli.store import store_tasks
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:
-    from foreword.methods.base import Job
-    from foreword.methods.train import Outcome, Trained
     from foreword.models.base import FrozenLM
     from foreword.tasks.task import Task
+    from foreword.training.contract import Job
+    from foreword.training.trainer import Outcome, Trained
 
 
 @click.command(short_help="Train one method and write what was learnt.")
@@ -92,10 +92,10 @@ def train(
     """
     from foreword.core.files import remove_whole
     from foreword.inference.predictor import Prompted
-    from foreword.methods.init import with_init
-    from foreword.methods.options import configure
-    from foreword.methods.train import find_method, make_job
     from foreword.tasks.episodes import joined
+    from foreword.training.options import configure
+    from foreword.training.trainer import find_method, make_job
+    from foreword.training.warm_start import with_init
 
     options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}
     found = find_method(method)
@@ -153,7 +153,7 @@ def train(
 
 def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: Path, resume: bool) -> "Trained":
     """Train one job and save its artefact; what there is at Ctrl-C goes to `stopped`."""
-    from foreword.methods.train import TrainingInterrupted, train_many
+    from foreword.training.trainer import TrainingInterrupted, train_many
 
     def save(_: int, made: "Outcome") -> None:  # before the checkpoint goes: a full disk must not lose the run
         if not isinstance(made, ForewordError):
@@ -226,7 +226,7 @@ def hold(out: Path, said: str = "--out") -> None:
 def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:
     """Whether the folder holds what this job makes: the same recipe, rows and model."""
     from foreword.core.artefact import Artefact
-    from foreword.methods.train import is_of
+    from foreword.training.trainer import is_of
 
     return (out / "foreword.json").exists() and is_of(Artefact.load(out), lm, job)
 

@@ -23,11 +23,11 @@ from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
 from foreword.inference.answers import answer_rows
-from foreword.methods.base import Job, Method, Progress
-from foreword.methods.train import Outcome, fitting
 from foreword.models.base import FrozenLM
 from foreword.models.rendering import frozen
 from foreword.tasks.task import Task
+from foreword.training.contract import Job, Method, Progress
+from foreword.training.trainer import Outcome, fitting
 
 Model = FrozenLM | str | Callable[[], FrozenLM]
 
@@ -79,7 +79,7 @@ class Tools:
     def own() -> "Tools":
         from foreword.inference.scoring import score_rows
         from foreword.methods import METHODS
-        from foreword.methods.train import train_many
+        from foreword.training.trainer import train_many
 
         return Tools(METHODS, train_many, score_rows)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from foreword.errors import ConfigError
-from foreword.methods.base import Method
-from foreword.methods.options import configure
+from foreword.training.contract import Method
+from foreword.training.options import configure
 
 Options = Mapping[str, Mapping[str, Any]]
 

@@ -17,7 +17,6 @@ from foreword.errors import DataError
 from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_summed
 from foreword.inference.answers import Answered, cut_of, judged
 from foreword.inference.reasoning import vote_scores
-from foreword.methods.base import HardConfig
 from foreword.models.base import FrozenLM
 from foreword.tasks.corpus import Summed
 from foreword.tasks.extract import NO_ANSWER
@@ -27,6 +26,7 @@ from foreword.tasks.metrics import all_metrics, log_probabilities
 from foreword.tasks.rows import Row
 from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
+from foreword.training.contract import HardConfig
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label

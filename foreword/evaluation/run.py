@@ -16,12 +16,12 @@ from foreword.errors import ArtefactError
 from foreword.evaluation.reading import ReadCache, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval
-from foreword.methods.base import Job
-from foreword.methods.train import Trained
 from foreword.models.base import FrozenLM
 from foreword.tasks.judge import Judge, recorded
 from foreword.tasks.task import Task
 from foreword.tasks.texts import RULE
+from foreword.training.contract import Job
+from foreword.training.trainer import Trained
 
 DETAILS = (
     *("demonstrations", "order_entropy", "calibration", "calibration_accuracy", "calibration_nll"),

@@ -18,8 +18,8 @@ from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.reading import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
-from foreword.methods.base import Method, Progress, StepwiseMethod
-from foreword.methods.train import Outcome, Trained
+from foreword.training.contract import Method, Progress, StepwiseMethod
+from foreword.training.trainer import Outcome, Trained
 
 OnMade = Callable[[Cell, Trained, int], None]
 Cells = Sequence[Cell]

@@ -9,11 +9,11 @@ import numpy as np
 from foreword.core.artefact import Artefact
 from foreword.core.template import Answer, Template
 from foreword.errors import ForewordError
-from foreword.methods.base import Job
-from foreword.methods.train import Outcome, Trained
 from foreword.models.base import FrozenLM
 from foreword.tasks.paraphrases import paraphrases
 from foreword.tasks.task import Task
+from foreword.training.contract import Job
+from foreword.training.trainer import Outcome, Trained
 
 Judged = Callable[[Artefact, Task], float]  # by the metric that the task is judged by
 

@@ -19,12 +19,12 @@ from foreword.evaluation.records import Record, Store, writing
 from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval
-from foreword.methods.base import Job, Progress
-from foreword.methods.options import configure
-from foreword.methods.train import find_method, make_job
 from foreword.models.base import FrozenLM
 from foreword.tasks.judge import recorded
 from foreword.tasks.task import Task
+from foreword.training.contract import Job, Progress
+from foreword.training.options import configure
+from foreword.training.trainer import find_method, make_job
 
 STACK = 64
 LONGEST = 200  # bytes of a name; file systems take 255, and what is being written has a longer one

@@ -23,11 +23,11 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Field, Template, Turn, joined
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import Reading, combined, score_readings
-from foreword.methods.base import HardConfig
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.contract import HardConfig
 
 Rule = Literal["none", "contextual", "pmi", "batch"]
 RULES: tuple[Rule, ...] = get_args(Rule)

@@ -13,7 +13,6 @@ from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.stack import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare, with_common_lead
 from foreword.models.compile import compile_leads
@@ -21,6 +20,7 @@ from foreword.models.decode import Sampling, Writer, looking_back
 from foreword.models.encode import Encoder
 from foreword.models.write import Ask, Sample, write
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import batches_of, view
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 OnText = Callable[[int, int, int, Sample], int]  # artefact, row, sample, text: how many more the row needs at least

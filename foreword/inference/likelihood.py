@@ -9,11 +9,11 @@ import torch
 from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
 from foreword.models.encode import Encoder
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import stacked_scores
 
 
 @final

@@ -15,8 +15,6 @@ from foreword.errors import DataError
 from foreword.inference.answers import Answered, answer_rows, text_metrics
 from foreword.inference.reasoning import vote_scores
 from foreword.inference.scoring import score_rows
-from foreword.methods.base import Progress
-from foreword.methods.train import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check, suited
 from foreword.models.load import load
@@ -25,6 +23,8 @@ from foreword.tasks.given import Given, items_of, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.contract import Progress
+from foreword.training.trainer import train as train_artefact
 
 
 @final

@@ -13,11 +13,11 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Answer, Field, Literal, Template, Turn
 from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.generation import ALL, Pairs, write_samples
-from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.models.write import Sample
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import stacked_scores
 
 REASONED = "the model's reasoning"  # the name of the field that holds it, which no column has
 

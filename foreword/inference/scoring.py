@@ -20,10 +20,10 @@ from foreword.inference.features import encode_rows, row_features
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
 from foreword.methods.meta.pool import pool_scores
-from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import stacked_scores
 
 
 @dataclass(frozen=True, eq=False)

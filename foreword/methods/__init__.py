@@ -3,7 +3,6 @@
 from foreword.methods.ape import Ape
 from foreword.methods.autoprompt import AutoPrompt
 from foreword.methods.bag_of_words import BagOfWords
-from foreword.methods.base import Method
 from foreword.methods.chain_of_thought import ChainOfThought
 from foreword.methods.few_shot import FewShot
 from foreword.methods.few_shot_knn import FewShotKnn
@@ -18,6 +17,7 @@ from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
 from foreword.methods.soft_verbalizer import SoftVerbalizer
 from foreword.methods.template_search import TemplateSearch
+from foreword.training.contract import Method
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -9,11 +9,11 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.inference.scoring import encode_rows
-from foreword.methods.base import Ended, Job, Notebook
-from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger.choice import measure
 from foreword.methods.trigger.label_words import find_words, with_words
 from foreword.models.base import FrozenLM
+from foreword.training.contract import Ended, Job, Notebook
+from foreword.training.joint_step import stacked_scores
 
 Search = Callable[[FrozenLM, Job, Notebook], Ended]
 

@@ -9,20 +9,20 @@ from typing import Any, Literal
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import HardConfig, Job, Progress, SearchMethod
-from foreword.methods.options import Count, Positive, Share, Whole
 from foreword.methods.search import wording
 from foreword.methods.search.answers import answer_of
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
 from foreword.methods.search.choose import check_proposer, proposing
 from foreword.methods.search.given import given_instructions
-from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.proposers import Filler, Sampling, Writer
 from foreword.methods.search.remote import BudgetSpentError
 from foreword.methods.search.rounds import Ranked, candidates, described, exhaustive, search
 from foreword.methods.search.split import search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
+from foreword.training.answer_log import Ledger
+from foreword.training.contract import HardConfig, Job, Progress, SearchMethod
+from foreword.training.options import Count, Positive, Share, Whole
 
 TOGETHER = 5  # texts asked for with one prompt
 

@@ -7,8 +7,6 @@ import torch
 
 from foreword.core.prompts import HardPrompt
 from foreword.methods.alternate import alternate
-from foreword.methods.base import Ended, Job, Notebook, StepwiseMethod
-from foreword.methods.options import Amount, Count, Several, Whole
 from foreword.methods.trigger import paper
 from foreword.methods.trigger.choice import as_value, choose
 from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
@@ -18,6 +16,8 @@ from foreword.methods.trigger.slots import Prompt
 from foreword.methods.trigger.starts import Init, starts
 from foreword.methods.trigger.trace import explained
 from foreword.models.base import FrozenLM
+from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
+from foreword.training.options import Amount, Count, Several, Whole
 
 FINALISTS = 8  # prompts that the search passed through, read on the development rows at the end
 

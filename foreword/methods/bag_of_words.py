@@ -10,11 +10,11 @@ from foreword.core.format import Format
 from foreword.core.learnt import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_words
-from foreword.methods.base import DirectMethod, Job
-from foreword.methods.options import Count, Positive
 from foreword.methods.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
+from foreword.training.contract import DirectMethod, Job
+from foreword.training.options import Count, Positive
 
 
 @dataclass(frozen=True)

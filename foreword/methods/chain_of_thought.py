@@ -19,14 +19,14 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.answers import choices_of
 from foreword.inference.calibration_reasoned import calibrate_reasoned
 from foreword.inference.generation import encode_to_write, written_form
-from foreword.methods.base import DirectMethod, Found, Job
-from foreword.methods.options import Count, Positive, Share, Whole
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.extract import MARKER, numbers
 from foreword.tasks.formats import CAP, token_counts
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.options import Count, Positive, Share, Whole
 
 BETWEEN = "\n\n"  # two demonstrations
 REASONED, LEAST = 512, 128  # tokens of reasoning, and of it in a short context

@@ -12,7 +12,6 @@ from foreword.core.format import Format
 from foreword.core.learnt import Ensemble, Member, Rule
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import DirectMethod, Found, HardConfig, Job
 from foreword.methods.demonstrations import (
     count_fitting,
     drawn,
@@ -22,10 +21,11 @@ from foreword.methods.demonstrations import (
     put,
     scores_of,
 )
-from foreword.methods.options import Count, Joint, Share
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
+from foreword.training.contract import DirectMethod, Found, HardConfig, Job
+from foreword.training.options import Count, Joint, Share
 
 
 @dataclass(frozen=True)

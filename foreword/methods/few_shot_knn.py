@@ -7,10 +7,10 @@ import numpy as np
 from foreword.core.learnt import Neighbours
 from foreword.errors import ConfigError
 from foreword.inference.retrieval import embeddings, encode_near
-from foreword.methods.base import DirectMethod, Found, HardConfig, Job
 from foreword.methods.demonstrations import example_of, longest_rows, pool_of
-from foreword.methods.options import Count, Joint
 from foreword.models.base import FrozenLM
+from foreword.training.contract import DirectMethod, Found, HardConfig, Job
+from foreword.training.options import Count, Joint
 
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
 

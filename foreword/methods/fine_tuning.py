@@ -6,9 +6,9 @@ from typing import Literal
 
 from foreword.core.learnt import Weights
 from foreword.core.shapes import Tensor
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.options import Amount, Positive, Whole
 from foreword.models.base import FrozenLM
+from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
+from foreword.training.options import Amount, Positive, Whole
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from foreword.core.learnt import LowRank, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.options import Amount, Count, Positive, Whole
 from foreword.models.base import FrozenLM
+from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
+from foreword.training.options import Amount, Count, Positive, Whole
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.base import DirectMethod, HardConfig, Job
 from foreword.models.base import FrozenLM
+from foreword.training.contract import DirectMethod, HardConfig, Job
 
 
 class Manual(DirectMethod):

@@ -10,19 +10,19 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.init import rate_shape
 from foreword.methods.meta.deck import Deck
 from foreword.methods.meta.folded import MODEL, Shape
 from foreword.methods.meta.guard import tell_if_coarse, twice_differentiable
 from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
-from foreword.methods.options import Count, Fraction, Positive, Several, Whole
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.episodes import Source
+from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
+from foreword.training.options import Count, Fraction, Positive, Several, Whole
+from foreword.training.warm_start import rate_shape
 
 SOFT_INITS = ("vocabulary", "uniform", "labels", "text")
 PREFIX_INITS = ("vocabulary", "labels", "text", "random")

@@ -7,8 +7,6 @@ import torch
 
 from foreword.core.prompts import HardPrompt
 from foreword.methods.autoprompt import SearchConfig
-from foreword.methods.base import Ended, Job, Notebook, StepwiseMethod
-from foreword.methods.options import Count, Positive
 from foreword.methods.trigger.choice import as_value, choose
 from foreword.methods.trigger.field import Field, make_field
 from foreword.methods.trigger.gradients import embeddings_of
@@ -17,6 +15,8 @@ from foreword.methods.trigger.slots import Prompt
 from foreword.methods.trigger.starts import Init, starts
 from foreword.methods.trigger.trace import explained
 from foreword.models.base import FrozenLM
+from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
+from foreword.training.options import Count, Positive
 
 FINALISTS = 8
 

@@ -10,12 +10,12 @@ import torch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.init import shares_in, started
-from foreword.methods.options import Count, Positive, Start
 from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
+from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
+from foreword.training.options import Count, Positive, Start
+from foreword.training.warm_start import shares_in, started
 
 Pairs = dict[str, Tensor]  # by site, keys and values in one: (2, N, P, H, K)
 

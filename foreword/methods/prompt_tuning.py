@@ -9,11 +9,11 @@ from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import GradientConfig, GradientMethod, Job, Learner
-from foreword.methods.init import shares_in, started
-from foreword.methods.options import Amount, Count, Positive, Start
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
+from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
+from foreword.training.options import Amount, Count, Positive, Start
+from foreword.training.warm_start import shares_in, started
 
 VOCABULARY_HEAD = 5000
 UNIFORM_SCALE = 0.5

@@ -11,12 +11,12 @@ from foreword.core.learnt import Probe
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_features
-from foreword.methods.base import DirectMethod, Job
-from foreword.methods.options import Amount, Count, Positive
 from foreword.methods.trigger.field import label_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.metrics import accuracy, nll
+from foreword.training.contract import DirectMethod, Job
+from foreword.training.options import Amount, Count, Positive
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from benchmarks import train
 from benchmarks.parts import measure, report, shapes, sides
 from benchmarks.parts.floor import floor
 from benchmarks.parts.measure import CELLS, Cell, Setting
-from foreword.methods.loop import Run, batch_rows, fit
+from foreword.training.loop import Run, batch_rows, fit
 from tests.largest import Largest
 
 # PEFT asks transformers for a property that it renames.

@@ -12,11 +12,11 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.errors import ModelError
 from foreword.evaluation.compare import Tools
-from foreword.methods.base import Job, Method
-from foreword.methods.train import Outcome, Trained
 from foreword.models.base import Dims, Fingerprint, FrozenLM
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.contract import Job, Method
+from foreword.training.trainer import Outcome, Trained
 
 
 class FakeLM(FrozenLM):

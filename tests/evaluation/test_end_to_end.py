@@ -15,9 +15,9 @@ from foreword.core.artefact import Artefact
 from foreword.evaluation.compare import compare
 from foreword.evaluation.records import Store
 from foreword.inference.scoring import score_rows
-from foreword.methods.base import Progress, Step
 from foreword.models.load import load
 from foreword.tasks.metrics import log_probabilities
+from foreword.training.contract import Progress, Step
 from tests.planted import planted_task
 
 ROOT = Path(__file__).parents[2]

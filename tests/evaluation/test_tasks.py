@@ -11,7 +11,7 @@ from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.evaluation import schedule
 from foreword.evaluation.records import Store
 from foreword.evaluation.tasks import train_tasks
-from foreword.methods.train import train as train_one
+from foreword.training.trainer import train as train_one
 from tests.killed import contents
 from tests.planted import planted_task
 
@@ -31,7 +31,7 @@ def some_tasks(count=5, **sizes):
 @pytest.fixture
 def stacks(monkeypatch):
     """The names of the tasks in every stack that is trained."""
-    import foreword.methods.train as home
+    import foreword.training.trainer as home
 
     seen, own = [], home.train_many
 
@@ -135,7 +135,7 @@ def test_one_bad_task_stops_no_other(lm, tmp_path):
 
 
 def test_a_task_whose_loss_is_no_number_fails_alone(tmp_path, monkeypatch, lm):
-    import foreword.methods.loop as loop
+    import foreword.training.loop as loop
 
     own = loop.step_gradients
 
@@ -150,7 +150,7 @@ def test_a_task_whose_loss_is_no_number_fails_alone(tmp_path, monkeypatch, lm):
 
 
 def test_a_task_that_failed_still_fails_alone_after_a_kill(tmp_path, monkeypatch, lm):
-    import foreword.methods.loop as loop
+    import foreword.training.loop as loop
 
     own, record = loop.step_gradients, schedule.record_result
 

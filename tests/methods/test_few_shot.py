@@ -19,10 +19,10 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.retrieval import embeddings, encode_near, nearest
 from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows
 from foreword.methods.demonstrations import entropy, pool_of
-from foreword.methods.train import train
 from foreword.models.load import load
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.trainer import train
 from tests.planted import planted_task
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}

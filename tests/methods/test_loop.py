@@ -9,12 +9,12 @@ import torch
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ArtefactError, ModelError
 from foreword.inference.scoring import encode_rows
-from foreword.methods import stack
-from foreword.methods.base import Learner
-from foreword.methods.loop import Rows, Run, batch_rows, fit
-from foreword.methods.stack import Example, batches_of, step_gradients
-from foreword.methods.train import Trained, make_job, train, train_many
 from foreword.models.load import load
+from foreword.training import joint_step
+from foreword.training.contract import Learner
+from foreword.training.joint_step import Example, batches_of, step_gradients
+from foreword.training.loop import Rows, Run, batch_rows, fit
+from foreword.training.trainer import Trained, make_job, train, train_many
 from tests.planted import planted_task
 
 LM = load("foreword-tiny", dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_accumulation_leaves_the_gradient_of_the_mean(budget):
     def mean_loss(embed: torch.Tensor) -> float:
         total = 0.0
         for row, label in zip(rows.encoded, rows.label_N, strict=True):
-            score = stack.stacked_scores(LM, [SoftPrompt(embed)], [[row]], 10_000)[0][0]
+            score = joint_step.stacked_scores(LM, [SoftPrompt(embed)], [[row]], 10_000)[0][0]
             total -= float(score.log_softmax(-1)[label])
         return total / 9
 
@@ -96,7 +96,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(monkeypatch, capsys):
     rows = rows_of(learner, TASK.train)
     examples = [Example(0, e, y, 1 / 24) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
     step_gradients(LM, [reference], examples, 10_000)
-    real = stack.score
+    real = joint_step.score
     sizes = []
 
     def small(lm, encoded, bank, task_B):
@@ -105,14 +105,14 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(monkeypatch, capsys):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(lm, encoded, bank, task_B)
 
-    monkeypatch.setattr(stack, "score", small)
+    monkeypatch.setattr(joint_step, "score", small)
     losses, budget = step_gradients(LM, [learner], examples, 10_000)
     assert budget < 10_000
     assert sizes[0] == 24
     assert max(sizes[1:]) <= 13
     assert capsys.readouterr().err.count("out of memory") == 1
     assert torch.allclose(learner.leaves["embed"].grad, reference.leaves["embed"].grad, atol=1e-7)
-    monkeypatch.setattr(stack, "score", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(joint_step, "score", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(ModelError, match="single row"):
         step_gradients(LM, [learner], examples, 100)
     assert losses[0] > 0
@@ -195,7 +195,7 @@ def test_fit_with_nothing_left_to_do_does_nothing():
 @pytest.mark.parametrize("where", ["step", "evaluation"])
 def test_interrupted_inside_a_step_it_goes_on_from_before_it(where, tmp_path, monkeypatch):
     """Ctrl-C between the optimiser's steps of two members, or before an evaluation is done, must not count twice."""
-    from foreword.methods import loop
+    from foreword.training import loop
 
     keep = "last" if where == "step" else "best"
     options = {"length": 2, "steps": 40, "batch_size": 4, "eval_every": 1, "keep": keep}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.optimization import Adafactor as TheirAdafactor
 
-from foreword.methods.base import GradientConfig
-from foreword.methods.optim import Adafactor, learning_rate
+from foreword.training.contract import GradientConfig
+from foreword.training.optimizers import Adafactor, learning_rate
 
 
 def test_adafactor_equals_transformers_on_a_flat_leaf():

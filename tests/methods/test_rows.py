@@ -16,11 +16,6 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.methods import METHODS
-from foreword.methods.base import GradientConfig, GradientMethod, Learner
-from foreword.methods.loop import Run, fit
-from foreword.methods.rows import Rows, encode_targets, reference_nll
-from foreword.methods.stack import step_gradients
-from foreword.methods.train import Trained, make_job, train_many
 from foreword.models.base import FrozenLM
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
@@ -28,6 +23,11 @@ from foreword.models.load import load, wrap
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.contract import GradientConfig, GradientMethod, Learner
+from foreword.training.examples import Rows, encode_targets, reference_nll
+from foreword.training.joint_step import step_gradients
+from foreword.training.loop import Run, fit
+from foreword.training.trainer import Trained, make_job, train_many
 from tests.models.zoo import build
 from tests.planted import planted_task, planted_texts
 

@@ -21,13 +21,13 @@ from foreword.inference.generation import write_rows, write_samples
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.methods.prefix_tuning import PrefixTuning
-from foreword.methods.train import make_job, train
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_prompt
 from foreword.models.fits import check
 from foreword.models.tiny import tiny
 from foreword.serving.engine import Engine
 from foreword.tasks.rows import Row
+from foreword.training.trainer import make_job, train
 from tests.planted import planted_task
 
 TASK = planted_task(4, train=24, validation=8, test=8)

@@ -12,11 +12,11 @@ from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ConfigError
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
-from foreword.methods.stack import stacked_scores
-from foreword.methods.train import make_job, train
 from foreword.models.load import load
 from foreword.models.score import score
 from foreword.tasks.task import Task
+from foreword.training.joint_step import stacked_scores
+from foreword.training.trainer import make_job, train
 from tests.planted import planted_task
 
 MINI = load("foreword-mini")

@@ -9,7 +9,7 @@ import foreword
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.methods import METHODS
-from foreword.methods.options import configure
+from foreword.training.options import configure
 from tests.planted import planted_task
 
 ROWS = [{"sentence": w, "label": y} for n in range(30)

@@ -17,13 +17,13 @@ from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.interop.text import export
-from foreword.methods.train import is_of, make_job, recipe_hash
 from foreword.models.chat import thinking
 from foreword.models.encode import Encoder
 from foreword.models.fits import check
 from foreword.models.load import load
 from foreword.models.rendering import ChatTemplate, frozen, strftime
 from foreword.tasks.task import Task
+from foreword.training.trainer import is_of, make_job, recipe_hash
 from tests.serving.running import client, server
 
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}[assistant] "

@@ -25,7 +25,6 @@ from foreword.core.template import Template
 from foreword.errors import ModelError
 from foreword.inference.generation import write_rows
 from foreword.methods.meta.folded import Texts
-from foreword.methods.stack import stacked_scores
 from foreword.methods.trigger.block import Block
 from foreword.models.compile import compile_prompt
 from foreword.models.encode import Encoded, Encoder
@@ -37,6 +36,7 @@ from foreword.models.score import score, score_all
 from foreword.serving.engine import Engine
 from foreword.serving.work import Asked, Sampling
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import stacked_scores
 from tests.models.zoo import DECODER, MIXED, SIZES, batch, gap, logits, read, sentences
 from tests.serving.made import saved
 

@@ -9,7 +9,7 @@ import pytest
 
 import foreword
 from foreword.methods import METHODS
-from foreword.methods.options import configure
+from foreword.training.options import configure
 from tests.planted import NOUNS
 
 ROOT = Path(__file__).parents[2]

@@ -20,10 +20,10 @@ from foreword.methods.meta.folded import Fold
 from foreword.methods.meta.inner import Leaves, Loss
 from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
 from foreword.methods.meta.step import Lens
-from foreword.methods.stack import batches_of
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 from foreword.models.score import score
+from foreword.training.joint_step import batches_of
 
 MOST_KEPT = 100_000  # rows whose features are kept
 

@@ -8,9 +8,9 @@ from torch.nn.functional import normalize, one_hot
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.methods.meta.folded import Fold
-from foreword.methods.stack import batches_of
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare
+from foreword.training.joint_step import batches_of
 
 SHARPNESS = 10.0  # cosines times this are the scores
 

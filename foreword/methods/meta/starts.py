@@ -8,13 +8,13 @@ from foreword.core.artefact import Artefact
 from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ConfigError
-from foreword.methods.init import shares_of
 from foreword.methods.meta.folded import MODEL, Fold, Shape
 from foreword.methods.meta.inner import Leaves, Rates, adapt
 from foreword.methods.meta.outer import spread
 from foreword.methods.meta.pool import PoolLens
 from foreword.methods.meta.step import Lens, PromptLens
 from foreword.models.base import FrozenLM
+from foreword.training.warm_start import shares_of
 
 
 def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tuple[Leaves, int, Lens]:

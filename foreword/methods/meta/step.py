@@ -11,7 +11,6 @@ import torch
 
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
-from foreword.methods.base import OwnStep
 from foreword.methods.meta.deck import Deck, Part
 from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.methods.meta.inner import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
@@ -20,6 +19,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.score import is_out_of_memory
 from foreword.tasks.episodes import Episode
 from foreword.tasks.metrics import accuracy, nll
+from foreword.training.contract import OwnStep
 
 RATE = "rate."  # before the name of the leaf whose step sizes it holds, as logarithms of shares of the inner rate
 VALIDATION_SEED = 0  # one set of validation episodes for every run

@@ -16,16 +16,16 @@ from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.answers import answer_rows, text_values
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.scoring import encode_rows
-from foreword.methods.base import Progress, Step
 from foreword.methods.search.halving import Cells
-from foreword.methods.search.ledger import Ledger, key_of
-from foreword.methods.stack import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
 from foreword.models.encode import Encoder
 from foreword.models.pieces import Pieces
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.answer_log import Ledger, key_of
+from foreword.training.contract import Progress, Step
+from foreword.training.joint_step import stacked_scores
 
 Score = Literal["likelihood", "metric"]
 CHUNK = 128  # rows read between two entries in the ledger

@@ -7,11 +7,11 @@ from typing import final
 import torch
 
 from foreword.core.template import Answer, Field, Literal, Template, Turn
-from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.methods.search.wording import tidy
 from foreword.models.base import FrozenLM
 from foreword.models.pieces import Pieces
+from foreword.training.answer_log import Ledger, key_of
 
 WIDEST = 200  # characters of an example's text
 

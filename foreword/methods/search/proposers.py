@@ -12,7 +12,6 @@ from foreword.core.format import Decoding, Format
 from foreword.core.shapes import Tensor
 from foreword.core.template import Template
 from foreword.errors import DataError
-from foreword.methods.search.ledger import Ledger, key_of
 from foreword.methods.search.remote import Remote
 from foreword.methods.search.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
@@ -20,6 +19,7 @@ from foreword.models.chat import begun
 from foreword.models.encode import Encoder, Line, collate, prepare
 from foreword.models.pieces import Pieces
 from foreword.models.write import Ask, Sample, write
+from foreword.training.answer_log import Ledger, key_of
 
 
 @final

@@ -10,7 +10,7 @@ from typing import Any, final
 from urllib.parse import urlsplit
 
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.search.ledger import Ledger, key_of
+from foreword.training.answer_log import Ledger, key_of
 
 LARGEST_ANSWER = 2**22  # bytes
 CHUNK = 2**16

@@ -7,7 +7,6 @@ from typing import Any, final
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import DataError
-from foreword.methods.base import Job
 from foreword.methods.trigger.block import Block
 from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.methods.trigger.objective import Objective
@@ -17,6 +16,7 @@ from foreword.methods.trigger.words import Writer
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 from foreword.tasks.rows import Row
+from foreword.training.contract import Job
 
 
 @final

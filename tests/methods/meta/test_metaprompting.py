@@ -17,11 +17,11 @@ from foreword.methods.meta.folded import Shape
 from foreword.methods.meta.inner import adapt, gradient, product
 from foreword.methods.meta.outer import meta_gradient, unrolled, weights_of
 from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
-from foreword.methods.options import configure
-from foreword.methods.train import make_job, train
 from foreword.models.load import load
 from foreword.tasks.episodes import Source
 from foreword.tasks.task import Task
+from foreword.training.options import configure
+from foreword.training.trainer import make_job, train
 from tests.live import Live
 from tests.methods.meta.problems import folded
 from tests.planted import NOUNS, planted_task

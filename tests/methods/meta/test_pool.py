@@ -15,9 +15,9 @@ from foreword.methods import METHODS
 from foreword.methods.meta.inner import gradient, product
 from foreword.methods.meta.pool import PoolLens, mixed, without_slots
 from foreword.methods.meta.prototypes import features, near
-from foreword.methods.train import make_job, train
 from foreword.models.load import load
 from foreword.models.score import score
+from foreword.training.trainer import make_job, train
 from tests.methods.meta.problems import random_like
 from tests.methods.meta.test_metaprompting import SHORT, TASK, TINY, many_classes
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from foreword.errors import ArtefactError
-from foreword.methods.search.ledger import Ledger, key_of
+from foreword.training.answer_log import Ledger, key_of
 
 
 def test_what_was_kept_is_there_after_any_kill(tmp_path):

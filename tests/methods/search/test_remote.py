@@ -12,8 +12,8 @@ import time
 import pytest
 
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote, without_key
+from foreword.training.answer_log import Ledger
 from tests.methods.search.endpoint import Stub, serving
 
 OPTIONS = {"max_tokens": 20, "temperature": 0.9, "top_p": 0.9}

@@ -17,15 +17,15 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import encode_rows
 from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
 from foreword.methods.search.halving import Cells
-from foreword.methods.search.ledger import Ledger
 from foreword.methods.search.rounds import Ranked, candidates, exhaustive, search, spearman
 from foreword.methods.search.split import search_rows
 from foreword.methods.search.wording import edited, instruction_of
-from foreword.methods.stack import stacked_scores
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.training.answer_log import Ledger
+from foreword.training.joint_step import stacked_scores
 from tests.planted import NOUNS, planted_task
 
 ANSWERS = ("red", "green", "blue")

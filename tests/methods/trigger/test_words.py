@@ -14,7 +14,6 @@ from foreword.core.artefact import Artefact
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.scoring import score_rows
-from foreword.methods.train import make_job, train
 from foreword.methods.trigger.field import make_field
 from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.methods.trigger.slots import columns_of, with_slots
@@ -23,6 +22,7 @@ from foreword.models.fits import check
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task
+from foreword.training.trainer import make_job, train
 from tests.methods.trigger.made import word_lm, word_task
 from tests.models.trained import CORPUS, byte_bpe, masked_byte_bpe, unigram, wordpiece
 

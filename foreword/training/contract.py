@@ -10,10 +10,10 @@ from foreword.core.format import Answers, Format
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.options import Amount, Count, Positive, Whole
-from foreword.methods.search.ledger import Ledger
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
+from foreword.training.answer_log import Ledger
+from foreword.training.options import Amount, Count, Positive, Whole
 
 
 @dataclass(frozen=True)

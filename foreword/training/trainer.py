@@ -20,7 +20,15 @@ from foreword.inference.calibration import calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
-from foreword.methods.base import (
+from foreword.models.base import FrozenLM
+from foreword.models.chat import thinking
+from foreword.models.encode import count_cut
+from foreword.models.rendering import frozen
+from foreword.tasks.formats import longer_targets
+from foreword.tasks.task import Task
+from foreword.training.answer_log import Ledger
+from foreword.training.checkpoint import Checkpoint
+from foreword.training.contract import (
     DirectMethod,
     Ended,
     GradientMethod,
@@ -31,20 +39,12 @@ from foreword.methods.base import (
     SearchMethod,
     StepwiseMethod,
 )
-from foreword.methods.checkpoint import Checkpoint
-from foreword.methods.init import with_init
-from foreword.methods.loop import Run, fit
-from foreword.methods.notebook import FileNotebook
-from foreword.methods.options import configure
-from foreword.methods.rows import Rows, mean_nll
-from foreword.methods.search.ledger import Ledger
-from foreword.methods.stack import rebuilt, stacked_scores, tensors_of
-from foreword.models.base import FrozenLM
-from foreword.models.chat import thinking
-from foreword.models.encode import count_cut
-from foreword.models.rendering import frozen
-from foreword.tasks.formats import longer_targets
-from foreword.tasks.task import Task
+from foreword.training.examples import Rows, mean_nll
+from foreword.training.joint_step import rebuilt, stacked_scores, tensors_of
+from foreword.training.loop import Run, fit
+from foreword.training.options import configure
+from foreword.training.search_checkpoint import FileNotebook
+from foreword.training.warm_start import with_init
 
 
 @dataclass(frozen=True, eq=False)

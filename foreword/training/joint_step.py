@@ -12,11 +12,11 @@ from foreword.core.learnt import Learnt, LowRank, PromptPool, Tuned, Weights
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
-from foreword.methods.base import Learner
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_leads
 from foreword.models.encode import Encoded
 from foreword.models.score import is_out_of_memory, score, score_all
+from foreword.training.contract import Learner
 
 
 @dataclass(frozen=True, eq=False)

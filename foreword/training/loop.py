@@ -11,12 +11,12 @@ import torch
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ForewordError, ModelError
-from foreword.methods.base import Learner, Progress, Step
-from foreword.methods.optim import learning_rate, make_optimizer
-from foreword.methods.rows import Rows, mean_nll
-from foreword.methods.stack import stacked_scores, step_gradients
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
+from foreword.training.contract import Learner, Progress, Step
+from foreword.training.examples import Rows, mean_nll
+from foreword.training.joint_step import stacked_scores, step_gradients
+from foreword.training.optimizers import learning_rate, make_optimizer
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from foreword.core.shapes import Tensor
-from foreword.methods.base import GradientConfig
+from foreword.training.contract import GradientConfig
 
 
 class Adafactor(torch.optim.Optimizer):

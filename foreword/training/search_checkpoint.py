@@ -8,7 +8,7 @@ from typing import Any, final
 
 from foreword.core.files import remove_whole, write_whole
 from foreword.errors import ArtefactError
-from foreword.methods.base import Job, Notebook, Progress, Step
+from foreword.training.contract import Job, Notebook, Progress, Step
 
 
 @final

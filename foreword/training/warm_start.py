@@ -10,10 +10,10 @@ from foreword.core.artefact import RECORD, Artefact
 from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.base import Job, Method
-from foreword.methods.options import Start
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
+from foreword.training.contract import Job, Method
+from foreword.training.options import Start
 
 START = "start:"
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from foreword.core.files import remove_whole, write_whole
 from foreword.core.shapes import Tensor
 from foreword.errors import ArtefactError, ModelError
-from foreword.methods.loop import Run
+from foreword.training.loop import Run
 
 EVERY_STEPS = 25
 

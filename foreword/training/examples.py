@@ -14,12 +14,12 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.features import encode_rows
 from foreword.inference.generation import written_form
 from foreword.inference.metrics import label_of, require_targets
-from foreword.methods.stack import Example, stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.chat import turn_end
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.labels import Plan
 from foreword.tasks.rows import Row
+from foreword.training.joint_step import Example, stacked_scores
 
 
 @final

@@ -16,7 +16,7 @@ from foreword.core.text import broken, shown
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
-    from foreword.methods.base import Method
+    from foreword.training.contract import Method
 
 
 class Start(str):
