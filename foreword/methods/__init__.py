@@ -3,13 +3,9 @@
 from foreword.methods.ape import Ape
 from foreword.methods.autoprompt import AutoPrompt
 from foreword.methods.bag_of_words import BagOfWords
-from foreword.methods.chain_of_thought import ChainOfThought
-from foreword.methods.few_shot import FewShot
-from foreword.methods.few_shot_knn import FewShotKnn
 from foreword.methods.fine_tuning import FineTuning
 from foreword.methods.linear_probe import LinearProbe
 from foreword.methods.lora import Lora
-from foreword.methods.manual import Manual
 from foreword.methods.metaprompting import MetaPrompting
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.pez import Pez
@@ -17,6 +13,10 @@ from foreword.methods.prefix_tuning import PrefixTuning
 from foreword.methods.prompt_tuning import PromptTuning
 from foreword.methods.soft_verbalizer import SoftVerbalizer
 from foreword.methods.template_search import TemplateSearch
+from foreword.methods.words.chain_of_thought import ChainOfThought
+from foreword.methods.words.few_shot import FewShot
+from foreword.methods.words.few_shot_knn import FewShotKnn
+from foreword.methods.words.manual import Manual
 from foreword.training.contract import Method
 
 METHODS: dict[str, Method] = {

@@ -18,7 +18,7 @@ from foreword.inference.generation import write_rows
 from foreword.inference.predictor import Prompted
 from foreword.inference.reasoning import REASONED, concluded_form
 from foreword.inference.scoring import encode_rows, score_rows
-from foreword.methods.chain_of_thought import ChainOfThoughtConfig, reasoning_template
+from foreword.methods.words.chain_of_thought import ChainOfThoughtConfig, reasoning_template
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER

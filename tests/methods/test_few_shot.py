@@ -18,7 +18,7 @@ from foreword.core.template import Literal
 from foreword.errors import ConfigError, DataError
 from foreword.inference.retrieval import embeddings, encode_near, nearest
 from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows
-from foreword.methods.demonstrations import entropy, pool_of
+from foreword.methods.words.demonstrations import entropy, pool_of
 from foreword.models.load import load
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task

@@ -12,7 +12,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import Ensemble, Member, Rule
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.demonstrations import (
+from foreword.methods.words.demonstrations import (
     count_fitting,
     drawn,
     entropy,

@@ -7,7 +7,7 @@ import numpy as np
 from foreword.core.learnt import Neighbours
 from foreword.errors import ConfigError
 from foreword.inference.retrieval import embeddings, encode_near
-from foreword.methods.demonstrations import example_of, longest_rows, pool_of
+from foreword.methods.words.demonstrations import example_of, longest_rows, pool_of
 from foreword.models.base import FrozenLM
 from foreword.training.contract import DirectMethod, Found, HardConfig, Job
 from foreword.training.options import Count, Joint
