@@ -2,10 +2,10 @@
 
 from foreword.methods.ape import Ape
 from foreword.methods.autoprompt import AutoPrompt
-from foreword.methods.bag_of_words import BagOfWords
-from foreword.methods.fine_tuning import FineTuning
-from foreword.methods.linear_probe import LinearProbe
-from foreword.methods.lora import Lora
+from foreword.methods.baselines.bag_of_words import BagOfWords
+from foreword.methods.baselines.fine_tuning import FineTuning
+from foreword.methods.baselines.linear_probe import LinearProbe
+from foreword.methods.baselines.lora import Lora
 from foreword.methods.metaprompting import MetaPrompting
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.pez import Pez

@@ -252,7 +252,7 @@ def test_a_padding_token_without_a_row_is_no_obstacle() -> None:
     ],
 )
 def test_lora_trains_no_matrix_that_its_update_cannot_be_kept_of(family: str, targets: str, why: str | None) -> None:
-    from foreword.methods.lora import LoraConfig, _require_foldable, inject
+    from foreword.methods.baselines.lora import LoraConfig, _require_foldable, inject
 
     lm, config = wrap(build(family), byte_tokenizer("causal")), LoraConfig(targets=targets)
     injected = inject(lm, config, 0)

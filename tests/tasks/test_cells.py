@@ -286,7 +286,7 @@ def test_binary_and_null_cells_of_parquet(tmp_path) -> None:
 
 
 def test_a_regression_needs_two_labels() -> None:
-    from foreword.methods.regression import require_classes
+    from foreword.methods.baselines.regression import require_classes
 
     task = Task(train=ROWS[:20], validation=ROWS[20:30], test=ROWS[30:])
     require_classes("bag-of-words", task)

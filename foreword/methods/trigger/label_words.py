@@ -12,7 +12,7 @@ from foreword.core.learnt import Learnt
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.regression import choose_regularisation, logistic
+from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.trigger.field import label_of
 from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.methods.trigger.trace import with_prompt

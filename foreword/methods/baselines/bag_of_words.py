@@ -10,7 +10,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_words
-from foreword.methods.regression import choose_regularisation, logistic, require_classes
+from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 from foreword.training.contract import DirectMethod, Job

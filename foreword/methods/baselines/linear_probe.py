@@ -10,7 +10,7 @@ from foreword.core.format import Format
 from foreword.core.learnt import Probe
 from foreword.errors import ConfigError
 from foreword.inference.features import row_features
-from foreword.methods.regression import choose_regularisation, logistic, require_classes
+from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.training.contract import DirectMethod, Job
 from foreword.training.options import Positive
