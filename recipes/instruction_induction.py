@@ -35,10 +35,10 @@ from foreword.errors import DataError
 from foreword.evaluation.compare import Failure
 from foreword.evaluation.statistics import Interval, interval, resample_values
 from foreword.inference.answers import answer_rows
-from foreword.methods.ape import ApeConfig
-from foreword.methods.search.arms import NONE, with_instruction
-from foreword.methods.search.given import given_instructions
-from foreword.methods.search.split import search_rows
+from foreword.methods.instructions.ape import ApeConfig
+from foreword.methods.instructions.candidates import NONE, with_instruction
+from foreword.methods.instructions.instruction_file import given_instructions
+from foreword.methods.instructions.search_rows import search_rows
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER

@@ -15,7 +15,7 @@ from foreword.errors import ConfigError
 from foreword.inference.features import encode_rows
 from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
-from foreword.methods.search.proposers import LocalWriter, Sampling
+from foreword.methods.instructions.proposers import LocalWriter, Sampling
 from foreword.methods.search.turns import fill_turn, places
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder, Line

@@ -28,7 +28,7 @@ HOMES = {
     "prometheus_client": ("serving/app/",),
     "uvicorn": ("serving/run.py", "cli/serve.py"),
     "ray": ("serving/replicas.py",),
-    "httpx": ("methods/search/remote.py",),
+    "httpx": ("methods/instructions/remote.py",),
     "sacrebleu": ("tasks/corpus.py",),
     "rouge_score": ("tasks/corpus.py",),
     "nltk": ("none/",),

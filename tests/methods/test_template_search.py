@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM
 
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.search.infill import Filling, Gap, Infiller, shapes
+from foreword.methods.instructions.infill import Filling, Gap, Infiller, shapes
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.models.tiny import tiny

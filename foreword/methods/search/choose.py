@@ -4,8 +4,8 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 from foreword.errors import ConfigError
-from foreword.methods.search.proposers import Filler, LocalWriter, RemoteWriter, Sampling, Writer
-from foreword.methods.search.remote import Endpoint, Remote
+from foreword.methods.instructions.proposers import Filler, LocalWriter, RemoteWriter, Sampling, Writer
+from foreword.methods.instructions.remote import Endpoint, Remote
 from foreword.models.base import FrozenLM
 from foreword.training.answer_log import Ledger
 

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from foreword.methods.search.halving import halve
+from foreword.methods.instructions.halving import halve
 from foreword.methods.trigger.block import Block
 from foreword.methods.trigger.objective import Objective, row_losses
 from foreword.methods.trigger.slots import Prompt

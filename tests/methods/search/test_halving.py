@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from foreword.errors import ConfigError
-from foreword.methods.search.halving import halve
+from foreword.methods.instructions.halving import halve
 
 PROBLEMS = 1000
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from foreword.errors import ConfigError, ModelError
-from foreword.methods.search.remote import BudgetSpentError, Endpoint, Remote, without_key
+from foreword.methods.instructions.remote import BudgetSpentError, Endpoint, Remote, without_key
 from foreword.training.answer_log import Ledger
 from tests.methods.search.endpoint import Stub, serving
 

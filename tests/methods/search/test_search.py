@@ -15,11 +15,11 @@ import torch
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import encode_rows
-from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
-from foreword.methods.search.halving import Cells
-from foreword.methods.search.rounds import Ranked, candidates, exhaustive, search, spearman
-from foreword.methods.search.split import search_rows
-from foreword.methods.search.wording import edited, instruction_of
+from foreword.methods.instructions.candidates import NONE, Pool, Reader, with_instruction
+from foreword.methods.instructions.halving import Cells
+from foreword.methods.instructions.proposal_prompts import edited, instruction_of
+from foreword.methods.instructions.rounds import Ranked, candidates, exhaustive, search, spearman
+from foreword.methods.instructions.search_rows import search_rows
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row

@@ -8,9 +8,9 @@ from typing import Any, final
 import numpy as np
 
 from foreword.errors import ConfigError
-from foreword.methods.search.arms import Arm, Pool, Reader, Score
-from foreword.methods.search.halving import Cells, Evaluate, halve
-from foreword.methods.search.split import SearchRows
+from foreword.methods.instructions.candidates import Arm, Pool, Reader, Score
+from foreword.methods.instructions.halving import Cells, Evaluate, halve
+from foreword.methods.instructions.search_rows import SearchRows
 
 SHOWN = 10  # candidates that the artefact's record lists
 

@@ -16,7 +16,7 @@ from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.answers import answer_rows, text_values
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.scoring import encode_rows
-from foreword.methods.search.halving import Cells
+from foreword.methods.instructions.halving import Cells
 from foreword.models.base import FrozenLM
 from foreword.models.batch import with_common_lead
 from foreword.models.encode import Encoder

@@ -12,8 +12,8 @@ from foreword.core.format import Decoding, Format
 from foreword.core.shapes import Tensor
 from foreword.core.template import Template
 from foreword.errors import DataError
-from foreword.methods.search.remote import Remote
-from foreword.methods.search.vocabulary import piece_logprobs
+from foreword.methods.instructions.remote import Remote
+from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.chat import begun
 from foreword.models.encode import Encoder, Line, collate, prepare

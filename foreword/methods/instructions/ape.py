@@ -9,15 +9,15 @@ from typing import Any, Literal
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
-from foreword.methods.search import wording
+from foreword.methods.instructions import proposal_prompts
+from foreword.methods.instructions.candidates import NONE, Pool, Reader, with_instruction
+from foreword.methods.instructions.instruction_file import given_instructions
+from foreword.methods.instructions.proposers import Filler, Sampling, Writer
+from foreword.methods.instructions.remote import BudgetSpentError
+from foreword.methods.instructions.rounds import Ranked, candidates, described, exhaustive, search
+from foreword.methods.instructions.search_rows import search_rows
 from foreword.methods.search.answers import answer_of
-from foreword.methods.search.arms import NONE, Pool, Reader, with_instruction
 from foreword.methods.search.choose import check_proposer, proposing
-from foreword.methods.search.given import given_instructions
-from foreword.methods.search.proposers import Filler, Sampling, Writer
-from foreword.methods.search.remote import BudgetSpentError
-from foreword.methods.search.rounds import Ranked, candidates, described, exhaustive, search
-from foreword.methods.search.split import search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 from foreword.training.answer_log import Ledger
@@ -130,7 +130,7 @@ class _Maker:
     def first(self) -> None:
         """Seed instructions, then proposals from demonstrations."""
         if self._config.seeds:
-            for text in wording.seeds(self._job.format):
+            for text in proposal_prompts.seeds(self._job.format):
                 self._pool.add(text, "seed")
         self._collect(self._config.candidates, self._proposed)
 
@@ -156,7 +156,7 @@ class _Maker:
             requests = [ask() for _ in range(turn)]
             for request, texts in zip(requests, self._answers(requests), strict=False):
                 for text in texts:
-                    made = wording.instruction_of(text, self._rows)
+                    made = proposal_prompts.instruction_of(text, self._rows)
                     if made and made.lower().rstrip(".") not in self._answers_shown and got < wanted:
                         got += self._pool.add(made, request.source)
 
@@ -179,7 +179,7 @@ class _Maker:
 
     def _examples(self, most: int) -> list[str]:
         chosen = self._rng.sample(range(len(self._rows)), min(most, len(self._rows)))
-        return [wording.shown(self._rows[i], answer_of(self._job.format, self._rows[i])) for i in chosen]
+        return [proposal_prompts.shown(self._rows[i], answer_of(self._job.format, self._rows[i])) for i in chosen]
 
     def _proposed(self) -> "_Request":
         examples = self._examples(self._config.examples)
@@ -187,12 +187,12 @@ class _Maker:
         if isinstance(proposer, Filler):
             if mode != "insert" and self._rng.random() < 0.7:
                 return self._varied(self._rng.choice([a.text for a in self._pool.arms if a.text] or ["Answer."]))
-            before, after = wording.insert(examples)
+            before, after = proposal_prompts.insert(examples)
             length = self._rng.randrange(3, 10)
             return _Request("insert", texts=proposer.insert(before, after, length, TOGETHER, self._next_seed()))
         if proposer is None:
             return _Request("none")
-        make = wording.insert_asked if mode == "insert" else wording.forward
+        make = proposal_prompts.insert_asked if mode == "insert" else proposal_prompts.forward
         while len(examples) > 1 and not proposer.fits(make(examples)):
             examples.pop()
         if not proposer.fits(make(examples)):
@@ -201,19 +201,19 @@ class _Maker:
 
     def _varied(self, text: str) -> "_Request":
         if isinstance(self._proposer, Writer):
-            prompt = wording.variation(text)
+            prompt = proposal_prompts.variation(text)
             if self._proposer.fits(prompt):
                 return self._request(prompt, "variation")
         if isinstance(self._proposer, Filler) and self._rng.random() < 0.75:
             return _Request("resampled", texts=self._proposer.resample(text, TOGETHER, self._next_seed()))
-        return _Request("edited", texts=[wording.edited(text, self._rng) for _ in range(TOGETHER)])
+        return _Request("edited", texts=[proposal_prompts.edited(text, self._rng) for _ in range(TOGETHER)])
 
     def _from_history(self, scored: Sequence[tuple[str, float]]) -> "_Request":
         assert isinstance(self._proposer, Writer), "only writers can be shown a history"
         examples, shown = self._examples(min(3, self._config.examples)), list(scored)
-        while len(shown) > 1 and not self._proposer.fits(wording.history(shown, examples)):
+        while len(shown) > 1 and not self._proposer.fits(proposal_prompts.history(shown, examples)):
             shown.pop(0)
-        prompt = wording.history(shown, examples)
+        prompt = proposal_prompts.history(shown, examples)
         if not self._proposer.fits(prompt):
             raise ConfigError("resample=history: the past instructions and one example do not fit the proposer's "
                               "context; use resample=variation.")  # fmt: skip

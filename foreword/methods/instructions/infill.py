@@ -7,8 +7,8 @@ from typing import final
 import torch
 
 from foreword.core.template import Answer, Field, Literal, Template, Turn
-from foreword.methods.search.vocabulary import piece_logprobs
-from foreword.methods.search.wording import tidy
+from foreword.methods.instructions.proposal_prompts import tidy
+from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.pieces import Pieces
 from foreword.training.answer_log import Ledger, key_of
