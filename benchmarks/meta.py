@@ -28,10 +28,10 @@ import numpy as np
 import torch
 
 from benchmarks.parts import cells, cloned, measure, shapes
-from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.folded import Fold, PromptLoss, Shape
-from foreword.methods.meta.inner import Product, product
-from foreword.methods.meta.outer import meta_gradient, spread, unrolled, weights_of
+from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.inner_loop import Product, product
+from foreword.methods.meta.meta_gradient import meta_gradient, spread, unrolled, weights_of
+from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
 from foreword.models.base import FrozenLM
 from foreword.tasks.episodes import Source
 from foreword.tasks.task import Task

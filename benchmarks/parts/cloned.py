@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foreword.core.shapes import Tensor
-from foreword.methods.meta.folded import Fold
+from foreword.methods.meta.task_losses import Fold
 
 
 def meta_gradient(

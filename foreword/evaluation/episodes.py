@@ -22,9 +22,9 @@ from foreword.core.locks import held
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import score_rows
-from foreword.methods.meta.deck import Deck
+from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
+from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.prototypes import prototype_scores
-from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
 from foreword.tasks.episodes import Episode, Source, Split

@@ -19,7 +19,7 @@ from foreword.errors import ConfigError, ModelError
 from foreword.inference.features import encode_rows, row_features
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
-from foreword.methods.meta.pool import pool_scores
+from foreword.methods.meta.pool_lens import pool_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded
 from foreword.tasks.rows import Row

@@ -7,7 +7,7 @@ from foreword.methods.baselines.linear_probe import LinearProbe
 from foreword.methods.baselines.lora import Lora
 from foreword.methods.instructions.ape import Ape
 from foreword.methods.instructions.template_search import TemplateSearch
-from foreword.methods.metaprompting import MetaPrompting
+from foreword.methods.meta.metaprompting import MetaPrompting
 from foreword.methods.p_tuning import PTuning
 from foreword.methods.pez import Pez
 from foreword.methods.prefix_tuning import PrefixTuning

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import meta
 from benchmarks.parts import cloned
-from foreword.methods.meta.inner import product
+from foreword.methods.meta.inner_loop import product
 
 SETTING = meta.Setting(full="SMOKE", queries=2, pairs=1, steps=2)
 

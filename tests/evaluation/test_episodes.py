@@ -12,10 +12,10 @@ from foreword.evaluation import episodes as module
 from foreword.evaluation.episodes import RESULTS, Arm, Measured, Protocol, arms_of, measure_arms
 from foreword.evaluation.paired import lines_of, markdown, over, resampled
 from foreword.inference.scoring import score_rows
-from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.inner import gradient
-from foreword.methods.meta.outer import spread
-from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
+from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
+from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.inner_loop import gradient
+from foreword.methods.meta.meta_gradient import spread
 from foreword.models.load import load
 from foreword.tasks.episodes import Source
 from foreword.tasks.rows import Row

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize, one_hot
 
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.methods.meta.folded import Fold
+from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare
 from foreword.training.joint_step import batches_of

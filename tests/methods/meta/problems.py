@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from foreword.methods.meta.folded import Fold, PromptLoss, Shape
-from foreword.methods.meta.inner import Loss
+from foreword.methods.meta.inner_loop import Loss
+from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
 from foreword.models.encode import Encoder
 from foreword.models.load import load
 from foreword.tasks.task import Task

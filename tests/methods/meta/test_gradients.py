@@ -6,9 +6,9 @@ Meta-gradients against closed forms, finite differences, loops over tasks, vmap 
 import pytest
 import torch
 
-from foreword.methods.meta.folded import Fold, Texts
-from foreword.methods.meta.inner import adapt, finite_product, gradient, product
-from foreword.methods.meta.outer import meta_gradient, reptile, unrolled, weights_of
+from foreword.methods.meta.inner_loop import adapt, finite_product, gradient, product
+from foreword.methods.meta.meta_gradient import meta_gradient, reptile, unrolled, weights_of
+from foreword.methods.meta.task_losses import Fold, Texts
 from tests.methods.meta.problems import Quadratic, dot, folded, quadratics, random_like
 
 KINDS = ["masked", "causal"]

@@ -11,12 +11,12 @@ from foreword.core.learnt import Tuned
 from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
-from foreword.methods.meta import guard
-from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.folded import Shape
-from foreword.methods.meta.inner import adapt, gradient, product
-from foreword.methods.meta.outer import meta_gradient, unrolled, weights_of
-from foreword.methods.meta.starts import adapt_start, leaves_of, rates_for
+from foreword.methods.meta import double_backward
+from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
+from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.inner_loop import adapt, gradient, product
+from foreword.methods.meta.meta_gradient import meta_gradient, unrolled, weights_of
+from foreword.methods.meta.task_losses import Shape
 from foreword.models.load import load
 from foreword.tasks.episodes import Source
 from foreword.tasks.task import Task
@@ -297,11 +297,13 @@ def test_a_model_that_cannot_be_differentiated_twice_at_all_is_refused(monkeypat
     def no(*_):
         raise RuntimeError("derivative for aten::some_attention_backward is not implemented")
 
-    monkeypatch.setattr(guard, "product", no)
+    monkeypatch.setattr(double_backward, "product", no)
     with pytest.raises(ModelError, match="algorithm=fomaml"):
-        guard.twice_differentiable(lm, Shape("soft"), {"embed": torch.zeros(3, 32)}, deck.longest("train"))
+        double_backward.twice_differentiable(lm, Shape("soft"), {"embed": torch.zeros(3, 32)}, deck.longest("train"))
     fused = lm.with_kernel("sdpa")
-    loss = guard.PromptLoss(fused, fused, Shape("soft"), [guard.Fold(0, deck.longest("train"), 0, 1.0)], 1, 99)
+    loss = double_backward.PromptLoss(
+        fused, fused, Shape("soft"), [double_backward.Fold(0, deck.longest("train"), 0, 1.0)], 1, 99
+    )
     with pytest.raises(RuntimeError, match="derivative"):
         product(loss, {"embed": torch.zeros(1, 3, 32)}, {"embed": torch.ones(1, 3, 32)})
 

@@ -12,8 +12,8 @@ from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
-from foreword.methods.meta.inner import gradient, product
-from foreword.methods.meta.pool import PoolLens, mixed, without_slots
+from foreword.methods.meta.inner_loop import gradient, product
+from foreword.methods.meta.pool_lens import PoolLens, mixed, without_slots
 from foreword.methods.meta.prototypes import features, near
 from foreword.models.load import load
 from foreword.models.score import score

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from foreword.methods.meta.inner import Loss, adapt, gradient
-from foreword.methods.meta.outer import mean, meta_gradient, spread
+from foreword.methods.meta.inner_loop import Loss, adapt, gradient
+from foreword.methods.meta.meta_gradient import mean, meta_gradient, spread
 from foreword.models.load import load
 from foreword.models.score import score
 from tests.methods.meta.problems import folded
@@ -42,7 +42,7 @@ class Taught(Loss):
 
 
 def test_a_learnt_start_is_as_good_as_the_centre_and_a_random_one_is_not():
-    from foreword.methods.meta.folded import Shape
+    from foreword.methods.meta.task_losses import Shape
 
     lm = load("foreword-tiny")
     tasks, shape = 4, Shape("soft")

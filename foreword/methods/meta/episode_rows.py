@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal, final
 
 from foreword.core.format import Format
-from foreword.methods.meta.folded import Fold
+from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.labels import Plan

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.meta.inner import Leaves, Loss
+from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.score import score

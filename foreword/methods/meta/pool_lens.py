@@ -16,10 +16,10 @@ from torch.nn.functional import nll_loss
 from foreword.core.learnt import PromptPool
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.meta.folded import Fold
-from foreword.methods.meta.inner import Leaves, Loss
+from foreword.methods.meta.inner_loop import Leaves, Loss
+from foreword.methods.meta.meta_step import Lens
 from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
-from foreword.methods.meta.step import Lens
+from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 from foreword.models.score import score

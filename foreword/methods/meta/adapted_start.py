@@ -8,11 +8,11 @@ from foreword.core.artefact import Artefact
 from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ConfigError
-from foreword.methods.meta.folded import MODEL, Fold, Shape
-from foreword.methods.meta.inner import Leaves, Rates, adapt
-from foreword.methods.meta.outer import spread
-from foreword.methods.meta.pool import PoolLens
-from foreword.methods.meta.step import Lens, PromptLens
+from foreword.methods.meta.inner_loop import Leaves, Rates, adapt
+from foreword.methods.meta.meta_gradient import spread
+from foreword.methods.meta.meta_step import Lens, PromptLens
+from foreword.methods.meta.pool_lens import PoolLens
+from foreword.methods.meta.task_losses import MODEL, Fold, Shape
 from foreword.models.base import FrozenLM
 from foreword.training.warm_start import shares_of
 

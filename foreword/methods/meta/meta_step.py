@@ -11,10 +11,10 @@ import torch
 
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
-from foreword.methods.meta.deck import Deck, Part
-from foreword.methods.meta.folded import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
-from foreword.methods.meta.inner import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
-from foreword.methods.meta.outer import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
+from foreword.methods.meta.episode_rows import Deck, Part
+from foreword.methods.meta.inner_loop import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
+from foreword.methods.meta.meta_gradient import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
+from foreword.methods.meta.task_losses import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.models.base import FrozenLM
 from foreword.models.score import is_out_of_memory
 from foreword.tasks.episodes import Episode

@@ -5,8 +5,8 @@ import sys
 import torch
 
 from foreword.errors import ModelError
-from foreword.methods.meta.folded import Fold, PromptLoss, Shape
-from foreword.methods.meta.inner import Leaves, product
+from foreword.methods.meta.inner_loop import Leaves, product
+from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 

@@ -10,11 +10,11 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
-from foreword.methods.meta.deck import Deck
-from foreword.methods.meta.folded import MODEL, Shape
-from foreword.methods.meta.guard import tell_if_coarse, twice_differentiable
-from foreword.methods.meta.pool import PoolLens
-from foreword.methods.meta.step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
+from foreword.methods.meta.double_backward import tell_if_coarse, twice_differentiable
+from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.meta_step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
+from foreword.methods.meta.pool_lens import PoolLens
+from foreword.methods.meta.task_losses import MODEL, Shape
 from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.meta.inner import Held, Leaves, Loss, Path, Product, Rates, adapt, gradient, product, zeros
+from foreword.methods.meta.inner_loop import Held, Leaves, Loss, Path, Product, Rates, adapt, gradient, product, zeros
 
 
 @dataclass(frozen=True, eq=False)
