@@ -8,11 +8,11 @@ from foreword.methods.baselines.lora import Lora
 from foreword.methods.instructions.ape import Ape
 from foreword.methods.instructions.template_search import TemplateSearch
 from foreword.methods.meta.metaprompting import MetaPrompting
-from foreword.methods.p_tuning import PTuning
 from foreword.methods.pez import Pez
-from foreword.methods.prefix_tuning import PrefixTuning
-from foreword.methods.prompt_tuning import PromptTuning
-from foreword.methods.soft_verbalizer import SoftVerbalizer
+from foreword.methods.soft.p_tuning import PTuning
+from foreword.methods.soft.prefix_tuning import PrefixTuning
+from foreword.methods.soft.prompt_tuning import PromptTuning
+from foreword.methods.soft.soft_verbalizer import SoftVerbalizer
 from foreword.methods.words.chain_of_thought import ChainOfThought
 from foreword.methods.words.few_shot import FewShot
 from foreword.methods.words.few_shot_knn import FewShotKnn

@@ -14,7 +14,7 @@ from foreword.core.artefact import TENSORS
 from foreword.errors import ConfigError
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
-from foreword.methods.p_tuning import lstm, lstm_leaves, mlp, mlp_leaves
+from foreword.methods.soft.p_tuning import lstm, lstm_leaves, mlp, mlp_leaves
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
 from foreword.training.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.generation import write_rows, write_samples
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.predictor import Prompted, open_artefact
-from foreword.methods.prefix_tuning import PrefixTuning
+from foreword.methods.soft.prefix_tuning import PrefixTuning
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_prompt
 from foreword.models.fits import check

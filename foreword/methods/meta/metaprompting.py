@@ -15,8 +15,8 @@ from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.meta_step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
 from foreword.methods.meta.pool_lens import PoolLens
 from foreword.methods.meta.task_losses import MODEL, Shape
-from foreword.methods.prefix_tuning import PrefixTuningConfig, initial_prefix
-from foreword.methods.prompt_tuning import SlotConfig, initial_prompt
+from foreword.methods.soft.prefix_tuning import PrefixTuningConfig, initial_prefix
+from foreword.methods.soft.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.episodes import Source

@@ -10,7 +10,7 @@ from torch.nn.functional import linear, relu
 
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Tensor
-from foreword.methods.prompt_tuning import OWN, SlotConfig, initial_prompt
+from foreword.methods.soft.prompt_tuning import OWN, SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 from foreword.training.contract import GradientMethod, Job, Learner
 from foreword.training.options import Count, Positive

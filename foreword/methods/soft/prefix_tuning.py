@@ -10,7 +10,7 @@ import torch
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
+from foreword.methods.soft.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
