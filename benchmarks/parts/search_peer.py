@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from foreword.methods.trigger.slots import Prompt, columns_of
+from foreword.methods.triggers.slots import Prompt, columns_of
 from foreword.models.batch import Encoded
 
 

@@ -25,7 +25,7 @@ from foreword.core.template import Template
 from foreword.errors import ModelError
 from foreword.inference.generation import write_rows
 from foreword.methods.meta.task_losses import Texts
-from foreword.methods.trigger.block import Block
+from foreword.methods.triggers.row_block import Block
 from foreword.models.compile import compile_prompt
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.hf.lm import HFLM

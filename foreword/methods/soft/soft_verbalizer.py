@@ -11,7 +11,7 @@ from foreword.core.learnt import Probe
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_features
-from foreword.methods.trigger.field import label_of
+from foreword.methods.triggers.search_space import label_of
 from foreword.models.base import FrozenLM
 from foreword.models.encode import Encoder
 from foreword.tasks.metrics import accuracy, nll

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from foreword.methods.trigger.descent import Plan
-from foreword.methods.trigger.field import Field, make_field
+from foreword.methods.triggers.beam_search import Plan
+from foreword.methods.triggers.search_space import Field, make_field
 from foreword.models.base import FrozenLM, Kind
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from foreword.methods.trigger.block import Block
-from foreword.methods.trigger.candidates import propose
-from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
-from foreword.methods.trigger.objective import row_losses
+from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.triggers.objective import row_losses
+from foreword.methods.triggers.row_block import Block
+from foreword.methods.triggers.swaps import propose
 from tests.methods.trigger.made import field_of, word_lm, word_task
 
 SEED = random.SystemRandom().randrange(10**6)

@@ -11,7 +11,7 @@ import torch
 
 from foreword.core.learnt import Probe
 from foreword.inference.scoring import score_rows
-from foreword.methods.trigger.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
+from foreword.methods.triggers.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
 from foreword.models.hf.families import output_of
 from foreword.training.trainer import train
 from tests.methods.trigger.made import word_lm, word_task

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.trigger.descent import State, descend
-from foreword.methods.trigger.objective import row_losses
-from foreword.methods.trigger.pool import Pool
-from foreword.methods.trigger.words import filled
+from foreword.methods.triggers.beam_search import State, descend
+from foreword.methods.triggers.detokenise import filled
+from foreword.methods.triggers.objective import row_losses
+from foreword.methods.triggers.selection_rows import Pool
 from tests.methods.trigger.made import field_of, plan, word_lm, word_task
 
 SEED = random.SystemRandom().randrange(10**6)

@@ -16,8 +16,8 @@ from scipy.stats import spearmanr, ttest_rel
 
 from foreword.errors import ForewordError
 from foreword.inference.scoring import score_rows
-from foreword.methods.trigger.descent import State, descend
-from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.triggers.beam_search import State, descend
+from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
 from foreword.tasks.metrics import accuracy
 from foreword.training.trainer import TrainingInterrupted, train
 from tests.methods.trigger.made import field_of, plan, planted_key, word_lm, word_task
@@ -238,7 +238,9 @@ def test_the_model_is_as_it_was_even_after_an_error(monkeypatch):
 
     before = state()
     train(lm, task, "autoprompt", length=2, steps=2, candidates=4)
-    monkeypatch.setattr("foreword.methods.trigger.descent.first_order", lambda *a: (_ for _ in ()).throw(OSError("x")))
+    monkeypatch.setattr(
+        "foreword.methods.triggers.beam_search.first_order", lambda *a: (_ for _ in ()).throw(OSError("x"))
+    )
     with pytest.raises(OSError, match="x"):
         train(lm, task, "autoprompt", length=2, steps=2, candidates=4)
     after = state()

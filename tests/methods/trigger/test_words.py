@@ -14,10 +14,10 @@ from foreword.core.artefact import Artefact
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.scoring import score_rows
-from foreword.methods.trigger.field import make_field
-from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
-from foreword.methods.trigger.slots import columns_of, with_slots
-from foreword.methods.trigger.words import filled, reads_alike
+from foreword.methods.triggers.detokenise import filled, reads_alike
+from foreword.methods.triggers.search_space import make_field
+from foreword.methods.triggers.slots import columns_of, with_slots
+from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.fits import check
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model

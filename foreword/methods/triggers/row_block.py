@@ -9,8 +9,8 @@ import torch
 
 from foreword.core.prompts import Bank, HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.methods.trigger.objective import Objective, readied
-from foreword.methods.trigger.slots import Prompt, columns_of
+from foreword.methods.triggers.objective import Objective, readied
+from foreword.methods.triggers.slots import Prompt, columns_of
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.score import score, score_all

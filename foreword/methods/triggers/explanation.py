@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from foreword.errors import ModelError
-from foreword.methods.trigger.field import Field
-from foreword.methods.trigger.objective import readied, row_losses
-from foreword.methods.trigger.slots import Prompt, columns_of
+from foreword.methods.triggers.objective import readied, row_losses
+from foreword.methods.triggers.search_space import Field
+from foreword.methods.triggers.slots import Prompt, columns_of
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.score import score_all

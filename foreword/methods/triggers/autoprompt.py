@@ -6,15 +6,15 @@ from typing import Any, Literal
 import torch
 
 from foreword.core.prompts import HardPrompt
-from foreword.methods.alternate import alternate
-from foreword.methods.trigger import paper
-from foreword.methods.trigger.choice import as_value, choose
-from foreword.methods.trigger.descent import Plan, State, Verify, descend, penalties
-from foreword.methods.trigger.field import Field, make_field
-from foreword.methods.trigger.objective import Objective
-from foreword.methods.trigger.slots import Prompt
-from foreword.methods.trigger.starts import Init, starts
-from foreword.methods.trigger.trace import explained
+from foreword.methods.triggers import published_loop
+from foreword.methods.triggers.beam_search import Plan, State, Verify, descend, penalties
+from foreword.methods.triggers.explanation import explained
+from foreword.methods.triggers.final_choice import as_value, choose
+from foreword.methods.triggers.initial_prompts import Init, starts
+from foreword.methods.triggers.label_word_rounds import alternate
+from foreword.methods.triggers.objective import Objective
+from foreword.methods.triggers.search_space import Field, make_field
+from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
 from foreword.training.options import Amount, Count, Several, Whole
@@ -144,12 +144,14 @@ def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
     def development(prompt: Prompt) -> float:
         return choose(field, [prompt])[0][-1].accuracy
 
-    rows = paper.PaperRows(field, config.accumulation, development)
+    rows = published_loop.PaperRows(field, config.accumulation, development)
     kept = notebook.kept()
-    first = paper.first_prompt(field)
-    state = paper.PaperState(first, first) if kept is None else paper.PaperState.from_json(kept["search"])
+    first = published_loop.first_prompt(field)
+    state = (
+        published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept["search"])
+    )
     while state.step < config.steps:
-        paper.paper_step(rows, state, config.candidates)
+        published_loop.paper_step(rows, state, config.candidates)
         notebook.keep({"step": state.step, "search": state.to_json()})
         notebook.tell(state.step, config.steps, (state.trace or [{}])[-1].get("loss", float("nan")), state.read)
     metrics = {"searches": 1, "left_their_start": int(state.accepted > 0), "rows_read": state.read, "kept": "found"}

@@ -7,12 +7,12 @@ from typing import Any, final
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import DataError
-from foreword.methods.trigger.block import Block
-from foreword.methods.trigger.filters import Wanted, allowed_ids, scripts_of, surfaces_of
-from foreword.methods.trigger.objective import Objective
-from foreword.methods.trigger.pool import BLOCK, Pool
-from foreword.methods.trigger.slots import Prompt, Slotted, with_slots
-from foreword.methods.trigger.words import Writer
+from foreword.methods.triggers.detokenise import Writer
+from foreword.methods.triggers.objective import Objective
+from foreword.methods.triggers.row_block import Block
+from foreword.methods.triggers.selection_rows import BLOCK, Pool
+from foreword.methods.triggers.slots import Prompt, Slotted, with_slots
+from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 from foreword.tasks.rows import Row

@@ -7,9 +7,9 @@ from typing import final
 import torch
 
 from foreword.methods.instructions.halving import halve
-from foreword.methods.trigger.block import Block
-from foreword.methods.trigger.objective import Objective, row_losses
-from foreword.methods.trigger.slots import Prompt
+from foreword.methods.triggers.objective import Objective, row_losses
+from foreword.methods.triggers.row_block import Block
+from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 

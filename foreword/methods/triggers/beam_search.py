@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from foreword.methods.trigger.candidates import Candidate, propose
-from foreword.methods.trigger.field import Field
-from foreword.methods.trigger.fluency import fluency
-from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
-from foreword.methods.trigger.pool import Measured
-from foreword.methods.trigger.slots import Prompt
-from foreword.methods.trigger.starts import random_prompt
+from foreword.methods.triggers.fluency import fluency
+from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.triggers.initial_prompts import random_prompt
+from foreword.methods.triggers.search_space import Field
+from foreword.methods.triggers.selection_rows import Measured
+from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.swaps import Candidate, propose
 
 Verify = Literal["race", "all", "halving"]
 

@@ -9,7 +9,7 @@ import torch
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import ConfigError
-from foreword.methods.trigger.words import CONTEXT
+from foreword.methods.triggers.detokenise import CONTEXT
 from foreword.models.base import FrozenLM
 
 UNUSED = ("[unused", "<unused", "<reserved", "<|reserved")

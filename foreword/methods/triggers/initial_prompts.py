@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from foreword.errors import ConfigError
-from foreword.methods.trigger.field import Field
-from foreword.methods.trigger.gradients import embeddings_of
-from foreword.methods.trigger.projection import Descent
-from foreword.methods.trigger.slots import Prompt
+from foreword.methods.triggers.gradients import embeddings_of
+from foreword.methods.triggers.projection import Descent
+from foreword.methods.triggers.search_space import Field
+from foreword.methods.triggers.slots import Prompt
 
 Init = Literal["best", "manual", "filler", "pez", "random"]
 FILLER = (".", ",", "-", ":", "the", "and", "so", "this")

@@ -9,7 +9,7 @@ import numpy as np
 from foreword.core.format import Format
 from foreword.core.template import Field, Literal, Part, Soft, Template, Turn
 from foreword.errors import ForewordError
-from foreword.methods.trigger.slots import Prompt, Slotted, columns_of, replaced, spans, worded
+from foreword.methods.triggers.slots import Prompt, Slotted, columns_of, replaced, spans, worded
 from foreword.models.base import FrozenLM
 from foreword.models.batch import Encoded
 from foreword.models.encode import Encoder, Line, TextRow

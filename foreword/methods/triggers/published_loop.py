@@ -12,10 +12,10 @@ from typing import Any, final
 
 import torch
 
-from foreword.methods.trigger.block import Block
-from foreword.methods.trigger.field import Field
-from foreword.methods.trigger.gradients import embeddings_of, first_order, slot_gradient
-from foreword.methods.trigger.slots import Prompt
+from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.triggers.row_block import Block
+from foreword.methods.triggers.search_space import Field
+from foreword.methods.triggers.slots import Prompt
 
 BATCH = 32
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from foreword.core.prompts import HardPrompt
-from foreword.methods.autoprompt import SearchConfig
-from foreword.methods.trigger.choice import as_value, choose
-from foreword.methods.trigger.field import Field, make_field
-from foreword.methods.trigger.gradients import embeddings_of
-from foreword.methods.trigger.projection import Descent
-from foreword.methods.trigger.slots import Prompt
-from foreword.methods.trigger.starts import Init, starts
-from foreword.methods.trigger.trace import explained
+from foreword.methods.triggers.autoprompt import SearchConfig
+from foreword.methods.triggers.explanation import explained
+from foreword.methods.triggers.final_choice import as_value, choose
+from foreword.methods.triggers.gradients import embeddings_of
+from foreword.methods.triggers.initial_prompts import Init, starts
+from foreword.methods.triggers.projection import Descent
+from foreword.methods.triggers.search_space import Field, make_field
+from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
 from foreword.training.options import Count, Positive

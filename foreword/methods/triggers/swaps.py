@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.methods.trigger.slots import Prompt
+from foreword.methods.triggers.slots import Prompt
 
 TOP = 32  # tokens a slot that swaps of several slots are drawn from
 Readable = Callable[[Sequence[Prompt]], Sequence[bool]]  # which prompts are read back from their words as they are
