@@ -21,7 +21,7 @@ from benchmarks.parts.measure import clock, machine
 from foreword.core.prompts import HardPrompt, stack
 from foreword.inference.scoring import encode_value
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 from foreword.models.load import load
 from foreword.models.score import score_all
 from foreword.tasks.task import Task

@@ -18,7 +18,7 @@ from foreword.methods import METHODS
 from foreword.methods.instructions.proposers import LocalWriter, Sampling
 from foreword.methods.search.turns import fill_turn, places
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.parts.shapes import Shape
 from benchmarks.parts.sides import HIDDEN, Method
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 
 
 def floor(shape: Shape, method: Method, rows: Sequence[Encoded], length: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from foreword.methods.triggers.slots import Prompt, columns_of
-from foreword.models.batch import Encoded
+from foreword.models.encoding.batch import Encoded
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from foreword.core.shapes import Tensor
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.task import Task
 from foreword.training.contract import GradientMethod, Learner
 from foreword.training.joint_step import batches_of

@@ -154,7 +154,7 @@ class FormatChoice:
         One line on stderr says if its chat template thinks before it answers. The clock of a chat template shows the
         present moment from here on.
         """
-        from foreword.models.chat import thinking
+        from foreword.models.encoding.chat import thinking
         from foreword.models.rendering import frozen
         from foreword.tasks.formats import longer_targets
 

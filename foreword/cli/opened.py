@@ -54,7 +54,7 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     from foreword.core.learnt import text_start
     from foreword.inference.generation import encode_to_write
     from foreword.inference.scoring import encode_value
-    from foreword.models.encode import count_cut
+    from foreword.models.encoding.encoder import count_cut
 
     artefact = opened.artefact
     if opened.lm is None:

@@ -14,7 +14,7 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, ForewordError
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
-from foreword.models.pieces import Pieces
+from foreword.models.encoding.tokenise import Pieces
 from foreword.tasks.facts import Facts, Relation, fact_task, templates_of
 from foreword.tasks.ranks import rank_metrics, ranks
 from foreword.tasks.task import Task

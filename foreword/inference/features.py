@@ -7,7 +7,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder, collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import batches_of
 

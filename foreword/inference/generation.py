@@ -14,10 +14,10 @@ from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, st
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded, collate, prepare, with_common_lead
 from foreword.models.compile import compile_leads
 from foreword.models.decode import Sampling, Writer, looking_back
-from foreword.models.encode import Encoder
+from foreword.models.encoding.batch import Encoded, collate, prepare, with_common_lead
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.write import Ask, Sample, write
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import batches_of, view

@@ -10,8 +10,8 @@ from foreword.core.format import Format
 from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.models.base import FrozenLM
-from foreword.models.batch import with_common_lead
-from foreword.models.encode import Encoder
+from foreword.models.encoding.batch import with_common_lead
+from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import stacked_scores
 

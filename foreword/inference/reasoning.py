@@ -14,7 +14,7 @@ from foreword.core.template import Answer, Field, Literal, Template, Turn
 from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.write import Sample
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import stacked_scores

@@ -13,7 +13,7 @@ from foreword.core.template import Field, Template, written
 from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.inference.features import encode_rows, row_features
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
 
 

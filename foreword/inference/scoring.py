@@ -21,7 +21,7 @@ from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
 from foreword.methods.meta.pool_lens import pool_scores
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import stacked_scores
 

@@ -6,7 +6,7 @@ from foreword.core.artefact import Artefact
 from foreword.interop.adapter import Adapter
 from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import EMBEDDED
 
 

@@ -23,10 +23,10 @@ from foreword.interop import halves
 from foreword.interop.adapter import Adapter
 from foreword.interop.card import card
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
+from foreword.models.encoding.row_items import Gap
 from foreword.models.fits import check
 from foreword.models.rendering import frozen
-from foreword.models.row import Gap
 from foreword.tasks.formats import build_format
 
 LAYOUT = "0.21.2"  # the release of PEFT whose files these are, key for key; it goes into peft_version

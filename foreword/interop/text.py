@@ -15,8 +15,8 @@ from foreword.errors import ArtefactError
 from foreword.interop.folder import write_export
 from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
-from foreword.models.row import Gap
+from foreword.models.encoding.encoder import Encoder
+from foreword.models.encoding.row_items import Gap
 
 RECORD, TEXT = "prompt.json", "prompt.txt"
 

@@ -13,9 +13,9 @@ from foreword.core.format import Format
 from foreword.core.prompts import Bank, PrefixPrompt, Prompt, SoftPrompt, lower, stack
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoded, Encoder
-from foreword.models.row import Gap
+from foreword.models.encoding.batch import collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder
+from foreword.models.encoding.row_items import Gap
 
 
 @final

@@ -8,7 +8,7 @@ from foreword.core.learnt import Ensemble, Learnt, LowRank, Probe, PromptPool, T
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.rendering import frozen
 
 

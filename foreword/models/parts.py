@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from foreword.core.shapes import Float, Tensor
-from foreword.models.batch import Encoded
-from foreword.models.labels import Parts, Plan
+from foreword.models.encoding.batch import Encoded
+from foreword.models.encoding.label_layout import Parts, Plan
 
 # What one pass may hold, in elements: padded tables of label words, logits that are looked up, and masks of tries.
 TABLES, LOOKED_UP, MASKS = 2**22, 2**27, 2**28

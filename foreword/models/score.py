@@ -17,8 +17,8 @@ from foreword.core.prompts import Bank
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Batch, Encoded, collate, prepare
-from foreword.models.labels import Layout
+from foreword.models.encoding.batch import Batch, Encoded, collate, prepare
+from foreword.models.encoding.label_layout import Layout
 from foreword.models.parts import groups_of, joined
 
 

@@ -1,8 +1,8 @@
 """Which columns of a row hold the text of one field, and which part of that text each of them is."""
 
 from foreword.errors import ConfigError
-from foreword.models.encode import Encoded, Encoder, TextRow
-from foreword.models.row import Fixed, Hole, Text
+from foreword.models.encoding.encoder import Encoded, Encoder, TextRow
+from foreword.models.encoding.row_items import Fixed, Hole, Text
 
 
 def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> list[tuple[int, str]]:

@@ -21,8 +21,8 @@ from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.decode import Chooser, Sampling, Writer, choose
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import is_out_of_memory
 
 PLACES = 64  # texts under way at once, where memory has room for their keys and values

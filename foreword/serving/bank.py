@@ -21,7 +21,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_leads
-from foreword.models.encode import Encoded, Encoder
+from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.fits import check, suited
 from foreword.serving.store import Version, read_version
 from foreword.serving.weigh import bytes_of

@@ -15,8 +15,8 @@ from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ForewordError, ModelError
 from foreword.models.decode import Chooser, Writer
-from foreword.models.encode import Encoded
-from foreword.models.labels import Parts
+from foreword.models.encoding.encoder import Encoded
+from foreword.models.encoding.label_layout import Parts
 from foreword.serving.bank import WORK, Entry
 from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
 

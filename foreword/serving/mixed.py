@@ -9,7 +9,7 @@ import torch
 
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded
+from foreword.models.encoding.encoder import Encoded
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import fail, is_fatal
 

@@ -10,8 +10,8 @@ import torch
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
-from foreword.models.batch import Encoded, collate, prepare
 from foreword.models.decode import choose
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.write import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle

@@ -15,9 +15,9 @@ from foreword.inference.features import encode_rows
 from foreword.inference.generation import written_form
 from foreword.inference.metrics import label_of, require_targets
 from foreword.models.base import FrozenLM
-from foreword.models.chat import turn_end
-from foreword.models.encode import Encoded, Encoder
-from foreword.models.labels import Plan
+from foreword.models.encoding.chat import turn_end
+from foreword.models.encoding.encoder import Encoded, Encoder
+from foreword.models.encoding.label_layout import Plan
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import Example, stacked_scores
 

@@ -21,8 +21,8 @@ from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
-from foreword.models.chat import thinking
-from foreword.models.encode import count_cut
+from foreword.models.encoding.chat import thinking
+from foreword.models.encoding.encoder import count_cut
 from foreword.models.rendering import frozen
 from foreword.tasks.formats import longer_targets
 from foreword.tasks.task import Task

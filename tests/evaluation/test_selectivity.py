@@ -9,7 +9,7 @@ import torch
 from foreword.errors import DataError
 from foreword.evaluation.selectivity import Selectivity, control_task, selectivity
 from foreword.methods.triggers.explanation import prompt_attention, with_prompt
-from foreword.models.encode import collate, prepare
+from foreword.models.encoding.encoder import collate, prepare
 from foreword.tasks.task import Task
 from tests.methods.trigger.made import field_of, word_lm, word_task
 

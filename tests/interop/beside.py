@@ -17,7 +17,7 @@ from foreword.core.learnt import text_start
 from foreword.core.prompts import stack
 from foreword.interop.adapter import Adapter
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder, collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from tests.models import zoo

@@ -22,8 +22,8 @@ from foreword.interop.adapter import CONFIG, TENSORS, Adapter
 from foreword.interop.halves import unread
 from foreword.interop.peft import export, read
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoded, Encoder
+from foreword.models.encoding.batch import collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.models.tiny import tiny

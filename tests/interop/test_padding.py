@@ -13,7 +13,7 @@ import transformers
 
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.interop.peft import export, read
-from foreword.models.encode import collate, prepare
+from foreword.models.encoding.encoder import collate, prepare
 from foreword.models.score import score_all
 from tests.interop.beside import (
     EXACT,

@@ -18,7 +18,7 @@ from foreword.errors import ArtefactError, ConfigError
 from foreword.interop.adapter import TENSORS, Adapter
 from foreword.interop.card import SAMPLE
 from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read, scale_of, scaled
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from tests.interop.beside import (

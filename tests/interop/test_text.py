@@ -13,7 +13,7 @@ from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ArtefactError
 from foreword.interop.text import export
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.tiny import tiny
 
 LABELS = {"labels": ("bad", "good"), "words": (("dull", "poor"), ("fine",))}

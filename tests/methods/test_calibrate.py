@@ -17,7 +17,7 @@ from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import fit_temperature
 from foreword.inference.scoring import Reading, score_readings, score_rows
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.tasks.metrics import accuracy, ece, nll

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from foreword.core.format import Decoding
 from foreword.inference.generation import encode_to_write, write_rows
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
+from foreword.models.encoding.batch import collate, prepare
 from foreword.models.hf.seq2seq import HFSeq2Seq
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap

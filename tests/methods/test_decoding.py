@@ -16,7 +16,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ConfigError
 from foreword.inference.generation import encode_to_write, write_rows
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.batch import collate, prepare
+from foreword.models.encoding.batch import collate, prepare
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap

@@ -17,8 +17,8 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoder
+from foreword.models.encoding.batch import collate, prepare
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task

@@ -16,7 +16,7 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.inference.generation import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.batch import with_common_lead
+from foreword.models.encoding.batch import with_common_lead
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap

@@ -14,7 +14,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.methods.words.chain_of_thought import reasoning_template
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.tasks.formats import generic_chat
 from foreword.tasks.rows import Row
 from tests.models.trained import CAUSAL, MASKED, TextLM

@@ -9,7 +9,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from tests.models.trained import TextLM, byte_bpe, first_space_bpe, unigram
 
 # The shapes of the well-known templates: ChatML, Llama 2, Llama 3, Gemma, Phi 3.

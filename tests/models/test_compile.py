@@ -12,7 +12,7 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.compile import compile_prompt
-from foreword.models.encode import Encoded, Encoder, Line
+from foreword.models.encoding.encoder import Encoded, Encoder, Line
 from foreword.models.score import score
 from foreword.models.tiny import tiny
 from tests.models.zoo import CAUSAL, frozen

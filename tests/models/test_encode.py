@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encode import Encoder, Line, collate, count_cut
+from foreword.models.encoding.encoder import Encoder, Line, collate, count_cut
 from tests.models.trained import CAUSAL, CORPUS, MASKED, WORDS, TextLM
 
 TOKENIZERS = {name: make() for name, make in {**MASKED, **CAUSAL}.items()}

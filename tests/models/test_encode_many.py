@@ -11,7 +11,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from tests.models.trained import TextLM, byte_bpe, masked_byte_bpe
 
 CASES = 10_000

@@ -16,7 +16,7 @@ from torch import nn
 
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ConfigError, ModelError
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.head import is_plain
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap

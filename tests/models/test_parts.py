@@ -12,9 +12,10 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.core.template import Template
-from foreword.models import labels, parts
-from foreword.models.encode import Encoder, Line
-from foreword.models.labels import Plan
+from foreword.models import parts
+from foreword.models.encoding import label_layout
+from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.label_layout import Plan
 from foreword.models.score import score, score_all
 from tests.live import Live
 from tests.models.test_score import made
@@ -41,7 +42,7 @@ def rows_of(lm, words, **more):
 
 def small(monkeypatch) -> None:
     for name, value in SMALL.items():
-        monkeypatch.setattr(labels, name, value)
+        monkeypatch.setattr(label_layout, name, value)
 
 
 @pytest.mark.parametrize("pieces", ["mean", "sum"])
@@ -64,7 +65,7 @@ def test_parts_give_the_scores_and_gradients_of_the_whole(name, trie, pieces, mo
         assert leaf.grad is not None
         return rows[0].plan.parts(trie), score_BC.detach(), leaf.grad
 
-    monkeypatch.setattr(labels, "PASSES", 10**6)
+    monkeypatch.setattr(label_layout, "PASSES", 10**6)
     whole, wanted_BC, gradient = scored()
     assert whole is None
     small(monkeypatch)
@@ -88,7 +89,7 @@ def test_labels_of_one_piece_each_are_logits_in_parts_too(monkeypatch):
         bank = stack([SoftPrompt(torch.zeros(2, lm.dims.width, dtype=torch.float64))], lm.embed)
         wanted = score(lm, rows_of(lm, words), bank, zero)
         small(monkeypatch)
-        monkeypatch.setattr(labels, "CELLS", 3)
+        monkeypatch.setattr(label_layout, "CELLS", 3)
         rows = rows_of(lm, words)
         assert rows[0].plan.single and len(rows[0].plan.parts().plans) > 1
         assert (score(lm, rows, bank, zero) - wanted).abs().max() < 1e-9
@@ -120,11 +121,11 @@ def test_rows_of_different_labels_are_read_apart_where_their_tables_are_large(mo
 def test_every_part_keeps_within_the_limits():
     """Whatever the words: each part is within the limits by the layout that it has, and no word is lost or added."""
     rng = random.Random(6)
-    limits = {name: getattr(labels, name) for name in SMALL}
+    limits = {name: getattr(label_layout, name) for name in SMALL}
     for _ in range(60):
         for name, value in {"COLUMNS": rng.randint(3, 40), "PASSES": rng.randint(1, 9), "CELLS": rng.randint(50, 2000),
                             "TABLE": rng.randint(20, 300), "FEW": 0}.items():  # fmt: skip
-            setattr(labels, name, value)
+            setattr(label_layout, name, value)
         try:
             words = {tuple(rng.choices(range(9), k=rng.randint(1, 9))) for _ in range(rng.randint(1, 60))}
             listed = sorted(words, key=lambda _: rng.random())
@@ -142,14 +143,14 @@ def test_every_part_keeps_within_the_limits():
                     layout = part.layout(trie)
                     if part.labels == 1:
                         continue  # one word may take more than all that is allowed
-                    assert layout.passes <= labels.PASSES or (trie and kind == "causal")
-                    assert layout.tail_EK.shape[1] <= labels.COLUMNS or not trie
-                    assert part.labels * part.longest <= labels.TABLE
+                    assert layout.passes <= label_layout.PASSES or (trie and kind == "causal")
+                    assert layout.tail_EK.shape[1] <= label_layout.COLUMNS or not trie
+                    assert part.labels * part.longest <= label_layout.TABLE
                     reads = int(layout.masks_E.max()) + layout.tail_EK.shape[1]
-                    assert layout.passes * reads * layout.pieces <= labels.CELLS
+                    assert layout.passes * reads * layout.pieces <= label_layout.CELLS
         finally:
             for name, value in limits.items():
-                setattr(labels, name, value)
+                setattr(label_layout, name, value)
 
 
 def test_memory_does_not_grow_with_the_square_of_the_words(monkeypatch):
@@ -159,8 +160,8 @@ def test_memory_does_not_grow_with_the_square_of_the_words(monkeypatch):
     bank = stack([SoftPrompt(torch.zeros(2, lm.dims.width, dtype=torch.float64))], lm.embed)
 
     def peak(count: int, columns: int) -> int:
-        monkeypatch.setattr(labels, "FEW", 0)
-        monkeypatch.setattr(labels, "COLUMNS", columns)
+        monkeypatch.setattr(label_layout, "FEW", 0)
+        monkeypatch.setattr(label_layout, "COLUMNS", columns)
         words = words_of(rng, count, 1, 9)
         rows = rows_of(lm, words)[:1]
         with torch.no_grad(), Live() as live:

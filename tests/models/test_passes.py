@@ -14,7 +14,7 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt, stack
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.compile import compile_leads
-from foreword.models.encode import Encoded, collate, prepare
+from foreword.models.encoding.encoder import Encoded, collate, prepare
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.packing import Packing
 from tests.models.zoo import CAUSAL, CONFIGS, ENCODERS, WITHOUT_PREFIX, batch, frozen, gap, sentences

@@ -17,8 +17,8 @@ from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.interop.text import export
-from foreword.models.chat import thinking
-from foreword.models.encode import Encoder
+from foreword.models.encoding.chat import thinking
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.fits import check
 from foreword.models.load import load
 from foreword.models.rendering import ChatTemplate, frozen, strftime

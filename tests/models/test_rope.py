@@ -27,7 +27,7 @@ from foreword.inference.generation import write_rows
 from foreword.methods.meta.task_losses import Texts
 from foreword.methods.triggers.row_block import Block
 from foreword.models.compile import compile_prompt
-from foreword.models.encode import Encoded, Encoder
+from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.rope import RowRotary
 from foreword.models.hf.tiny import byte_tokenizer

@@ -22,7 +22,7 @@ from foreword.core.prompts import Bank, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.load import wrap
 from foreword.models.score import score, score_all
 from tests.models import trained

@@ -15,7 +15,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.hf.loading import kind_of
 from foreword.models.hf.seq2seq import HFSeq2Seq
 from foreword.models.hf.tiny import byte_tokenizer

@@ -14,8 +14,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 from foreword.core.format import Decoding
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, stack
-from foreword.models.batch import Encoded, SourceRow, collate, prepare
 from foreword.models.decode import Chooser, Sampling, Writer, choose
+from foreword.models.encoding.batch import Encoded, SourceRow, collate, prepare
 from foreword.models.write import Ask, Sample, write
 from tests.compiled import graphs_of, lines_of
 from tests.models.seq2seq_zoo import END, FAMILIES, PAD, START, build, frozen, inputs_of, logits

@@ -9,8 +9,8 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import stack
 from foreword.core.shapes import Float, Tensor
 from foreword.models.base import FrozenLM
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.batch import collate, prepare
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.score import score
 
 

@@ -17,9 +17,9 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
-from foreword.models import labels
-from foreword.models.encode import Encoded, Encoder
-from foreword.models.labels import Plan
+from foreword.models.encoding import label_layout
+from foreword.models.encoding.encoder import Encoded, Encoder
+from foreword.models.encoding.label_layout import Plan
 from foreword.models.load import load
 from foreword.serving import labelling
 from foreword.serving.app import failures
@@ -201,7 +201,7 @@ def test_label_words_in_parts_have_the_engine_s_answers(lm, tmp_path, monkeypatc
         wanted = engine.classify(asked).result(60)
         assert engine.load().batches == 1
     for name, value in {"COLUMNS": 9, "CELLS": 300, "TABLE": 60, "FEW": 0}.items():
-        monkeypatch.setattr(labels, name, value)
+        monkeypatch.setattr(label_layout, name, value)
     with Engine(lm, ROOM) as engine:
         found = engine.classify(asked).result(60)
         assert engine.bank.entry(version).labels.plan.parts() is not None

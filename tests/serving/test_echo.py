@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from foreword.core.prompts import stack
-from foreword.models.batch import collate, prepare
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.batch import collate, prepare
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.serving.app import Limits

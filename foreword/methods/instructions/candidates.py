@@ -18,9 +18,9 @@ from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.scoring import encode_rows
 from foreword.methods.instructions.halving import Cells
 from foreword.models.base import FrozenLM
-from foreword.models.batch import with_common_lead
-from foreword.models.encode import Encoder
-from foreword.models.pieces import Pieces
+from foreword.models.encoding.batch import with_common_lead
+from foreword.models.encoding.encoder import Encoder
+from foreword.models.encoding.tokenise import Pieces
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger, key_of

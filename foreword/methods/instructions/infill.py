@@ -10,7 +10,7 @@ from foreword.core.template import Answer, Field, Literal, Template, Turn
 from foreword.methods.instructions.proposal_prompts import tidy
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
-from foreword.models.pieces import Pieces
+from foreword.models.encoding.tokenise import Pieces
 from foreword.training.answer_log import Ledger, key_of
 
 WIDEST = 200  # characters of an example's text

@@ -15,9 +15,9 @@ from foreword.errors import DataError
 from foreword.methods.instructions.remote import Remote
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
-from foreword.models.chat import begun
-from foreword.models.encode import Encoder, Line, collate, prepare
-from foreword.models.pieces import Pieces
+from foreword.models.encoding.chat import begun
+from foreword.models.encoding.encoder import Encoder, Line, collate, prepare
+from foreword.models.encoding.tokenise import Pieces
 from foreword.models.write import Ask, Sample, write
 from foreword.training.answer_log import Ledger, key_of
 

@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.shapes import Float, Tensor
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, collate, prepare
+from foreword.models.encoding.encoder import Encoded, collate, prepare
 from foreword.training.joint_step import batches_of
 
 

@@ -8,7 +8,7 @@ from foreword.errors import ModelError
 from foreword.methods.meta.inner_loop import Leaves, product
 from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded
+from foreword.models.encoding.batch import Encoded
 
 
 def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Encoded) -> FrozenLM:

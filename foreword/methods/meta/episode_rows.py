@@ -7,8 +7,8 @@ from typing import Literal, final
 from foreword.core.format import Format
 from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder
-from foreword.models.labels import Plan
+from foreword.models.encoding.encoder import Encoded, Encoder
+from foreword.models.encoding.label_layout import Plan
 from foreword.tasks.episodes import Episode, Source, Split
 
 Part = Literal["support", "query"]

@@ -18,7 +18,7 @@ from foreword.methods.meta.task_losses import MODEL, Shape
 from foreword.methods.soft.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.soft.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.episodes import Source
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
 from foreword.training.options import Count, Fraction, Positive, Several, Whole

@@ -21,7 +21,7 @@ from foreword.methods.meta.meta_step import Lens
 from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
 from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded
+from foreword.models.encoding.batch import Encoded
 from foreword.models.score import score
 from foreword.training.joint_step import batches_of
 

@@ -9,7 +9,7 @@ from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded, collate, prepare
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.training.joint_step import batches_of
 
 SHARPNESS = 10.0  # cosines times this are the scores

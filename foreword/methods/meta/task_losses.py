@@ -12,7 +12,7 @@ from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded, collate, prepare
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score
 from foreword.training.joint_step import batches_of
 

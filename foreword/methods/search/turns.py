@@ -9,7 +9,7 @@ from foreword.core.format import Format
 from foreword.core.template import Answer, Field, Literal, Part, Soft, Template, Turn, joined
 from foreword.methods.instructions.infill import WIDEST, Filling, beam_search, spaced, words_of
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, Line
 from foreword.training.answer_log import Ledger, key_of
 
 

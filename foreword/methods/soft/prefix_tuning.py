@@ -12,7 +12,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
 from foreword.methods.soft.prompt_tuning import OWN, label_ids, sampled_ids, text_ids
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
 from foreword.training.options import Count, Positive, Start
 from foreword.training.warm_start import shares_in, started

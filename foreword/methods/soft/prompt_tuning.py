@@ -10,7 +10,7 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
 from foreword.training.options import Amount, Count, Positive, Start
 from foreword.training.warm_start import shares_in, started

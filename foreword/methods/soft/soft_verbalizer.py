@@ -13,7 +13,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_features
 from foreword.methods.triggers.search_space import label_of
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.metrics import accuracy, nll
 from foreword.training.contract import DirectMethod, Job
 from foreword.training.options import Amount, Count, Positive

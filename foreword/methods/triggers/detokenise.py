@@ -11,8 +11,8 @@ from foreword.core.template import Field, Literal, Part, Soft, Template, Turn
 from foreword.errors import ForewordError
 from foreword.methods.triggers.slots import Prompt, Slotted, columns_of, replaced, spans, worded
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded
-from foreword.models.encode import Encoder, Line, TextRow
+from foreword.models.encoding.batch import Encoded
+from foreword.models.encoding.encoder import Encoder, Line, TextRow
 
 CONTEXT = "a"  # decoded before every text, so that a leading space is seen whatever the decoder does with a first word
 PROBES = 4

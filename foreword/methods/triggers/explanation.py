@@ -12,7 +12,7 @@ from foreword.methods.triggers.objective import readied, row_losses
 from foreword.methods.triggers.search_space import Field
 from foreword.methods.triggers.slots import Prompt, columns_of
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded, collate, prepare
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score_all
 
 ROWS, WORDS = 64, 10

@@ -17,7 +17,7 @@ from foreword.methods.triggers.explanation import with_prompt
 from foreword.methods.triggers.search_space import label_of
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoded, Encoder, collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.models.batch import Encoded
-from foreword.models.labels import Plan
+from foreword.models.encoding.batch import Encoded
+from foreword.models.encoding.label_layout import Plan
 
 Objective = Literal["class", "likelihood", "margin"]
 MARGIN = 1.0

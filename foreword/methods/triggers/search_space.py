@@ -14,7 +14,7 @@ from foreword.methods.triggers.selection_rows import BLOCK, Pool
 from foreword.methods.triggers.slots import Prompt, Slotted, with_slots
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded
+from foreword.models.encoding.batch import Encoded
 from foreword.tasks.rows import Row
 from foreword.training.contract import Job
 

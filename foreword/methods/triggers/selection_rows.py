@@ -11,7 +11,7 @@ from foreword.methods.triggers.objective import Objective, row_losses
 from foreword.methods.triggers.row_block import Block
 from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Encoded
+from foreword.models.encoding.batch import Encoded
 
 BLOCK = 16  # rows; between two blocks prompts may be dropped
 GROUP = 8  # prompts that are read side by side; the next ones know the best of those before

@@ -11,7 +11,7 @@ from foreword.core.shapes import Int
 from foreword.core.template import Answer, Literal, Part, Soft, Template, Turn
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 
 Prompt = tuple[int, ...]  # the token of each slot, in order
 
@@ -125,7 +125,7 @@ def _first(given: Iterator[str], turn: Turn) -> list[str]:
 
 def spans(encoder: Encoder) -> list[range]:
     """The slots of each of the template's gaps, in order."""
-    from foreword.models.row import Gap
+    from foreword.models.encoding.row_items import Gap
 
     return [range(item.start, item.start + len(item.ids)) for item in encoder.row.items if isinstance(item, Gap)]
 

@@ -20,7 +20,7 @@ from foreword.inference.answers import choices_of
 from foreword.inference.calibration_reasoned import calibrate_reasoned
 from foreword.inference.generation import encode_to_write, written_form
 from foreword.models.base import FrozenLM
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.extract import MARKER, numbers
 from foreword.tasks.formats import CAP, token_counts
 from foreword.tasks.rows import Row

@@ -19,7 +19,7 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
-from foreword.models.chat import turn_end
+from foreword.models.encoding.chat import turn_end
 from foreword.models.hf import families, generation, seam, stored, view
 from foreword.models.hf.fused import fuse_activations
 from foreword.models.hf.head import OutputHead

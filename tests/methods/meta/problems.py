@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foreword.methods.meta.inner_loop import Loss
 from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
-from foreword.models.encode import Encoder
+from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import load
 from foreword.tasks.task import Task
 from tests.models.zoo import frozen

@@ -12,7 +12,7 @@ from foreword.core.prompts import Bank
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Inputs, Source
-from foreword.models.labels import Plan
+from foreword.models.encoding.label_layout import Plan
 
 
 @final

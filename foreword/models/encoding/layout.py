@@ -7,10 +7,10 @@ from foreword.core.format import Format
 from foreword.core.template import Answer, Decoder, Soft, Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.chat import Chat
-from foreword.models.pieces import Pieces
-from foreword.models.row import Gap, Item, Row, layout_row, with_answer, with_holes
-from foreword.models.words import Place
+from foreword.models.encoding.chat import Chat
+from foreword.models.encoding.row_items import Gap, Item, Row, layout_row, with_answer, with_holes
+from foreword.models.encoding.tokenise import Pieces
+from foreword.models.encoding.verbalizer import Place
 
 __all__ = ["Laid", "lay_out"]
 

@@ -8,9 +8,9 @@ from foreword.core.template import Answer
 from foreword.core.template import Literal as Text
 from foreword.errors import ConfigError
 from foreword.models.base import Kind
-from foreword.models.labels import Plan
-from foreword.models.pieces import CONTEXTS, Pieces
-from foreword.models.row import Part
+from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.row_items import Part
+from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 
 LabelSet = tuple[Sequence[str], Sequence[Sequence[str]]]  # label names, and the words of each
 

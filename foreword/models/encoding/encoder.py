@@ -13,14 +13,14 @@ from foreword.core.shapes import Int, Tensor
 from foreword.core.template import field_text
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
-from foreword.models.batch import Batch, Encoded, SourceRow, collate, prepare
-from foreword.models.chat import Chat
-from foreword.models.labels import Plan
-from foreword.models.layout import lay_out
-from foreword.models.pieces import CONTEXTS, Pieces
-from foreword.models.row import Gap, Hole, Mark, Row, Text
-from foreword.models.shorten import Part, share_out, which
-from foreword.models.words import Planner
+from foreword.models.encoding.batch import Batch, Encoded, SourceRow, collate, prepare
+from foreword.models.encoding.chat import Chat
+from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.layout import lay_out
+from foreword.models.encoding.row_items import Gap, Hole, Mark, Row, Text
+from foreword.models.encoding.tokenise import CONTEXTS, Pieces
+from foreword.models.encoding.truncate import Part, share_out, which
+from foreword.models.encoding.verbalizer import Planner
 
 __all__ = ["Batch", "Encoded", "Encoder", "Line", "TextRow", "collate", "count_cut", "prepare"]
 

@@ -6,7 +6,7 @@ from typing import final
 
 from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft
 from foreword.errors import ConfigError
-from foreword.models.pieces import CONTEXTS, Pieces
+from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 
 
 @final
