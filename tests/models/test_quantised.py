@@ -29,7 +29,7 @@ from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
 from foreword.models.fits import check
-from foreword.models.hf import stored
+from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
@@ -90,7 +90,7 @@ def values_of(lm: FrozenLM) -> str:
     """A hash of every number that the model holds, scales included."""
     assert isinstance(lm, HFLM)
     state = hashlib.sha256()
-    for name, tensor in stored.tensors_of(lm._model):
+    for name, tensor in storage.tensors_of(lm._model):
         state.update(name.encode() + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
 
@@ -99,7 +99,7 @@ def dequantised(lm: HFLM) -> HFLM:
     """A plain model of the numbers that the quantised one stands for."""
     folder = Path(lm.name)
     plain = library(lm.family, folder)
-    weights = {name: stored.dequantised(w).clone() for name, w in lm.named_weights().items()}
+    weights = {name: storage.dequantised(w).clone() for name, w in lm.named_weights().items()}
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             parameter.copy_(weights[name])
@@ -234,7 +234,7 @@ class _NoBackward(torch.autograd.Function):
 def test_a_layer_that_cuts_the_gradient_is_found(flows: str, found: str | None) -> None:
     model = build("bert")
     model.extra = nn.Sequential(nn.Linear(8, 8), Cutting(flows))
-    assert stored.without_gradient(model) == found
+    assert storage.without_gradient(model) == found
 
 
 @torchao
@@ -275,13 +275,13 @@ def test_methods_that_need_the_weights_are_refused_in_a_sentence() -> None:
 def test_a_quantised_output_head_is_read_by_rows(family: str, how: str) -> None:
     model = library(family, checkpoint(family), quantization_config=recipe(how))
     head = model.get_output_embeddings()
-    assert stored.is_plain(head.weight)
+    assert storage.is_plain(head.weight)
     from torchao.quantization import quantize_
 
     if family == "bert":  # its head is tied to the embedding, which stays
         head.weight = nn.Parameter(head.weight.detach().clone())
     quantize_(head, recipe(how).quant_type)
-    assert not stored.is_plain(head.weight)
+    assert not storage.is_plain(head.weight)
     lm = wrap(model, byte_tokenizer("causal"))
     row = [5, 6, 7, 8, 9]
     inputs, at = batch(lm, [row])
@@ -324,7 +324,7 @@ class TestLoading:
         group_XG = rows.unflatten(1, (-1, 32)) if how == "int4" else rows[:, None]
         most = max(len(group.unique()) for group in group_XG.flatten(0, 1))
         assert 4 < most <= distinct
-        assert stored.is_plain(lm._model.get_input_embeddings().weight)
+        assert storage.is_plain(lm._model.get_input_embeddings().weight)
 
     def test_a_model_in_memory_that_another_hand_quantised_is_wrapped(self) -> None:
         from torchao.quantization import quantize_
@@ -539,7 +539,7 @@ def test_bitsandbytes_on_a_cpu_trains_with_eight_bits_and_is_refused_with_four(t
     assert lm.fingerprint().kept == load(tmp_path).fingerprint().kept
     assert torch.equal(before[0], read(lm, *batch(lm, [row]))[0])  # its own state_dict() would have moved it
     assert isinstance(lm, HFLM)
-    cut = stored.without_gradient(lm._model)
+    cut = storage.without_gradient(lm._model)
     if cut is None:
         pytest.skip("on this processor its four-bit kernels have no layout of their own, and pass the gradient")
     with pytest.raises(ModelError, match=r"\(bitsandbytes 4-bit nf4\) in Linear4bit layers, which on cpu pass no true"):

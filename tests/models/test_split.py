@@ -20,7 +20,7 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.hf import stored
+from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
@@ -113,7 +113,7 @@ class TestWaiting:
     def test_logits_and_gradients_are_those_of_the_whole(self, family: str, way: str, tmp_path: Path) -> None:
         lm, whole = WAITING[way](family, tmp_path), frozen(family)
         assert isinstance(lm, HFLM)
-        assert stored.waits(lm._model)
+        assert storage.waits(lm._model)
         assert lm.device == torch.device("cpu")
         row = [5, 6, 7, 8]
         assert gap(read(lm, *batch(lm, [row])), [logits(build(family), row)]) < FP32
@@ -123,7 +123,7 @@ class TestWaiting:
             assert mine is not None and its is not None
             assert gap([mine], [its]) < FP32
         assert gap(ours, prompted(wrap(build(family, seed=1), byte_tokenizer("causal")), family)[0]) > MOVED
-        assert stored.waits(lm._model)  # and all has gone back to where it waits
+        assert storage.waits(lm._model)  # and all has gone back to where it waits
 
     def test_fingerprint_is_that_of_the_whole(self, family: str, way: str, tmp_path: Path) -> None:
         lm = WAITING[way](family, tmp_path)
@@ -181,21 +181,21 @@ def test_the_owner_of_a_split_model_finds_it_as_it_was(tmp_path: Path) -> None:
     )
     before = {name: (id(p), p.device) for name, p in model.named_parameters()}
     expected = logits(model, [5, 6, 7])
-    hooks = {name: id(m._hf_hook) for name, m in model.named_modules() if stored.hooks_of(m)}
+    hooks = {name: id(m._hf_hook) for name, m in model.named_modules() if storage.hooks_of(m)}
     before = {name: (id(p), p.device) for name, p in model.named_parameters()}
     lm = wrap(model, byte_tokenizer("causal"))
     assert isinstance(lm, HFLM)
     assert gap(read(lm, *batch(lm, [[5, 6, 7]])), [expected]) < FP32
     assert {name: (id(p), p.device) for name, p in model.named_parameters()} == before
-    assert {name: id(m._hf_hook) for name, m in model.named_modules() if stored.hooks_of(m)} == hooks
+    assert {name: id(m._hf_hook) for name, m in model.named_modules() if storage.hooks_of(m)} == hooks
     mine = dict(lm._model.named_modules())
-    assert hooks.keys() == {name for name, m in mine.items() if stored.hooks_of(m)}
+    assert hooks.keys() == {name for name, m in mine.items() if storage.hooks_of(m)}
     for name, module in mine.items():
-        for hook in stored.hooks_of(module):
+        for hook in storage.hooks_of(module):
             assert id(hook) != hooks[name]
             assert module.forward.args[0] is module
             assert module._old_forward.__self__ is module
-            assert hook.weights_map is stored.hooks_of(model.get_submodule(name))[0].weights_map
+            assert hook.weights_map is storage.hooks_of(model.get_submodule(name))[0].weights_map
     assert lm._model.to.__self__ is lm._model  # accelerate's would move the owner's
     assert torch.equal(logits(model, [5, 6, 7]), expected)
 
@@ -213,7 +213,7 @@ def test_weights_that_nobody_can_bring_are_refused() -> None:
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(build("llama").config)
     with pytest.raises(ModelError, match="has no values: it is on the meta device and no hook of accelerate"):
-        stored.tensor_of(model.lm_head, "weight")
+        storage.tensor_of(model.lm_head, "weight")
 
 
 PLACES = {

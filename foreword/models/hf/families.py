@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
-from foreword.models.hf import stored
+from foreword.models.hf import storage
 
 RELATIVE_CONTEXT = 512  # tokens that T5's checkpoints were trained on
 ENDLESS = 10**6  # a tokenizer that knows no limit says a number above this
@@ -131,11 +131,11 @@ def base_of(model: PreTrainedModel) -> nn.Module:
 def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V"] | None]:
     """The matrix of a plain output head and its bias, read from wherever they wait."""
     layer: Any = model.get_output_embeddings()
-    bias = None if layer.bias is None else stored.tensor_of(layer, "bias")
+    bias = None if layer.bias is None else storage.tensor_of(layer, "bias")
     added = added_to(model)
     if added is not None:
         bias = added[0] if bias is None else bias + added[0]
-    return stored.tensor_of(layer, "weight"), bias
+    return storage.tensor_of(layer, "weight"), bias
 
 
 def added_to(model: PreTrainedModel) -> Float[Tensor, "1 V"] | None:

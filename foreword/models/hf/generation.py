@@ -19,8 +19,8 @@ from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ConfigError
 from foreword.models.base import Inputs
-from foreword.models.hf.last import with_module
-from foreword.models.hf.seam import Opening, Seam
+from foreword.models.hf.last_layer import with_module
+from foreword.models.hf.prefix_attention import Opening, Seam
 
 LOOPS = {
     GenerationMode.GREEDY_SEARCH: "_sample",

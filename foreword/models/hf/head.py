@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.hf import families, stored
+from foreword.models.hf import families, storage
 
 
 @final
@@ -59,7 +59,7 @@ class OutputHead:
             bias_V = None if bias_V is None else bias_V.to(weight_VD.device)
             logits_XV = nn.functional.linear(hidden_XD.to(weight_VD.device, weight_VD.dtype), weight_VD, bias_V)
         else:
-            logits_XV = self._layer(hidden_XD.to(stored.device_of(self._layer)))
+            logits_XV = self._layer(hidden_XD.to(storage.device_of(self._layer)))
             added = families.added_to(self._model)
             logits_XV = logits_XV if added is None else logits_XV + added.to(logits_XV)
         return self._capped(logits_XV.to(self._device, self._wide(logits_XV.dtype)))
@@ -102,7 +102,7 @@ class OutputHead:
 def is_plain(layer: nn.Module) -> bool:
     """Whether calling it is a product with its `weight` and nothing else: no adapter, hook, parametrisation or method
     of its own stands between. Accelerate's hooks only bring its tensors."""
-    if type(layer) is not nn.Linear or not stored.is_plain(layer.weight):
+    if type(layer) is not nn.Linear or not storage.is_plain(layer.weight):
         return False
-    replaced = "forward" in vars(layer) and not stored.hooks_of(layer)
+    replaced = "forward" in vars(layer) and not storage.hooks_of(layer)
     return not (replaced or layer._forward_hooks or layer._forward_pre_hooks)

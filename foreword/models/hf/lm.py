@@ -16,11 +16,11 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site
-from foreword.models.hf import families, generation, rope, seam, view
-from foreword.models.hf.last import reading_last
+from foreword.models.hf import families, generation, prefix_attention, rope, shared_weights
+from foreword.models.hf.last_layer import reading_last
 from foreword.models.hf.masks import Rows
 from foreword.models.hf.model import HFModel
-from foreword.models.hf.packing import Packing
+from foreword.models.hf.unpadded import Packing
 
 FEW = 2  # the last layer answers the positions read alone where at least so many tokens stand beside each of them
 
@@ -36,7 +36,7 @@ class HFLM(HFModel):
         kind: Kind,
         name: str,
         *,
-        backend: seam.Backend | None = None,
+        backend: prefix_attention.Backend | None = None,
         layers: tuple[str, ...] | None = None,
     ):
         """`model` must be a view (`view.view_of`): its attention is switched to the seam here.
@@ -46,7 +46,7 @@ class HFLM(HFModel):
         super().__init__(model, tokenizer, kind, name, backend)
         self._base = families.base_of(model)
         if layers is None:
-            layers = view.attention_names(model, self._base) if self._family.seam else ()
+            layers = shared_weights.attention_names(model, self._base) if self._family.seam else ()
         self._layers = layers
         # Every layer must come to the seam for its masks to hold, and by its own module for a prefix (not ALBERT's).
         self._seamed = len(layers) == model.config.num_hidden_layers
@@ -76,7 +76,7 @@ class HFLM(HFModel):
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         return Dims(
-            width=view.embedding_width(self._embedding),
+            width=shared_weights.embedding_width(self._embedding),
             layers=int(config.num_hidden_layers),
             heads=heads,
             head_size=size,
@@ -114,7 +114,7 @@ class HFLM(HFModel):
         )[0]
 
     def _packed(
-        self, base: nn.Module, inputs: Inputs, told: seam.Seam, length_B: Sequence[int] | None = None
+        self, base: nn.Module, inputs: Inputs, told: prefix_attention.Seam, length_B: Sequence[int] | None = None
     ) -> Float[Tensor, "X D"]:
         """Hidden states of the base model, without its output head, of the real tokens of all rows.
 
@@ -164,7 +164,7 @@ class HFLM(HFModel):
                 again = cache.again(cached.first + index, len(before_XD))
                 position_1S = torch.arange(len(before_XD), device=self.device)[None]
                 text = Inputs(before_XD[None], torch.ones_like(position_1S, dtype=torch.bool), position_1S, position_1S)
-                told = seam.Seam(self._layer_of, None, again, self._placed(text, again), self._backend)
+                told = prefix_attention.Seam(self._layer_of, None, again, self._placed(text, again), self._backend)
                 self._packed(self._base, text, told, [whole])
             cache.note(cached.first + index, embed_SD)
 
@@ -185,7 +185,7 @@ class HFLM(HFModel):
         few = self._reader is not None and FEW * len(read_Y) <= len(rows.packed.place_X)
         if few:
             rows = replace(rows, read_BR=read_BR, read_Y=read_Y)
-        told = seam.Seam(self._layer_of, prefix, cached, rows, self._backend)
+        told = prefix_attention.Seam(self._layer_of, prefix, cached, rows, self._backend)
         hidden_XD = self._packed(self._reader if few and self._reader is not None else self._base, inputs, told)
         read_YD = hidden_XD[: len(read_Y)] if rows.pruned else hidden_XD[read_Y.to(hidden_XD.device)]
         return read_YD.unflatten(0, read_BR.shape)
@@ -200,7 +200,9 @@ class HFLM(HFModel):
         if not self._seamed:
             return self._padded(inputs), inputs.attend_BS
         rows = self._placed(inputs, None)
-        hidden_XD = self._packed(self._base, inputs, seam.Seam(self._layer_of, None, None, rows, self._backend))
+        hidden_XD = self._packed(
+            self._base, inputs, prefix_attention.Seam(self._layer_of, None, None, rows, self._backend)
+        )
         return rows.packed.spread(hidden_XD.to(self.device)), inputs.attend_BS
 
     @torch.no_grad()
@@ -218,8 +220,8 @@ class HFLM(HFModel):
         self.require_prefix()
         rows = self._placed(inputs, prefix)
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-        told = seam.Seam(self._layer_of, prefix, None, rows, self._backend, seen, enough=self.dims.layers)
-        with suppress(seam.Enough):
+        told = prefix_attention.Seam(self._layer_of, prefix, None, rows, self._backend, seen, enough=self.dims.layers)
+        with suppress(prefix_attention.Enough):
             self._packed(self._base, inputs, told)
         ordered = sorted(seen, key=lambda call: self._layer_of[id(call[0])])
         keys, values = zip(*((key, value) for _, key, value in ordered), strict=True)
@@ -239,7 +241,7 @@ class HFLM(HFModel):
             )
         weights: list[Tensor] = []
         rows = self._placed(inputs, None)
-        told = seam.Seam(self._layer_of, None, None, rows, "eager", weights=weights)
+        told = prefix_attention.Seam(self._layer_of, None, None, rows, "eager", weights=weights)
         self._packed(self._base, inputs, told)
         row_B = torch.arange(inputs.read_BR.shape[0])
         read_B = inputs.read_BR[:, 0].cpu()
@@ -265,7 +267,7 @@ class HFLM(HFModel):
         self._check_length(inputs, prefix, int(options.get("max_new_tokens") or 1))
         own = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
         options = {**own, **options}
-        told = seam.Seam(self._layer_of, prefix, backend=self._backend)
+        told = prefix_attention.Seam(self._layer_of, prefix, backend=self._backend)
         names = {module: name for name, module in self._model.named_modules()}
         model = rope.reading(self._decoding, self._rotaries, names[self._base])
         return generation.generate(model, told, inputs, self._offset, options)
@@ -287,5 +289,5 @@ class HFLM(HFModel):
     def _decoding(self) -> PreTrainedModel:
         return generation.plainly(self._model)
 
-    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFLM":
+    def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFLM":
         return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

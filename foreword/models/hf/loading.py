@@ -21,7 +21,7 @@ from transformers import (
 
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import Kind
-from foreword.models.hf import families, folder, stored, view
+from foreword.models.hf import families, folder, shared_weights, storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
@@ -76,7 +76,7 @@ def load(
             f"The checkpoint {name} lacks weights that a {kind} model needs ({min(report['missing_keys'])}): it was "
             f"saved without that output head; choose a checkpoint made as a {kind} language model."
         )
-    if quantise is not None and all(stored.is_plain(p) for p in model.parameters()):
+    if quantise is not None and all(storage.is_plain(p) for p in model.parameters()):
         raise ModelError(
             f"No layer of {name} (family {config.model_type}) can be quantised so: its weights are not in linear "
             "layers; load it without quantise, or choose a model of another family."
@@ -95,7 +95,7 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
         )
     name = name or model.config.name_or_path or type(model).__name__
     kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
-    return _build(view.view_of(model), tokenizer, kind, name)
+    return _build(shared_weights.view_of(model), tokenizer, kind, name)
 
 
 def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFModel:
@@ -106,7 +106,7 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFM
         )
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer of {name} has no fast version, which Foreword reads offsets from.")
-    rows = view.embedding_rows(model)
+    rows = shared_weights.embedding_rows(model)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         # Padded positions are masked in every layer, so any token will do. The tokenizer may be the caller's: copy it.
         tokenizer = copy.deepcopy(tokenizer)

@@ -9,7 +9,7 @@ from transformers.masking_utils import sdpa_mask
 from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Bool, Int, Tensor
-from foreword.models.hf.packing import Packing
+from foreword.models.hf.unpadded import Packing
 
 
 @dataclass(frozen=True, eq=False)

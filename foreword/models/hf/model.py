@@ -20,8 +20,8 @@ from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
 from foreword.models.encoding.chat import turn_end
-from foreword.models.hf import families, generation, seam, stored, view
-from foreword.models.hf.fused import fuse_activations
+from foreword.models.hf import families, generation, prefix_attention, shared_weights, storage
+from foreword.models.hf.fused_activations import fuse_activations
 from foreword.models.hf.head import OutputHead
 
 CLOSE, CLOSE_HALF = 1e-3, 0.05  # of the largest logit: the same computation, so far apart only by its order
@@ -33,25 +33,30 @@ class HFModel(FrozenLM):
     """Holds a view of a model that shares its tensors, reads its output head and tells which model it is."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str, backend: seam.Backend | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        kind: Kind,
+        name: str,
+        backend: prefix_attention.Backend | None = None,
     ):
         """`model` must be a view (`view.view_of`): its attention is switched to the seam here."""
         self.name, self.kind, self.tokenizer = name, kind, tokenizer
-        self._backend: seam.Backend | None = backend
+        self._backend: prefix_attention.Backend | None = backend
         self.family = model.config.model_type
         self._family = families.family_of(model.config.model_type, kind, name)
-        if self._family.seam and model.config._attn_implementation != seam.NAME:
-            model.set_attn_implementation(seam.NAME)
+        if self._family.seam and model.config._attn_implementation != prefix_attention.NAME:
+            model.set_attn_implementation(prefix_attention.NAME)
         fuse_activations(model)
         self._model = model
         self._embedding = model.get_input_embeddings()
-        self.device = stored.device_of(self._embedding)  # of a split model: where its embedding runs
+        self.device = storage.device_of(self._embedding)  # of a split model: where its embedding runs
         self.dtype = model.dtype
         self._head = OutputHead(model, self.device)
-        self._rows = view.embedding_rows(model)
+        self._rows = shared_weights.embedding_rows(model)
 
     @abstractmethod
-    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFModel":
+    def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFModel":
         """The same reading of a changed view."""
 
     @property
@@ -159,19 +164,19 @@ class HFModel(FrozenLM):
             )
 
     def require_weights(self) -> None:
-        stored.require_weights(self._model, self.name)
+        storage.require_weights(self._model, self.name)
 
     def require_gradient(self) -> None:
         if self._cut_by is not None:
             raise ModelError(
-                f"{self.name} is quantised ({stored.quantisation_of(self._model)}) in {self._cut_by} layers, which on "
+                f"{self.name} is quantised ({storage.quantisation_of(self._model)}) in {self._cut_by} layers, which on "
                 f"{self.device.type} pass no true gradient to a prompt; train it on the model unquantised or with "
                 "--quantise int8, and use it with this one."
             )
 
     @cached_property
     def _cut_by(self) -> str | None:
-        return stored.without_gradient(self._model)
+        return storage.without_gradient(self._model)
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:
@@ -179,15 +184,15 @@ class HFModel(FrozenLM):
             "family": self._model.config.model_type,
             "kind": self.kind,
             **self._shape,
-            "parameters": stored.plain_shapes(self._model),
+            "parameters": storage.plain_shapes(self._model),
         }
         return Fingerprint(
             tokenizer=self._hash_tokenizer(),
-            shape=view.digest(json.dumps(shape, sort_keys=True).encode()),
-            weights=self._hash(stored.tensors_of(self._model)),
+            shape=shared_weights.digest(json.dumps(shape, sort_keys=True).encode()),
+            weights=self._hash(storage.tensors_of(self._model)),
             dtype=str(self.dtype).removeprefix("torch."),
-            quantisation=stored.quantisation_of(self._model),
-            kept=self._hash(stored.kept_tensors(self._model)),
+            quantisation=storage.quantisation_of(self._model),
+            kept=self._hash(storage.kept_tensors(self._model)),
         )
 
     def fingerprint(self) -> Fingerprint:
@@ -196,12 +201,12 @@ class HFModel(FrozenLM):
     def _hash_tokenizer(self) -> str:
         """The vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between releases."""
         seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
-        return view.digest(json.dumps(seen).encode())
+        return shared_weights.digest(json.dumps(seen).encode())
 
     def _hash(self, tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest = hashlib.sha256()
         for name, tensor in tensors:
-            digest.update(name.encode() + stored.sample(tensor))
+            digest.update(name.encode() + storage.sample(tensor))
         return digest.hexdigest()
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -211,7 +216,7 @@ class HFModel(FrozenLM):
         unknown = sorted(weights.keys() - self.named_weights().keys())
         if unknown:
             raise ModelError(f"{self.name} has no weight {unknown[0]}; named_weights() lists the names it has.")
-        replaced = view.view_of(self._model, weights)
+        replaced = shared_weights.view_of(self._model, weights)
         if dropout:
             replaced.train()
         return self._like(replaced, self._backend)
@@ -220,11 +225,13 @@ class HFModel(FrozenLM):
         return self._like(change(copy.deepcopy(self._model)).eval(), self._backend)
 
     def checkpointing(self, on: bool) -> "HFModel":
-        return self._like(view.recomputing(view.view_of(self._model, {}), on, self.name), self._backend)
+        return self._like(
+            shared_weights.recomputing(shared_weights.view_of(self._model, {}), on, self.name), self._backend
+        )
 
     def second_order(self) -> "HFModel":
         return self.with_kernel("eager")
 
-    def with_kernel(self, backend: seam.Backend | None) -> "HFModel":
+    def with_kernel(self, backend: prefix_attention.Backend | None) -> "HFModel":
         """A view that always attends this way; None lets the seam choose."""
         return self._like(self._model, backend)

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.hf.last import with_module
-from foreword.models.hf.stored import device_of
+from foreword.models.hf.last_layer import with_module
+from foreword.models.hf.storage import device_of
 
 BY_LENGTH = ("longrope", "dynamic", "su")  # what transformers calls them, or contains in their names
 

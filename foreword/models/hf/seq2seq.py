@@ -18,10 +18,10 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site, Source
-from foreword.models.hf import families, generation, seam, view
-from foreword.models.hf.bias import RelativeBias
+from foreword.models.hf import families, generation, prefix_attention, shared_weights
 from foreword.models.hf.masks import Rows
 from foreword.models.hf.model import HFModel
+from foreword.models.hf.relative_bias import RelativeBias
 
 PASSED = (1, 1, 1, 1)  # a 4-D mask is passed through by transformers as it is; the seam makes its own
 
@@ -37,8 +37,8 @@ class HFSeq2Seq(HFModel):
         kind: Kind,
         name: str,
         *,
-        backend: seam.Backend | None = None,
-        found: Mapping[str, view.Attention] | None = None,
+        backend: prefix_attention.Backend | None = None,
+        found: Mapping[str, shared_weights.Attention] | None = None,
     ):
         """`model` must be a view (`view.view_of`): its attention is switched to the seam here.
 
@@ -46,7 +46,7 @@ class HFSeq2Seq(HFModel):
         """
         super().__init__(model, tokenizer, kind, name, backend)
         self._encoder, self._decoder = model.get_encoder(), model.get_decoder()
-        self._found = found or view.attention_by_site(model, self._encoder, self._decoder)
+        self._found = found or shared_weights.attention_by_site(model, self._encoder, self._decoder)
         self._layer_of = {
             site: {id(model.get_submodule(name)): n for n, name in enumerate(own.names)}
             for site, own in self._found.items()
@@ -59,7 +59,7 @@ class HFSeq2Seq(HFModel):
         own = self.sites["self"]
         self.query_heads = own.heads
         self.dims = Dims(
-            width=view.embedding_width(self._embedding),
+            width=shared_weights.embedding_width(self._embedding),
             layers=own.layers,
             heads=own.heads,
             head_size=own.head_size,
@@ -96,7 +96,7 @@ class HFSeq2Seq(HFModel):
         self, source: Source, prefix: PrefixBatch | None, seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
     ) -> Float[Tensor, "B S D"]:
         rows = self._placed(source.attend_BS, _columns(source.attend_BS), prefix)
-        told = seam.Seam(
+        told = prefix_attention.Seam(
             self._layer_of["encoder"], prefix, None, rows, self._backend, seen,
             bias=self._bias("encoder", rows.position_BS, prefix),
         )  # fmt: skip
@@ -118,16 +118,16 @@ class HFSeq2Seq(HFModel):
         if cached is None:
             assert inputs.source is not None, "rows of an encoder-decoder model have a source"
             read = self._placed(inputs.source.attend_BS, _columns(inputs.source.attend_BS), None)
-            cross = seam.Seam(
+            cross = prefix_attention.Seam(
                 self._layer_of["cross"], _at(prefix, "cross"), None, read, self._backend, seen
             )  # fmt: skip
         else:
             assert cached.source is not None, "the cache is of this model"
             last_B1 = cached.source.last_B[:, None].to(self.device)
-            cross = seam.Seam(
+            cross = prefix_attention.Seam(
                 self._layer_of["cross"], None, cached.source, Rows(None, None, last_B1, None, 0), self._backend
             )
-        told = seam.Seam(
+        told = prefix_attention.Seam(
             self._layer_of["self"], own, cached, rows, self._backend, seen,
             bias=self._bias("self", rows.position_BS, own, cached), cross=cross,
         )  # fmt: skip
@@ -242,16 +242,16 @@ class HFSeq2Seq(HFModel):
     @torch.no_grad()
     def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
         assert inputs.source is not None, "rows of an encoder-decoder model have a source"
-        told = seam.Seam(
+        told = prefix_attention.Seam(
             self._layer_of["self"], _at(prefix, "self"), backend=self._backend, relative=self._relative.get("self"),
-            cross=seam.Seam(self._layer_of["cross"], _at(prefix, "cross"), backend=self._backend),
+            cross=prefix_attention.Seam(self._layer_of["cross"], _at(prefix, "cross"), backend=self._backend),
         )  # fmt: skip
         source_BXD = self._encoded(inputs.source, _at(prefix, "encoder"))
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
         begun = generation.Begun(self._decoder, self._embedding, self.dims.layers, self._moved)
         return generation.generate_from_source(self._model, begun, told, inputs, source_BXD, {**ends, **options})
 
-    def _like(self, model: PreTrainedModel, backend: seam.Backend | None) -> "HFSeq2Seq":
+    def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFSeq2Seq":
         return HFSeq2Seq(model, self.tokenizer, self.kind, self.name, backend=backend, found=self._found)
 
 

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
-from foreword.models.hf import seam, stored
+from foreword.models.hf import prefix_attention, storage
 
 MOVERS = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron")  # accelerate sets them on a model it splits
 
@@ -38,7 +38,7 @@ def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer
     for module in model.modules():
-        for hook in stored.hooks_of(module):
+        for hook in storage.hooks_of(module):
             waiting = getattr(hook, "weights_map", None)
             memo[id(waiting)] = waiting
     copied = copy.deepcopy(model, memo)
@@ -79,11 +79,11 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
     """The attention module of each layer by name, found by asking: two tokens go through and every call is noted."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
-    device = stored.device_of(embedding)
+    device = storage.device_of(embedding)
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     position_ids = torch.tensor([[2, 3]], device=device)
     with torch.no_grad():
-        base(inputs_embeds=embedding(ids), position_ids=position_ids, seam=seam.Seam({}, seen=seen))
+        base(inputs_embeds=embedding(ids), position_ids=position_ids, seam=prefix_attention.Seam({}, seen=seen))
     names = {module: name for name, module in model.named_modules()}
     return tuple(names[module] for module, _, _ in seen)
 
@@ -105,10 +105,15 @@ def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Mo
     read: list[tuple[nn.Module, Tensor, Tensor]] = []
     written: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
-    embed = embedding(torch.zeros(1, 2, dtype=torch.long, device=stored.device_of(embedding)))
+    embed = embedding(torch.zeros(1, 2, dtype=torch.long, device=storage.device_of(embedding)))
     with torch.no_grad():
-        source = encoder(inputs_embeds=embed, seam=seam.Seam({}, seen=read))[0]
-        decoder(inputs_embeds=embed, encoder_hidden_states=source, use_cache=False, seam=seam.Seam({}, seen=written))
+        source = encoder(inputs_embeds=embed, seam=prefix_attention.Seam({}, seen=read))[0]
+        decoder(
+            inputs_embeds=embed,
+            encoder_hidden_states=source,
+            use_cache=False,
+            seam=prefix_attention.Seam({}, seen=written),
+        )
     names = {module: name for name, module in model.named_modules()}
     found = {}
     for site, calls in (("encoder", read), ("self", written[::2]), ("cross", written[1::2])):
@@ -125,7 +130,7 @@ def embedding_width(embedding: nn.Module) -> int:
     if isinstance(embedding, nn.Embedding):
         return embedding.embedding_dim
     with torch.no_grad():
-        return embedding(torch.zeros(1, 1, dtype=torch.long, device=stored.device_of(embedding))).shape[-1]
+        return embedding(torch.zeros(1, 1, dtype=torch.long, device=storage.device_of(embedding))).shape[-1]
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

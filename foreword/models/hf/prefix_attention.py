@@ -16,10 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.models.hf.bias import RelativeBias
 from foreword.models.hf.masks import Rows, additive, below, boolean_mask, library_mask, visible, visible_cached
-from foreword.models.hf.packing import Packing
-from foreword.models.hf.trunks import after_trunks
+from foreword.models.hf.relative_bias import RelativeBias
+from foreword.models.hf.shared_prefix_attention import after_trunks
+from foreword.models.hf.unpadded import Packing
 
 NAME = "foreword"
 Backend = Literal["eager", "sdpa"]

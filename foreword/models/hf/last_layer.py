@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.core.shapes import Tensor
-from foreword.models.hf.seam import Enough, Seam
+from foreword.models.hf.prefix_attention import Enough, Seam
 
 
 class LastLayer(nn.Module):
