@@ -27,7 +27,7 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     """
     from foreword.core.artefact import Artefact
     from foreword.inference.predictor import Prompted
-    from foreword.models.fits import check, suited
+    from foreword.models.compatibility import check, suited
 
     artefact = Artefact.load(folder)
     if artefact.form == "word-counts":

@@ -26,7 +26,7 @@ from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_fo
 from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.prototypes import prototype_scores
 from foreword.models.base import FrozenLM
-from foreword.models.fits import check
+from foreword.models.compatibility import check
 from foreword.tasks.episodes import Episode, Source, Split
 from foreword.training.trainer import train
 

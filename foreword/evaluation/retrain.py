@@ -20,7 +20,7 @@ from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, w
 from foreword.inference.answers import answer_rows
 from foreword.inference.scoring import score_rows as scores_of
 from foreword.models.base import FrozenLM
-from foreword.models.fits import check
+from foreword.models.compatibility import check
 from foreword.models.load import load as load_by_name
 from foreword.tasks.read import draw_again, read_again
 from foreword.tasks.task import Task

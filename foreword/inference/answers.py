@@ -10,7 +10,7 @@ import numpy as np
 from foreword.core.format import Decoding, Format
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.write import Sample
+from foreword.models.generate import Sample
 from foreword.tasks.corpus import Summed, mean_of
 from foreword.tasks.extract import Found, extract
 from foreword.tasks.judge import Judge

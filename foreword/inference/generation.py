@@ -14,11 +14,11 @@ from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, st
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.compile import compile_leads
-from foreword.models.decode import Sampling, Writer, looking_back
+from foreword.models.decoding import Sampling, Writer, looking_back
 from foreword.models.encoding.batch import Encoded, collate, prepare, with_common_lead
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.write import Ask, Sample, write
+from foreword.models.generate import Ask, Sample, write
+from foreword.models.shared_prefix import compile_leads
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import batches_of, view
 

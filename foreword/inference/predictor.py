@@ -16,7 +16,7 @@ from foreword.inference.answers import Answered, answer_rows, text_metrics
 from foreword.inference.reasoning import vote_scores
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
-from foreword.models.fits import check, suited
+from foreword.models.compatibility import check, suited
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.given import Given, items_of, row_of

@@ -15,7 +15,7 @@ from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.write import Sample
+from foreword.models.generate import Sample
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import stacked_scores
 

@@ -23,9 +23,9 @@ from foreword.interop import halves
 from foreword.interop.adapter import Adapter
 from foreword.interop.card import card
 from foreword.models.base import FrozenLM
+from foreword.models.compatibility import check
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.row_items import Gap
-from foreword.models.fits import check
 from foreword.models.rendering import frozen
 from foreword.tasks.formats import build_format
 

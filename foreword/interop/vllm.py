@@ -17,10 +17,10 @@ from foreword.errors import ArtefactError
 from foreword.interop.folder import write_export
 from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
+from foreword.models.compatibility import check
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.row_items import Gap, Hole, Text
 from foreword.models.encoding.tokenise import CONTEXTS
-from foreword.models.fits import check
 
 ROW, PROMPT, CLIENT, CARD = "row.json", "prompt.pt", "client.py", "README.md"
 SOURCE = Path(__file__).with_name("vllm_client.py")  # copied, never imported: it needs the openai client

@@ -20,9 +20,9 @@ from foreword.core.learnt import Ensemble, Learnt, Neighbours, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
-from foreword.models.compile import compile_leads
+from foreword.models.compatibility import check, suited
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.fits import check, suited
+from foreword.models.shared_prefix import compile_leads
 from foreword.serving.store import Version, read_version
 from foreword.serving.weigh import bytes_of
 

@@ -14,7 +14,7 @@ import torch
 from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ForewordError, ModelError
-from foreword.models.decode import Chooser, Writer
+from foreword.models.decoding import Chooser, Writer
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.encoding.label_layout import Parts
 from foreword.serving.bank import WORK, Entry

@@ -10,7 +10,7 @@ from foreword.core.learnt import text_start
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
-from foreword.models.decode import Chooser, Writer
+from foreword.models.decoding import Chooser, Writer
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.rendering import frozen
 from foreword.models.spans import text_spans

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ForewordError
-from foreword.models.decode import Sampling
+from foreword.models.decoding import Sampling
 from foreword.serving.store import Version
 
 Finish = Literal["stop", "length"]

@@ -10,9 +10,9 @@ import torch
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs, RowCache
-from foreword.models.decode import choose
+from foreword.models.decoding import choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
-from foreword.models.write import as_cached
+from foreword.models.generate import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle
 from foreword.serving.mixed import attempt, mixed_bank, prefix_of

@@ -13,9 +13,9 @@ from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, st
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.compile import compile_leads
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.score import is_out_of_memory, score, score_all
+from foreword.models.shared_prefix import compile_leads
 from foreword.training.contract import Learner
 
 

@@ -11,7 +11,7 @@ from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
-from foreword.models.fits import check
+from foreword.models.compatibility import check
 from foreword.training.contract import Job, Method
 from foreword.training.options import Start
 

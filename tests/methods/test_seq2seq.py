@@ -22,8 +22,8 @@ from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.methods.soft.prefix_tuning import PrefixTuning
 from foreword.models.base import FrozenLM
-from foreword.models.compile import compile_prompt
-from foreword.models.fits import check
+from foreword.models.compatibility import check
+from foreword.models.shared_prefix import compile_prompt
 from foreword.models.tiny import tiny
 from foreword.serving.engine import Engine
 from foreword.tasks.rows import Row

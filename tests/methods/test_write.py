@@ -17,11 +17,11 @@ from foreword.errors import ConfigError, DataError, ModelError
 from foreword.inference.generation import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import with_common_lead
+from foreword.models.generate import Sample
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.models.tiny import tiny
-from foreword.models.write import Sample
 from foreword.tasks.rows import Row
 from tests.models.zoo import CAUSAL, build
 

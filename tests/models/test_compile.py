@@ -11,9 +11,9 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.compile import compile_prompt
 from foreword.models.encoding.encoder import Encoded, Encoder, Line
 from foreword.models.score import score
+from foreword.models.shared_prefix import compile_prompt
 from foreword.models.tiny import tiny
 from tests.models.zoo import CAUSAL, frozen
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.models.decode import Chooser, Sampling, Writer, choose, narrowed
+from foreword.models.decoding import Chooser, Sampling, Writer, choose, narrowed
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load
 

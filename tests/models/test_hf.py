@@ -278,5 +278,5 @@ class TestLoad:
 
 
 def test_loading_module_brings_in_no_transformers() -> None:
-    code = "import sys, foreword.models.load, foreword.models.compile; assert 'transformers' not in sys.modules"
+    code = "import sys, foreword.models.load, foreword.models.shared_prefix; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

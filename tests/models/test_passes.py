@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt, stack
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.compile import compile_leads
 from foreword.models.encoding.encoder import Encoded, collate, prepare
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.unpadded import Packing
+from foreword.models.shared_prefix import compile_leads
 from tests.models.zoo import CAUSAL, CONFIGS, ENCODERS, WITHOUT_PREFIX, batch, frozen, gap, sentences
 
 FP32, FP64, MOVED = 1e-5, 1e-10, 1e-3

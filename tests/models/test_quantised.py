@@ -28,7 +28,7 @@ from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
-from foreword.models.fits import check
+from foreword.models.compatibility import check
 from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer

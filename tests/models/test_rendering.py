@@ -17,9 +17,9 @@ from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.interop.text import export
+from foreword.models.compatibility import check
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.fits import check
 from foreword.models.load import load
 from foreword.models.rendering import ChatTemplate, frozen, strftime
 from foreword.tasks.task import Task

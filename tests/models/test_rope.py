@@ -26,13 +26,13 @@ from foreword.errors import ModelError
 from foreword.inference.generation import write_rows
 from foreword.methods.meta.task_losses import Texts
 from foreword.methods.triggers.row_block import Block
-from foreword.models.compile import compile_prompt
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.rope import RowRotary
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.models.score import score, score_all
+from foreword.models.shared_prefix import compile_prompt
 from foreword.serving.engine import Engine
 from foreword.serving.work import Asked, Sampling
 from foreword.tasks.rows import Row

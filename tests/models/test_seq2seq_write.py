@@ -14,9 +14,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 from foreword.core.format import Decoding
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, stack
-from foreword.models.decode import Chooser, Sampling, Writer, choose
+from foreword.models.decoding import Chooser, Sampling, Writer, choose
 from foreword.models.encoding.batch import Encoded, SourceRow, collate, prepare
-from foreword.models.write import Ask, Sample, write
+from foreword.models.generate import Ask, Sample, write
 from tests.compiled import graphs_of, lines_of
 from tests.models.seq2seq_zoo import END, FAMILIES, PAD, START, build, frozen, inputs_of, logits
 from tests.models.test_seq2seq import FP64, ONE, blind, kept, mixed_prompts, random_prefix

@@ -18,7 +18,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import begun
 from foreword.models.encoding.encoder import Encoder, Line, collate, prepare
 from foreword.models.encoding.tokenise import Pieces
-from foreword.models.write import Ask, Sample, write
+from foreword.models.generate import Ask, Sample, write
 from foreword.training.answer_log import Ledger, key_of
 
 

@@ -18,7 +18,7 @@ from foreword.methods.triggers.detokenise import filled, reads_alike
 from foreword.methods.triggers.search_space import make_field
 from foreword.methods.triggers.slots import columns_of, with_slots
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
-from foreword.models.fits import check
+from foreword.models.compatibility import check
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task

@@ -21,7 +21,7 @@ from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.decode import Chooser, Sampling, Writer, choose
+from foreword.models.decoding import Chooser, Sampling, Writer, choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import is_out_of_memory
 
