@@ -11,9 +11,9 @@ import peft
 import torch
 from torch.nn.functional import cross_entropy
 
-from foreword.core.learnt import Learnt
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM

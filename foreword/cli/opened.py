@@ -51,7 +51,7 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
-    from foreword.core.learnt import text_start
+    from foreword.core.values import text_start
     from foreword.inference.generation import encode_to_write
     from foreword.inference.scoring import encode_value
     from foreword.models.encoding.encoder import count_cut
@@ -70,8 +70,8 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
 
 def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where rows to be measured stand in the prompt with their answers."""
-    from foreword.core.learnt import Ensemble
     from foreword.core.template import Literal
+    from foreword.core.values import Ensemble
 
     value = opened.artefact.value
     forms = [m.format for m in value.members] if isinstance(value, Ensemble) else [opened.artefact.format]

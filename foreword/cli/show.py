@@ -65,8 +65,8 @@ def chat_lines(options: "ChatOptions") -> list[tuple[str, str]]:
 def _several(value: Any) -> dict[str, Any]:
     """What stands before a row where it is more than one template: each member's, or a pool of examples; and the sites
     of a prefix where there are several."""
-    from foreword.core.learnt import Ensemble, Neighbours
     from foreword.core.prompts import PrefixPrompt
+    from foreword.core.values import Ensemble, Neighbours
 
     if isinstance(value, PrefixPrompt) and {*value.sites} != {"self"}:
         told = {

@@ -14,10 +14,10 @@ from safetensors.torch import save as tensors_to_bytes
 from foreword.core.arguments import checked
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
-from foreword.core.learnt import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
-from foreword.core.packing import check_header, pack, unpack
 from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
+from foreword.core.serialise import check_header, pack, unpack
 from foreword.core.text import shown
+from foreword.core.values import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
 from foreword.core.whereabouts import portable, resolved
 from foreword.errors import ArtefactError, ForewordError
 

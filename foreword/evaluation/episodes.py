@@ -17,9 +17,9 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
-from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.locks import held
 from foreword.core.prompts import SoftPrompt
+from foreword.core.values import PromptPool, Tuned
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, Learnt, Member
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Field, Template, Turn, joined
+from foreword.core.values import Ensemble, Learnt, Member
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import Reading, combined, score_readings
 from foreword.models.base import FrozenLM

@@ -6,8 +6,8 @@ from typing import Any
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt
 from foreword.core.shapes import Float, Tensor
+from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import Rule, apply, label_shift, scores_measured
 from foreword.inference.reasoning import reasoned_scores

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import Ensemble, Member, Neighbours, Rule
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.values import Ensemble, Member, Neighbours, Rule
 from foreword.errors import ArtefactError, ConfigError
 
 NAME = "ensemble"

@@ -9,9 +9,9 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding, Format
-from foreword.core.learnt import Probe, WordCounts, text_start
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.shapes import Bool, Float, Int, Tensor
+from foreword.core.values import Probe, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Sampling, Writer, looking_back

@@ -7,8 +7,8 @@ from typing import final
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.values import Learnt, text_start
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import with_common_lead
 from foreword.models.encoding.encoder import Encoder

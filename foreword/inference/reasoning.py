@@ -8,9 +8,9 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Answer, Field, Literal, Template, Turn
+from foreword.core.values import text_start
 from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM

@@ -7,9 +7,9 @@ import torch
 
 from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
-from foreword.core.learnt import Neighbours
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.template import Field, Template, written
+from foreword.core.values import Neighbours
 from foreword.errors import ArtefactError, ConfigError, DataError
 from foreword.inference.features import encode_rows, row_features
 from foreword.models.base import FrozenLM

@@ -11,10 +11,10 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
+from foreword.core.values import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.features import encode_rows, row_features
 from foreword.inference.reasoning import reasoned_scores

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from foreword.core.cache import CachedRows, RowCache
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import CachedRows, RowCache
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError

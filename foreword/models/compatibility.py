@@ -4,8 +4,8 @@ import dataclasses
 
 from foreword.core.artefact import Artefact, check_fits
 from foreword.core.format import RECORDED_SINCE, Format
-from foreword.core.learnt import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.values import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder

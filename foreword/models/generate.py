@@ -14,9 +14,9 @@ from typing import final
 
 import torch
 
-from foreword.core.cache import SHARED, CachedRows, RowCache
 from foreword.core.format import Decoding
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import SHARED, CachedRows, RowCache
 from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError

@@ -16,8 +16,8 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, Learnt, Neighbours, text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.values import Ensemble, Learnt, Neighbours, text_start
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited

@@ -11,8 +11,8 @@ from typing import Any, final
 
 import torch
 
-from foreword.core.learnt import text_start
 from foreword.core.shapes import Float, Tensor
+from foreword.core.values import text_start
 from foreword.errors import ForewordError, ModelError
 from foreword.models.decoding import Chooser, Writer
 from foreword.models.encoding.encoder import Encoded

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from foreword.core.format import Format
-from foreword.core.learnt import text_start
 from foreword.core.template import Template
+from foreword.core.values import text_start
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Chooser, Writer

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Answers, Format
-from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task

@@ -8,8 +8,8 @@ from typing import final
 import numpy as np
 
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, text_start
 from foreword.core.shapes import Float, Tensor
+from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError
 from foreword.inference.features import encode_rows
 from foreword.inference.generation import written_form

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from foreword.core.learnt import Learnt, LowRank, PromptPool, Tuned, Weights
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt, LowRank, PromptPool, Tuned, Weights
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded

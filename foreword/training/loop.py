@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt
 from foreword.errors import ForewordError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll

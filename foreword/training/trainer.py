@@ -13,8 +13,8 @@ from typing import Any
 
 from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, text_start
 from foreword.core.locks import held
+from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.calibration import calibrate
 from foreword.inference.metrics import measure, measured

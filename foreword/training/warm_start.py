@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from foreword.core.artefact import RECORD, Artefact
-from foreword.core.learnt import Learnt
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check

@@ -9,9 +9,9 @@ import torch
 
 from foreword.core.artefact import RECORD, TENSORS, Artefact, check_fits
 from foreword.core.format import Format
-from foreword.core.learnt import LowRank, Probe, Weights, WordCounts
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, same_prompt
 from foreword.core.template import Template
+from foreword.core.values import LowRank, Probe, Weights, WordCounts
 from foreword.errors import ArtefactError
 
 FORMAT = Format(Template.parse("{text} {soft:3} It was {mask}."), ("bad", "good"), (("bad",), ("good", "fine")))

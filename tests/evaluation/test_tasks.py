@@ -68,7 +68,7 @@ def test_in_one_job_as_one_by_one(method, options, tmp_path, stacks):
 
 
 def pack(artefact):
-    from foreword.core.packing import pack as tensors
+    from foreword.core.serialise import pack as tensors
 
     return {k: v.double() for k, v in tensors(artefact.value)[0].items()}
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import text_start
 from foreword.core.prompts import stack
+from foreword.core.values import text_start
 from foreword.interop.adapter import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare

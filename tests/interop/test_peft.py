@@ -12,8 +12,8 @@ import torch
 from tokenizers import processors
 
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import text_start
 from foreword.core.prompts import HardPrompt, PrefixPrompt
+from foreword.core.values import text_start
 from foreword.errors import ArtefactError, ConfigError
 from foreword.interop.adapter import TENSORS, Adapter
 from foreword.interop.card import SAMPLE

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import Ensemble, Neighbours
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Literal
+from foreword.core.values import Ensemble, Neighbours
 from foreword.errors import ConfigError, DataError
 from foreword.inference.retrieval import embeddings, encode_near, nearest
 from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows

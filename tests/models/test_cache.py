@@ -8,8 +8,8 @@ import random
 import pytest
 import torch
 
-from foreword.core import cache as cache_of_rows
-from foreword.core.cache import RowCache
+from foreword.core import kv_cache as cache_of_rows
+from foreword.core.kv_cache import RowCache
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.errors import ModelError
 from foreword.models.base import Inputs

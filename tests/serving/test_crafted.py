@@ -21,7 +21,9 @@ from safetensors.torch import save as bytes_of
 from foreword.core.artefact import RECORD, TENSORS, Artefact
 from foreword.core.demos import Example
 from foreword.core.format import Decoding, Format
-from foreword.core.learnt import (
+from foreword.core.prompts import HardPrompt
+from foreword.core.template import Template
+from foreword.core.values import (
     Ensemble,
     LowRank,
     Member,
@@ -32,8 +34,6 @@ from foreword.core.learnt import (
     Weights,
     WordCounts,
 )
-from foreword.core.prompts import HardPrompt
-from foreword.core.template import Template
 from foreword.errors import ForewordError
 from foreword.inference.predictor import open_artefact
 from foreword.models.load import load

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foreword.core import cache
-from foreword.core.learnt import Probe
+from foreword.core import kv_cache
+from foreword.core.values import Probe
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.inference.ensemble import ensemble
 from foreword.inference.scoring import score_rows
@@ -96,9 +96,9 @@ def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_pat
         kept.add(prefix.length)
         return made_of(prefix)
 
-    made_of = cache.Trunk.of
-    monkeypatch.setattr(cache.Trunk, "of", of)
-    monkeypatch.setattr(cache, "SHARED", shared)
+    made_of = kv_cache.Trunk.of
+    monkeypatch.setattr(kv_cache.Trunk, "of", of)
+    monkeypatch.setattr(kv_cache, "SHARED", shared)
     rng = random.Random(2)
     versions = prompts(llama, tmp_path, 12, rng)
     with Engine(llama, SMALL) as engine:

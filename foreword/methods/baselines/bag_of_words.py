@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import WordCounts
+from foreword.core.values import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes

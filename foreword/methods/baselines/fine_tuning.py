@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from foreword.core.learnt import Weights
 from foreword.core.shapes import Tensor
+from foreword.core.values import Weights
 from foreword.models.base import FrozenLM
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
 from foreword.training.options import Amount, Positive, Whole

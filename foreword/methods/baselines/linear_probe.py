@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Probe
+from foreword.core.values import Probe
 from foreword.errors import ConfigError
 from foreword.inference.features import row_features
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes

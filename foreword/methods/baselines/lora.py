@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from foreword.core.learnt import LowRank, Weights
 from foreword.core.shapes import Tensor
+from foreword.core.values import LowRank, Weights
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import PromptPool, Tuned
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
+from foreword.core.values import PromptPool, Tuned
 from foreword.errors import ConfigError
 from foreword.methods.meta.inner_loop import Leaves, Rates, adapt
 from foreword.methods.meta.meta_gradient import spread

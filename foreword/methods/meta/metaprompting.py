@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt, PromptPool, Tuned, Weights
 from foreword.core.shapes import Tensor
+from foreword.core.values import Learnt, PromptPool, Tuned, Weights
 from foreword.errors import ConfigError
 from foreword.methods.meta.double_backward import tell_if_coarse, twice_differentiable
 from foreword.methods.meta.episode_rows import Deck

@@ -13,9 +13,9 @@ from typing import final
 import torch
 from torch.nn.functional import nll_loss
 
-from foreword.core.learnt import PromptPool
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Tensor
+from foreword.core.values import PromptPool
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.methods.meta.meta_step import Lens
 from foreword.methods.meta.prototypes import by_task, features, frozen_features, near

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foreword.core.format import Format
-from foreword.core.learnt import Probe
 from foreword.core.shapes import Float, Tensor
+from foreword.core.values import Probe
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_features
 from foreword.methods.triggers.search_space import label_of

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Learnt
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
+from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.triggers.explanation import with_prompt

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from foreword.core.format import Format
-from foreword.core.learnt import Ensemble, Member, Rule
 from foreword.core.prompts import HardPrompt
+from foreword.core.values import Ensemble, Member, Rule
 from foreword.errors import ConfigError
 from foreword.methods.words.demonstrations import (
     count_fitting,

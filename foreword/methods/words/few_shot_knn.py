@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foreword.core.learnt import Neighbours
+from foreword.core.values import Neighbours
 from foreword.errors import ConfigError
 from foreword.inference.retrieval import embeddings, encode_near
 from foreword.methods.words.demonstrations import example_of, longest_rows, pool_of

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from foreword.core.cache import CachedRows, RowCache
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import CachedRows, RowCache
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers.masking_utils import sdpa_mask
 
-from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import CachedRows
 from foreword.core.shapes import Bool, Int, Tensor
 from foreword.models.hf.unpadded import Packing
 

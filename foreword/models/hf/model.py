@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import CachedRows
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError

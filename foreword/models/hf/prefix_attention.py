@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from foreword.core.cache import CachedRows
 from foreword.core.inject import PrefixBatch
+from foreword.core.kv_cache import CachedRows
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.models.hf.masks import Rows, additive, below, boolean_mask, library_mask, visible, visible_cached
 from foreword.models.hf.relative_bias import RelativeBias

@@ -2,7 +2,7 @@
 
 import torch
 
-from foreword.core.cache import CachedRows
+from foreword.core.kv_cache import CachedRows
 from foreword.core.shapes import Float, Int, Tensor
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact
-from foreword.core.learnt import Tuned
+from foreword.core.values import Tuned
 from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact, unpack
-from foreword.core.learnt import PromptPool
 from foreword.core.prompts import SoftPrompt, stack
+from foreword.core.values import PromptPool
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreword.core.learnt import Probe
+from foreword.core.values import Probe
 from foreword.inference.scoring import score_rows
 from foreword.methods.triggers.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
 from foreword.models.hf.families import output_of

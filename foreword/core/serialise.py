@@ -8,7 +8,11 @@ import torch
 
 from foreword.core.demos import Example
 from foreword.core.format import Format
-from foreword.core.learnt import (
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.record import are_distinct, are_texts, is_number, is_whole
+from foreword.core.shapes import Tensor
+from foreword.core.text import shown
+from foreword.core.values import (
     FORM,
     Ensemble,
     Learnt,
@@ -22,10 +26,6 @@ from foreword.core.learnt import (
     Weights,
     WordCounts,
 )
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
-from foreword.core.record import are_distinct, are_texts, is_number, is_whole
-from foreword.core.shapes import Tensor
-from foreword.core.text import shown
 from foreword.errors import ArtefactError
 
 HEADER = 2**24  # bytes of a tensor file's own record of names and shapes
