@@ -36,8 +36,8 @@ from foreword.evaluation.statistics import Interval
 from foreword.models.base import FrozenLM
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
-from foreword.tasks.facts import read_facts
 from foreword.tasks.read import read_task
+from foreword.tasks.relations import read_facts
 
 TASKS = ("sst2", "trec", "ag_news", "hwu64")
 SHOTS = {"hwu64": 13}  # instead of 16: one of its labels has 27 training rows, and as many are for development

@@ -34,8 +34,8 @@ from foreword.core.files import write_whole
 from foreword.errors import ForewordError
 from foreword.evaluation import facts as lines
 from foreword.evaluation.compare import Failure
-from foreword.tasks.facts import Facts, countries, evidenced, perturbed, read_facts
 from foreword.tasks.ranks import rank_metrics
+from foreword.tasks.relations import Facts, countries, evidenced, perturbed, read_facts
 from foreword.training.contract import Step
 
 FIVE = ("P17", "P30", "P103", "P176", "P1412")  # named before any run: three N-1 of places and makers, two of languages

@@ -38,7 +38,7 @@ from foreword.evaluation.episodes import Arm, Protocol, measure_arms
 from foreword.evaluation.paired import EpisodeLine, lines_of, markdown, over, percent
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
-from foreword.tasks.classes import SPLITS, plain, read_classes
+from foreword.tasks.class_splits import SPLITS, plain, read_classes
 from foreword.tasks.episodes import Source, joined
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task

@@ -29,8 +29,8 @@ HOMES = {
     "uvicorn": ("serving/run.py", "cli/serve.py"),
     "ray": ("serving/replicas.py",),
     "httpx": ("methods/instructions/remote.py",),
-    "sacrebleu": ("tasks/corpus.py",),
-    "rouge_score": ("tasks/corpus.py",),
+    "sacrebleu": ("tasks/corpus_metrics.py",),
+    "rouge_score": ("tasks/corpus_metrics.py",),
     "nltk": ("none/",),
 }
 CORE = {"torch", "jaxtyping", "safetensors", "foreword"}

@@ -16,9 +16,9 @@ from foreword.errors import ConfigError
 if TYPE_CHECKING:
     from foreword.core.format import Format, Truncate
     from foreword.models.base import FrozenLM
-    from foreword.tasks.judge import Case
+    from foreword.tasks.answer_metrics import Metric
     from foreword.tasks.task import Task
-    from foreword.tasks.texts import Metric
+    from foreword.tasks.text_metric import Case
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -56,7 +56,7 @@ def evaluate(
     """
     from foreword.evaluation.report import BY, NOT_MEASURED, title
     from foreword.evaluation.statistics import interval
-    from foreword.tasks.judge import recorded
+    from foreword.tasks.text_metric import recorded
 
     rows, task = _rows(artefact, data, split, which)
     opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)

@@ -89,7 +89,7 @@ def _lines() -> "Iterator[str]":
 
 def _row(opened: "Prompted", text: str, where: str) -> "Row":
     from foreword.core.text import parse_json
-    from foreword.tasks.given import row_of
+    from foreword.tasks.input_rows import row_of
 
     artefact = opened.artefact
     if len(artefact.fields) == 1 and artefact.format.answers != "options":

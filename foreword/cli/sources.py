@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
     """A task whose classes are kept apart, by a split named or the folder's own; else a task as it is."""
-    from foreword.tasks.classes import OWN, has_classes, read_classes
+    from foreword.tasks.class_splits import OWN, has_classes, read_classes
 
     if classes is None and not has_classes(data):
         return which.read(data)

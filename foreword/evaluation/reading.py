@@ -18,14 +18,14 @@ from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, re
 from foreword.inference.answers import Answered, cut_of, judged
 from foreword.inference.reasoning import vote_scores
 from foreword.models.base import FrozenLM
-from foreword.tasks.corpus import Summed
+from foreword.tasks.corpus_metrics import Summed
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.extract import Found as Extracted
-from foreword.tasks.judge import Judge
 from foreword.tasks.metrics import all_metrics, log_probabilities
 from foreword.tasks.rows import Row
 from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
+from foreword.tasks.text_metric import Judge
 from foreword.training.contract import HardConfig
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_arrays
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
 from foreword.evaluation.reading import Found, Scored, Texts, primary
-from foreword.tasks.judge import recorded
+from foreword.tasks.text_metric import recorded
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
 CHECKPOINTS = "checkpoints"  # of stacks that are being trained; gone when they have ended

@@ -17,9 +17,9 @@ from foreword.evaluation.reading import ReadCache, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval
 from foreword.models.base import FrozenLM
-from foreword.tasks.judge import Judge, recorded
+from foreword.tasks.answer_metrics import RULE
 from foreword.tasks.task import Task
-from foreword.tasks.texts import RULE
+from foreword.tasks.text_metric import Judge, recorded
 from foreword.training.contract import Job
 from foreword.training.trainer import Trained
 

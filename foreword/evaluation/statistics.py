@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foreword.tasks.corpus import Summed, mean_of
+from foreword.tasks.corpus_metrics import Summed, mean_of
 
 Array = NDArray[np.float64]
 

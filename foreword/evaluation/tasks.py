@@ -20,8 +20,8 @@ from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval
 from foreword.models.base import FrozenLM
-from foreword.tasks.judge import recorded
 from foreword.tasks.task import Task
+from foreword.tasks.text_metric import recorded
 from foreword.training.contract import Job, Progress
 from foreword.training.options import configure
 from foreword.training.trainer import find_method, make_job

@@ -11,12 +11,12 @@ from foreword.core.format import Decoding, Format
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.generate import Sample
-from foreword.tasks.corpus import Summed, mean_of
+from foreword.tasks.answer_metrics import comparable
+from foreword.tasks.corpus_metrics import Summed, mean_of
 from foreword.tasks.extract import Found, extract
-from foreword.tasks.judge import Judge
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.tasks.texts import comparable
+from foreword.tasks.text_metric import Judge
 from foreword.tasks.vote import Ballot, majority_at
 
 

@@ -10,10 +10,10 @@ from foreword.errors import DataError
 from foreword.inference.answers import answer_rows, text_metrics
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
-from foreword.tasks.judge import recorded
 from foreword.tasks.metrics import accuracy, macro_f1, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.tasks.text_metric import recorded
 
 
 def label_of(row: Any) -> int:

@@ -18,7 +18,7 @@ from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import Judging, Labelling, Writing
 from foreword.serving.store import Version
 from foreword.serving.work import Asked, Judged, Sampling
-from foreword.tasks.given import row_of
+from foreword.tasks.input_rows import row_of
 from foreword.tasks.rows import Row
 
 ANSWER, NUMBER = 2**24, 24  # characters of one answer, and of a probability in it

@@ -10,7 +10,7 @@ from typing import Literal, final
 import numpy as np
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.classes import SPLITS, apart, refuse_leakage
+from foreword.tasks.class_splits import SPLITS, apart, refuse_leakage
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 

@@ -9,15 +9,15 @@ from foreword.core.arguments import checked
 from foreword.core.text import parse_json
 from foreword.core.whereabouts import ELSEWHERE
 from foreword.errors import ConfigError, DataError
+from foreword.tasks.answer_metrics import GENERATION, NAMES, Metric
 from foreword.tasks.builtin import BUILTIN
-from foreword.tasks.facts import fact_source
-from foreword.tasks.judge import Case
-from foreword.tasks.known import KNOWN, KNOWN_TEXTS
+from foreword.tasks.known_templates import KNOWN, KNOWN_TEXTS
+from foreword.tasks.relations import fact_source
 from foreword.tasks.rows import Table
 from foreword.tasks.slots import SLOTS
 from foreword.tasks.sources import SUFFIXES, read_file, read_folder, read_hub
 from foreword.tasks.task import Task
-from foreword.tasks.texts import GENERATION, NAMES, Metric
+from foreword.tasks.text_metric import Case
 
 DESCRIPTION, LISTING = "task.json", "tasks.json"
 
@@ -93,7 +93,7 @@ def read_again(origin: Mapping[str, Any]) -> Task:
 
     Raises: DataError where it is not there any more.
     """
-    from foreword.tasks.classes import read_classes  # which reads through this file
+    from foreword.tasks.class_splits import read_classes  # which reads through this file
 
     kept = {key: value for key, value in origin.items() if key not in ("then", "classes")}
     source, classes = kept.pop("source"), origin.get("classes")

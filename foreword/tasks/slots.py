@@ -19,7 +19,7 @@ from typing import final
 import numpy as np
 
 from foreword.errors import DataError
-from foreword.tasks.corpus import Summed, Sums, Values
+from foreword.tasks.corpus_metrics import Summed, Sums, Values
 
 Meaning = Mapping[str, str]
 _PAIR = re.compile(r"\s*([^\[\],]+?)\s*\[([^\]]*)\]\s*,?")

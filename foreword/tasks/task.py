@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from foreword.core.arguments import checked
 from foreword.core.format import Answers, ChatOptions, Decoding, Format, Truncate
 from foreword.errors import ConfigError
-from foreword.tasks.arrange import arrange, labels_of, where_of
+from foreword.tasks.answer_metrics import NAMES, Metric
 from foreword.tasks.formats import build_format, default_decoding
-from foreword.tasks.judge import Case, Judge
 from foreword.tasks.option_labels import option_index, reading_of
 from foreword.tasks.rows import Row, Table, Wanted, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
+from foreword.tasks.split_tables import arrange, labels_of, where_of
 from foreword.tasks.splits import draw, draw_shots
-from foreword.tasks.texts import NAMES, Metric
+from foreword.tasks.text_metric import Case, Judge
 
 if TYPE_CHECKING:
     from foreword.models.base import FrozenLM

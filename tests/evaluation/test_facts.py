@@ -12,8 +12,8 @@ import foreword
 from foreword.core.artefact import Artefact
 from foreword.evaluation import facts as lines
 from foreword.inference.scoring import score_rows
-from foreword.tasks.facts import Facts, read_facts
 from foreword.tasks.ranks import ranks
+from foreword.tasks.relations import Facts, read_facts
 from tests.methods.trigger.made import word_lm
 
 

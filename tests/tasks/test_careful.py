@@ -9,8 +9,8 @@ import unicodedata
 
 import pytest
 
+from foreword.tasks.answer_metrics import METRICS
 from foreword.tasks.extract import NO_ANSWER, extract, numbers
-from foreword.tasks.texts import METRICS
 
 LETTERS = [("A",), ("B",), ("C",)]
 

@@ -18,7 +18,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.given import items_of, row_of
+from foreword.tasks.input_rows import items_of, row_of
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
 

@@ -17,11 +17,11 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from foreword.errors import ConfigError
 from foreword.evaluation.statistics import difference, interval, resample_summed
-from foreword.tasks.corpus import CORPUS, bleu, chrf, distinct, nist, require_library, rouge_l
+from foreword.tasks.corpus_metrics import CORPUS, bleu, chrf, distinct, nist, require_library, rouge_l
 from foreword.tasks.extract import NO_ANSWER
-from foreword.tasks.judge import Judge
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
+from foreword.tasks.text_metric import Judge
 
 WORDS = "the a blue golden house near river serves cheap Italian food, is it's rated 5 out of five stars - £20".split()
 

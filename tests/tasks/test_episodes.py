@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.classes import named_splits, plain, read_classes, refuse_leakage
+from foreword.tasks.class_splits import named_splits, plain, read_classes, refuse_leakage
 from foreword.tasks.episodes import Episode, Source, joined
 from foreword.tasks.read import read_again
 from foreword.tasks.rows import Row

@@ -6,9 +6,9 @@ import string
 
 import pytest
 
+from foreword.tasks.answer_metrics import METRICS, value_of
 from foreword.tasks.extract import NO_ANSWER, extract, numbers
-from foreword.tasks.judge import Judge
-from foreword.tasks.texts import METRICS, value_of
+from foreword.tasks.text_metric import Judge
 from recipes import instruction_induction as induction
 
 NUMBER = {

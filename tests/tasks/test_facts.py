@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.facts import countries, evidenced, fact_task, perturbed, read_facts, templates_of
 from foreword.tasks.ranks import rank_metrics, ranks
 from foreword.tasks.read import read_task
+from foreword.tasks.relations import countries, evidenced, fact_task, perturbed, read_facts, templates_of
 
 
 def test_ranks_equal_the_table_worked_out_by_hand():

@@ -5,7 +5,7 @@ import pytest
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.tasks.formats import build_format, words_of
-from foreword.tasks.known import KNOWN
+from foreword.tasks.known_templates import KNOWN
 from foreword.tasks.task import Task
 
 PAIRS = [{"text_a": f"a{i}", "text_b": f"b{i}", "label": ["Sci/Tech", "not_related"][i % 2]} for i in range(40)]

@@ -14,10 +14,10 @@ from sacrebleu.metrics.bleu import BLEU
 from foreword.evaluation.compare import How, compare
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown
-from foreword.tasks.corpus import bleu, rouge_l, words_by
+from foreword.tasks.corpus_metrics import bleu, rouge_l, words_by
 from foreword.tasks.extract import NO_ANSWER
-from foreword.tasks.judge import Judge
 from foreword.tasks.task import Task
+from foreword.tasks.text_metric import Judge
 from tests.methods.planted_lm import markov_lm
 
 SPACED = {

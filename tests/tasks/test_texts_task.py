@@ -6,7 +6,7 @@ import pytest
 
 from foreword.core.format import Decoding
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.given import row_of
+from foreword.tasks.input_rows import row_of
 from foreword.tasks.read import read_again, read_task
 from foreword.tasks.task import Task
 

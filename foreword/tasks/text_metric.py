@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from foreword.errors import ConfigError
-from foreword.tasks.corpus import (
+from foreword.tasks.answer_metrics import GENERATION, METRICS, NAMES, Metric, value_of
+from foreword.tasks.corpus_metrics import (
     CORPUS,
     Summed,
     distinct,
@@ -24,7 +25,6 @@ from foreword.tasks.corpus import (
 from foreword.tasks.extract import NO_ANSWER, Found
 from foreword.tasks.rows import Row
 from foreword.tasks.slots import SLOTS, Meaning, meaning_of, slot_errors
-from foreword.tasks.texts import GENERATION, METRICS, NAMES, Metric, value_of
 
 Case = Literal["kept", "lower", "uncased"]
 
