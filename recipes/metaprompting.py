@@ -34,8 +34,8 @@ from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure
+from foreword.evaluation.episode_report import EpisodeLine, lines_of, markdown, over, percent
 from foreword.evaluation.episodes import Arm, Protocol, measure_arms
-from foreword.evaluation.paired import EpisodeLine, lines_of, markdown, over, percent
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.class_splits import SPLITS, plain, read_classes

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from foreword.evaluation.reading import Texts
+from foreword.evaluation.predictions import Texts
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import points, scale, title, valued
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval

@@ -19,8 +19,8 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Decoding
 from foreword.evaluation.compare import Failure
-from foreword.evaluation.paired import percent
-from foreword.evaluation.reading import Texts
+from foreword.evaluation.episode_report import percent
+from foreword.evaluation.predictions import Texts
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.inference.predictor import Prompted
 from foreword.models.base import FrozenLM

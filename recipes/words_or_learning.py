@@ -22,7 +22,7 @@ from ending import ended
 
 from foreword.evaluation.compare import Failure, How, Tools, compare
 from foreword.evaluation.plots import plot_curves
-from foreword.evaluation.reading import ReadCache, Readers
+from foreword.evaluation.predictions import ReadCache, Readers
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import percent, points
 from foreword.evaluation.statistics import Interval

@@ -21,7 +21,7 @@ from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreword.core.artefact import Artefact
-    from foreword.evaluation.paired import EpisodeLine
+    from foreword.evaluation.episode_report import EpisodeLine
     from foreword.tasks.task import Task
 
 KINDS = ("zero-step", "adapted", "prototypes", "fine-tuning")
@@ -86,8 +86,8 @@ def episodes(
     \b
     foreword episodes --model MODEL --data data/reuters --start maml=starts/x --start multitask=starts/y --out runs/e
     """
+    from foreword.evaluation.episode_report import lines_of, over
     from foreword.evaluation.episodes import Protocol, arms_of, measure_arms
-    from foreword.evaluation.paired import lines_of, over
     from foreword.tasks.episodes import Source
 
     kinds = [name.strip() for name in arms.split(",") if name.strip()]
@@ -114,7 +114,7 @@ def episodes(
         raise
     lines = lines_of(measured, over(source, protocol.split))
     if as_json:
-        from foreword.evaluation.paired import as_record
+        from foreword.evaluation.episode_report import as_record
 
         print_json({"episodes": count, "hash": measured[0].hash, "arms": [as_record(line) for line in lines]})
         return
@@ -146,7 +146,7 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def print_lines(lines: "list[EpisodeLine]", count: int, what: str, transductive: bool) -> None:
-    from foreword.evaluation.paired import REFERENCES, percent, points
+    from foreword.evaluation.episode_report import REFERENCES, percent, points
 
     references = [r for r in REFERENCES if any(r in line.versus for line in lines)]
     rows = []

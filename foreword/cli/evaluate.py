@@ -13,7 +13,7 @@ from foreword.cli.opened import decoded, model_override, open_artefact, other_we
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from foreword.evaluation.reading import Found
+    from foreword.evaluation.predictions import Found
     from foreword.evaluation.statistics import Interval
     from foreword.inference.predictor import Prompted
     from foreword.tasks.rows import Row
@@ -111,7 +111,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     fewer are worth, and rows without an answer."""
     import numpy as np
 
-    from foreword.evaluation.reading import Scored, Texts
+    from foreword.evaluation.predictions import Scored, Texts
     from foreword.inference.answers import judged, majority_curve
     from foreword.inference.predictor import require_same_answers
     from foreword.inference.reasoning import vote_scores

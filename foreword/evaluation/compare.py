@@ -16,7 +16,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
-from foreword.evaluation.reading import Answer, ReadCache, Readers, Score, primary
+from foreword.evaluation.predictions import Answer, ReadCache, Readers, Score, primary
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.run import Cell, Desk, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method

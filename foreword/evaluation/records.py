@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
-from foreword.evaluation.reading import Found, Scored, Texts, primary
+from foreword.evaluation.predictions import Found, Scored, Texts, primary
 from foreword.tasks.text_metric import recorded
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"

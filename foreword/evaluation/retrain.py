@@ -13,7 +13,7 @@ from foreword.core.files import folders_in, present
 from foreword.core.format import Format
 from foreword.errors import ArtefactError, DataError, ForewordError
 from foreword.evaluation.compare import Stage
-from foreword.evaluation.reading import Found, Readers, primary
+from foreword.evaluation.predictions import Found, Readers, primary
 from foreword.evaluation.records import ARTEFACTS, RESULTS, Record, Store
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, write_table

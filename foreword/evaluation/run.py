@@ -13,7 +13,7 @@ import torch
 from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import without_clock
 from foreword.errors import ArtefactError
-from foreword.evaluation.reading import ReadCache, primary
+from foreword.evaluation.predictions import ReadCache, primary
 from foreword.evaluation.records import ARTEFACTS, Record, Store, Timing, run_id
 from foreword.evaluation.statistics import interval
 from foreword.models.base import FrozenLM

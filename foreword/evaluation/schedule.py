@@ -15,7 +15,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import remove_whole, write_whole
 from foreword.core.locks import clear_locks, held_or_not
 from foreword.errors import ArtefactError, ForewordError
-from foreword.evaluation.reading import primary
+from foreword.evaluation.predictions import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
 from foreword.training.contract import Method, Progress, StepwiseMethod

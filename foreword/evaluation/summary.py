@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foreword.core.template import Template
-from foreword.evaluation.reading import Found, primary
+from foreword.evaluation.predictions import Found, primary
 from foreword.evaluation.records import Record
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval
 

@@ -9,8 +9,8 @@ import pytest
 
 from foreword.errors import ArtefactError, ConfigError
 from foreword.evaluation import episodes as module
+from foreword.evaluation.episode_report import lines_of, markdown, over, resampled
 from foreword.evaluation.episodes import RESULTS, Arm, Measured, Protocol, arms_of, measure_arms
-from foreword.evaluation.paired import lines_of, markdown, over, resampled
 from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
 from foreword.methods.meta.episode_rows import Deck

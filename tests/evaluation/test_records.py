@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from foreword.errors import ArtefactError
-from foreword.evaluation.reading import Scored
+from foreword.evaluation.predictions import Scored
 from foreword.evaluation.records import Record, Store, Timing, run_id
 
 LOGPROB = np.log(np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 1e-9]]))
@@ -153,7 +153,7 @@ WRITER = """
 import sys
 sys.path.insert(0, {here!r})
 from tests.evaluation.test_records import record
-from foreword.evaluation.reading import Scored
+from foreword.evaluation.predictions import Scored
 from foreword.evaluation.records import Store
 from pathlib import Path
 store = Store(Path({folder!r}))

@@ -10,7 +10,7 @@ import pytest
 from foreword.errors import ConfigError
 from foreword.evaluation import report
 from foreword.evaluation.plots import plot_accuracy
-from foreword.evaluation.reading import Scored
+from foreword.evaluation.predictions import Scored
 from foreword.evaluation.records import Record, Timing
 from foreword.evaluation.statistics import Interval
 from foreword.evaluation.summary import Line, summarise

@@ -11,7 +11,7 @@ import pytest
 
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.compare import How, compare
-from foreword.evaluation.reading import Texts
+from foreword.evaluation.predictions import Texts
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown, matrix
 from foreword.evaluation.statistics import resample_values
