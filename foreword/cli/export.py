@@ -109,7 +109,7 @@ def _vllm(artefact: str, folder: Path, base_model: str | None, model: str | None
 
 def _text(artefact: str, folder: Path, base_model: str | None, model: str | None, how: ModelChoice) -> Told:
     from foreword.core.artefact import Artefact
-    from foreword.interop.text import export as write
+    from foreword.interop.plain_text import export as write
 
     held = Artefact.load(artefact)
     lm = None

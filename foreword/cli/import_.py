@@ -42,9 +42,9 @@ def import_(
       --out artefacts/x
     """
     from foreword.core.format import Decoding
-    from foreword.interop.adapter import Adapter
-    from foreword.interop.halves import unread
     from foreword.interop.peft import foreign, read, scaled
+    from foreword.interop.peft_files import Adapter
+    from foreword.interop.peft_seq2seq import unread
 
     hold(out)
     refuse_to_replace(out, overwrite)

@@ -3,7 +3,7 @@
 import json
 
 from foreword.core.artefact import Artefact
-from foreword.interop.adapter import Adapter
+from foreword.interop.peft_files import Adapter
 from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder

@@ -19,9 +19,9 @@ from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Soft, Template
 from foreword.errors import ArtefactError, ConfigError
-from foreword.interop import halves
-from foreword.interop.adapter import Adapter
+from foreword.interop import peft_seq2seq
 from foreword.interop.card import card
+from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.encoding.encoder import Encoder
@@ -57,11 +57,11 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM, *, base_model: 
     name = base_model or lm.name
     if isinstance(value, SoftPrompt):
         _require_front(lm, artefact.format)
-        rows = halves.both_halves(value) if lm.kind == "seq2seq" else value.embed_PD.detach().float().cpu()
+        rows = peft_seq2seq.both_halves(value) if lm.kind == "seq2seq" else value.embed_PD.detach().float().cpu()
         adapter = Adapter(_soft_config(artefact, lm, name), rows)
     else:
         _require_cache(lm, value)
-        flat_PX = halves.flat_prefix(value, lm) if lm.kind == "seq2seq" else flat_prefix(value)
+        flat_PX = peft_seq2seq.flat_prefix(value, lm) if lm.kind == "seq2seq" else flat_prefix(value)
         adapter = Adapter(_prefix_config(value.length, lm, name), flat_PX)
     adapter.save(folder, card(artefact, adapter, lm))
     return adapter
@@ -290,10 +290,10 @@ def _value(adapter: Adapter, lm: FrozenLM) -> SoftPrompt | PrefixPrompt:
                 f"The adapter has positions of {columns} numbers and {lm.name!r} has embeddings of {dims.width}; give "
                 f"the model it was made for ({adapter.base_model!r} by its config)."
             )
-        return halves.soft_of(adapter) if adapter.seq2seq else SoftPrompt(prompt_PX * scale_of(adapter, lm))
+        return peft_seq2seq.soft_of(adapter) if adapter.seq2seq else SoftPrompt(prompt_PX * scale_of(adapter, lm))
     lm.require_prefix()
     if adapter.seq2seq:
-        return halves.prefix_of(adapter, lm)
+        return peft_seq2seq.prefix_of(adapter, lm)
     said = tuple(adapter.config.get(key) for key in ("num_layers", "num_attention_heads", "token_dim"))
     have = (dims.layers, dims.heads, dims.heads * dims.head_size)
     if columns != 2 * have[0] * have[2] or any(s not in (None, h) for s, h in zip(said, have, strict=True)):

@@ -15,7 +15,7 @@ from torch import Tensor
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import stack
 from foreword.core.values import text_start
-from foreword.interop.adapter import Adapter
+from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.models.hf.tiny import byte_tokenizer

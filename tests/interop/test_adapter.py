@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load, save
 
 from foreword.errors import ArtefactError
-from foreword.interop.adapter import CONFIG, PICKLE, PROMPT, TENSORS, Adapter
+from foreword.interop.peft_files import CONFIG, PICKLE, PROMPT, TENSORS, Adapter
 from tests.interop.beside import drawn, made, quiet, saved, write
 from tests.models import zoo
 

@@ -18,9 +18,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.errors import ArtefactError
-from foreword.interop.adapter import CONFIG, TENSORS, Adapter
-from foreword.interop.halves import unread
 from foreword.interop.peft import export, read
+from foreword.interop.peft_files import CONFIG, TENSORS, Adapter
+from foreword.interop.peft_seq2seq import unread
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.encoding.encoder import Encoded, Encoder

@@ -15,9 +15,9 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt, PrefixPrompt
 from foreword.core.values import text_start
 from foreword.errors import ArtefactError, ConfigError
-from foreword.interop.adapter import TENSORS, Adapter
 from foreword.interop.card import SAMPLE
 from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read, scale_of, scaled
+from foreword.interop.peft_files import TENSORS, Adapter
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap

@@ -12,7 +12,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ArtefactError
-from foreword.interop.text import export
+from foreword.interop.plain_text import export
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.tiny import tiny
 

@@ -16,7 +16,7 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
 from foreword.inference.predictor import Prompted, open_artefact
-from foreword.interop.text import export
+from foreword.interop.plain_text import export
 from foreword.models.compatibility import check
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import Encoder

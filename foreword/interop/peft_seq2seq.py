@@ -10,7 +10,7 @@ import torch
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ArtefactError
-from foreword.interop.adapter import Adapter
+from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM, Site
 
 
