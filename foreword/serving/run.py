@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from foreword.errors import ConfigError
 from foreword.serving.app import Server, make_app
-from foreword.serving.app.access import is_loopback
+from foreword.serving.app.auth import is_loopback
 from foreword.serving.connections import BACKLOG, Connections, room_for
 from foreword.serving.keys import KeyRing
 

@@ -22,7 +22,6 @@ from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import Plan
 from foreword.models.load import load
 from foreword.serving import labelling
-from foreword.serving.app import failures
 from foreword.serving.archive import pack_archive
 from foreword.serving.bank import PromptBank, Recent
 from foreword.serving.engine import Engine
@@ -95,13 +94,13 @@ FLOODS = {
 def test_what_is_wrong_many_times_is_told_once(http, what, monkeypatch):
     """No more errors are made than anybody reads, which is what took the time and the memory."""
     errors = []
-    of = failures._deepest
+    of = errors._deepest
 
     def counted(error):
         errors.append(len(error.errors()))
         return of(error)
 
-    monkeypatch.setattr(failures, "_deepest", counted)
+    monkeypatch.setattr(errors, "_deepest", counted)
     route, body = FLOODS[what]
     model = "" if what == "keys" else f'"model":"{ALONE}",'
     answer = http.post(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.failures import Refused, answer
+from foreword.serving.app.errors import Refused, answer
 from foreword.serving.quota import NO_LIMITS, Quota, Shares
 
 Scope = MutableMapping[str, Any]

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import foreword
-from foreword.serving.app import failures, generation, labels, logs, models, probes, prompts
-from foreword.serving.app.access import Access
+from foreword.serving.app import classify, completions, errors, health, logs, models, prompts
+from foreword.serving.app.auth import Access
 from foreword.serving.app.limits import BodyLimit, Gate
 from foreword.serving.app.server import Server
 
@@ -30,8 +30,8 @@ def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.server = server
-    failures.install(app)
-    parts = (generation, labels, models, prompts, probes)
+    errors.install(app)
+    parts = (completions, classify, models, prompts, health)
     for part in parts:
         app.include_router(part.router)
     app.state.routes = [route for part in parts for route in part.router.routes]

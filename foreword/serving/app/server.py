@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import Request
 
 from foreword.errors import ConfigError
-from foreword.serving.app.failures import Refused, missing
+from foreword.serving.app.errors import Refused, missing
 from foreword.serving.app.limits import Limits, Place, Places
 from foreword.serving.app.metrics import Metrics
 from foreword.serving.keys import EVERYONE, Key, KeyRing

@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import Response
 
-from foreword.serving.app.failures import Gone
+from foreword.serving.app.errors import Gone
+from foreword.serving.app.futures import unless_gone
 from foreword.serving.app.limits import Receive, Scope, Send
-from foreword.serving.app.waiting import unless_gone
 
 LAST = b"data: [DONE]\n\n"
 LINGER = 5.0  # seconds beyond the limit, for a last event that says so

@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from foreword.serving.app.failures import Refused
+from foreword.serving.app.errors import Refused
+from foreword.serving.app.futures import unless_gone
 from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import ChatCompletion, ChatRequest, Completion, CompletionRequest, Generating
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.app.streaming import EventStream
-from foreword.serving.app.waiting import unless_gone
-from foreword.serving.app.writing import Wanted, Writing
+from foreword.serving.app.text_responses import Wanted, Writing
 from foreword.serving.work import Asked, Sampling
 
 TOKENS, CHAT_TOKENS = 16, 256

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.failures import answer
+from foreword.serving.app.errors import answer
+from foreword.serving.app.futures import outcome
 from foreword.serving.app.server import Server
 from foreword.serving.app.streaming import LAST, data
-from foreword.serving.app.waiting import outcome
 from foreword.serving.work import ANYBODY, Asked, Client, Delta, Generated, Piece, Sampling, Ticket
 
 

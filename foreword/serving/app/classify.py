@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from foreword.serving.app.failures import Refused
-from foreword.serving.app.generation import check_text
+from foreword.serving.app.completions import check_text
+from foreword.serving.app.errors import Refused
+from foreword.serving.app.futures import outcome, unless_gone
 from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import Classification, ClassifyRequest
 from foreword.serving.app.server import key_of, server_of, told
-from foreword.serving.app.waiting import outcome, unless_gone
 from foreword.serving.work import Asked, Judged
 
 router = guarded()
