@@ -20,8 +20,8 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.template import Template
 from foreword.models.base import FrozenLM
 from foreword.serving.engine import Engine
+from foreword.serving.protocol import Asked, Sampling
 from foreword.serving.store import Version
-from foreword.serving.work import Asked, Sampling
 
 LENGTH = 20
 SHAPES = {

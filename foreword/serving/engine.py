@@ -20,13 +20,13 @@ from foreword.core.artefact import Artefact
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.serving.bank import SHARE, PromptBank
+from foreword.serving.classification import Labeller
 from foreword.serving.front import Front
+from foreword.serving.generation import Writers, continues, widest
 from foreword.serving.jobs import Labelling, Reading, Room, Writing, fail, is_fatal
-from foreword.serving.labelling import Labeller
+from foreword.serving.protocol import ANYBODY, Asked, Busy, Client, Delta, Judged, Load, Sampling, Stopped
 from foreword.serving.quota import Shares
-from foreword.serving.reading import Reader
-from foreword.serving.work import ANYBODY, Asked, Busy, Client, Delta, Judged, Load, Sampling, Stopped
-from foreword.serving.writing import Writers, continues, widest
+from foreword.serving.request_encoding import Reader
 
 STOPPED = "The server stopped before this was finished; ask again in a moment."
 AGAIN = 30.0  # seconds until another process may have taken the place of one that failed

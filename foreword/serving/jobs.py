@@ -18,7 +18,7 @@ from foreword.models.decoding import Chooser, Writer
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.encoding.label_layout import Parts
 from foreword.serving.bank import WORK, Entry
-from foreword.serving.work import Delta, Generated, Judged, Piece, Sampling
+from foreword.serving.protocol import Delta, Generated, Judged, Piece, Sampling
 
 
 @final

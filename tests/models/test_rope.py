@@ -34,7 +34,7 @@ from foreword.models.load import wrap
 from foreword.models.score import score, score_all
 from foreword.models.shared_prefix import compile_prompt
 from foreword.serving.engine import Engine
-from foreword.serving.work import Asked, Sampling
+from foreword.serving.protocol import Asked, Sampling
 from foreword.tasks.rows import Row
 from foreword.training.joint_step import stacked_scores
 from tests.models.zoo import DECODER, MIXED, SIZES, batch, gap, logits, read, sentences

@@ -10,8 +10,8 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.models.base import FrozenLM
-from foreword.serving.adopted import digest
 from foreword.serving.store import Version
+from foreword.serving.training_outputs import digest
 
 LABELS = ("no", "yes")
 WORDS = (("bad", "poor"), ("good",))

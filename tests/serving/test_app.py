@@ -11,8 +11,8 @@ from foreword.models.load import load
 from foreword.serving.archive import pack_archive
 from foreword.serving.engine import Engine
 from foreword.serving.keys import KeyRing
+from foreword.serving.protocol import Asked, Sampling
 from foreword.serving.store import PromptStore
-from foreword.serving.work import Asked, Sampling
 from tests.serving.made import artefact
 from tests.serving.running import NAMES, ROOM, Limits, Lines, client, filled, server
 

@@ -21,13 +21,13 @@ from foreword.models.encoding import label_layout
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import Plan
 from foreword.models.load import load
-from foreword.serving import labelling
+from foreword.serving import classification
 from foreword.serving.archive import pack_archive
 from foreword.serving.bank import PromptBank, Recent
+from foreword.serving.classification import Waiting
 from foreword.serving.engine import Engine
 from foreword.serving.jobs import Judging, Labelling
-from foreword.serving.labelling import Waiting
-from foreword.serving.work import Asked
+from foreword.serving.protocol import Asked
 from tests.serving.made import artefact, saved
 from tests.serving.running import ROOM, client, filled, server
 
@@ -243,7 +243,7 @@ def test_requests_take_turns(lm, tmp_path):
 def test_one_row_is_read_in_the_pass_that_follows(lm, tmp_path, monkeypatch):
     """While a long request is read, a short one waits for the pass under way and for its own."""
     passes, held, go = [], threading.Event(), threading.Event()
-    of = labelling.Labeller._label
+    of = classification.Labeller._label
 
     def watched(self, units):
         passes.append([unit.job.of for unit in units])
@@ -252,7 +252,7 @@ def test_one_row_is_read_in_the_pass_that_follows(lm, tmp_path, monkeypatch):
             assert go.wait(60)
         of(self, units)
 
-    monkeypatch.setattr(labelling.Labeller, "_label", watched)
+    monkeypatch.setattr(classification.Labeller, "_label", watched)
     version = saved(tmp_path, "p", artefact(lm, "ahead"))
     with Engine(lm, replace(ROOM, waiting=4096)) as engine:
         many = engine.classify([Asked(version, "a long text " * 10)] * 200)
@@ -329,9 +329,9 @@ def test_parts_that_values_share_count_once():
 
 
 def test_a_request_may_not_ask_for_an_answer_without_end(lm, tmp_path, monkeypatch):
-    from foreword.serving import reading
+    from foreword.serving import request_encoding
 
-    monkeypatch.setattr(reading, "ANSWER", 500)
+    monkeypatch.setattr(request_encoding, "ANSWER", 500)
     version = saved(tmp_path, "p", artefact(lm, "ahead"))
     with Engine(lm, ROOM) as engine:
         engine.classify([Asked(version, "a")] * 5).result(60)

@@ -21,7 +21,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
-from foreword.serving.work import Asked, Busy, Delta, Sampling
+from foreword.serving.protocol import Asked, Busy, Delta, Sampling
 from foreword.training.trainer import train
 from tests.models.zoo import build
 from tests.planted import planted_task
@@ -239,7 +239,7 @@ def test_one_bad_row_stops_no_other(llama, tmp_path):
 
 def test_a_pass_that_fails_is_tried_row_by_row(llama, tmp_path, monkeypatch):
     """What goes wrong in the model for one row is told to that row alone."""
-    import foreword.serving.labelling as module
+    import foreword.serving.classification as module
 
     version = saved(tmp_path, "p", artefact(llama, "ahead"))
     inner = module.score

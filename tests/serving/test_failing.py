@@ -9,13 +9,13 @@ import httpx
 import pytest
 import torch
 
-import foreword.serving.writing as writing
+import foreword.serving.generation as writing
 from foreword.errors import ModelError
 from foreword.models.load import load
 from foreword.serving import run as run_module
 from foreword.serving.engine import Engine
+from foreword.serving.protocol import Asked, Busy, Sampling, Stopped
 from foreword.serving.run import EngineFailed, run
-from foreword.serving.work import Asked, Busy, Sampling, Stopped
 from tests.serving.made import artefact, saved
 from tests.serving.running import ROOM, Limits, Lines, client, filled, server
 
@@ -110,8 +110,8 @@ def lost(*_, **__):
 
 @pytest.mark.parametrize("place", ["choose", "score", "labelling", "take", "loop"])
 def test_an_engine_that_cannot_go_on_ends_and_tells_everybody(lm, version, monkeypatch, place):
-    import foreword.serving.labelling as labelling
-    from foreword.serving.reading import Reader
+    import foreword.serving.classification as labelling
+    from foreword.serving.request_encoding import Reader
 
     def ends(*_, **__):
         raise SystemExit("zanzibar")

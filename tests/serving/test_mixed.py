@@ -13,7 +13,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
-from foreword.serving.work import Asked, Sampling
+from foreword.serving.protocol import Asked, Sampling
 from tests.models.zoo import build
 from tests.serving.alone import alone_scores, alone_text
 from tests.serving.made import artefact, saved

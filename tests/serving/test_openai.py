@@ -8,8 +8,8 @@ import pytest
 from foreword.models.load import load
 from foreword.serving.engine import Engine
 from foreword.serving.keys import KeyRing
+from foreword.serving.protocol import Asked, Sampling
 from foreword.serving.store import PromptStore
-from foreword.serving.work import Asked, Sampling
 from tests.serving.running import NAMES, ROOM, filled, listening, server
 
 

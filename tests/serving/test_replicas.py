@@ -19,8 +19,8 @@ from foreword.serving.app import Limits
 from foreword.serving.archive import pack_archive
 from foreword.serving.engine import Engine, Room
 from foreword.serving.keys import KeyRing
+from foreword.serving.protocol import Asked
 from foreword.serving.store import PromptStore
-from foreword.serving.work import Asked
 from tests.serving.made import artefact
 from tests.serving.processes import Process, is_loopback, listening, process
 from tests.serving.running import ROOM, filled

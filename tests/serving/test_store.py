@@ -15,7 +15,7 @@ from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.files import write_folder
 from foreword.errors import ArtefactError, ConfigError
 from foreword.models.load import load
-from foreword.serving import adopted, journal, states
+from foreword.serving import journal, states, training_outputs
 from foreword.serving import store as module
 from foreword.serving.names import check_alias, check_name, parse
 from foreword.serving.store import PromptStore, UnknownPrompt, read_version
@@ -223,7 +223,7 @@ def test_links_or_copies_the_adopted_bytes_are_the_stores_own(tmp_path, monkeypa
 
 def test_training_that_replaces_an_artefact_meanwhile_is_adopted_whole(tmp_path, monkeypatch):
     """The folder changes between two of its files: all are of the new one, or all of the old."""
-    inner, done = adopted._link_file, []
+    inner, done = training_outputs._link_file, []
     plant(tmp_path / "artefacts" / "a", 1)
 
     def link(name, at, target):
@@ -232,7 +232,7 @@ def test_training_that_replaces_an_artefact_meanwhile_is_adopted_whole(tmp_path,
             done.append(name)
             plant(tmp_path / "artefacts" / "a", 2)
 
-    monkeypatch.setattr(adopted, "_link_file", link)
+    monkeypatch.setattr(training_outputs, "_link_file", link)
     version = PromptStore.open(tmp_path).resolve("a")
     assert done
     contents = {file.name: file.read_bytes() for file in version.folder.iterdir()}
@@ -469,7 +469,7 @@ def test_a_start_reads_states_and_no_artefact(tmp_path, count):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", counted)
         assert len(PromptStore.open(tmp_path).names()) == count
-    assert not [path for path in opened if path.name in adopted.FILES]
+    assert not [path for path in opened if path.name in training_outputs.FILES]
     assert len([path for path in opened if path.name == journal.STATE]) == count
 
 

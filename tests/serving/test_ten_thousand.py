@@ -18,9 +18,9 @@ from foreword.errors import ArtefactError
 from foreword.models.load import load
 from foreword.serving.bank import PromptBank
 from foreword.serving.engine import Engine, Room
+from foreword.serving.protocol import Asked
 from foreword.serving.store import PromptStore, UnknownPrompt
 from foreword.serving.weigh import bytes_of
-from foreword.serving.work import Asked
 from tests.serving.alone import alone_scores
 from tests.serving.book import SAME, Book, odds_of
 from tests.serving.made import artefact

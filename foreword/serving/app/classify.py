@@ -13,7 +13,7 @@ from foreword.serving.app.futures import outcome, unless_gone
 from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import Classification, ClassifyRequest
 from foreword.serving.app.server import key_of, server_of, told
-from foreword.serving.work import Asked, Judged
+from foreword.serving.protocol import Asked, Judged
 
 router = guarded()
 

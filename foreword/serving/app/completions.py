@@ -14,7 +14,7 @@ from foreword.serving.app.schemas import ChatCompletion, ChatRequest, Completion
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.app.streaming import EventStream
 from foreword.serving.app.text_responses import Wanted, Writing
-from foreword.serving.work import Asked, Sampling
+from foreword.serving.protocol import Asked, Sampling
 
 TOKENS, CHAT_TOKENS = 16, 256
 EVENTS = {  # the schema is that of one event

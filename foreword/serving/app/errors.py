@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from foreword.errors import ArtefactError, ForewordError, ModelError
+from foreword.serving.protocol import Busy, Stopped
 from foreword.serving.store import UnknownPrompt
-from foreword.serving.work import Busy, Stopped
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",

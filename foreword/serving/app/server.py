@@ -13,9 +13,9 @@ from foreword.serving.app.limits import Limits, Place, Places
 from foreword.serving.app.metrics import Metrics
 from foreword.serving.keys import EVERYONE, Key, KeyRing
 from foreword.serving.names import parse
+from foreword.serving.protocol import Client, Works
 from foreword.serving.quota import Quota
 from foreword.serving.store import PromptStore, UnknownPrompt, Version
-from foreword.serving.work import Client, Works
 
 INFERENCE = ("/v1/classify", "/v1/completions", "/v1/chat/completions")
 REMEMBERED = 1000  # sets of patterns

@@ -12,7 +12,7 @@ from foreword.serving.app.errors import answer
 from foreword.serving.app.futures import outcome
 from foreword.serving.app.server import Server
 from foreword.serving.app.streaming import LAST, data
-from foreword.serving.work import ANYBODY, Asked, Client, Delta, Generated, Piece, Sampling, Ticket
+from foreword.serving.protocol import ANYBODY, Asked, Client, Delta, Generated, Piece, Sampling, Ticket
 
 
 @dataclass(frozen=True)

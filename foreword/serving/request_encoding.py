@@ -16,8 +16,8 @@ from foreword.models.rendering import frozen
 from foreword.models.spans import text_spans
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import Judging, Labelling, Writing
+from foreword.serving.protocol import Asked, Judged, Sampling
 from foreword.serving.store import Version
-from foreword.serving.work import Asked, Judged, Sampling
 from foreword.tasks.input_rows import row_of
 from foreword.tasks.rows import Row
 

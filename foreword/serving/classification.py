@@ -15,9 +15,9 @@ from foreword.models.parts import joined
 from foreword.models.score import score
 from foreword.serving.bank import PromptBank
 from foreword.serving.jobs import Judging, Labelling, Unit, columns, settle
-from foreword.serving.mixed import attempt, mixed_bank
+from foreword.serving.mixed_batch import attempt, mixed_bank
+from foreword.serving.protocol import Judged
 from foreword.serving.turns import Turns
-from foreword.serving.work import Judged
 
 
 @final
