@@ -2,9 +2,16 @@
 
 import click
 
-from foreword.cli.choices import DataChoice, FormatChoice, ModelChoice, data_options, format_options, model_options
 from foreword.cli.console import note, print_json, table
 from foreword.cli.lists import json_flag
+from foreword.cli.shared_options import (
+    DataChoice,
+    FormatChoice,
+    ModelChoice,
+    data_options,
+    format_options,
+    model_options,
+)
 
 
 @click.command(short_help="What a model says because of its demonstrations.")

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import (
+from foreword.cli.console import note, print_json, this_command
+from foreword.cli.lists import json_flag
+from foreword.cli.progress import Bars
+from foreword.cli.results import as_json as comparison_as_json
+from foreword.cli.results import print_lines
+from foreword.cli.shared_options import (
     DataChoice,
     FormatChoice,
     ModelChoice,
@@ -18,11 +23,6 @@ from foreword.cli.choices import (
     shots_option,
     with_remote,
 )
-from foreword.cli.console import note, print_json, this_command
-from foreword.cli.lists import json_flag
-from foreword.cli.progress import Bars
-from foreword.cli.results import as_json as comparison_as_json
-from foreword.cli.results import print_lines
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from foreword.cli.choices import ModelChoice, model_options
 from foreword.cli.compare import report, run
 from foreword.cli.console import note
 from foreword.cli.lists import json_flag
+from foreword.cli.shared_options import ModelChoice, model_options
 
 METHODS = ("manual", "bag-of-words", "prompt-tuning", "prefix-tuning", "fine-tuning")
 # Chosen on development rows so that two cores need less than five minutes for all.

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import (
+from foreword.cli.console import note, print_json, this_command
+from foreword.cli.lists import json_flag
+from foreword.cli.results import print_blocks, print_filled
+from foreword.cli.shared_options import (
     DataChoice,
     FormatChoice,
     ModelChoice,
@@ -13,9 +16,6 @@ from foreword.cli.choices import (
     format_options,
     model_options,
 )
-from foreword.cli.console import note, print_json, this_command
-from foreword.cli.lists import json_flag
-from foreword.cli.results import print_blocks, print_filled
 from foreword.cli.sources import read_family, read_source
 from foreword.errors import ConfigError
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foreword.cli.choices import DataChoice, ModelChoice, data_options, decoding_options, model_options
 from foreword.cli.console import note, print_json, table
 from foreword.cli.decoding import DecodingChoice
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import decoded, model_override, open_artefact, other_weights, tell_cuts, tell_shown
+from foreword.cli.loading import decoded, model_override, open_artefact, other_weights, tell_cuts, tell_shown
+from foreword.cli.shared_options import DataChoice, ModelChoice, data_options, decoding_options, model_options
 from foreword.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from foreword.cli.choices import ModelChoice, model_options
 from foreword.cli.console import note, pairs, print_json
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import model_override, open_artefact
+from foreword.cli.loading import model_override, open_artefact
+from foreword.cli.shared_options import ModelChoice, model_options
 from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ArtefactError
 

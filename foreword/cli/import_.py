@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from foreword.cli.choices import FormatChoice, ModelChoice, model_options, placed_format_options
 from foreword.cli.console import note, pairs, print_json, size
 from foreword.cli.lists import json_flag
+from foreword.cli.shared_options import FormatChoice, ModelChoice, model_options, placed_format_options
 from foreword.cli.show import chat_lines, summary
 from foreword.cli.train import hold, refuse_to_replace
 from foreword.errors import ConfigError

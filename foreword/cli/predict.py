@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foreword.cli.choices import ModelChoice, decoding_options, model_options
 from foreword.cli.console import print_json
 from foreword.cli.decoding import DecodingChoice
 from foreword.cli.lists import json_flag
-from foreword.cli.opened import decoded, model_override, open_artefact, other_weights
+from foreword.cli.loading import decoded, model_override, open_artefact, other_weights
+from foreword.cli.shared_options import ModelChoice, decoding_options, model_options
 from foreword.errors import DataError
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from foreword.cli.choices import DataChoice, ModelChoice, data_options, model_options
 from foreword.cli.console import note
 from foreword.cli.lists import json_flag
 from foreword.cli.progress import Bars
+from foreword.cli.shared_options import DataChoice, ModelChoice, data_options, model_options
 from foreword.cli.store import read_tasks, resumable, tell
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import ModelChoice, model_options
 from foreword.cli.console import note, size
-from foreword.cli.opened import model_override
+from foreword.cli.loading import model_override
+from foreword.cli.shared_options import ModelChoice, model_options
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import click
 
 from foreword.cli.console import pairs, print_json, size
 from foreword.cli.lists import json_flag
-from foreword.cli.searched import candidate_lines
+from foreword.cli.search_summary import candidate_lines
 
 if TYPE_CHECKING:
     from foreword.core.artefact import Artefact

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foreword.cli.choices import DataChoice
 from foreword.cli.console import note
+from foreword.cli.shared_options import DataChoice
 from foreword.cli.store import read_tasks
 from foreword.errors import ForewordError
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import DataChoice, FormatChoice, ModelChoice
 from foreword.cli.console import note, print_json, table, this_command
 from foreword.cli.progress import Bars
 from foreword.cli.results import print_blocks, print_filled
+from foreword.cli.shared_options import DataChoice, FormatChoice, ModelChoice
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:

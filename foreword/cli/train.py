@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import (
+from foreword.cli.console import note, pairs, print_json, seconds, size, this_command
+from foreword.cli.lists import json_flag
+from foreword.cli.loading import tell_cuts
+from foreword.cli.progress import Bars
+from foreword.cli.search_summary import search_lines
+from foreword.cli.shared_options import (
     DataChoice,
     FormatChoice,
     ModelChoice,
@@ -19,11 +24,6 @@ from foreword.cli.choices import (
     split_pair,
     with_remote,
 )
-from foreword.cli.console import note, pairs, print_json, seconds, size, this_command
-from foreword.cli.lists import json_flag
-from foreword.cli.opened import tell_cuts
-from foreword.cli.progress import Bars
-from foreword.cli.searched import search_lines
 from foreword.cli.show import summary
 from foreword.cli.sources import read_family, read_source
 from foreword.cli.store import store_tasks

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foreword.cli.choices import ModelChoice
 from foreword.cli.console import note
 from foreword.cli.decoding import DecodingChoice, tell_set_aside
+from foreword.cli.shared_options import ModelChoice
 
 if TYPE_CHECKING:
     from foreword.inference.predictor import Prompted
