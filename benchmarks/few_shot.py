@@ -19,13 +19,13 @@ import torch
 from benchmarks.parts import cells, shapes
 from benchmarks.parts.measure import clock, machine
 from foreword.core.prompts import HardPrompt, stack
+from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_value
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.load import load
 from foreword.models.score import score_all
 from foreword.tasks.task import Task
-from foreword.training.joint_step import stacked_scores
 from foreword.training.trainer import train
 
 NAMES = [f"{model}/{shots}" for model in ("mini", "gpt2") for shots in (4, 16)]

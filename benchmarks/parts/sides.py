@@ -14,13 +14,13 @@ from torch.nn.functional import cross_entropy
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
+from foreword.inference.batched import batches_of
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.task import Task
 from foreword.training.contract import GradientMethod, Learner
-from foreword.training.joint_step import batches_of
 from foreword.training.loop import Rows, Run, batch_rows
 from foreword.training.trainer import make_job
 

@@ -6,10 +6,10 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
+from foreword.inference.batched import batches_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import batches_of
 
 
 def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:

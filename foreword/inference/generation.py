@@ -13,6 +13,7 @@ from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, st
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.core.values import Probe, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
+from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Sampling, Writer, looking_back
 from foreword.models.encoding.batch import Encoded, collate, prepare, with_common_lead
@@ -20,7 +21,6 @@ from foreword.models.encoding.encoder import Encoder
 from foreword.models.generate import Ask, Sample, write
 from foreword.models.shared_prefix import compile_leads
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import batches_of, view
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 OnText = Callable[[int, int, int, Sample], int]  # artefact, row, sample, text: how many more the row needs at least

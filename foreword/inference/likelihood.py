@@ -9,11 +9,11 @@ import torch
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import Learnt, text_start
+from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import with_common_lead
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import stacked_scores
 
 
 @final

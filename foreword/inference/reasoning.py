@@ -12,12 +12,12 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Answer, Field, Literal, Template, Turn
 from foreword.core.values import text_start
 from foreword.inference.answers import Answered, answer_rows, choices_of
+from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.generate import Sample
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import stacked_scores
 
 REASONED = "the model's reasoning"  # the name of the field that holds it, which no column has
 

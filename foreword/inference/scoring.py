@@ -16,6 +16,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
 from foreword.core.values import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
+from foreword.inference.batched import stacked_scores
 from foreword.inference.features import encode_rows, row_features
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
@@ -23,7 +24,6 @@ from foreword.methods.meta.pool_lens import pool_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import stacked_scores
 
 
 @dataclass(frozen=True, eq=False)

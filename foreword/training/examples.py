@@ -11,6 +11,7 @@ from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError
+from foreword.inference.batched import stacked_scores
 from foreword.inference.features import encode_rows
 from foreword.inference.generation import written_form
 from foreword.inference.metrics import label_of, require_targets
@@ -19,7 +20,7 @@ from foreword.models.encoding.chat import turn_end
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import Plan
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import Example, stacked_scores
+from foreword.training.joint_step import Example
 
 
 @final

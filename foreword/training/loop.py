@@ -11,11 +11,12 @@ import torch
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ForewordError, ModelError
+from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.training.contract import Learner, Progress, Step
 from foreword.training.examples import Rows, mean_nll
-from foreword.training.joint_step import stacked_scores, step_gradients
+from foreword.training.joint_step import step_gradients
 from foreword.training.optimizers import learning_rate, make_optimizer
 
 

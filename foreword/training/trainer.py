@@ -16,6 +16,7 @@ from foreword.core.format import Format
 from foreword.core.locks import held
 from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
@@ -40,7 +41,7 @@ from foreword.training.contract import (
     StepwiseMethod,
 )
 from foreword.training.examples import Rows, mean_nll
-from foreword.training.joint_step import rebuilt, stacked_scores, tensors_of
+from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
 from foreword.training.options import configure
 from foreword.training.search_checkpoint import FileNotebook

@@ -14,6 +14,7 @@ from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.inference.answers import answer_rows
+from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import write_rows
 from foreword.inference.predictor import Prompted
 from foreword.inference.reasoning import REASONED, concluded_form
@@ -24,7 +25,6 @@ from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.task import Task
 from foreword.tasks.vote import majority_at
-from foreword.training.joint_step import stacked_scores
 from foreword.training.trainer import make_job, train
 from tests.methods.planted_lm import markov_lm
 

@@ -16,6 +16,7 @@ from foreword.core.format import Decoding, Format
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
+from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.encoding.encoder import Encoder
@@ -23,7 +24,6 @@ from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.examples import Rows, mean_nll, reference_nll
-from foreword.training.joint_step import stacked_scores
 from foreword.training.trainer import Trained, make_job, train_many
 
 SEEDS, LENGTH, LETTERS, WRITTEN = 10, 4, "abcdefghijklmnop", 3

@@ -23,6 +23,7 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ModelError
+from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import write_rows
 from foreword.methods.meta.task_losses import Texts
 from foreword.methods.triggers.row_block import Block
@@ -36,7 +37,6 @@ from foreword.models.shared_prefix import compile_prompt
 from foreword.serving.engine import Engine
 from foreword.serving.protocol import Asked, Sampling
 from foreword.tasks.rows import Row
-from foreword.training.joint_step import stacked_scores
 from tests.models.zoo import DECODER, MIXED, SIZES, batch, gap, logits, read, sentences
 from tests.serving.made import saved
 

@@ -14,6 +14,7 @@ from foreword.core.template import Answer, Field, Template, Turn
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.answers import answer_rows, text_values
+from foreword.inference.batched import stacked_scores
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.scoring import encode_rows
 from foreword.methods.instructions.halving import Cells
@@ -25,7 +26,6 @@ from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger, key_of
 from foreword.training.contract import Progress, Step
-from foreword.training.joint_step import stacked_scores
 
 Score = Literal["likelihood", "metric"]
 CHUNK = 128  # rows read between two entries in the ledger

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from foreword.core.shapes import Float, Tensor
+from foreword.inference.batched import batches_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, collate, prepare
-from foreword.training.joint_step import batches_of
 
 
 @torch.no_grad()

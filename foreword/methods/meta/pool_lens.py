@@ -16,6 +16,7 @@ from torch.nn.functional import nll_loss
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import PromptPool
+from foreword.inference.batched import batches_of
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.methods.meta.meta_step import Lens
 from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
@@ -23,7 +24,6 @@ from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
 from foreword.models.score import score
-from foreword.training.joint_step import batches_of
 
 MOST_KEPT = 100_000  # rows whose features are kept
 

@@ -7,10 +7,10 @@ from torch.nn.functional import normalize, one_hot
 
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Int, Tensor
+from foreword.inference.batched import batches_of
 from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
-from foreword.training.joint_step import batches_of
 
 SHARPNESS = 10.0  # cosines times this are the scores
 

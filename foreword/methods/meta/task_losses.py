@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy, pad
 
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Tensor
+from foreword.inference.batched import batches_of
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score
-from foreword.training.joint_step import batches_of
 
 KEPT_NUMBERS = 2**27  # keys and values of texts that are kept at once (half a gigabyte in fp32)
 

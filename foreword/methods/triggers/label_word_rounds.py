@@ -8,12 +8,12 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
+from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_rows
 from foreword.methods.triggers.final_choice import measure
 from foreword.methods.triggers.label_words import find_words, with_words
 from foreword.models.base import FrozenLM
 from foreword.training.contract import Ended, Job, Notebook
-from foreword.training.joint_step import stacked_scores
 
 Search = Callable[[FrozenLM, Job, Notebook], Ended]
 

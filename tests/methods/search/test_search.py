@@ -14,6 +14,7 @@ import torch
 
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
+from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_rows
 from foreword.methods.instructions.candidates import NONE, Pool, Reader, with_instruction
 from foreword.methods.instructions.halving import Cells
@@ -25,7 +26,6 @@ from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
-from foreword.training.joint_step import stacked_scores
 from tests.planted import NOUNS, planted_task
 
 ANSWERS = ("red", "green", "blue")
