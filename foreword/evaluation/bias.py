@@ -17,13 +17,12 @@ from foreword.core.arguments import checked
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError, DataError
-from foreword.inference.calibration import calibrate
+from foreword.inference.calibration import HardConfig, calibrate
 from foreword.methods.words.demonstrations import count_fitting, drawn, longest_rows, pool_of, put, scores_of
 from foreword.models.base import FrozenLM
 from foreword.models.rendering import frozen
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.contract import HardConfig
 
 Array = NDArray[np.float64]
 

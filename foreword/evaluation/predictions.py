@@ -16,6 +16,7 @@ from foreword.core.prompts import HardPrompt
 from foreword.errors import DataError
 from foreword.evaluation.statistics import MEASURES, Resampled, resample_all, resample_summed
 from foreword.inference.answers import Answered, cut_of, judged
+from foreword.inference.calibration import HardConfig
 from foreword.inference.reasoning import vote_scores
 from foreword.models.base import FrozenLM
 from foreword.tasks.corpus_metrics import Summed
@@ -26,7 +27,6 @@ from foreword.tasks.rows import Row
 from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import Judge
-from foreword.training.contract import HardConfig
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
 Score = Callable[[FrozenLM, Pairs], Sequence[Any]]  # per pair (rows, labels), -inf where a row has no such label

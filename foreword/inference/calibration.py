@@ -27,7 +27,21 @@ from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.contract import HardConfig
+
+
+@dataclass(frozen=True)
+class HardConfig:
+    """What every method whose prompt is words shares: how the scores are calibrated afterwards (`methods.calibrate`).
+
+    "auto" chooses among the rules, "none" included, on development rows; `temperature` is fitted on them too.
+    `content_free` texts have | between them; `premise` stands for the domain (None: the template without its fields).
+    """
+
+    calibrate: Literal["none", "contextual", "pmi", "batch", "auto"] = "none"
+    temperature: bool = False
+    content_free: str = "N/A||[MASK]"
+    premise: str | None = None
+
 
 Rule = Literal["none", "contextual", "pmi", "batch"]
 RULES: tuple[Rule, ...] = get_args(Rule)

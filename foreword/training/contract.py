@@ -42,20 +42,6 @@ class GradientConfig:
 
 
 @dataclass(frozen=True)
-class HardConfig:
-    """What every method whose prompt is words shares: how the scores are calibrated afterwards (`methods.calibrate`).
-
-    "auto" chooses among the rules, "none" included, on development rows; `temperature` is fitted on them too.
-    `content_free` texts have | between them; `premise` stands for the domain (None: the template without its fields).
-    """
-
-    calibrate: Literal["none", "contextual", "pmi", "batch", "auto"] = "none"
-    temperature: bool = False
-    content_free: str = "N/A||[MASK]"
-    premise: str | None = None
-
-
-@dataclass(frozen=True)
 class Job:
     """One artefact to make: a task put in a format, a method with its config, and a seed.
 

@@ -17,7 +17,7 @@ from foreword.core.locks import held
 from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.batched import stacked_scores
-from foreword.inference.calibration import calibrate
+from foreword.inference.calibration import HardConfig, calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
@@ -33,7 +33,6 @@ from foreword.training.contract import (
     DirectMethod,
     Ended,
     GradientMethod,
-    HardConfig,
     Job,
     Method,
     Progress,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
+from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions import proposal_prompts
 from foreword.methods.instructions.candidates import NONE, Pool, Reader, with_instruction
 from foreword.methods.instructions.instruction_file import given_instructions
@@ -21,7 +22,7 @@ from foreword.methods.search.choose import check_proposer, proposing
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 from foreword.training.answer_log import Ledger
-from foreword.training.contract import HardConfig, Job, Progress, SearchMethod
+from foreword.training.contract import Job, Progress, SearchMethod
 from foreword.training.options import Count, Positive, Share, Whole
 
 TOGETHER = 5  # texts asked for with one prompt

@@ -10,6 +10,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError
+from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions.candidates import NONE, Pool, Reader, Score
 from foreword.methods.instructions.infill import Filling, Infiller, shapes
 from foreword.methods.instructions.rounds import candidates, described, exhaustive, search
@@ -21,7 +22,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.rows import Row
 from foreword.training.answer_log import Ledger
-from foreword.training.contract import HardConfig, Job, Progress, SearchMethod
+from foreword.training.contract import Job, Progress, SearchMethod
 from foreword.training.options import Count
 
 

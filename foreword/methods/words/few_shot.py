@@ -12,6 +12,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.values import Ensemble, Member, Rule
 from foreword.errors import ConfigError
+from foreword.inference.calibration import HardConfig
 from foreword.methods.words.demonstrations import (
     count_fitting,
     drawn,
@@ -24,7 +25,7 @@ from foreword.methods.words.demonstrations import (
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
-from foreword.training.contract import DirectMethod, Found, HardConfig, Job
+from foreword.training.contract import DirectMethod, Found, Job
 from foreword.training.options import Count, Joint, Share
 
 

@@ -6,10 +6,11 @@ import numpy as np
 
 from foreword.core.values import Neighbours
 from foreword.errors import ConfigError
+from foreword.inference.calibration import HardConfig
 from foreword.inference.retrieval import embeddings, encode_near
 from foreword.methods.words.demonstrations import example_of, longest_rows, pool_of
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Found, HardConfig, Job
+from foreword.training.contract import DirectMethod, Found, Job
 from foreword.training.options import Count, Joint
 
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows

@@ -5,8 +5,9 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
+from foreword.inference.calibration import HardConfig
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, HardConfig, Job
+from foreword.training.contract import DirectMethod, Job
 
 
 class Manual(DirectMethod):
