@@ -18,9 +18,9 @@ from foreword.core.values import Ensemble, Learnt, Neighbours, Probe, PromptPool
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.features import encode_rows, row_features
+from foreword.inference.prompt_pool import pool_scores
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
-from foreword.methods.meta.pool_lens import pool_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
