@@ -15,10 +15,10 @@ from torch.nn.functional import nll_loss
 
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import PromptPool
-from foreword.inference.prompt_pool import bank_of, mixed, without_slots
+from foreword.inference.prompt_pool import bank_of, features, frozen_features, mixed, near, without_slots
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.methods.meta.meta_step import Lens
-from foreword.methods.meta.prototypes import by_task, features, frozen_features, near
+from foreword.methods.meta.prototypes import by_task
 from foreword.methods.meta.task_losses import Fold
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded

@@ -10,12 +10,11 @@ from foreword.core.artefact import Artefact, unpack
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.core.values import PromptPool
 from foreword.errors import ArtefactError, ConfigError
-from foreword.inference.prompt_pool import mixed, without_slots
+from foreword.inference.prompt_pool import features, mixed, near, without_slots
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
 from foreword.methods.meta.inner_loop import gradient, product
 from foreword.methods.meta.pool_lens import PoolLens
-from foreword.methods.meta.prototypes import features, near
 from foreword.models.load import load
 from foreword.models.score import score
 from foreword.training.trainer import make_job, train
