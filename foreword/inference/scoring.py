@@ -1,11 +1,8 @@
 """Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
 
 import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 
@@ -21,6 +18,7 @@ from foreword.inference.features import encode_rows, row_features
 from foreword.inference.prompt_pool import pool_scores
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
+from foreword.inference.word_counts import count_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
@@ -164,29 +162,3 @@ def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row])
 
 def probe_scores(lm: FrozenLM, probe: Probe, form: Format, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
     return row_features(lm, form, rows, probe.pool) @ probe.weight_CD.T + probe.bias_C
-
-
-WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def row_words(fields: Sequence[str], row: Row) -> list[str]:
-    """Lower-case words and pairs of neighbours; where a row has several texts each word is marked with its field."""
-    words = []
-    for name in fields:
-        mark = f"{name}:" if len(fields) > 1 else ""
-        found = WORD.findall(row.fields[name].lower())
-        words += [mark + w for w in found] + [f"{mark}{a} {b}" for a, b in pairwise(found)]
-    return words
-
-
-def count_scores(value: WordCounts, fields: Sequence[str], rows: Sequence[Row]) -> Float[Tensor, "N C"]:
-    """TF-IDF (sublinear counts, rows of length 1) times the classifier's weights."""
-    column = {word: i for i, word in enumerate(value.words)}
-    out = value.bias_C.repeat(len(rows), 1)
-    for number, row in enumerate(rows):
-        counts = Counter(column[w] for w in row_words(fields, row) if w in column)
-        if counts:
-            index = torch.tensor(list(counts))
-            weight = (1.0 + torch.tensor([float(c) for c in counts.values()]).log()) * value.idf_V[index]
-            out[number] += value.weight_CV[:, index] @ (weight / weight.norm())
-    return out

@@ -59,7 +59,8 @@ def test_word_counts_score_as_scikit_learn_does():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from foreword.inference.scoring import row_words, score_rows
+    from foreword.inference.scoring import score_rows
+    from foreword.inference.word_counts import row_words
 
     task = planted_task(3)
     art = foreword.train(foreword.load("foreword-tiny"), task, "bag-of-words", regularisation=2.0).artefact

@@ -9,7 +9,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.values import WordCounts
 from foreword.errors import ConfigError, DataError
-from foreword.inference.scoring import row_words
+from foreword.inference.word_counts import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
