@@ -10,8 +10,8 @@ from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import Probe
 from foreword.errors import ConfigError, DataError
+from foreword.inference.metrics import label_of
 from foreword.inference.scoring import row_features
-from foreword.methods.triggers.search_space import label_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.metrics import accuracy, nll

@@ -12,9 +12,9 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
+from foreword.inference.metrics import label_of
 from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.triggers.explanation import with_prompt
-from foreword.methods.triggers.search_space import label_of
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import DataError
+from foreword.inference.metrics import label_of
 from foreword.methods.triggers.detokenise import Writer
 from foreword.methods.triggers.objective import Objective
 from foreword.methods.triggers.row_block import Block
@@ -99,12 +100,6 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
         gradient_rows=config.gradient_rows,
         written=config.words and not everything,
     )
-
-
-def label_of(row: Row) -> int:
-    if row.label is None:
-        raise DataError(f"{row.where} has no label; a search needs one in every training row.")
-    return row.label
 
 
 def stratified(labels: Sequence[int], seed: int) -> list[int]:
