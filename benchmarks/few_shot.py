@@ -21,12 +21,12 @@ from benchmarks.parts.measure import clock, machine
 from foreword.core.prompts import HardPrompt, stack
 from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_value
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.load import load
 from foreword.models.score import score_all
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 
 NAMES = [f"{model}/{shots}" for model in ("mini", "gpt2") for shots in (4, 16)]
 TARGETS = {16: 5.0}  # how many times as fast at so many demonstrations, over 100 rows

@@ -24,13 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.parts import cells, shapes
 from benchmarks.parts.measure import machine
 from benchmarks.parts.search_peer import PaperLoop
+from foreword.methods.registry import make_job
 from foreword.methods.triggers.beam_search import Verify
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
 from foreword.methods.triggers.search_space import Field, make_field
 from foreword.methods.triggers.selection_rows import Pool
 from foreword.methods.triggers.slots import Prompt
 from foreword.methods.triggers.swaps import propose
-from foreword.training.trainer import make_job
 
 CELLS = ("gpt2/10", "bert/10", "gpt2/100", "bert/100")
 TARGETS = {"gpt2": 10.0, "bert": 4.0}

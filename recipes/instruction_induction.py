@@ -39,13 +39,13 @@ from foreword.methods.instructions.ape import ApeConfig
 from foreword.methods.instructions.candidates import NONE, with_instruction
 from foreword.methods.instructions.instruction_file import given_instructions
 from foreword.methods.instructions.search_rows import search_rows
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.read import read_task
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 
 SMALL = {
     "candidates": 8, "resampled": 4, "selection_rows": 16, "budget": 160, "proposal_tokens": 24, "frame": "paper",

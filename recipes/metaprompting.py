@@ -36,13 +36,14 @@ from foreword.errors import ForewordError
 from foreword.evaluation.compare import Failure
 from foreword.evaluation.episode_report import EpisodeLine, lines_of, markdown, over, percent
 from foreword.evaluation.episodes import Arm, Protocol, measure_arms
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.class_splits import SPLITS, plain, read_classes
 from foreword.tasks.episodes import Source, joined
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
-from foreword.training.trainer import make_job, train_many
+from foreword.training.trainer import train_many
 
 DATA = {"reuters": 128, "huffpost": 64, "hwu64": 64}  # tokens of a row at most, prompt included; 128 is the protocol's
 SPLIT = "metaprompter2023"

@@ -23,11 +23,11 @@ from foreword.evaluation.episode_report import percent
 from foreword.evaluation.predictions import Texts
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.inference.predictor import Prompted
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 
 TESTS = {"seen": "listings", "unseen values": "listings-values", "unseen kinds": "listings-kinds"}
 COMMON: dict[str, Any] = {"steps": 300, "batch_size": 8, "eval_every": 100, "schedule": "linear", "warmup": 20}

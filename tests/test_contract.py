@@ -15,11 +15,12 @@ from foreword.core.artefact import TENSORS, Artefact
 from foreword.errors import ConfigError
 from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
 from foreword.tasks.task import Task
 from foreword.training.contract import Step, StepwiseMethod
-from foreword.training.trainer import Trained, TrainingInterrupted, make_job, train, train_many
+from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_task, two_of_three
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]

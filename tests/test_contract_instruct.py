@@ -16,13 +16,13 @@ from foreword.inference.features import encode_rows
 from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
 from foreword.methods.instructions.proposers import LocalWriter, Sampling
+from foreword.methods.registry import train
 from foreword.methods.search.turns import fill_turn, places
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
-from foreword.training.trainer import train
 from tests.instructed import CHATS, instruct_lm, instruct_parts
 from tests.planted import planted_task, planted_texts
 from tests.test_contract import digest, short

@@ -13,11 +13,12 @@ from foreword.core.artefact import TENSORS, Artefact
 from foreword.inference.generation import write_rows
 from foreword.inference.metrics import measure
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.tasks.task import Task
 from foreword.training.contract import Step
 from foreword.training.examples import reference_nll
-from foreword.training.trainer import Trained, TrainingInterrupted, make_job, train, train_many
+from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_texts, two_of_three
 from tests.test_contract import digest, short
 

@@ -17,12 +17,12 @@ from foreword.core.values import Learnt
 from foreword.inference.batched import batches_of
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.task import Task
 from foreword.training.contract import GradientMethod, Learner
 from foreword.training.loop import Rows, Run, batch_rows
-from foreword.training.trainer import make_job
 
 Method = Literal["prompt", "prefix", "prefix-mlp"]
 Padding = Literal["examples", "buckets"]

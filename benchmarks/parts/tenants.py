@@ -9,9 +9,10 @@ import torch
 from benchmarks.parts import shapes
 from benchmarks.parts.measure import high_water, reset_high_water
 from foreword.errors import ForewordError
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task
-from foreword.training.trainer import Trained, make_job, train_many
+from foreword.training.trainer import Trained, train_many
 
 ROWS, BATCH = 16, 8
 

@@ -102,7 +102,7 @@ def compare(
     """
     from foreword.evaluation.compare import How
     from foreword.evaluation.grid import parse_options
-    from foreword.training.trainer import find_method
+    from foreword.methods.registry import find_method
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     chosen_methods = [find_method(name) for name in names]

@@ -92,9 +92,9 @@ def train(
     """
     from foreword.core.files import remove_whole
     from foreword.inference.predictor import Prompted
+    from foreword.methods.registry import find_method, make_job
     from foreword.tasks.episodes import joined
     from foreword.training.options import configure
-    from foreword.training.trainer import find_method, make_job
     from foreword.training.warm_start import with_init
 
     options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}

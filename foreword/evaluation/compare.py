@@ -23,11 +23,12 @@ from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
 from foreword.evaluation.summary import Line, summarise
 from foreword.inference.answers import answer_rows
+from foreword.methods.registry import fitting
 from foreword.models.base import FrozenLM
 from foreword.models.rendering import frozen
 from foreword.tasks.task import Task
 from foreword.training.contract import Job, Method, Progress
-from foreword.training.trainer import Outcome, fitting
+from foreword.training.trainer import Outcome
 
 Model = FrozenLM | str | Callable[[], FrozenLM]
 

@@ -25,10 +25,10 @@ from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
 from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.prototypes import prototype_scores
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.tasks.episodes import Episode, Source, Split
-from foreword.training.trainer import train
 
 HowKind = Literal["zero-step", "adapted", "prototypes", "fine-tuning"]
 RESULTS = "episodes.jsonl"

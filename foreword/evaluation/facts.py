@@ -13,13 +13,14 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ForewordError
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.tokenise import Pieces
 from foreword.tasks.ranks import rank_metrics, ranks
 from foreword.tasks.relations import Facts, Relation, fact_task, templates_of
 from foreword.tasks.task import Task
 from foreword.training.contract import Progress
-from foreword.training.trainer import make_artefact, make_job, train_many
+from foreword.training.trainer import make_artefact, train_many
 
 Candidates = Literal["relation", "all"]
 DRAWS = 2000

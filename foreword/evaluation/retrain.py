@@ -19,13 +19,13 @@ from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.evaluation.tasks import STACK, TaskLine, TaskReport, train_jobs, write_table
 from foreword.inference.answers import answer_rows
 from foreword.inference.scoring import score_rows as scores_of
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.load import load as load_by_name
 from foreword.tasks.read import draw_again, read_again
 from foreword.tasks.task import Task
 from foreword.training.contract import Job, Progress
-from foreword.training.trainer import make_job
 
 LoadModel = Callable[[str, str], FrozenLM]  # by name and kind
 

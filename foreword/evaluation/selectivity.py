@@ -8,10 +8,10 @@ import numpy as np
 
 from foreword.errors import DataError
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 
 
 @final

@@ -19,12 +19,12 @@ from foreword.evaluation.records import Record, Store, writing
 from foreword.evaluation.run import make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval
+from foreword.methods.registry import find_method, make_job
 from foreword.models.base import FrozenLM
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import recorded
 from foreword.training.contract import Job, Progress
 from foreword.training.options import configure
-from foreword.training.trainer import find_method, make_job
 
 STACK = 64
 LONGEST = 200  # bytes of a name; file systems take 255, and what is being written has a longer one

@@ -15,6 +15,7 @@ from foreword.errors import DataError
 from foreword.inference.answers import Answered, answer_rows, text_metrics
 from foreword.inference.reasoning import vote_scores
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited
 from foreword.models.load import load
@@ -24,7 +25,6 @@ from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.contract import Progress
-from foreword.training.trainer import train as train_artefact
 
 
 @final

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,15 @@ from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
 from foreword.core.locks import held
 from foreword.core.values import Learnt, text_start
-from foreword.errors import ConfigError, DataError, ForewordError
+from foreword.errors import DataError, ForewordError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import HardConfig, calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
-from foreword.methods import METHODS
+from foreword.methods.registry import find_method
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import count_cut
-from foreword.models.rendering import frozen
 from foreword.tasks.formats import longer_targets
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
@@ -34,7 +33,6 @@ from foreword.training.contract import (
     Ended,
     GradientMethod,
     Job,
-    Method,
     Progress,
     SearchMethod,
     StepwiseMethod,
@@ -42,9 +40,7 @@ from foreword.training.contract import (
 from foreword.training.examples import Rows, mean_nll
 from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
-from foreword.training.options import configure
 from foreword.training.search_checkpoint import FileNotebook
-from foreword.training.warm_start import with_init
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,52 +62,6 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 Outcome = Trained | ForewordError
 OnDone = Callable[[int, Outcome], None]
-
-
-def find_method(name: str) -> Method:
-    if name not in METHODS:
-        raise ConfigError(f"{name!r} is not a method; choose one of {', '.join(METHODS)}.")
-    return METHODS[name]
-
-
-def make_job(
-    lm: FrozenLM,
-    task: Task,
-    method: str,
-    *,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    form: Format | None = None,
-    family: Sequence[Task] = (),
-) -> Job:
-    """A job with its options parsed and checked; `form` is the task's own format for this kind of model by default.
-
-    The option `init` may be an artefact, or the folder of one, for methods that start from one. `family` are the tasks
-    whose episodes metaprompting learns from, where they are several.
-
-    Raises: ConfigError for an unknown method or option.
-    """
-    found = find_method(method)
-    plain, start = with_init(found, options or {})
-    config = configure(found, plain)
-    if family and not found.episodes:
-        raise ConfigError(f"{method} learns from one task; metaprompting learns from several.")
-    form = form or (family[0] if family else task).format(lm.kind, chat=lm.instructed, lm=lm)
-    return Job(
-        task,
-        fitting(found, frozen(lm.tokenizer, form, lm.name) if found.uses_lm else form),
-        method,
-        config,
-        seed,
-        f"{task.name}/{method}/seed {seed}",
-        tuple(family),
-        start,
-    )
-
-
-def fitting(method: Method, form: Format) -> Format:
-    """The format without its place for demonstrations, for a method that shows none."""
-    return form if method.demonstrates else dataclasses.replace(form, template=form.template.without_demos())
 
 
 def train_many(
@@ -196,29 +146,6 @@ def _train_all(
             kept = [o if isinstance(o, Trained) else partial.get(i) for i, o in enumerate(outcomes)]
             raise TrainingInterrupted(kept) from None
     return [outcome for outcome in outcomes if outcome is not None]
-
-
-def train(
-    lm: FrozenLM,
-    task: Task,
-    method: str,
-    *,
-    seed: int = 0,
-    form: Format | None = None,
-    progress: Progress | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    **options: Any,
-) -> Trained:
-    """Train one artefact; the options are the method's own (`foreword methods` lists them).
-
-    Raises: ConfigError, DataError, ModelError as the part that failed says.
-    """
-    job = make_job(lm, task, method, options=options, seed=seed, form=form)
-    outcome = train_many(lm, [job], progress=progress, checkpoint=checkpoint, resume=resume)[0]
-    if isinstance(outcome, ForewordError):
-        raise outcome
-    return outcome
 
 
 def _learn_directly(lm: FrozenLM, job: Job, learn: Callable[[], tuple[Any, ...] | Ended]) -> Trained:

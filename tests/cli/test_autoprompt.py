@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from foreword.methods.registry import train
 from foreword.models.load import load
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 

@@ -16,11 +16,11 @@ from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_fo
 from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.inner_loop import gradient
 from foreword.methods.meta.meta_gradient import spread
+from foreword.methods.registry import train
 from foreword.models.load import load
 from foreword.tasks.episodes import Source
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.methods.meta.test_metaprompting import SHORT, TINY, many_classes
 
 QUICK = Protocol(episodes=3, validation=2, steps=2, rates=(0.1, 0.5), fine_tuning_rates=(1e-3,))

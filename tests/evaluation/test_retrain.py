@@ -11,8 +11,8 @@ from foreword.evaluation.records import Store
 from foreword.evaluation.retrain import find_artefacts, retrain
 from foreword.evaluation.statistics import difference, resample
 from foreword.evaluation.tasks import train_tasks
+from foreword.methods.registry import train as train_one
 from foreword.tasks.read import read_task
-from foreword.training.trainer import train as train_one
 from tests.killed import contents
 from tests.planted import planted_task
 

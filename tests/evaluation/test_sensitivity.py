@@ -10,10 +10,10 @@ from foreword.core.template import Template
 from foreword.evaluation.compare import How, compare
 from foreword.evaluation.report import markdown
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
 from foreword.tasks.paraphrases import paraphrases
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 

@@ -11,7 +11,7 @@ from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.evaluation import schedule
 from foreword.evaluation.records import Store
 from foreword.evaluation.tasks import train_tasks
-from foreword.training.trainer import train as train_one
+from foreword.methods.registry import train as train_one
 from tests.killed import contents
 from tests.planted import planted_task
 

@@ -17,13 +17,13 @@ from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import fit_temperature
 from foreword.inference.scoring import Reading, score_readings, score_rows
+from foreword.methods.registry import train
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.tasks.metrics import accuracy, ece, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}

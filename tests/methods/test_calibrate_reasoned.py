@@ -8,10 +8,10 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.errors import ConfigError
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 SCORED = {"extract": "score", "max_new_tokens": 4}

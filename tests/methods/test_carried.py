@@ -10,11 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from foreword.inference.answers import answer_rows, text_values
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 
 TEMPLATE = "{q}\nA:{answer}"
 DIGITS, STEPS = 2, 340  # of the numbers, and of training: about half a minute

@@ -19,13 +19,13 @@ from foreword.inference.generation import write_rows
 from foreword.inference.predictor import Prompted
 from foreword.inference.reasoning import REASONED, concluded_form
 from foreword.inference.scoring import encode_rows, score_rows
+from foreword.methods.registry import make_job, train
 from foreword.methods.words.chain_of_thought import ChainOfThoughtConfig, reasoning_template
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.task import Task
 from foreword.tasks.vote import majority_at
-from foreword.training.trainer import make_job, train
 from tests.methods.planted_lm import markov_lm
 
 LAW = {"7": 0.5, "4": 0.3, "2": 0.2}

@@ -12,13 +12,13 @@ from transformers import GenerationConfig
 
 from foreword.core.format import Decoding
 from foreword.inference.generation import encode_to_write, write_rows
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.hf.seq2seq import HFSeq2Seq
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.methods.test_decoding import NEW, library, put
 from tests.methods.test_write import rows
 from tests.models import seq2seq_zoo

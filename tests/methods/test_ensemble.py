@@ -13,8 +13,8 @@ from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.ensemble import ensemble
 from foreword.inference.scoring import combined, score_rows
+from foreword.methods.registry import train
 from foreword.models.load import load
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}

@@ -17,6 +17,7 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.inference.batched import stacked_scores
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.encoding.encoder import Encoder
@@ -24,7 +25,7 @@ from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.examples import Rows, mean_nll, reference_nll
-from foreword.training.trainer import Trained, make_job, train_many
+from foreword.training.trainer import Trained, train_many
 
 SEEDS, LENGTH, LETTERS, WRITTEN = 10, 4, "abcdefghijklmnop", 3
 DECODING = Decoding(WRITTEN + 1)

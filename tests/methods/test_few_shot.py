@@ -18,11 +18,11 @@ from foreword.core.values import Ensemble, Neighbours
 from foreword.errors import ConfigError, DataError
 from foreword.inference.retrieval import embeddings, encode_near, nearest
 from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows
+from foreword.methods.registry import train
 from foreword.methods.words.demonstrations import entropy, pool_of
 from foreword.models.load import load
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.planted import planted_task
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}

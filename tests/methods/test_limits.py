@@ -16,13 +16,13 @@ from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown
 from foreword.inference.answers import answer_rows
 from foreword.inference.predictor import Prompted
+from foreword.methods.registry import train
 from foreword.methods.words.chain_of_thought import CAP, LEAST, REASONED, reasoning_limit
 from foreword.models.tiny import tiny
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.formats import LONGEST, default_decoding, longer_targets, token_counts
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.trainer import train
 from tests.methods.planted_lm import markov_lm
 
 

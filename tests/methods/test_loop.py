@@ -10,12 +10,13 @@ from foreword.core.prompts import SoftPrompt
 from foreword.errors import ArtefactError, ModelError
 from foreword.inference.batched import batches_of
 from foreword.inference.scoring import encode_rows
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.training import joint_step
 from foreword.training.contract import Learner
 from foreword.training.joint_step import Example, step_gradients
 from foreword.training.loop import Rows, Run, batch_rows, fit
-from foreword.training.trainer import Trained, make_job, train, train_many
+from foreword.training.trainer import Trained, train_many
 from tests.planted import planted_task
 
 LM = load("foreword-tiny", dtype=torch.float64)

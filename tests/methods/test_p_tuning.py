@@ -14,6 +14,7 @@ from foreword.core.artefact import TENSORS
 from foreword.errors import ConfigError
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.methods.soft.p_tuning import lstm, lstm_leaves, mlp, mlp_leaves
 from foreword.models.load import load
 from foreword.tasks.metrics import accuracy
@@ -21,7 +22,7 @@ from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import Step
 from foreword.training.joint_step import Example, step_gradients
 from foreword.training.loop import Rows, Run
-from foreword.training.trainer import Trained, TrainingInterrupted, make_job, train, train_many
+from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_task, two_of_three
 
 ENCODERS = {"mlp": (mlp, mlp_leaves), "lstm": (lstm, lstm_leaves)}

@@ -16,6 +16,7 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
@@ -27,7 +28,7 @@ from foreword.training.contract import GradientConfig, GradientMethod, Learner
 from foreword.training.examples import Rows, encode_targets, reference_nll
 from foreword.training.joint_step import step_gradients
 from foreword.training.loop import Run, fit
-from foreword.training.trainer import Trained, make_job, train_many
+from foreword.training.trainer import Trained, train_many
 from tests.models.zoo import build
 from tests.planted import planted_task, planted_texts
 

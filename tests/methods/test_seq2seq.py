@@ -20,6 +20,7 @@ from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.generation import write_rows, write_samples
 from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.predictor import Prompted, open_artefact
+from foreword.methods.registry import make_job, train
 from foreword.methods.soft.prefix_tuning import PrefixTuning
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
@@ -27,7 +28,6 @@ from foreword.models.shared_prefix import compile_prompt
 from foreword.models.tiny import tiny
 from foreword.serving.engine import Engine
 from foreword.tasks.rows import Row
-from foreword.training.trainer import make_job, train
 from tests.planted import planted_task
 
 TASK = planted_task(4, train=24, validation=8, test=8)

@@ -13,10 +13,10 @@ from foreword.errors import ConfigError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.models.score import score
 from foreword.tasks.task import Task
-from foreword.training.trainer import make_job, train
 from tests.planted import planted_task
 
 MINI = load("foreword-mini")

@@ -9,11 +9,11 @@ from transformers import AutoModelForMaskedLM
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.methods.instructions.infill import Filling, Gap, Infiller, shapes
+from foreword.methods.registry import train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.training.answer_log import Ledger
-from foreword.training.trainer import train
 from tests.instructed import instruct_lm
 from tests.planted import FILLER, NOUNS, planted_task
 

@@ -27,6 +27,7 @@ from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.scoring import encode_rows
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.hf import storage
@@ -34,7 +35,6 @@ from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.training.loop import Rows, Run, fit
-from foreword.training.trainer import make_job, train
 from tests.models.zoo import MASKED, VOCAB, batch, build, gap, logits, read, sentences
 from tests.planted import planted_task
 

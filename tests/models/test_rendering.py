@@ -17,13 +17,14 @@ from foreword.errors import ConfigError, ModelError
 from foreword.evaluation.compare import compare
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.interop.plain_text import export
+from foreword.methods.registry import make_job
 from foreword.models.compatibility import check
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import load
 from foreword.models.rendering import ChatTemplate, frozen, strftime
 from foreword.tasks.task import Task
-from foreword.training.trainer import is_of, make_job, recipe_hash
+from foreword.training.trainer import is_of, recipe_hash
 from tests.serving.running import client, server
 
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}[assistant] "

@@ -19,12 +19,13 @@ import transformers
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ModelError
+from foreword.methods.registry import make_job, train
 from foreword.models.base import FrozenLM
 from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
-from foreword.training.trainer import make_job, train, train_many
+from foreword.training.trainer import train_many
 from tests.models.placed import Placed, devices, place
 from tests.models.zoo import MASKED, batch, build, frozen, gap, logits, read, sentences
 from tests.planted import planted_task

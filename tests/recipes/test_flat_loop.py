@@ -5,11 +5,12 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM
 
 from foreword.methods import METHODS
+from foreword.methods.registry import make_job, train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.training.loop import batch_rows
-from foreword.training.trainer import _start, make_job, train
+from foreword.training.trainer import _start
 
 WORDS = {"negative": ["terrible"], "positive": ["wonderful"]}
 

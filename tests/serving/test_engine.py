@@ -17,12 +17,12 @@ from foreword.core.values import Probe
 from foreword.errors import ArtefactError, ConfigError, DataError, ModelError
 from foreword.inference.ensemble import ensemble
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
 from foreword.serving.protocol import Asked, Busy, Delta, Sampling
-from foreword.training.trainer import train
 from tests.models.zoo import build
 from tests.planted import planted_task
 from tests.serving.alone import alone_scores, alone_text

@@ -132,8 +132,8 @@ def test_bad_answers_are_named():
 
 
 def test_a_text_needs_no_options_to_be_answered():
+    from foreword.methods.registry import train
     from foreword.models.tiny import tiny
-    from foreword.training.trainer import train
 
     made = train(tiny("causal"), Task(train=ROWS, test=ROWS[:2]).with_(validation=()), "manual").artefact
     assert row_of(made, "what?", "TEXT 1").fields == {"q": "what?"}

@@ -17,11 +17,11 @@ from foreword.methods.meta.episode_rows import Deck
 from foreword.methods.meta.inner_loop import adapt, gradient, product
 from foreword.methods.meta.meta_gradient import meta_gradient, unrolled, weights_of
 from foreword.methods.meta.task_losses import Shape
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.tasks.episodes import Source
 from foreword.tasks.task import Task
 from foreword.training.options import configure
-from foreword.training.trainer import make_job, train
 from tests.live import Live
 from tests.methods.meta.problems import folded
 from tests.planted import NOUNS, planted_task

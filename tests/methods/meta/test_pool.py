@@ -15,9 +15,9 @@ from foreword.inference.scoring import encode_rows, score_rows
 from foreword.methods import METHODS
 from foreword.methods.meta.inner_loop import gradient, product
 from foreword.methods.meta.pool_lens import PoolLens
+from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.models.score import score
-from foreword.training.trainer import make_job, train
 from tests.methods.meta.problems import random_like
 from tests.methods.meta.test_metaprompting import SHORT, TASK, TINY, many_classes
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from foreword.methods.registry import make_job
 from foreword.methods.triggers.beam_search import Plan
 from foreword.methods.triggers.search_space import Field, make_field
 from foreword.models.base import FrozenLM, Kind
@@ -16,7 +17,6 @@ from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task
 from foreword.training.contract import Notebook
-from foreword.training.trainer import make_job
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEMPLATE = {"masked": "{text} so then {mask} .", "causal": "{text} so then {answer}"}

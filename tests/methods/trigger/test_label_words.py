@@ -11,9 +11,9 @@ import torch
 
 from foreword.core.values import Probe
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.methods.triggers.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
 from foreword.models.hf.families import output_of
-from foreword.training.trainer import train
 from tests.methods.trigger.made import word_lm, word_task
 
 SEED = random.SystemRandom().randrange(10**6)

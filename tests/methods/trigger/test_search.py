@@ -16,10 +16,11 @@ from scipy.stats import spearmanr, ttest_rel
 
 from foreword.errors import ForewordError
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import train
 from foreword.methods.triggers.beam_search import State, descend
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
 from foreword.tasks.metrics import accuracy
-from foreword.training.trainer import TrainingInterrupted, train
+from foreword.training.trainer import TrainingInterrupted
 from tests.methods.trigger.made import field_of, plan, planted_key, word_lm, word_task
 from tests.methods.trigger.test_losses import library_loss
 

@@ -14,6 +14,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.scoring import score_rows
+from foreword.methods.registry import make_job, train
 from foreword.methods.triggers.detokenise import filled, reads_alike
 from foreword.methods.triggers.search_space import make_field
 from foreword.methods.triggers.slots import columns_of, with_slots
@@ -22,7 +23,6 @@ from foreword.models.compatibility import check
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task
-from foreword.training.trainer import make_job, train
 from tests.methods.trigger.made import word_lm, word_task
 from tests.models.trained import CORPUS, byte_bpe, masked_byte_bpe, unigram, wordpiece
 
