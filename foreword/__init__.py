@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from foreword.evaluation.retrain import retrain
     from foreword.evaluation.tasks import train_tasks
     from foreword.inference.ensemble import ensemble
-    from foreword.inference.predictor import open_artefact, train
+    from foreword.inference.predictor import open_artefact
     from foreword.methods import METHODS
+    from foreword.methods.api import train
     from foreword.models.load import load, wrap
     from foreword.tasks.task import Task
 

@@ -3,19 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
-from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import DataError
 from foreword.inference.answers import Answered, answer_rows, text_metrics
 from foreword.inference.reasoning import vote_scores
 from foreword.inference.scoring import score_rows
-from foreword.methods.registry import train as train_artefact
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited
 from foreword.models.load import load
@@ -24,7 +22,6 @@ from foreword.tasks.input_rows import Given, items_of, row_of
 from foreword.tasks.metrics import all_metrics
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.contract import Progress
 
 
 @final
@@ -153,23 +150,3 @@ def open_artefact(
         lm = load(lm or artefact.model["name"], kind=None if own else artefact.model["kind"])
     check(lm, artefact, allow_other_weights=allow_other_weights)
     return Prompted(lm, suited(lm, artefact))
-
-
-@checked
-def train(
-    lm: FrozenLM,
-    task: Task,
-    method: str = "prompt-tuning",
-    *,
-    seed: int = 0,
-    form: Format | None = None,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Prompted:
-    """Learn a prompt (or a baseline) and give it with its model; the options are the method's own.
-
-    `form` is the task's own template and label words unless given: `task.format(lm.kind, template=..., ...)`.
-
-    Raises: ConfigError, DataError, ModelError as the part that failed says.
-    """
-    return Prompted(lm, train_artefact(lm, task, method, seed=seed, form=form, progress=progress, **options).artefact)
