@@ -23,7 +23,7 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.decoding import Chooser, Sampling, Writer, choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
-from foreword.models.score import is_out_of_memory
+from foreword.models.memory import is_out_of_memory
 
 PLACES = 64  # texts under way at once, where memory has room for their keys and values
 MEMORY = 2**30  # bytes of keys and values

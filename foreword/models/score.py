@@ -19,6 +19,7 @@ from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Batch, Encoded, collate, prepare
 from foreword.models.encoding.label_layout import Layout
+from foreword.models.memory import is_out_of_memory
 from foreword.models.parts import groups_of, joined
 
 
@@ -156,14 +157,6 @@ def score_all(
         done += len(taken)
     assert result_BC is not None, "at least one batch was scored"
     return result_BC
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is an allocation that failed, on any device."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return "can't allocate memory" in text or "out of memory" in text
 
 
 def _parted(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]) -> list[bool]:

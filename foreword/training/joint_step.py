@@ -15,7 +15,8 @@ from foreword.errors import ModelError
 from foreword.inference.batched import _groups, _joined, _led, batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
-from foreword.models.score import is_out_of_memory, score
+from foreword.models.memory import is_out_of_memory
+from foreword.models.score import score
 from foreword.models.shared_prefix import compile_leads
 from foreword.training.contract import Learner
 

@@ -16,7 +16,7 @@ from foreword.methods.meta.inner_loop import Leaves, Loss, Path, Product, adapt,
 from foreword.methods.meta.meta_gradient import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
 from foreword.methods.meta.task_losses import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.models.base import FrozenLM
-from foreword.models.score import is_out_of_memory
+from foreword.models.memory import is_out_of_memory
 from foreword.tasks.episodes import Episode
 from foreword.tasks.metrics import accuracy, nll
 from foreword.training.contract import OwnStep
