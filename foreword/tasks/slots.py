@@ -12,7 +12,6 @@ written after reading training rows only; what they do not know they count as mi
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import final
 
@@ -20,24 +19,10 @@ import numpy as np
 
 from foreword.errors import DataError
 from foreword.tasks.corpus_metrics import Summed, Sums, Values
+from foreword.tasks.slot_rules import Slots
 
 Meaning = Mapping[str, str]
 _PAIR = re.compile(r"\s*([^\[\],]+?)\s*\[([^\]]*)\]\s*,?")
-
-
-@final
-@dataclass(frozen=True)
-class Slots:
-    """How attributes are said: `phrases` are regular expressions by attribute and value, over text as `plain` has it.
-
-    Values of `names`, and of attributes without phrases, are said as they are. Values of one tuple of `same` say the
-    same of their attribute. `general` values are words for anything, neither repeated nor hallucinated.
-    """
-
-    phrases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    names: frozenset[str] = frozenset()
-    same: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
-    general: frozenset[tuple[str, str]] = frozenset()
 
 
 def plain(text: str) -> str:

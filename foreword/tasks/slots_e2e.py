@@ -4,7 +4,7 @@ Written after reading training rows. Of two scales for one thing ("5 out of 5" a
 other, as people do. "Restaurant" is a word for any place: it realises its value and is no error elsewhere.
 """
 
-from foreword.tasks.slots import Slots
+from foreword.tasks.slot_rules import Slots
 
 _LOW, _AVERAGE, _HIGH = (
     r"(?:{0}) (?:customer )?(?:star )?(?:rat(?:ed|ing|ings)|reviews?)|"

@@ -9,7 +9,8 @@ import pytest
 
 from foreword.errors import DataError
 from foreword.evaluation.statistics import resample_summed
-from foreword.tasks.slots import SLOTS, Slots, meaning_of, plain, slot_errors
+from foreword.tasks.slot_rules import Slots
+from foreword.tasks.slots import SLOTS, meaning_of, plain, slot_errors
 from foreword.tasks.task import Task
 
 E2E = SLOTS["e2e"]()

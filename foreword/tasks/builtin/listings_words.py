@@ -4,7 +4,7 @@ Validation takes the words of training; its own part is empty. `SAID` are the wa
 each is found again in a text.
 """
 
-from foreword.tasks.slots import Slots
+from foreword.tasks.slot_rules import Slots
 
 FIRST = """golden, quiet, old, blue, silver, little, green, red, royal, white, lucky, merry | |
     crooked, purple, noble, iron, gentle, frozen"""
