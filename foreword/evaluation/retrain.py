@@ -23,7 +23,7 @@ from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.load import load as load_by_name
-from foreword.tasks.read import draw_again, read_again
+from foreword.tasks.read_again import draw_again, read_again
 from foreword.tasks.task import Task
 from foreword.training.contract import Job, Progress
 

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 from foreword.core.arguments import checked
 from foreword.core.text import parse_json
-from foreword.core.whereabouts import ELSEWHERE
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.answer_metrics import GENERATION, NAMES, Metric
 from foreword.tasks.builtin import BUILTIN
@@ -86,32 +85,6 @@ def read_task(
         template=task.template if said["template"] is not None else known.templates(),
         label_words=task.label_words if said["label_words"] is not None else words,
     )
-
-
-def read_again(origin: Mapping[str, Any]) -> Task:
-    """The task that a `Task.origin` speaks of, read and drawn as it was.
-
-    Raises: DataError where it is not there any more.
-    """
-    from foreword.tasks.class_splits import read_classes  # which reads through this file
-
-    kept = {key: value for key, value in origin.items() if key not in ("then", "classes")}
-    source, classes = kept.pop("source"), origin.get("classes")
-    if ELSEWHERE in source:
-        raise DataError(
-            f"its rows were read from {source.partition(ELSEWHERE)[2]!r}, in a folder that the artefact does not tell; "
-            "give the folder of its task with --tasks."
-        )
-    task = read_task(source, **kept) if classes is None else read_classes(source, classes, **kept)
-    return draw_again(task, origin)
-
-
-def draw_again(task: Task, origin: Mapping[str, Any]) -> Task:
-    """The task with rows drawn from it as the origin says, whatever place they were read from."""
-    for step in origin.get("then", []):
-        arguments = {key: value for key, value in step.items() if key != "how"}
-        task = task.few_shot(**arguments) if step["how"] == "few_shot" else task.limit(**arguments)
-    return task
 
 
 def find_tasks(folder: str | Path) -> dict[str, Path]:

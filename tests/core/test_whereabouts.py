@@ -6,7 +6,7 @@ import pytest
 
 from foreword.core.whereabouts import portable, resolved
 from foreword.errors import DataError
-from foreword.tasks.read import read_again
+from foreword.tasks.read_again import read_again
 
 
 def recipe(source: str, **more: str) -> dict:

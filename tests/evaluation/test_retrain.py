@@ -163,7 +163,7 @@ def test_a_comparison_is_a_store_too(folder, masked, causal, tmp_path):
 
 def test_the_origin_of_rows_survives_what_draws_them_and_not_what_changes_them(folder):
     task = read_task(folder / "t0.jsonl").limit(train=20, seed=3).few_shot(3, seed=2)
-    from foreword.tasks.read import read_again
+    from foreword.tasks.read_again import read_again
 
     assert read_again(json.loads(json.dumps(task.origin))).hashes() == task.hashes()
     assert task.relabel_shuffled().origin is None

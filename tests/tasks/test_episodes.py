@@ -11,7 +11,7 @@ import pytest
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.class_splits import named_splits, plain, read_classes, refuse_leakage
 from foreword.tasks.episodes import Episode, Source, joined
-from foreword.tasks.read import read_again
+from foreword.tasks.read_again import read_again
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 

@@ -7,7 +7,8 @@ import pytest
 from foreword.core.format import Decoding
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.input_rows import row_of
-from foreword.tasks.read import read_again, read_task
+from foreword.tasks.read import read_task
+from foreword.tasks.read_again import read_again
 from foreword.tasks.task import Task
 
 ROWS = [{"q": f"q{n}", "answer": [f"a{n}", "x"], "reasoning": f"r{n}" if n % 2 else ""} for n in range(60)]
