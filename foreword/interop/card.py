@@ -3,8 +3,8 @@
 import json
 
 from foreword.core.artefact import Artefact
+from foreword.interop.folder import SAMPLE, sample_fields
 from foreword.interop.peft_files import Adapter
-from foreword.interop.sample import SAMPLE, sample_fields
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import EMBEDDED

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foreword.core.files import write_folder
+from foreword.core.format import Format
 from foreword.errors import ArtefactError
 
 
@@ -29,3 +30,10 @@ def write_export(folder: str | Path, contents: Mapping[str, bytes], what: str, a
             f"{target} could not be written ({error.strerror or error}); what was there is unchanged."
         ) from error
     return target
+
+
+SAMPLE = "a text"
+
+
+def sample_fields(form: Format) -> dict[str, str]:
+    return dict.fromkeys(form.template.fields, SAMPLE)

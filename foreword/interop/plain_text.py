@@ -12,8 +12,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Answer, Filled, Literal, Part, Soft, Template, Turn
 from foreword.errors import ArtefactError
-from foreword.interop.folder import write_export
-from foreword.interop.sample import SAMPLE, sample_fields
+from foreword.interop.folder import SAMPLE, sample_fields, write_export
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.row_items import Gap

@@ -14,8 +14,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, lower
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ArtefactError
-from foreword.interop.folder import write_export
-from foreword.interop.sample import SAMPLE, sample_fields
+from foreword.interop.folder import SAMPLE, sample_fields, write_export
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.encoding.encoder import Encoder
