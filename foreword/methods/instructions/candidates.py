@@ -221,3 +221,15 @@ def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
         parts[-1].append((arm, rows))
         size += len(rows)
     return parts
+
+
+def answer_of(form: Format, row: Row) -> str:
+    """The canonical target, the option, or the label's first word.
+
+    Raises: DataError for a row without an answer.
+    """
+    if row.targets:
+        return row.targets[0]
+    if row.label is None:
+        raise DataError(f"{row.where} has no answer; proposals need one in every training row.")
+    return row.options[row.label] if row.options else form.words[row.label][0]
