@@ -13,11 +13,10 @@ from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions import proposal_prompts
 from foreword.methods.instructions.candidates import NONE, Pool, Reader, answer_of, with_instruction
 from foreword.methods.instructions.instruction_file import given_instructions
-from foreword.methods.instructions.proposers import Filler, Sampling, Writer
+from foreword.methods.instructions.proposers import Filler, Sampling, Writer, check_proposer, proposing
 from foreword.methods.instructions.remote import BudgetSpentError
 from foreword.methods.instructions.rounds import Ranked, candidates, described, exhaustive, search
 from foreword.methods.instructions.search_rows import search_rows
-from foreword.methods.search.choose import check_proposer, proposing
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 from foreword.training.answer_log import Ledger

@@ -1,18 +1,19 @@
 """Who proposes words: a model that writes (here or behind an endpoint), or a masked model that fills gaps."""
 
+import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 
 from foreword.core.format import Decoding, Format
 from foreword.core.shapes import Tensor
 from foreword.core.template import Template
-from foreword.errors import DataError
-from foreword.methods.instructions.remote import Remote
+from foreword.errors import ConfigError, DataError
+from foreword.methods.instructions.remote import Endpoint, Remote
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import begun
@@ -20,6 +21,24 @@ from foreword.models.encoding.encoder import Encoder, Line, collate, prepare
 from foreword.models.encoding.tokenise import Pieces
 from foreword.models.generate import Ask, Sample, write
 from foreword.training.answer_log import Ledger, key_of
+
+
+@runtime_checkable
+class ProposerOptions(Protocol):
+    """The options that say who proposes."""
+
+    @property
+    def proposer(self) -> str: ...
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def remote_model(self) -> str | None: ...
+    @property
+    def key_variable(self) -> str: ...
+    @property
+    def allow_remote(self) -> bool: ...
+    @property
+    def token_budget(self) -> int: ...
 
 
 @final
@@ -210,3 +229,44 @@ def _drawn(logp_V: Tensor, how: Sampling, generator: torch.Generator) -> int:
     p_V, order_V = (logp_V / how.temperature).softmax(-1).sort(descending=True)
     kept_V = p_V.cumsum(0) - p_V < how.top_p
     return int(order_V[torch.multinomial(p_V * kept_V, 1, generator=generator)])
+
+
+def check_proposer(config: ProposerOptions) -> None:
+    """Raises: ConfigError for a remote proposer that is not allowed, or options that contradict each other."""
+    remote = config.proposer == "remote"
+    if remote and not config.url:
+        raise ConfigError("proposer=remote needs url=ADDRESS of an OpenAI-compatible endpoint.")
+    if config.url and not remote:
+        raise ConfigError(f"url={config.url} was given, but proposer={config.proposer}; write proposer=remote too.")
+    if remote and not config.allow_remote:
+        raise ConfigError(
+            f"proposer=remote would send training rows to {config.url}; pass --allow-remote (allow_remote=true) if "
+            "they may leave this machine."
+        )
+
+
+def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, ledger: Ledger) -> Writer | Filler | None:
+    """The writer or filler; None for proposer=none.
+
+    Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
+    """
+    check_proposer(config)
+    if config.proposer == "none":
+        return None
+    if config.proposer == "remote":
+        endpoint = Endpoint(
+            config.url or "", config.remote_model or "", config.key_variable, token_budget=config.token_budget
+        )
+        return RemoteWriter(Remote(endpoint, ledger), how)
+    if config.proposer != "self":
+        from foreword.models.load import load
+
+        lm = load(config.proposer)
+    who = identity(lm)
+    return LocalWriter(lm, how, ledger, who) if lm.kind == "causal" else Filler(lm, how, ledger, who)
+
+
+def identity(lm: FrozenLM) -> str:
+    """What tells a model from others in the ledger."""
+    known = dataclasses.asdict(lm.fingerprint())
+    return f"{lm.kind} {known['tokenizer']} {known['weights']} {known['dtype']} {known['quantisation']}"
