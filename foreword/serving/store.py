@@ -25,10 +25,9 @@ from typing import Any, final
 from foreword.core.artefact import CARD, MOST, RECORD, TENSORS
 from foreword.core.files import read_folder, write_folder
 from foreword.errors import ArtefactError, ConfigError, ForewordError
-from foreword.serving.journal import NAMES, STATE, Journal
+from foreword.serving.journal import NAMES, STATE, Journal, cleared, due, empty, with_version, without_versions
 from foreword.serving.names import NAME, check_alias, check_name, parse
 from foreword.serving.quota import Quota
-from foreword.serving.states import cleared, due, empty, with_version, without_versions
 from foreword.serving.training_outputs import FILES, SERVED, digest, form_of, link, sources, stamp_of
 
 PROMPTS = ("hard", "soft", "prefix")  # the forms that share one frozen model
