@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 
 from foreword.models.load import load
 from foreword.serving.app import Limits, make_app
-from foreword.serving.app.routes import MEANINGS
+from foreword.serving.app.schemas import MEANINGS
 from foreword.serving.engine import Engine
 from foreword.serving.keys import KeyRing
 from foreword.serving.store import PromptStore

@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from foreword.serving.app.completions import check_text
 from foreword.serving.app.errors import Refused
 from foreword.serving.app.futures import outcome, unless_gone
-from foreword.serving.app.routes import guarded
-from foreword.serving.app.schemas import Classification, ClassifyRequest
+from foreword.serving.app.schemas import Classification, ClassifyRequest, guarded
 from foreword.serving.app.server import key_of, server_of, told
 from foreword.serving.protocol import Asked, Judged
 

@@ -9,8 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from foreword.serving.app.errors import Refused
 from foreword.serving.app.futures import unless_gone
-from foreword.serving.app.routes import guarded
-from foreword.serving.app.schemas import ChatCompletion, ChatRequest, Completion, CompletionRequest, Generating
+from foreword.serving.app.schemas import ChatCompletion, ChatRequest, Completion, CompletionRequest, Generating, guarded
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.app.streaming import EventStream
 from foreword.serving.app.text_responses import Wanted, Writing

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from foreword.serving.app.errors import Refused
-from foreword.serving.app.routes import BEARER, FAILURES
-from foreword.serving.app.schemas import Failure, Health
+from foreword.serving.app.schemas import BEARER, FAILURES, Failure, Health
 from foreword.serving.app.server import server_of
 
 router = APIRouter()

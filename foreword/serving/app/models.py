@@ -9,8 +9,7 @@ from fastapi import Path as InPath
 from fastapi import Request
 
 from foreword.serving.app.errors import missing
-from foreword.serving.app.routes import guarded
-from foreword.serving.app.schemas import PROMPT, ModelCard, ModelList
+from foreword.serving.app.schemas import PROMPT, ModelCard, ModelList, guarded
 from foreword.serving.app.server import Server, key_of, server_of
 from foreword.serving.keys import Key
 from foreword.serving.store import UnknownPrompt

@@ -11,7 +11,6 @@ from pydantic import BeforeValidator
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError
 from foreword.serving.app.errors import Refused, missing
-from foreword.serving.app.routes import guarded
 from foreword.serving.app.schemas import (
     Added,
     PromptCard,
@@ -22,6 +21,7 @@ from foreword.serving.app.schemas import (
     ShareRequest,
     VersionCard,
     VersionRequest,
+    guarded,
 )
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.archive import read_upload
