@@ -34,7 +34,7 @@ from foreword.core.files import write_whole
 from foreword.errors import ForewordError
 from foreword.evaluation import facts as lines
 from foreword.evaluation.compare import Failure
-from foreword.tasks.ranks import rank_metrics
+from foreword.tasks.metrics import rank_metrics
 from foreword.tasks.relations import Facts, countries, evidenced, perturbed, read_facts
 from foreword.training.contract import Step
 

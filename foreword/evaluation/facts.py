@@ -16,7 +16,7 @@ from foreword.inference.scoring import score_rows
 from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.tokenise import Pieces
-from foreword.tasks.ranks import rank_metrics, ranks
+from foreword.tasks.metrics import rank_metrics, ranks
 from foreword.tasks.relations import Facts, Relation, fact_task, templates_of
 from foreword.tasks.task import Task
 from foreword.training.contract import Progress

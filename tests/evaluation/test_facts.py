@@ -12,7 +12,7 @@ import foreword
 from foreword.core.artefact import Artefact
 from foreword.evaluation import facts as lines
 from foreword.inference.scoring import score_rows
-from foreword.tasks.ranks import ranks
+from foreword.tasks.metrics import ranks
 from foreword.tasks.relations import Facts, read_facts
 from tests.methods.trigger.made import word_lm
 
