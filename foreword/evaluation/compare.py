@@ -187,7 +187,7 @@ def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[
 
 
 def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Job:
-    return Job(task, fitting(method, form), method.name, config, seed, f"{task.name}/{method.name}/seed {seed}")
+    return Job(task, fitting(method, form), method, config, seed, f"{task.name}/{method.name}/seed {seed}")
 
 
 def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:

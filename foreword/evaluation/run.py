@@ -104,7 +104,7 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
         "kind": desk.lm.kind,
         "format": without_clock(job.format.to_json()),
         "hashes": job.task.hashes(),
-        "method": job.method,
+        "method": job.method.name,
         "config": asdict(job.config),
         "seed": job.seed,
         **({} if own is None else {"name": own}),
@@ -149,7 +149,7 @@ def _keep(desk: Desk, cell: Cell, artefact: Artefact) -> str | None:
     if desk.keep_bytes is not None and artefact.bytes_stored > desk.keep_bytes:
         return None
     shots = "all" if cell.shots is None else f"{cell.shots}-shot"
-    made = f"{cell.job.method}-{cell.job.task.name}-{shots}-{desk.lm.kind}-seed-{cell.job.seed}-{cell.id[:8]}"
+    made = f"{cell.job.method.name}-{cell.job.task.name}-{shots}-{desk.lm.kind}-seed-{cell.job.seed}-{cell.id[:8]}"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in made) if cell.name is None else cell.name
     place = f"{ARTEFACTS}/{name}"
     artefact.save(desk.store.folder / place)
@@ -195,7 +195,7 @@ def _record(
         rows={split: len(job.task.rows(split)) for split in ("train", "validation", "test")},
         hashes=job.task.hashes(),
         format=job.format.to_json(),
-        method=job.method,
+        method=job.method.name,
         config=asdict(job.config),
         seed=job.seed,
         point=cell.point,

@@ -192,7 +192,7 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
 
     def fail(cell: Cell, reason: str) -> None:
         job = cell.job
-        plan.failures.append(Failure(plan.desk.lm.name, job.task.name, job.method, job.seed, reason, cell.name))
+        plan.failures.append(Failure(plan.desk.lm.name, job.task.name, job.method.name, job.seed, reason, cell.name))
         plan.tell(1)
 
     def on_done(index: int, outcome: Outcome) -> None:
@@ -262,7 +262,7 @@ def _pin(checkpoint: Path, stack: Cells) -> None:
     told = {
         "ids": [cell.id for cell in stack],
         "names": [cell.name for cell in stack],
-        "method": stack[0].job.method,
+        "method": stack[0].job.method.name,
     }
     with writing(checkpoint):
         write_whole(checkpoint.with_suffix(".json"), json.dumps(told).encode())

@@ -125,8 +125,8 @@ def train_jobs(
     # Words alone are read once for equal rows, whatever their tasks are called, and kept as a record without artefact.
     words = {name: make_cells(desk, [_manual(lm, job)], job.task.shots)[0] for name, job in sound.items()}
     groups = [("manual", replace(desk, keep_bytes=-1), list({cell.id: cell for cell in words.values()}.values()))]
-    for method in dict.fromkeys(job.method for job in sound.values()):
-        groups.append((method, desk, [cell for cell in learnt.values() if cell.job.method == method]))
+    for method in dict.fromkeys(job.method.name for job in sound.values()):
+        groups.append((method, desk, [cell for cell in learnt.values() if cell.job.method.name == method]))
     found = {(r.role, r.id): r for r in store.records()}
     before, done, total = dict(found), 0, sum(len(cells) for _, _, cells in groups)
     for method, own, cells in groups:

@@ -49,7 +49,7 @@ def make_job(
     return Job(
         task,
         fitting(found, frozen(lm.tokenizer, form, lm.name) if found.uses_lm else form),
-        method,
+        found,
         config,
         seed,
         f"{task.name}/{method}/seed {seed}",

@@ -51,7 +51,7 @@ class Job:
 
     task: Task
     format: Format
-    method: str
+    method: "Method"
     config: Any
     seed: int = 0
     name: str = ""

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, Protocol, final
 
 from foreword.core.text import broken, shown
 from foreword.errors import ConfigError
 
-if TYPE_CHECKING:
-    from foreword.training.contract import Method
+
+class Configurable(Protocol):
+    """What has a name and a dataclass of options: a method."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
 
 
 class Start(str):
@@ -77,7 +81,7 @@ PEFT_NAMES = {
 }
 
 
-def configure(method: "Method", options: Mapping[str, Any]) -> Any:
+def configure(method: Configurable, options: Mapping[str, Any]) -> Any:
     """A method's config from options by name; unknown names fail and list the valid ones.
 
     Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type, a value out of range.

@@ -20,7 +20,6 @@ from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import HardConfig, calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
-from foreword.methods.registry import find_method
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import count_cut
@@ -103,7 +102,7 @@ def _train_all(
     stacked: list[int] = []
     single: list[int] = []
     for index, job in enumerate(jobs):
-        method = find_method(job.method)
+        method = job.method
         try:
             method.require(lm.kind, job.task)  # before any work, that of hashing the weights included
         except ForewordError as error:
@@ -180,10 +179,10 @@ def _relayed(progress: Progress | None, job: int) -> Progress | None:
 
 
 def _start(lm: FrozenLM, job: Job) -> Run:
-    method = find_method(job.method)
+    method = job.method
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
     if not job.task.train:
-        raise DataError(f"Task {job.task.name!r} has no training rows; {job.method} needs some.")
+        raise DataError(f"Task {job.task.name!r} has no training rows; {job.method.name} needs some.")
     learner = method.start(lm, job)
     lm.require_gradient()
     if learner.own is not None:
@@ -284,13 +283,13 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
     Where it writes, it says what the checkpoint asks of decoding and is not obeyed (`FrozenLM.set_aside`), and how many
     training and validation rows have targets that are longer than an answer may be.
     """
-    method = find_method(job.method)
+    method = job.method
     config = dataclasses.asdict(job.config)
     thinks = thinking(lm.tokenizer, form, lm.name) if method.uses_lm else None
     made = Artefact(
         value=value,
         format=form,
-        method=job.method,
+        method=job.method.name,
         config=config,
         seed=job.seed,
         model={"name": lm.name, "kind": lm.kind},
@@ -299,7 +298,7 @@ def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: 
         metrics={} if thinks is None else {"thinking": thinks},
         hashes=job.task.hashes(),
         recipe={
-            "method": job.method,
+            "method": job.method.name,
             "options": config,
             "seed": job.seed,
             "task": job.task.name,
@@ -326,7 +325,7 @@ def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:
 
 def _made_of(job: Job) -> str:
     """What `Artefact.made_of` says of the job's artefact."""
-    return made_of(job.method, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
+    return made_of(job.method.name, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
 
 
 def recipe_hash(lm: FrozenLM, jobs: Sequence[Job]) -> str:

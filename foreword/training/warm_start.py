@@ -100,8 +100,8 @@ def started(lm: FrozenLM, job: Job) -> Learnt | None:
     if job.init is None:
         if str(getattr(job.config, "init", "")).startswith(START):
             raise ConfigError(
-                f"{job.method}: the recipe names a start by its hash ({job.config.init[:18]}...) and none was given; "
-                "give its folder with --init."
+                f"{job.method.name}: the recipe names a start by its hash ({job.config.init[:18]}...) and none was "
+                "given; give its folder with --init."
             )
         return None
     check(lm, job.init)

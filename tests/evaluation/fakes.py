@@ -107,21 +107,21 @@ class World:
                 raise Killed
             self.ended += 1
             outcome: Outcome = Trained(self._artefact(lm, job), 1.5, 10.0)
-            if (job.method, job.seed) in self.broken:
+            if (job.method.name, job.seed) in self.broken:
                 outcome = ModelError("the loss is not a number.")
             outcomes.append(outcome)
             on_done(index, outcome)
         return outcomes
 
     def _artefact(self, lm: FrozenLM, job: Job) -> Artefact:
-        learns = job.method != "manual"
+        learns = job.method.name != "manual"
         skill, form = job.config.skill, job.format
         soft = SoftPrompt(torch.full((job.config.length, 4), float(job.seed)))
         measured = {"rows": len(job.task.validation), "accuracy": skill, "macro_f1": skill, "nll": 1 - skill}
         return Artefact(
             value=soft if learns else HardPrompt(torch.zeros(0).long()),
             format=form,
-            method=job.method,
+            method=job.method.name,
             config=asdict(job.config),
             seed=job.seed,
             model={"name": lm.name, "kind": lm.kind},

@@ -25,7 +25,7 @@ def run(world: World, out: Path, methods: tuple[str, ...] = METHODS, **more) -> 
 
 
 def trained(world: World) -> list[tuple[str, int, float]]:
-    return [(job.method, job.seed, job.config.skill) for jobs in world.calls for job in jobs]
+    return [(job.method.name, job.seed, job.config.skill) for jobs in world.calls for job in jobs]
 
 
 def told(found: Comparison) -> list[Line]:

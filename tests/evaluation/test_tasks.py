@@ -178,7 +178,7 @@ def test_what_a_killed_stack_left_goes_when_its_rows_have_changed_and_others_sta
     own = schedule.record_result
 
     def dying(desk, cell, trained, together):
-        if cell.job.method == "prompt-tuning":
+        if cell.job.method.name == "prompt-tuning":
             raise Killed
         return own(desk, cell, trained, together)
 
@@ -249,7 +249,7 @@ def test_killed_while_a_stack_is_recorded_it_goes_on_in_the_same_company(after, 
     own = schedule.record_result
 
     def dying(desk, cell, trained, together):
-        if cell.job.method != "manual":
+        if cell.job.method.name != "manual":
             if len(done) == after:
                 raise Killed
             done.append(cell)

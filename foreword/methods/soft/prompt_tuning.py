@@ -93,11 +93,11 @@ def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[
     if isinstance(given, SoftPrompt):
         if given.embed_PD.shape != (encoder.prompt_length, lm.dims.width):
             raise ConfigError(
-                f"{job.method}: the start given has {given.length} positions and the template's slots "
+                f"{job.method.name}: the start given has {given.length} positions and the template's slots "
                 f"{encoder.prompt_length}; write {{soft:{given.length}}} in the template, or take another start."
             )
         return form, given.embed_PD.detach().float().clone().to(lm.device)
-    initial = _drawn(lm, encoder, config, job.method, generator)
+    initial = _drawn(lm, encoder, config, job.method.name, generator)
     written = encoder.init_ids_P
     if written is not None:
         words = embedded(lm, written.clamp(min=0))

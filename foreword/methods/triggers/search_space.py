@@ -68,7 +68,7 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
     """
     task = job.task
     if not task.train:
-        raise DataError(f"Task {task.name!r} has no training rows; {job.method} needs some.")
+        raise DataError(f"Task {task.name!r} has no training rows; {job.method.name} needs some.")
     slotted = with_slots(lm, job.format, config.length)
     encoded = slotted.encoder.encode_rows(task.train)
     order = stratified([label_of(row) for row in task.train], job.seed)
