@@ -11,7 +11,7 @@ import pytest
 
 from foreword.core.artefact import Artefact
 from foreword.tasks.read import read_task
-from tests.methods.search.endpoint import Stub, serving
+from tests.methods.instructions.endpoint import Stub, serving
 from tests.planted import planted_task
 
 TINY = ["--model", "foreword-tiny"]

@@ -14,7 +14,7 @@ from foreword.evaluation import facts as lines
 from foreword.inference.scoring import score_rows
 from foreword.tasks.metrics import ranks
 from foreword.tasks.relations import Facts, read_facts
-from tests.methods.trigger.made import word_lm
+from tests.methods.triggers.trigger_setups import word_lm
 
 
 @pytest.fixture

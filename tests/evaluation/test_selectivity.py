@@ -11,7 +11,7 @@ from foreword.evaluation.selectivity import Selectivity, control_task, selectivi
 from foreword.methods.triggers.explanation import prompt_attention, with_prompt
 from foreword.models.encoding.encoder import collate, prepare
 from foreword.tasks.task import Task
-from tests.methods.trigger.made import field_of, word_lm, word_task
+from tests.methods.triggers.trigger_setups import field_of, word_lm, word_task
 
 SEED = random.SystemRandom().randrange(10**6)
 

@@ -19,8 +19,8 @@ from foreword.models.hf.seq2seq import HFSeq2Seq
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
-from tests.methods.test_decoding import NEW, library, put
-from tests.methods.test_write import rows
+from tests.inference.test_decoding import NEW, library, put
+from tests.inference.test_generation import rows
 from tests.models import seq2seq_zoo
 from tests.models.zoo import build
 
