@@ -37,7 +37,7 @@ _HOMES = {
     "load": "foreword.models.load",
     "open_artefact": "foreword.inference.predictor",
     "retrain": "foreword.evaluation.retrain",
-    "train": "foreword.inference.predictor",
+    "train": "foreword.methods.api",
     "train_tasks": "foreword.evaluation.tasks",
     "wrap": "foreword.models.load",
 }
