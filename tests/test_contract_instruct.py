@@ -15,9 +15,9 @@ from foreword.errors import ConfigError
 from foreword.inference.features import encode_rows
 from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
+from foreword.methods.instructions.chat_turns import fill_turn, places
 from foreword.methods.instructions.proposers import LocalWriter, Sampling
 from foreword.methods.registry import train
-from foreword.methods.search.turns import fill_turn, places
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.load import wrap

@@ -155,7 +155,7 @@ class FormatChoice:
         present moment from here on.
         """
         from foreword.models.encoding.chat import thinking
-        from foreword.models.rendering import frozen
+        from foreword.models.encoding.chat_template import frozen
         from foreword.tasks.formats import longer_targets
 
         form = task.format(

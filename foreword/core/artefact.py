@@ -12,13 +12,13 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from foreword.core.arguments import checked
+from foreword.core.data_paths import portable, resolved
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
 from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
 from foreword.core.serialise import check_header, pack, unpack
 from foreword.core.text import shown
 from foreword.core.values import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
-from foreword.core.whereabouts import portable, resolved
 from foreword.errors import ArtefactError, ForewordError
 
 SCHEMA = 1

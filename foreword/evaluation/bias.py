@@ -20,7 +20,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.calibration import HardConfig, calibrate
 from foreword.methods.words.demonstrations import count_fitting, drawn, longest_rows, pool_of, put, scores_of
 from foreword.models.base import FrozenLM
-from foreword.models.rendering import frozen
+from foreword.models.encoding.chat_template import frozen
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 

@@ -25,7 +25,7 @@ from foreword.evaluation.summary import Line, summarise
 from foreword.inference.answers import answer_rows
 from foreword.methods.registry import fitting
 from foreword.models.base import FrozenLM
-from foreword.models.rendering import frozen
+from foreword.models.encoding.chat_template import frozen
 from foreword.tasks.task import Task
 from foreword.training.contract import Job, Method, Progress
 from foreword.training.trainer import Outcome

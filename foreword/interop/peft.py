@@ -24,9 +24,9 @@ from foreword.interop.card import card
 from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
+from foreword.models.encoding.chat_template import frozen
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.row_items import Gap
-from foreword.models.rendering import frozen
 from foreword.tasks.formats import build_format
 
 LAYOUT = "0.21.2"  # the release of PEFT whose files these are, key for key; it goes into peft_version

@@ -9,7 +9,7 @@ from foreword.core.format import Format
 from foreword.errors import ConfigError, ForewordError
 from foreword.methods import METHODS
 from foreword.models.base import FrozenLM
-from foreword.models.rendering import frozen
+from foreword.models.encoding.chat_template import frozen
 from foreword.tasks.task import Task
 from foreword.training.contract import Job, Method, Progress
 from foreword.training.options import configure

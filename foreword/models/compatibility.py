@@ -8,8 +8,8 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.values import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
+from foreword.models.encoding.chat_template import frozen
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.rendering import frozen
 
 
 def suited(lm: FrozenLM, artefact: Artefact) -> Artefact:

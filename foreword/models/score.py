@@ -19,8 +19,8 @@ from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Batch, Encoded, collate, prepare
 from foreword.models.encoding.label_layout import Layout
+from foreword.models.label_parts import groups_of, joined
 from foreword.models.memory import is_out_of_memory
-from foreword.models.parts import groups_of, joined
 
 
 @final

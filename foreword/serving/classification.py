@@ -11,13 +11,13 @@ import torch
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.parts import joined
+from foreword.models.label_parts import joined
 from foreword.models.score import score
 from foreword.serving.bank import PromptBank
+from foreword.serving.fair_queue import Turns
 from foreword.serving.jobs import Judging, Labelling, Unit, columns, settle
 from foreword.serving.mixed_batch import attempt, mixed_bank
 from foreword.serving.protocol import Judged
-from foreword.serving.turns import Turns
 
 
 @final

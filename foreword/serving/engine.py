@@ -21,12 +21,12 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.serving.bank import SHARE, PromptBank
 from foreword.serving.classification import Labeller
-from foreword.serving.front import Front
 from foreword.serving.generation import Writers, continues, widest
 from foreword.serving.jobs import Labelling, Reading, Room, Writing, fail, is_fatal
 from foreword.serving.protocol import ANYBODY, Asked, Busy, Client, Delta, Judged, Load, Sampling, Stopped
 from foreword.serving.quota import Shares
 from foreword.serving.request_encoding import Reader
+from foreword.serving.request_thread import Front
 
 STOPPED = "The server stopped before this was finished; ask again in a moment."
 AGAIN = 30.0  # seconds until another process may have taken the place of one that failed

@@ -14,10 +14,10 @@ from foreword.models.decoding import choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.generate import as_cached
 from foreword.serving.bank import PromptBank
+from foreword.serving.fair_queue import Turns
 from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle
 from foreword.serving.mixed_batch import attempt, mixed_bank, prefix_of
 from foreword.serving.protocol import Delta, Finish, Generated, Piece, Sampling
-from foreword.serving.turns import Turns
 
 LOGITS = 2**22  # of pieces that were given, at once
 

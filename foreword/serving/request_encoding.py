@@ -11,9 +11,9 @@ from foreword.core.values import text_start
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Chooser, Writer
+from foreword.models.encoding.chat_template import frozen
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.rendering import frozen
-from foreword.models.spans import text_spans
+from foreword.models.encoding.text_spans import text_spans
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import Judging, Labelling, Writing
 from foreword.serving.protocol import Asked, Judged, Sampling

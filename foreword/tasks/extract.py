@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final, Literal, final
 
 from foreword.core.format import Extract
-from foreword.tasks.chosen import Choices
+from foreword.tasks.find_choice import Choices
 from foreword.tasks.numerals import numbers as numbers
 from foreword.tasks.numerals import plain_number, spans
 

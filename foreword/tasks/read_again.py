@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from foreword.core.whereabouts import ELSEWHERE
+from foreword.core.data_paths import ELSEWHERE
 from foreword.errors import DataError
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task

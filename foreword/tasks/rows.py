@@ -18,7 +18,7 @@ from foreword.tasks.cells import (
     text_list,
     text_of,
 )
-from foreword.tasks.guess import Sample, answer_text, gives_away, guess_texts, sample_of, warning
+from foreword.tasks.guess_fields import Sample, answer_text, gives_away, guess_texts, sample_of, warning
 
 UNLABELLED = (-1, "-1")  # what published test sets without labels hold
 TARGETS = ("targets", "output", "answer")  # columns of answers in text, where there is none of labels

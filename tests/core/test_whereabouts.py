@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from foreword.core.whereabouts import portable, resolved
+from foreword.core.data_paths import portable, resolved
 from foreword.errors import DataError
 from foreword.tasks.read_again import read_again
 

@@ -12,7 +12,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt, stack
 from foreword.core.template import Template
-from foreword.models import parts
+from foreword.models import label_parts
 from foreword.models.encoding import label_layout
 from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.encoding.label_layout import Plan
@@ -72,10 +72,12 @@ def test_parts_give_the_scores_and_gradients_of_the_whole(name, trie, pieces, mo
     some, found_BC, other = scored()
     assert some is not None and len(some.plans) > 1
     assert (found_BC - wanted_BC).abs().max() < 1e-9 and (other - gradient).abs().max() < 1e-9
-    shuffled = parts.Parts(some.plans, some.label_W[::-1].copy())  # words to other labels: the comparison could fail
+    shuffled = label_parts.Parts(
+        some.plans, some.label_W[::-1].copy()
+    )  # words to other labels: the comparison could fail
     assert not torch.allclose(
-        parts.joined(rows_of(lm, words, **more)[0].plan, shuffled, torch.randn(1, len(some.label_W))),
-        parts.joined(rows_of(lm, words, **more)[0].plan, some, torch.randn(1, len(some.label_W))),
+        label_parts.joined(rows_of(lm, words, **more)[0].plan, shuffled, torch.randn(1, len(some.label_W))),
+        label_parts.joined(rows_of(lm, words, **more)[0].plan, some, torch.randn(1, len(some.label_W))),
     )
 
 
@@ -104,8 +106,8 @@ def test_rows_of_different_labels_are_read_apart_where_their_tables_are_large(mo
     zero = torch.zeros(len(rows), dtype=torch.long)
     with torch.no_grad():
         wanted = score_all(lm, rows, bank, zero)
-        monkeypatch.setattr(parts, "TABLES", 200)
-        assert len(list(parts.groups_of(rows, True))) > 2
+        monkeypatch.setattr(label_parts, "TABLES", 200)
+        assert len(list(label_parts.groups_of(rows, True))) > 2
         found = score_all(lm, rows, bank, zero)
         alone = torch.cat(
             [

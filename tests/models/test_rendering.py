@@ -20,9 +20,9 @@ from foreword.interop.plain_text import export
 from foreword.methods.registry import make_job
 from foreword.models.compatibility import check
 from foreword.models.encoding.chat import thinking
+from foreword.models.encoding.chat_template import ChatTemplate, frozen, strftime
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import load
-from foreword.models.rendering import ChatTemplate, frozen, strftime
 from foreword.tasks.task import Task
 from foreword.training.trainer import is_of, recipe_hash
 from tests.serving.running import client, server

@@ -13,9 +13,9 @@ import foreword.serving.classification as labelling
 from foreword.errors import ConfigError
 from foreword.models.load import load
 from foreword.serving.engine import Engine, Room
+from foreword.serving.fair_queue import SWEEP, FirstCome, Turns
 from foreword.serving.protocol import Asked, Busy, Client, Sampling
 from foreword.serving.quota import Quota, Shares, parse_size
-from foreword.serving.turns import SWEEP, FirstCome, Turns
 from tests.serving.made import artefact, saved
 
 ROOM = Room(memory=2**22, compiled=2**22, cache=2**24, rows=4, waiting=700)

@@ -12,11 +12,11 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions.candidates import NONE, Pool, Reader, Score, answer_of
+from foreword.methods.instructions.chat_turns import fill_turn, places, turn_of, with_content
 from foreword.methods.instructions.infill import Filling, Infiller, shapes
 from foreword.methods.instructions.proposers import identity
 from foreword.methods.instructions.rounds import candidates, described, exhaustive, search
 from foreword.methods.instructions.search_rows import search_rows
-from foreword.methods.search.turns import fill_turn, places, turn_of, with_content
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.rows import Row

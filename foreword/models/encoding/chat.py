@@ -13,8 +13,8 @@ from typing import Any, final
 from foreword.core.format import ChatOptions, Format
 from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template, Turn, joined
 from foreword.errors import ConfigError, DataError, ModelError
+from foreword.models.encoding.chat_template import ChatTemplate, frozen
 from foreword.models.encoding.row_items import Hole, Part
-from foreword.models.rendering import ChatTemplate, frozen
 
 OPEN, CLOSE, PAD = "\ue000", "\ue001", "\u2003"  # private use; and a space that chat templates do not write
 # The opening or, with a stroke, the closing mark of a block of thinking; and what turns thinking off.

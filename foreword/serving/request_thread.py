@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import final
 
+from foreword.serving.fair_queue import Turns
 from foreword.serving.jobs import Reading
-from foreword.serving.turns import Turns
 
 
 @final

@@ -1,4 +1,4 @@
-"""Guessed texts do not give the answer away. Run: python -m pytest tests/tasks/test_guess.py"""
+"""Guessed texts do not give the answer away. Run: python -m pytest tests/tasks/test_guess_fields.py"""
 
 import random
 import string
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import DataError
-from foreword.tasks.guess import determined
+from foreword.tasks.guess_fields import determined
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
 
