@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal, Protocol, final
+from typing import Annotated, Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 from foreword.core.text import broken, shown
 from foreword.errors import ConfigError
 
 
+@runtime_checkable
 class Configurable(Protocol):
     """What has a name and a dataclass of options: a method."""
 
