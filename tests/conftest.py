@@ -6,12 +6,58 @@ os.environ.update(
     HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", COLUMNS="100"
 )
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+
+from tests.seeds import VARIABLE, enter, leave, new_seed, run_seed
 
 torch.set_num_threads(1)
 
 
+def pytest_configure() -> None:
+    run_seed()  # before the workers start, which inherit it
+
+
+def pytest_report_header() -> str:
+    return f"{VARIABLE}={run_seed()} repeats what this run draws"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"{VARIABLE}={run_seed()} repeats what this run drew")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    enter(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        leave()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any, request: Any) -> Iterator[None]:
+    """A fixture of a module draws the same whichever of its tests comes first."""
+    wide = fixturedef.scope != "function"
+    if wide:
+        enter(f"{fixturedef.baseid}::{fixturedef.argname}[{getattr(request, 'param', '')}]")
+    try:
+        return (yield)
+    finally:
+        if wide:
+            leave()
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed of this test's own."""
+    return new_seed()
+
+
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seeded() -> None:
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 
 from foreword.tasks.task import Task
+from tests.seeds import new_seed
 
 FILLER = "the a some this that one it we they people here there today again often maybe just also still".split()
 NOUNS = (
@@ -41,7 +42,7 @@ def two_of_three(reached: Callable[[int], float], lowest: float) -> list[tuple[i
     """
     seen: list[tuple[int, float]] = []
     while max(good := sum(value >= lowest for _, value in seen), len(seen) - good) < 2:
-        seed = random.SystemRandom().randrange(10**6)
+        seed = new_seed()
         seen.append((seed, reached(seed)))
     return seen
 

@@ -4,7 +4,6 @@ One table of tests over all methods. A new method joins by its line in METHODS a
 """
 
 import hashlib
-import random
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from foreword.tasks.task import Task
 from foreword.training.contract import Step, StepwiseMethod
 from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_task, two_of_three
+from tests.seeds import new_seed
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
 LEARNERS = [name for name, method in METHODS.items() if method.learns]
@@ -94,7 +94,7 @@ def lm(request):
 
 @pytest.fixture
 def task():
-    return planted_task(random.SystemRandom().randrange(10**6), train=24, validation=8, test=16)
+    return planted_task(new_seed(), train=24, validation=8, test=16)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -161,7 +161,7 @@ def test_rules_drawn_now_are_learnt(name):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_shuffled_labels_teach_nothing(name):
     """Over all thirty nouns: what is learnt by chance of each is right in half of them, give or take a tenth."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     value = reached(name, planted_task(seed, words=15).relabel_shuffled(seed), seed)
     assert value <= 0.7, (seed, value)
 

@@ -25,6 +25,7 @@ from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
 from tests.instructed import CHATS, instruct_lm, instruct_parts
 from tests.planted import planted_task, planted_texts
+from tests.seeds import new_seed
 from tests.test_contract import digest, short
 
 TASKS = {"labels": planted_task, "texts": planted_texts}
@@ -44,7 +45,7 @@ def lm(chat: str) -> FrozenLM:
 
 def drawn(kind: str, **sizes: int) -> Task:
     """A task without a template of its own, so that the model is asked in messages."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     return TASKS[kind](seed, **{"train": 12, "validation": 4, "test": 4, **sizes}).with_(template=None)
 
 
@@ -153,7 +154,7 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
 
 def test_the_words_filled_in_are_the_likeliest_in_the_user_s_turn(lm):
     """One token at the end of the turn against the library's own rendering and a plain loop over examples."""
-    rng = random.Random(seed := random.SystemRandom().randrange(10**6))
+    rng = random.Random(seed := new_seed())
     form = drawn("labels").format("causal", chat=True)
     examples = [{"text": " ".join(rng.choices("river garden window bread".split(), k=4))} for _ in range(3)]
     special = {*lm.tokenizer.all_special_ids, *lm.tokenizer.added_tokens_decoder}

@@ -3,7 +3,6 @@
 Run: python -m pytest tests/test_contract_texts.py
 """
 
-import random
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from foreword.training.contract import Step
 from foreword.training.examples import reference_nll
 from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_texts, two_of_three
+from tests.seeds import new_seed
 from tests.test_contract import digest, short
 
 WRITERS = [name for name, method in METHODS.items() if method.gradient and "text" in method.answers]
@@ -42,7 +42,7 @@ def lm(request):
 
 @pytest.fixture
 def task():
-    return planted_texts(random.SystemRandom().randrange(10**6), train=24, validation=6, test=8, most=2)
+    return planted_texts(new_seed(), train=24, validation=6, test=8, most=2)
 
 
 def test_those_that_train_through_the_model_write():
@@ -125,6 +125,6 @@ def test_rules_drawn_now_are_learnt(name):
 @pytest.mark.parametrize("name", WRITERS)
 def test_shuffled_targets_teach_nothing(name):
     """Over all thirty nouns: what is learnt by chance of each is right in half of them, give or take."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     value = reached(name, planted_texts(seed, words=15).relabel_shuffled(seed), seed)
     assert value <= 0.75, (seed, value)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.seeds import new_seed
+
 SCRIPT = Path(__file__).parent / "hostile.py"
 
 
 def drawn(count: int) -> None:
-    seed = os.environ.get("FOREWORD_TEST_SEED") or str(random.SystemRandom().randrange(2**32))
-    print(f"FOREWORD_TEST_SEED={seed}")
+    seed = str(new_seed(2**32))
+    print(f"seed {seed}")
     path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, str(SCRIPT), seed, str(count)],

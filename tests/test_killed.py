@@ -11,6 +11,7 @@ import pytest
 
 from tests.killed import contents, finish, kill
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 KILLS = 20
 FAST = ["-o", "length=2", "-o", "batch_size=4"]
@@ -57,7 +58,7 @@ def jobs(tasks: Path) -> dict[str, list[object]]:
 
 @pytest.mark.parametrize("kind", ["run", "comparison", "tenants", "start"])
 def test_killed_at_random_moments_a_job_ends_in_the_same_bytes(kind, tasks, tmp_path):
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed(2**32)
     draw, command = random.Random(seed), jobs(tasks)[kind]
     log = tmp_path / "log"
     whole = tmp_path / "whole" / "out"

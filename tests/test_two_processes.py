@@ -14,6 +14,7 @@ from pathlib import Path
 from foreword.core.artefact import RECORD, Artefact
 from foreword.evaluation.records import Store
 from tests.killed import start
+from tests.seeds import new_seed
 from tests.test_killed import write_task
 
 FAST = ["-o", "length=2", "-o", "batch_size=4", "-o", "steps=40", "-o", "eval_every=20"]
@@ -34,7 +35,7 @@ def test_two_add_to_one_folder_and_one_that_is_killed_holds_up_no_other(tmp_path
     tasks, out = tasks_of(tmp_path / "tasks"), tmp_path / "out"
     command = ["train", "prompt-tuning", "--model", "foreword-tiny", "--tasks", tasks, "--stack", "1", *FAST]
     command += ["--out", out]
-    draw = random.Random(random.SystemRandom().randrange(2**32))
+    draw = random.Random(new_seed(2**32))
     processes = [start(command, tmp_path / f"log-{number}") for number in range(3)]
     time.sleep(draw.uniform(0.2, 2.0))
     os.kill(processes[0].pid, signal.SIGKILL)

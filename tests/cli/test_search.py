@@ -4,7 +4,6 @@ ape and template-search from the command line: what is printed and kept, and wha
 """
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from foreword.core.artefact import Artefact
 from foreword.tasks.read import read_task
 from tests.methods.instructions.endpoint import Stub, serving
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 TINY = ["--model", "foreword-tiny"]
 QUICK = ["-o", "ape.candidates=4", "-o", "ape.resampled=2", "-o", "ape.budget=60", "-o", "ape.proposal_tokens=6"]
@@ -20,7 +20,7 @@ QUICK = ["-o", "ape.candidates=4", "-o", "ape.resampled=2", "-o", "ape.budget=60
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> Path:
-    task = planted_task(random.SystemRandom().randrange(10**6), train=30, validation=8, test=12)
+    task = planted_task(new_seed(), train=30, validation=8, test=12)
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
     splits = ("train", "validation", "test")
     folder = path.parent / "task"

@@ -19,6 +19,7 @@ from foreword.core.files import folders_in, present, read_folder, read_plain, wr
 from foreword.core.locks import HeldError, clear_locks, held
 from foreword.errors import ArtefactError, ConfigError
 from tests.core.test_artefact import made
+from tests.seeds import new_seed
 
 CONTEXT = multiprocessing.get_context("fork")
 MOST = {"a": 100, "b": 100}
@@ -69,7 +70,7 @@ def test_writers_at_once_leave_one_whole_folder_and_readers_never_fail(tmp_path)
 
 
 def test_killed_at_drawn_moments_nothing_is_lost_and_the_next_write_clears_up(tmp_path):
-    draw, target = random.Random(random.SystemRandom().randrange(2**32)), tmp_path / "x"
+    draw, target = random.Random(new_seed(2**32)), tmp_path / "x"
     write_folder(target, {"a": b"0", "b": b"0"})
     for _ in range(8):
         go = CONTEXT.Event()

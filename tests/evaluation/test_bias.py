@@ -7,10 +7,11 @@ from foreword.errors import ConfigError, DataError
 from foreword.evaluation.bias import bias_report, biases
 from foreword.models.load import load
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 
 def test_a_model_that_says_the_last_label_has_recency_and_nothing_else():
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(new_seed())
     shown = [rng.permutation([0, 1] * 3).tolist() for _ in range(400)]
     said = np.array([[own[-1]] * 10 for own in shown])
     found = biases(said, shown, 2)
@@ -29,7 +30,7 @@ def test_a_model_that_says_the_label_of_most_has_majority():
 
 
 def test_a_model_that_listens_to_the_text_alone_has_neither():
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(new_seed())
     shown = [rng.integers(0, 3, 5).tolist() for _ in range(20)]
     said = np.tile(rng.integers(0, 3, 12), (20, 1))
     found = biases(said, shown, 3)

@@ -22,6 +22,7 @@ from foreword.tasks.episodes import Source
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.methods.meta.test_metaprompting import SHORT, TINY, many_classes
+from tests.seeds import new_seed
 
 QUICK = Protocol(episodes=3, validation=2, steps=2, rates=(0.1, 0.5), fine_tuning_rates=(1e-3,))
 
@@ -106,7 +107,7 @@ def shuffled(task: Task, seed: int) -> Task:
 def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
     """The null control: with labels drawn anew nothing is known of a query, adapted or not."""
     lm = load("foreword-mini")
-    task = many_classes(random.SystemRandom().randrange(10**6), rows=12, noise=False)
+    task = many_classes(new_seed(), rows=12, noise=False)
     start = train(lm, task, "metaprompting", **{**SHORT, "ways": 3, "algorithm": "vocabulary"}).artefact
     arms = [Arm("s", "adapted", start), Arm("prototypes", "prototypes")]
     protocol = Protocol(episodes=24, validation=0, steps=2, rates=(0.3,))
@@ -176,7 +177,7 @@ def test_random_support_labels_give_no_gain_over_the_start_as_it_is():
     deck = Deck(lm, source, [replace(start.format, labels=task.labels, words=task.format("masked").words)], extra)
     episodes = source.episodes("test", 0, 8)
     support, query = (deck.folds("test", episodes, (part,)) for part in ("support", "query"))
-    drawn = random.Random(random.SystemRandom().randrange(10**6))
+    drawn = random.Random(new_seed())
     wrong = [replace(row, label=drawn.randrange(3)) for row in support]
     rates, budget = rates_for(start, leaves, 1.0), 2_000
     fitted = adapt_start(lens, leaves, wrong, 8, rates, 5, budget)

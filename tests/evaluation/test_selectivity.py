@@ -12,8 +12,9 @@ from foreword.methods.triggers.explanation import prompt_attention, with_prompt
 from foreword.models.encoding.encoder import collate, prepare
 from foreword.tasks.task import Task
 from tests.methods.triggers.trigger_setups import field_of, word_lm, word_task
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 
 
 def first_word_task(words: int = 12) -> Task:

@@ -4,7 +4,6 @@ The content-free text becomes exactly uniform, PMI equals two separate runs, and
 planted here, gets its unbiased answers back.
 """
 
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from foreword.tasks.metrics import accuracy, ece, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
@@ -37,7 +37,7 @@ def lm(request):
 
 @pytest.fixture
 def task():
-    return planted_task(random.SystemRandom().randrange(10**6), train=12, validation=16, test=12)
+    return planted_task(new_seed(), train=12, validation=16, test=12)
 
 
 def read(lm, form, rows) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_batch_takes_the_mean_off_and_looks_at_no_label(lm, task):
 def test_a_planted_class_bias_is_taken_back(kind, rule):
     """The output head's bias of one label word is raised until that label is always said. Calibrated, the biased model
     answers as the unbiased one calibrated by the same rule, row by row; uncalibrated, it does not."""
-    torch.manual_seed(random.SystemRandom().randrange(10**6))
+    torch.manual_seed(new_seed())
     shape = {"vocab_size": 263, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 64, "initializer_range": 0.4, "is_decoder": kind == "causal"}  # fmt: skip
     made = {"masked": transformers.BertForMaskedLM, "causal": transformers.BertLMHeadModel}[kind]
@@ -162,7 +162,7 @@ def test_auto_takes_what_is_best_on_development_rows_and_says_so(lm, task):
 
 def test_a_temperature_of_scores_drawn_from_a_law_is_found():
     """Labels are drawn from softmax(score / 3): so far apart the scores are over-confident, and 3 mends them."""
-    rng = np.random.default_rng(random.SystemRandom().randrange(10**6))
+    rng = np.random.default_rng(new_seed())
     score = rng.normal(size=(4000, 3)) * 4
     probability = np.exp(score / 3) / np.exp(score / 3).sum(1, keepdims=True)
     label = np.array([rng.choice(3, p=p) for p in probability])

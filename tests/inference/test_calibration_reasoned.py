@@ -1,7 +1,5 @@
 """Label words scored after reasoning, calibrated. python -m pytest tests/inference/test_calibration_reasoned.py"""
 
-import random
-
 import pytest
 import torch
 
@@ -13,13 +11,14 @@ from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 SCORED = {"extract": "score", "max_new_tokens": 4}
 
 
 @pytest.fixture
 def task() -> Task:
-    return planted_task(random.SystemRandom().randrange(10**6), train=8, validation=12, test=6)
+    return planted_task(new_seed(), train=8, validation=12, test=6)
 
 
 def log_probabilities(lm, artefact: Artefact, rows) -> torch.Tensor:

@@ -3,8 +3,6 @@
 python -m pytest tests/inference/test_ensemble.py
 """
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from foreword.inference.scoring import combined, score_rows
 from foreword.methods.registry import train
 from foreword.models.load import load
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 SHORT = {"steps": 2, "batch_size": 6, "eval_every": 2, "learning_rate": 0.3}
@@ -28,7 +27,7 @@ def lm(request):
 
 @pytest.fixture
 def task():
-    return planted_task(random.SystemRandom().randrange(10**6), train=12, validation=4, test=9)
+    return planted_task(new_seed(), train=12, validation=4, test=9)
 
 
 def members(lm, task) -> dict[str, Artefact]:

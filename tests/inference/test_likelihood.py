@@ -18,6 +18,7 @@ from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.rows import Row
 from tests.planted import FILLER, NOUNS
+from tests.seeds import new_seed
 
 NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
 
@@ -33,7 +34,7 @@ def drawn(seed: int, count: int) -> tuple[list[Row], list[str]]:
 
 @pytest.fixture(scope="module")
 def seed():
-    return random.SystemRandom().randrange(10**6)
+    return new_seed()
 
 
 def test_causal_is_the_teacher_forced_chain_rule(seed):

@@ -24,6 +24,7 @@ from foreword.tasks.formats import LONGEST, default_decoding, longer_targets, to
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.methods.planted_lm import markov_lm
+from tests.seeds import new_seed
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_limits_follow_training_and_validation_rows_and_never_the_test():
 
 
 def test_a_limit_beyond_the_usual_is_counted_in_tokens_and_has_a_cap():
-    rng = random.Random(random.SystemRandom().randrange(2**32))
+    rng = random.Random(new_seed(2**32))
     lm = tiny("causal")
     text = " ".join(rng.choices("alpha beta gamma delta".split(), k=70))
     count = token_counts(lm, [text])[0]

@@ -6,7 +6,6 @@ Run: python -m pytest tests/serving/test_crafted.py [--run slow for all of them]
 import hashlib
 import json
 import math
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,6 +38,7 @@ from foreword.inference.predictor import open_artefact
 from foreword.models.load import load
 from foreword.serving.archive import read_upload
 from foreword.serving.bank import PromptBank
+from tests.seeds import new_seed
 from tests.serving.made import artefact
 from tests.serving.test_archive import tarred
 
@@ -194,9 +194,9 @@ def tracebacks(folder: Path, draw: random.Random, count: int | None) -> tuple[in
 
 
 def test_a_drawn_part_of_them(tmp_path):
-    seed = int(os.environ.get("FOREWORD_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    seed = new_seed(2**32)
     tried, used, wrong = tracebacks(tmp_path, random.Random(seed), 16)
-    assert not wrong, f"FOREWORD_TEST_SEED={seed}, {len(wrong)} of {tried}:\n" + "\n".join(wrong[:20])
+    assert not wrong, f"seed {seed}, {len(wrong)} of {tried}:\n" + "\n".join(wrong[:20])
     assert tried == 14 * 16
     assert used < tried  # the others were refused
 

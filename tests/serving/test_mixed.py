@@ -15,6 +15,7 @@ from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
 from foreword.serving.protocol import Asked, Sampling
 from tests.models.zoo import build
+from tests.seeds import new_seed
 from tests.serving.alone import alone_scores, alone_text
 from tests.serving.made import artefact, saved
 
@@ -28,7 +29,7 @@ FORMS = {"causal": ("ahead", "behind", "around", "prefix"), "masked": ("ahead", 
 @pytest.fixture(scope="module")
 def llama() -> FrozenLM:
     """Random weights large enough that every prompt says something else."""
-    torch.manual_seed(random.SystemRandom().randrange(2**31))
+    torch.manual_seed(new_seed(2**31))
     config = transformers.LlamaConfig(
         vocab_size=263, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=12, max_position_embeddings=320, initializer_range=0.3, pad_token_id=1,

@@ -19,6 +19,7 @@ from foreword.serving import journal, states, training_outputs
 from foreword.serving import store as module
 from foreword.serving.names import check_alias, check_name, parse
 from foreword.serving.store import PromptStore, UnknownPrompt, read_version
+from tests.seeds import new_seed
 from tests.serving.made import artefact
 
 
@@ -388,7 +389,7 @@ def told(log: Path) -> list[list[object]]:
 
 def test_killed_at_any_moment_it_has_what_was_answered_and_nothing_halfway(tmp_path):
     """A chain of kills; a store that nobody kills makes the same changes, with or without the one under way."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     rng, changes, between = random.Random(seed), 0, 0
     root, twin = tmp_path / "killed", PromptStore.open(tmp_path / "whole", create=True)
     for round in range(25):
@@ -408,7 +409,7 @@ def test_killed_at_any_moment_it_has_what_was_answered_and_nothing_halfway(tmp_p
 
 def test_of_two_that_are_killed_together_no_version_is_ever_two(tmp_path):
     """Both change one store; a version that was once told has those bytes for ever, and each start finds all whole."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     rng, known = random.Random(seed), {}
     root = tmp_path / "store"
     for round in range(15):
@@ -433,7 +434,7 @@ def adopt(root: str, _: str) -> None:
 
 
 def test_killed_while_it_adopts_it_adopts_the_rest_at_the_next_start(tmp_path):
-    rng = random.Random(random.SystemRandom().randrange(10**6))
+    rng = random.Random(new_seed())
     for number in range(60):
         plant(tmp_path / "artefacts" / f"a{number}", number)
     again = {number for number in range(60) if rng.random() < 0.5}
@@ -526,7 +527,7 @@ def test_a_full_disk_changes_nothing(store, monkeypatch):
 
 def test_any_change_of_a_state_is_seen_and_the_rest_is_served(store):
     """Whatever byte is another one: nothing is served from a state that was changed."""
-    draw = random.Random(random.SystemRandom().randrange(2**32))
+    draw = random.Random(new_seed(2**32))
     for number in range(3):
         store.add("x", fake(number))
     store.alias("x", "beta", 2)

@@ -16,6 +16,7 @@ from foreword.serving.engine import Engine, Room
 from foreword.serving.fair_queue import SWEEP, FirstCome, Turns
 from foreword.serving.protocol import Asked, Busy, Client, Sampling
 from foreword.serving.quota import Quota, Shares, parse_size
+from tests.seeds import new_seed
 from tests.serving.made import artefact, saved
 
 ROOM = Room(memory=2**22, compiled=2**22, cache=2**24, rows=4, waiting=700)
@@ -55,7 +56,7 @@ def drawn(rng: random.Random, keys: str) -> list[Task]:
 @pytest.mark.parametrize(("kind", "fair"), [(Turns, True), (Line, False)])
 def test_keys_that_all_wait_get_the_same_in_tokens_whatever_a_job_costs(kind, fair):
     """At any moment no two are further apart than one job of each; in a line they are."""
-    rng = random.Random()
+    rng = random.Random(new_seed())
     queue, tasks = kind(), drawn(rng, "ABC")
     for task in sorted(tasks, key=lambda task: task.by):  # all of A's came first
         queue.append(task)
@@ -70,7 +71,7 @@ def test_keys_that_all_wait_get_the_same_in_tokens_whatever_a_job_costs(kind, fa
 
 
 def test_whoever_comes_waits_for_one_job_and_not_for_what_the_others_have_waiting():
-    rng = random.Random()
+    rng = random.Random(new_seed())
     for _ in range(15):
         queue: Turns[Task] = Turns()
         for _ in range(500):

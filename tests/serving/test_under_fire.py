@@ -3,7 +3,6 @@
 python -m pytest tests/serving/test_under_fire.py
 """
 
-import random
 import re
 import signal
 import socket
@@ -15,6 +14,7 @@ import pytest
 
 from foreword.models.load import load
 from foreword.serving.keys import KeyRing
+from tests.seeds import new_seed
 from tests.serving.book import Book, Known, known
 from tests.serving.fire import Fire, reader, writer
 from tests.serving.processes import process
@@ -37,7 +37,7 @@ GROWTH = 48 * 2**20  # bytes, beyond what a warm server has
 )
 def test_under_fire(tmp_path, seconds):
     """Two who change prompts and six who use them, a kill -9 between any two of the times, the store the same."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     print("seed", seed)
     lm = load("foreword-tiny-causal")
     first = known(lm, tmp_path / "made", "a", 8, seed, [])

@@ -21,6 +21,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.tasks.input_rows import items_of, row_of
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
+from tests.seeds import new_seed
 
 ROWS = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(40)]
 TEXTS = {  # a cell and its text; None: refused
@@ -213,7 +214,7 @@ def written(rows, path):
 
 def test_options_that_are_numbers_have_one_reading_for_the_column(tmp_path) -> None:
     """Planted: the right option is known; a label is its position or its text, in CSV and in JSONL."""
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     for by in ("position", "text"):

@@ -22,6 +22,7 @@ from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import Judge
+from tests.seeds import new_seed
 
 WORDS = "the a blue golden house near river serves cheap Italian food, is it's rated 5 out of five stars - £20".split()
 
@@ -73,7 +74,7 @@ def plain_bleu(answers, targets) -> float:
 
 @pytest.mark.parametrize("_", range(4))
 def test_what_the_libraries_say_of_a_drawn_corpus(_: int) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed(2**32)
     print("corpus", seed)  # shown where it fails
     answers, targets = corpus(seed)
     assert 100 * bleu(answers, targets).value() == pytest.approx(

@@ -10,6 +10,7 @@ from foreword.errors import DataError
 from foreword.tasks.guess_fields import determined
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
+from tests.seeds import new_seed
 
 NAMES = ("entailment", "contradiction", "neutral")
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -17,7 +18,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.fixture
 def rng():
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed(2**32)
     print(f"seed {seed}")
     return random.Random(seed)
 

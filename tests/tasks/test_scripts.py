@@ -19,6 +19,7 @@ from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import Judge
 from tests.methods.planted_lm import markov_lm
+from tests.seeds import new_seed
 
 SPACED = {
     "hindi": "मुझे यह फिल्म बहुत पसंद आई और कहानी अच्छी थी",
@@ -43,7 +44,7 @@ def drawn(rng: random.Random, words: list[str], gap: str) -> str:
 
 @pytest.mark.parametrize("language", [*SPACED, *UNSPACED])
 def test_right_answers_are_right_and_wrong_ones_are_not(language):
-    rng = random.Random(random.SystemRandom().randrange(2**32))
+    rng = random.Random(new_seed(2**32))
     gap = " " if language in SPACED else ""
     words = SPACED[language].split() if gap else [*UNSPACED[language][1]]
     texts = [drawn(rng, words, gap) for _ in range(6)]

@@ -12,6 +12,7 @@ from foreword.evaluation.statistics import resample_summed
 from foreword.tasks.slot_rules import Slots
 from foreword.tasks.slots import SLOTS, meaning_of, plain, slot_errors
 from foreword.tasks.task import Task
+from tests.seeds import new_seed
 
 E2E = SLOTS["e2e"]()
 SAID = {  # one way to say each value, written for this test
@@ -55,7 +56,7 @@ def drawn(rng: random.Random) -> tuple[str, dict[str, str], tuple[int, int, int]
 
 @pytest.mark.parametrize("change", [str, str.lower, lambda t: t.replace("-", " - ").replace(".", " .")])
 def test_planted_errors_are_counted(change) -> None:
-    rng = random.Random(random.SystemRandom().randrange(2**32))
+    rng = random.Random(new_seed(2**32))
     rows = [drawn(rng) for _ in range(300)]
     found = slot_errors(E2E, [change(text) for text, _, _ in rows], [meaning for _, meaning, _ in rows])
     for (text, meaning, counts), features in zip(rows, found.features_RF.tolist(), strict=True):

@@ -31,6 +31,7 @@ from foreword.training.loop import Run, fit
 from foreword.training.trainer import Trained, train_many
 from tests.models.zoo import build
 from tests.planted import planted_task, planted_texts
+from tests.seeds import new_seed
 
 WORDS = "ab cd efgh ij klm n opq rst uv w xyz".split()
 FORM = Format(Template.parse("{soft:3} {text}:{answer}"), decoding=Decoding(9, stop_strings=("\n",)), max_length=60)
@@ -82,7 +83,7 @@ def plain_loss(lm: FrozenLM, leaf: torch.Tensor, pairs: list[tuple[Row, str]]) -
 @pytest.mark.parametrize("budget", [40, 10_000])
 def test_loss_and_gradient_are_those_of_the_unmodified_model(family, budget):
     lm = wrap(build(family, torch.float64), byte_tokenizer("causal"), kind="causal")
-    learner, some = soft_learner(lm, 1), drawn(5, random.SystemRandom().randrange(10**6))
+    learner, some = soft_learner(lm, 1), drawn(5, new_seed())
     rows = Rows.of(lm, FORM, some, 0, texts=True)
     chosen = [3, 0, 4, 1]
     examples = rows.examples(0, chosen, 0, seed=7)

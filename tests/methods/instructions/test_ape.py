@@ -27,6 +27,7 @@ from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
 from tests.planted import NOUNS, planted_task
+from tests.seeds import new_seed
 
 ANSWERS = ("red", "green", "blue")
 
@@ -77,7 +78,7 @@ def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[Poo
 
 def test_the_one_candidate_that_states_the_secret_mapping_is_returned(lm):
     """With a budget at which uniform sampling finds it in fewer than 60% of the draws."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     hits = draws = 0
     for trial in range(6):
         pool, rows, secret = planted(lm, seed + trial)
@@ -98,7 +99,7 @@ def test_the_one_candidate_that_states_the_secret_mapping_is_returned(lm):
 
 def test_resampling_adds_arms_around_the_best_and_spends_the_budget(lm):
     """The secret is not among the first candidates; the second resampling proposes it."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     pool, rows, secret = planted(lm, seed, decoys=19, stating=False)
     shown: list[Ranked] = []
 
@@ -125,7 +126,7 @@ def test_a_budget_below_one_row_each_is_refused(lm):
 @pytest.mark.parametrize("name", ["foreword-tiny", "foreword-tiny-causal"])
 def test_values_are_those_of_rows_read_alone_and_come_from_the_ledger_afterwards(name):
     lm = load(name)
-    task = planted_task(random.SystemRandom().randrange(10**6), train=20, validation=0, test=4)
+    task = planted_task(new_seed(), train=20, validation=0, test=4)
     form = task.format(lm.kind)
     pool = Pool(lm, lambda text: with_instruction(form, text, lm.kind))
     pool.add_as_written()
@@ -163,7 +164,7 @@ def test_special_tokens_in_a_proposal_do_not_reach_a_template(kind):
 
 
 def test_parts_are_disjoint_and_hashed():
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     task = planted_task(seed, train=160, validation=20, test=60)
     twice = task.with_(train=(*task.train, *task.train[:7], *task.test[:5]))
     rows = search_rows(twice, seed, 50, 40)
@@ -187,7 +188,7 @@ def test_parts_are_disjoint_and_hashed():
 
 
 def test_spearman_is_the_correlation_of_ranks():
-    rng = np.random.default_rng(random.SystemRandom().randrange(10**6))
+    rng = np.random.default_rng(new_seed())
     for _ in range(50):
         one, other = rng.integers(0, 6, 12).astype(float).tolist(), rng.normal(size=12).tolist()
         ranks = [[sum(b < a for b in x) + (sum(b == a for b in x) + 1) / 2 for a in x] for x in (one, other)]

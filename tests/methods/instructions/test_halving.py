@@ -5,13 +5,13 @@ references that share no code with the search.
 """
 
 import math
-import random
 
 import numpy as np
 import pytest
 
 from foreword.errors import ConfigError
 from foreword.methods.instructions.halving import halve
+from tests.seeds import new_seed
 
 PROBLEMS = 1000
 
@@ -77,7 +77,7 @@ def plain_halving(value_AR, budget, rng):
 
 def test_the_law_over_a_thousand_problems():
     """Exactly the budget, no cell twice, never an arm without a value; and less regret than three references."""
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed(2**32)
     rng = np.random.default_rng(seed)
     gaps: dict[str, list[float]] = {"uniform": [], "ucb": [], "plain_halving": []}
     for number in range(PROBLEMS):

@@ -15,6 +15,7 @@ from foreword.errors import ConfigError, ModelError
 from foreword.methods.instructions.remote import BudgetSpentError, Endpoint, Remote, without_key
 from foreword.training.answer_log import Ledger
 from tests.methods.instructions.endpoint import Stub, serving
+from tests.seeds import new_seed
 
 OPTIONS = {"max_tokens": 20, "temperature": 0.9, "top_p": 0.9}
 SLOW = (429, {}, {"error": {"message": "slow down"}})
@@ -128,7 +129,7 @@ def test_it_gives_up_after_so_many_attempts(waits):
 
 def test_the_budget_of_tokens_is_never_exceeded(waits):
     """Refusals, server errors (which may have been charged) and texts in any order."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     rng = random.Random(seed)
     for budget in (0, 100, 400, 1500):
         charged = 0

@@ -5,7 +5,6 @@ without asking again for what was answered.
 """
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,14 @@ import pytest
 from tests.killed import contents, finish, start
 from tests.methods.instructions.endpoint import Stub, serving
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 BUDGET = 20_000
 
 
 @pytest.fixture
 def rows(tmp_path) -> Path:
-    task = planted_task(random.SystemRandom().randrange(10**6), train=40, validation=8, test=10)
+    task = planted_task(new_seed(), train=40, validation=8, test=10)
     path = tmp_path / "rows.jsonl"
     lines = [{**r.fields, "label": task.labels[r.label]} for s in ("train", "validation", "test") for r in task.rows(s)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -16,6 +16,7 @@ from foreword.models.tiny import tiny
 from foreword.training.answer_log import Ledger
 from tests.instructed import instruct_lm
 from tests.planted import FILLER, NOUNS, planted_task
+from tests.seeds import new_seed
 
 
 def drawn(seed: int) -> list[tuple[dict[str, str], str]]:
@@ -25,7 +26,7 @@ def drawn(seed: int) -> list[tuple[dict[str, str], str]]:
 
 def test_the_best_word_is_that_of_the_summed_log_probabilities():
     """One gap of one piece against a plain loop over examples, and two gaps never above one piece's best sum."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     lm, examples = load("foreword-mini"), drawn(seed)
     plain = AutoModelForMaskedLM.from_pretrained(EMBEDDED, attn_implementation="eager").float().eval()
     best = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), "answer"))
@@ -74,7 +75,7 @@ def test_fillings_are_templates(fields, kind, words, source):
 @pytest.mark.parametrize("name", ["foreword-tiny", "foreword-tiny-causal"])
 def test_what_is_chosen_is_not_below_the_template_as_written(name):
     """On the rows of the choice, where every cell was read; a masked proposer serves a causal model too."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     lm, task = load(name), planted_task(seed, train=24, validation=0, test=8)
     options = {"candidates": 8, "beam": 3, "longest": 2, "examples": 4, "budget": 9 * 24, "exhaustive": True}
     for proposer in ("self", "foreword-tiny"):

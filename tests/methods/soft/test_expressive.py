@@ -26,6 +26,7 @@ from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.examples import Rows, mean_nll, reference_nll
 from foreword.training.trainer import Trained, train_many
+from tests.seeds import new_seed
 
 SEEDS, LENGTH, LETTERS, WRITTEN = 10, 4, "abcdefghijklmnop", 3
 DECODING = Decoding(WRITTEN + 1)
@@ -79,7 +80,7 @@ def words(lm: FrozenLM, task: Task, seed: int, near: SoftPrompt) -> SoftPrompt:
 @pytest.mark.slow
 def test_words_then_embeddings_then_prefixes():
     """Ten rules: a sign test says p < 0.01 only where the order holds in every one of them."""
-    seed = random.SystemRandom().randrange(10**6)
+    seed = new_seed()
     lm = tiny("causal", seed=seed)
     tasks = []
     for number in range(SEEDS):

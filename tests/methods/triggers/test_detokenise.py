@@ -25,8 +25,9 @@ from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task
 from tests.methods.triggers.trigger_setups import word_lm, word_task
 from tests.models.trained import CORPUS, byte_bpe, masked_byte_bpe, unigram, wordpiece
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 DESIGNS = {
     "wordpiece": (wordpiece, "masked"),
     "masked-byte-bpe": (masked_byte_bpe, "masked"),

@@ -15,8 +15,9 @@ from foreword.methods.triggers.objective import row_losses
 from foreword.methods.triggers.row_block import Block
 from foreword.methods.triggers.swaps import propose
 from tests.methods.triggers.trigger_setups import field_of, word_lm, word_task
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 KINDS = ("masked", "causal")
 
 

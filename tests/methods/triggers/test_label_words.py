@@ -15,8 +15,9 @@ from foreword.methods.registry import train
 from foreword.methods.triggers.label_words import _measured, classifier_scores, find_words, fit_classifier, ratio_scores
 from foreword.models.hf.families import output_of
 from tests.methods.triggers.trigger_setups import word_lm, word_task
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])

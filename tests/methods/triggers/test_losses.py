@@ -19,8 +19,9 @@ from foreword.methods.triggers.detokenise import filled
 from foreword.methods.triggers.objective import row_losses
 from foreword.methods.triggers.selection_rows import Pool
 from tests.methods.triggers.trigger_setups import field_of, plan, word_lm, word_task
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 

@@ -23,8 +23,9 @@ from foreword.tasks.metrics import accuracy
 from foreword.training.trainer import TrainingInterrupted
 from tests.methods.triggers.test_losses import library_loss
 from tests.methods.triggers.trigger_setups import field_of, plan, planted_key, word_lm, word_task
+from tests.seeds import new_seed
 
-SEED = random.SystemRandom().randrange(10**6)
+SEED = new_seed()
 
 
 def searched(field, start=None, **options) -> State:

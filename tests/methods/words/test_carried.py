@@ -15,6 +15,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
+from tests.seeds import new_seed
 
 TEMPLATE = "{q}\nA:{answer}"
 DIGITS, STEPS = 2, 340  # of the numbers, and of training: about half a minute
@@ -81,7 +82,7 @@ def trained(pairs: list[tuple[int, int]], digits: int, steps: int, seed: int) ->
 
 
 def test_steps_help_a_model_that_learnt_them():
-    digits, seed = DIGITS, random.SystemRandom().randrange(10**6)
+    digits, seed = DIGITS, new_seed()
     rng = random.Random(seed)
     pairs = list({(rng.randrange(10**digits), rng.randrange(10**digits)) for _ in range(1300)})
     seen, held = pairs[:1000], pairs[1000:1100]

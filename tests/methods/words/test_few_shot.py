@@ -4,7 +4,6 @@ python -m pytest tests/methods/words/test_few_shot.py
 """
 
 import math
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,7 @@ from foreword.models.load import load
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.planted import planted_task
+from tests.seeds import new_seed
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
 NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
@@ -37,7 +37,7 @@ def lm(request):
 
 @pytest.fixture
 def task():
-    return planted_task(random.SystemRandom().randrange(10**6), train=24, validation=8, test=16)
+    return planted_task(new_seed(), train=24, validation=8, test=16)
 
 
 def shown(artefact: Artefact) -> list[str]:
@@ -219,7 +219,7 @@ def test_wrong_labels_in_the_demonstrations_cost_accuracy():
     lm = load("foreword-mini-causal")
     right = np.zeros(2)
     for _ in range(3):
-        seed = random.SystemRandom().randrange(10**6)
+        seed = new_seed()
         task = planted_task(seed, train=48, validation=0, test=32).with_(validation=())
         swapped = task.with_(train=tuple(replace(r, label=1 - (r.label or 0)) for r in task.train))
         label = np.array([row.label for row in task.test])
