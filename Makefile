@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 # The oldest supported transformers, as in pyproject.toml; the newest is in constraints.txt.
 OLDEST := 5.7.0
 
-.PHONY: help venv browser test test-slow test-matrix lint demo serve bench clean
+.PHONY: help venv browser test test-slow test-matrix lint docs demo serve bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,10 +27,10 @@ browser:  ## chromium for the tests of the server's page, by apt-get as root; wh
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 	echo "There is no chromium, so the tests of the page are skipped; install Debian's package of that name." >&2
 
-test: .venv/.installed browser  ## the test suite (minutes)
+test: .venv/.installed  ## the test suite (minutes); tests of the server's page need `make browser` once
 	$(PYTEST) -n $(WORKERS) -m 'not slow'
 
-test-slow: .venv/.installed browser  ## all tests, long ones included
+test-slow: .venv/.installed  ## all tests, long ones included
 	$(PYTEST) -n $(WORKERS)
 
 test-matrix: .venv/.installed .venv/transformers-$(OLDEST)  ## the model tests on oldest and newest transformers
@@ -44,6 +44,13 @@ lint: .venv/.lint  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: .venv/.docs  ## the documentation site, in docs/_site; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_site
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
 
 demo: .venv/.installed  ## compare methods with the embedded model on an embedded task
 	$(BIN)/foreword demo

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foreword.methods import METHODS
     from foreword.methods.api import train
     from foreword.models.load import load, wrap
+    from foreword.tasks.read import read_task
     from foreword.tasks.task import Task
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ _HOMES = {
     "ensemble": "foreword.inference.ensemble",
     "load": "foreword.models.load",
     "open_artefact": "foreword.inference.predictor",
+    "read_task": "foreword.tasks.read",
     "retrain": "foreword.evaluation.retrain",
     "train": "foreword.methods.api",
     "train_tasks": "foreword.evaluation.tasks",
@@ -57,6 +59,7 @@ __all__ = [
     "ensemble",
     "load",
     "open_artefact",
+    "read_task",
     "retrain",
     "train",
     "train_tasks",

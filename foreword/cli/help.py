@@ -1,4 +1,4 @@
-"""Every help page as one Markdown file: python -m foreword.cli.help > docs/help.md"""
+"""Every help page as one Markdown file: python -m foreword.cli.help > docs/help.md."""
 
 from collections.abc import Iterator
 

@@ -15,6 +15,7 @@ from foreword.core.arguments import checked
 from foreword.core.data_paths import portable, resolved
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
+from foreword.core.html import html_table
 from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
 from foreword.core.serialise import check_header, pack, unpack
 from foreword.core.text import shown
@@ -190,6 +191,21 @@ class Artefact:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ArtefactError(f"{path} does not hold what its record says ({reason}); train it again.") from error
         return made
+
+    def _repr_html_(self) -> str:
+        """Return what was learnt as a table, for notebooks."""
+        answers = ", ".join(self.format.labels) or ("texts" if self.format.answers == "text" else "options of each row")
+        rows = [
+            ("method", f"{self.method}, seed {self.seed}"),
+            ("form", self.form),
+            ("made for", f"{self.model.get('name')} ({self.model.get('kind')})"),
+            ("template", json.dumps(self.format.template.source, ensure_ascii=False)),
+            ("answers", answers),
+            ("parameters trained", f"{self.numbers_trained:,}"),
+            ("bytes", f"{self.bytes_stored:,}"),
+            *((name, value) for name, value in self.metrics.items() if isinstance(value, int | float | str)),
+        ]
+        return html_table(["artefact", ""], rows)
 
     def _card(self) -> str:
         """The README of the folder, for the person who is handed it."""

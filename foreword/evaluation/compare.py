@@ -6,6 +6,7 @@ shots are drawn apart from the rest: every method trains with every seed on each
 section 6.3), and the spread is that between subsets, each of which counts as the mean of its seeds.
 """
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
+from foreword.core.html import html_table
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
 from foreword.evaluation.predictions import Answer, ReadCache, Readers, Score, primary
 from foreword.evaluation.records import Record, Store
+from foreword.evaluation.report import caption, notes, table
 from foreword.evaluation.run import Cell, Desk, make_cells, make_desk
 from foreword.evaluation.schedule import Failure, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
@@ -93,6 +96,12 @@ class Comparison:
     records: tuple[Record, ...]
     failures: tuple[Failure, ...]
     folder: Path
+
+    def _repr_html_(self) -> str:
+        """Return the table of the comparison with what it shows and does not show, for notebooks."""
+        header, rows = table(self.lines)
+        below = "".join(f"<p>{html.escape(line)}</p>" for line in notes(self.lines))
+        return html_table(header, rows, caption(self.lines)) + below
 
 
 @checked

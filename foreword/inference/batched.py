@@ -1,4 +1,4 @@
-"""Score rows of many learners in shared batches"""
+"""Score rows of many learners in shared batches."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -48,6 +48,10 @@ class Prompted:
     lm: FrozenLM | None
     artefact: Artefact
 
+    def _repr_html_(self) -> str:
+        """Return the artefact as a table, for notebooks."""
+        return self.artefact._repr_html_()
+
     def predict(self, texts: Iterable[Given]) -> list[Prediction]:
         """Labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
 

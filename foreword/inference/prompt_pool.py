@@ -1,4 +1,4 @@
-"""Mix the prompts of a pool by a row's features"""
+"""Mix the prompts of a pool by a row's features."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Score rows by counts of their words"""
+"""Score rows by counts of their words."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Train one method from Python"""
+"""Train one method from Python."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Find a method by name and train jobs with it"""
+"""Find a method by name and train jobs with it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Recognise that memory ran out"""
+"""Recognise that memory ran out."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Read the data of a finished run again"""
+"""Read the data of a finished run again."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Hold the rules that fill the slots of a table"""
+"""Hold the rules that fill the slots of a table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from foreword.core.arguments import checked
 from foreword.core.format import Answers, ChatOptions, Decoding, Format, Truncate
+from foreword.core.html import html_table
 from foreword.errors import ConfigError
 from foreword.tasks.answer_metrics import NAMES, Metric
 from foreword.tasks.formats import build_format, default_decoding
@@ -253,6 +254,19 @@ class Task:
         sizes = ", ".join(f"{len(self.rows(s))} {s}" for s in ("train", "validation", "test"))
         kind = "; synthetic text" if self.synthetic else ""
         return f"{self.name}: {what}; {sizes} rows; text in {', '.join(self.fields)}{kind}"
+
+    def _repr_html_(self) -> str:
+        """Return the first rows of each split as a table, for notebooks."""
+        shown = [(split, row) for split in ("train", "validation", "test") for row in self.rows(split)[:2]]
+        cells = [(split, *(row.fields[name] for name in self.fields), self._answer(row)) for split, row in shown]
+        return html_table(["split", *self.fields, "answer"], cells, self.describe())
+
+    def _answer(self, row: Row) -> str:
+        """Return a row's label or texts as text."""
+        if row.targets:
+            return " | ".join(row.targets)
+        names = self.labels or row.options
+        return "" if row.label is None else names[row.label]
 
     @checked
     def format(

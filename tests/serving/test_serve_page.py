@@ -1,4 +1,4 @@
-"""The README's commands for serving, as they are printed. python -m pytest tests/serving/test_readme.py
+"""The README's commands for serving, as they are printed. python -m pytest tests/serving/test_serve_page.py
 
 But with the tiny model, two steps, and a port that is free.
 """
@@ -20,7 +20,7 @@ from foreword.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 PRINTED = "http://127.0.0.1:8000"
-SECTION = re.search(r"^## Serving\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+SECTION = (ROOT / "docs" / "serve.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines() if line]
 SMALLER = {"foreword-mini-causal": "foreword-tiny-causal", "steps=60": "steps=2"}
@@ -71,7 +71,7 @@ def curl(line: str, address: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl to run the README's lines with")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl to run the page's lines with")
 def test_serving_as_printed(folder, capsys):
     with serving() as address:
         said: dict[str, str] = {}
