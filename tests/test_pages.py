@@ -4,6 +4,7 @@ A command line is parsed by the command that it names: its options exist, and wh
 tests/test_pages.py
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from foreword.cli.main import cli
+from foreword.core.template import Template
 
 ROOT = Path(__file__).parents[1]
 # Pages that are made from the code, whose blocks are outputs, and the log.
@@ -79,7 +81,7 @@ def check_line(line: str) -> None:
         pass  # the lines for the server are run by tests/serving/test_serve_page.py
     else:
         raise AssertionError(
-            f"nobody knows whether {line!r} works; run it in a test, or say why not: <!-- not run: -->"
+            f"nobody knows whether {line!r} works; run it in a test, or write <!-- not run: REASON --> above"
         )
 
 
@@ -105,7 +107,13 @@ def test_block(page, number, match, tmp_path, monkeypatch, capsys):
         )
         exec(before + code, {})
         return
+    if language in ("json", "template"):
+        for line in code.splitlines():
+            json.loads(line) if language == "json" else Template.parse(line)
+        return
     assert language in ("", "sh", "bash"), f"{page.name}: a block of {language} says why it is not run"
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path)
     for line in command_lines(code):
         check_line(line)
 
