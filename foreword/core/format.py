@@ -146,9 +146,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, value in vars(self).items():
-            if isinstance(value, int | float) and not _within(value, LARGEST):
-                raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
+        _refuse_beyond_use(vars(self))
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -185,6 +183,7 @@ class Decoding:
         known = {field.name for field in fields(Decoding)}
         if not isinstance(data, dict) or not data.keys() <= known:
             raise ConfigError(f"Decoding is {shown(data)}; it may have {', '.join(sorted(known))}.")
+        _refuse_beyond_use(data)
         if not isinstance(data.get("stop_strings", []), list):
             raise ConfigError(f"Decoding: stop_strings is {shown(data['stop_strings'])}; it must be a list of texts.")
         return Decoding(**{**data, "stop_strings": tuple(data.get("stop_strings", ()))})
@@ -292,6 +291,12 @@ class Format:
             premise=data.get("premise"),
             chat_options=ChatOptions.from_json(data.get("chat_options") or {}),
         )
+
+
+def _refuse_beyond_use(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float) and not _within(value, LARGEST):
+            raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
 
 
 def _check_parts(data: Any) -> None:

@@ -113,7 +113,8 @@ def gives_away(values: Sequence[str], sample: Sample, *, strict: bool = False) -
             if saved >= (SAVED_BY_FEW if few else SAVED):
                 nearly = "" if saved > 0.999 else f" but for {100 * (1 - saved):.0f}% of what the commonest would miss"
                 return f"has {count} different values, which determine the answer{nearly}"
-            if few and determined(answers, forms)[0] >= SAVED:  # coarser than the answer, and made from it
+            # Coarser than the label, and made from it; a text that answers often repeats what it was asked.
+            if few and sample.names and determined(answers, forms)[0] >= SAVED:
                 return f"has {count} different values, which the answer determines"
         reason = None if strict else _names_label(whole, answers) if sample.names else _is_answer(whole, answers)
         if reason:

@@ -51,11 +51,14 @@ def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
         _refuse_twice(list(source.columns), where)
         return source.to_dict("records")
     if pyarrow is not None and isinstance(source, pyarrow.Table | pyarrow.RecordBatch):
-        _refuse_twice(source.schema.names, where)
         try:
-            return source.to_pylist()
+            names, rows = source.schema.names, source.to_pylist()
         except (ValueError, OverflowError) as error:  # text that is not UTF-8, dates out of Python's range
-            raise DataError(f"{where} cannot be read ({_first_line(error)}); write those cells as text") from error
+            raise DataError(
+                f"{where} cannot be read ({_first_line(error)}); write its names and cells as text"
+            ) from error
+        _refuse_twice(names, where)
+        return rows
     if datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return iter(source)
     return None

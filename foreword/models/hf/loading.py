@@ -25,6 +25,7 @@ from foreword.models.hf import families, folder, stored, view
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
+from foreword.models.score import is_out_of_memory
 
 OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
 GROUP = 32  # weights of a row that share a scale in int4
@@ -113,7 +114,15 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFM
         others = (tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(i for i in others if i is not None and i < rows))
     lm = (HFSeq2Seq if kind == "seq2seq" else HFLM)(model, tokenizer, kind, name)
-    lm.require_own_logits()
+    try:
+        lm.require_own_logits()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"Out of memory with two tokens through {name}. Use a smaller model, a lower precision (--dtype, "
+            "--quantise) or more devices (--device-map)."
+        ) from error
     return lm
 
 
