@@ -6,6 +6,7 @@ Run: python -m pytest tests/methods/test_carried.py
 import random
 
 import numpy as np
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -80,6 +81,7 @@ def trained(pairs: list[tuple[int, int]], digits: int, steps: int, seed: int) ->
     return wrap(model.eval(), tokenizer, kind="causal")
 
 
+@pytest.mark.slow
 def test_steps_help_a_model_that_learnt_them():
     digits, seed = DIGITS, random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
