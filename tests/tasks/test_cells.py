@@ -122,6 +122,26 @@ def test_tables_are_read_by_their_columns_and_columns_by_their_items() -> None:
         row_of(artefact("a", "b"), ["x"], "text 1")
 
 
+def test_rows_that_have_names_are_read_by_them_whatever_their_order() -> None:
+    frame = pandas.DataFrame({"b": ["second"] * 8, "label": ["x", "y"] * 4, "a": [f"first {n}" for n in range(8)]})
+    pair = artefact("a", "b")
+    for columns in (["b", "a"], ["a", "b"], ["b", "label", "a"]):
+        some = frame[columns]
+        series = [row for _, row in some.iterrows()]
+        tuples = list(some.itertuples(index=False))
+        structured = list(some.to_records(index=False))
+        for rows in (series, tuples, structured):
+            read = [dict(row_of(pair, row, "text 1").fields) for row in rows]
+            assert read == [{"a": f"first {n}", "b": "second"} for n in range(8)], (columns, type(rows[0]))
+    # A Series without names is a sequence.
+    assert row_of(pair, pandas.Series(["x", "y"]), "text 1").fields == {"a": "x", "b": "y"}
+    with pytest.raises(DataError, match="'a' twice"):
+        row_of(pair, pandas.Series(["x", "y", "z"], index=["a", "b", "a"]), "text 1")
+    for rows in ([row for _, row in frame.iterrows()], list(frame.itertuples(index=False)), frame.to_records()):
+        task = Task(rows, text=("a", "b"))
+        assert all(row.fields["b"] == "second" for row in task.train) and len(task.train) > 0
+
+
 def test_a_data_set_in_memory_and_a_streamed_one_keep_their_label_names() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
