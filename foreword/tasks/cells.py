@@ -204,17 +204,20 @@ def named_cells(value: Any, place: str) -> Mapping[Any, Any] | None:
     names = getattr(value, "_fields", None)
     if isinstance(value, tuple) and isinstance(names, tuple):
         return dict(zip(names, value, strict=True))
-    names = value.dtype.names if isinstance(value, np.void) else None
-    if names is not None:
-        return {name: value[name] for name in names}
+    if isinstance(value, np.void) and value.dtype.names is not None:
+        return dict(zip(value.dtype.names, value.item(), strict=True))
     pandas = sys.modules.get("pandas")
-    if pandas is None or not isinstance(value, pandas.Series) or isinstance(value.index, pandas.RangeIndex):
+    return _of_series(value, place) if pandas is not None and isinstance(value, pandas.Series) else None
+
+
+def _of_series(series: Any, place: str) -> Mapping[Any, Any] | None:
+    names = list(series.index)
+    if names == list(range(len(names))):
         return None
-    names = list(value.index)
     twice = first_twice(names)
     if twice is not None:
         raise DataError(f"{place} has the column {twice!r} twice; rename or remove one of the two")
-    return dict(zip(names, value, strict=True))
+    return dict(zip(names, series, strict=True))
 
 
 def column_names(record: Mapping[Any, Any], place: str) -> Mapping[str, Any]:

@@ -265,3 +265,13 @@ def test_lora_trains_no_matrix_that_its_update_cannot_be_kept_of(family: str, ta
             _require_foldable(lm, injected, config)
     with pytest.raises(ConfigError, match="has adapters of PEFT in it already"):
         inject(injected, LoraConfig(), 0)
+
+
+@pytest.mark.parametrize("learns", ["PromptTuningConfig", "PrefixTuningConfig", "LoraConfig"])
+def test_a_model_of_peft_names_what_holds_its_adapter(learns: str) -> None:
+    more = {"target_modules": ["q_proj"]} if learns == "LoraConfig" else {"num_virtual_tokens": 4}
+    model = peft.get_peft_model(build("llama"), getattr(peft, learns)(task_type="CAUSAL_LM", **more))
+    # The base model of a learnt prompt answers without it.
+    said = "give its get_base_model" if learns == "LoraConfig" else "prompt is not in its get_base_model.*`foreword imp"
+    with pytest.raises(ModelError, match=said):
+        wrap(model, byte_tokenizer("causal"), kind="causal")

@@ -92,11 +92,22 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given"
-            f"{'; give its get_base_model(), which has the adapter in it' if 'peft' in type(model).__module__ else ''}."
+            f"{_of_peft(model) if 'peft' in type(model).__module__ else ''}."
         )
     name = name or model.config.name_or_path or type(model).__name__
     kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
     return _build(view.view_of(model), tokenizer, kind, name)
+
+
+def _of_peft(model: Any) -> str:
+    """What to give instead of a model of PEFT, whose base has layers that were changed but no prompt before it."""
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        return (
+            ", whose prompt is not in its get_base_model(); save it with save_pretrained and read that folder with "
+            "`foreword import`"
+        )
+    return "; give its get_base_model(), which has the adapter in it"
 
 
 def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFModel:
