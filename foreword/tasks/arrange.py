@@ -32,9 +32,12 @@ def arrange(
     def content(table: Table, item: tuple[int, Mapping[str, Any]]) -> str:
         number, record = item
         texts = [text_of(record.get(name), f"{table.place(number)}: field {name!r}") for name in columns.text]
+        cells = [str(record.get(name)) for name in columns.options]
         if columns.options:
-            options_of(option_cells(record, columns.options), table.place(number))
-        return json.dumps([*texts, *(str(record.get(name)) for name in columns.options)], ensure_ascii=False)
+            options = options_of(option_cells(record, columns.options), table.place(number))
+            if len(cells) == 1:  # whatever holds the list: JSON in CSV, an array in Parquet
+                cells = [str(list(options))]
+        return json.dumps([*texts, *cells], ensure_ascii=False)
 
     if set(splits) == {"train"}:
         splits = {"all": splits["train"]}

@@ -231,6 +231,22 @@ def written(rows, path):
     (path / "x.csv").write_text(file.getvalue())
 
 
+@pytest.mark.parametrize("options", [["yes", "no"], [3, 4], ["it's", 'a "b"']], ids=["texts", "numbers", "quotes"])
+def test_options_are_split_alike_in_every_format(tmp_path, options) -> None:
+    rows = [{"q": f"question {n}", "options": options, "label": n % 2} for n in range(60)]
+    frame = pandas.DataFrame(rows)
+    frame.to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.assign(options=json.dumps(options)).to_csv(tmp_path / "x.csv", index=False)
+    frame.assign(options=json.dumps(options)).to_json(tmp_path / "x.json", orient="records")
+    sources = [read_task(tmp_path / f"x.{kind}", options="options") for kind in ("jsonl", "parquet", "csv", "json")]
+    sources += [Task(rows, options="options"), Task(frame, options="options")]
+    splits = [
+        [[(row.text(), row.label) for row in t.rows(s)] for s in ("train", "validation", "test")] for t in sources
+    ]
+    assert all(one == splits[0] for one in splits) and all(splits[0])
+
+
 def test_options_that_are_numbers_have_one_reading_for_the_column(tmp_path) -> None:
     """Planted: the right option is known; a label is its position or its text, in CSV and in JSONL."""
     seed = random.SystemRandom().randrange(2**32)
