@@ -612,3 +612,13 @@ def test_what_training_wrote_and_cannot_be_read_stops_no_other(tmp_path):
     store = PromptStore.open(tmp_path)
     assert store.names() == ["good"]
     assert "no plain file" in store.damaged["pipe"]
+
+
+@pytest.mark.parametrize("inside", [".", "artefacts/good"])
+def test_the_folder_that_one_is_in_is_served(tmp_path, monkeypatch, inside):
+    folder = tmp_path / "artefacts" / "good"
+    folder.mkdir(parents=True)
+    for file, data in fake(1).items():
+        (folder / file).write_bytes(data)
+    monkeypatch.chdir(tmp_path / inside)
+    assert PromptStore.open(".").names() == ["good"]
