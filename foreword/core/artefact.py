@@ -143,6 +143,8 @@ class Artefact:
         path = Path(folder)
         try:
             contents = read_folder(path, (RECORD, TENSORS), MOST)
+        except ValueError as error:
+            raise ArtefactError(f"{shown(str(path))} is no path of a folder ({error}).") from error
         except OSError as error:
             raise _unreadable(path, error) from error
         made = Artefact.read(contents, str(path))

@@ -22,6 +22,7 @@ Pieces = Literal["mean", "sum"]
 # Scores are single-precision, and what a calibration makes of them must stay finite.
 SHIFT, COLDEST = 1e6, 1e-6
 LARGEST = 2**63 - 1  # of a whole number that a record holds
+BEAMS, SAMPLES = 1_000, 10_000  # of one row, each of which takes memory of its own
 
 CLOCK = "strftime_now"  # the name under which a chat template reads the clock
 RECORDED_SINCE = "2026-12-01"  # artefacts of before do not record the day on which they were made
@@ -156,8 +157,8 @@ class Decoding:
             ("temperature", 0 < self.temperature <= 100, "above 0 and at most 100; do_sample=False is greedy"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (all pieces) or more"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("num_return_sequences", self.num_return_sequences >= 1, "1 or more"),
+            ("num_beams", 1 <= self.num_beams <= BEAMS, f"between 1 and {BEAMS:,}"),
+            ("num_return_sequences", 1 <= self.num_return_sequences <= SAMPLES, f"between 1 and {SAMPLES:,}"),
             ("stop_strings", all(self.stop_strings), "texts that are not empty"),
             ("extract", self.extract in (None, "number", "choice", "span"), "none, number, choice or span"),
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),

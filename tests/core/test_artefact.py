@@ -133,3 +133,12 @@ def test_the_three_levels_of_the_fingerprint():
 def test_the_card_says_what_may_leak(tmp_path):
     card = (made("word-counts").save(tmp_path / "x") / "README.md").read_text()
     assert "words of the training texts, in clear" in card
+
+
+def test_the_folder_that_one_is_in_is_named_by_a_dot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", "/"):
+        with pytest.raises(ArtefactError, match=r"it has no foreword\.json"):
+            Artefact.load(name)
+    with pytest.raises(ArtefactError, match="no path"):
+        Artefact.load("\0")
