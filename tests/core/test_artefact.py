@@ -86,6 +86,16 @@ def test_numbers_that_are_none_are_refused(number, tmp_path):
         Artefact.load(bad.save(tmp_path / "x"))
 
 
+def test_what_stands_beside_an_artefact_is_not_deleted(tmp_path):
+    """As the results of a comparison that was given the same folder."""
+    artefact = made("hard")
+    artefact.save(tmp_path / "x")
+    (tmp_path / "x" / "results.jsonl").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"holds 'results.jsonl' beside an artefact"):
+        artefact.save(tmp_path / "x")
+    assert (tmp_path / "x" / "results.jsonl").read_text() == "{}"
+
+
 def test_saving_again_replaces_and_a_foreign_folder_is_left_alone(tmp_path):
     made().save(tmp_path / "x")
     second = made("prefix")
