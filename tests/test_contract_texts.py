@@ -27,7 +27,7 @@ QUICK = {
     "prompt-tuning": {"steps": 60, "learning_rate": 3e-2},
     "p-tuning": {"steps": 80, "learning_rate": 1e-3},
     "prefix-tuning": {"steps": 100, "learning_rate": 6e-2},
-    "lora": {"steps": 30, "learning_rate": 5e-3},
+    "lora": {"steps": 60, "learning_rate": 5e-3},
     "fine-tuning": {"steps": 25, "learning_rate": 3e-4},
 }
 

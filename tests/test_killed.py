@@ -56,7 +56,9 @@ def jobs(tasks: Path) -> dict[str, list[object]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "tenants", "start"])
+@pytest.mark.parametrize(
+    "kind", ["run", "start", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("comparison", "tenants"))]
+)
 def test_killed_at_random_moments_a_job_ends_in_the_same_bytes(kind, tasks, tmp_path):
     seed = new_seed(2**32)
     draw, command = random.Random(seed), jobs(tasks)[kind]

@@ -131,15 +131,17 @@ def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[s
     Raises: ConfigError where nothing says which one, or two prompts say different things.
     """
     from foreword.core.artefact import RECORD
+    from foreword.core.files import read_plain
+    from foreword.core.record import LONGEST
 
     if model is not None:
         return model, how
     made_for: dict[tuple[str, str | None], str] = {}
     for name in store.names():
         try:
-            told = json.loads((store.resolve(name).folder / RECORD).read_bytes())["model"]
+            told = json.loads(read_plain(store.resolve(name).folder / RECORD, LONGEST))["model"]
             made_for.setdefault((told["name"], told["kind"]), name)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # whoever asks for it is told that it is damaged
     if not made_for:
         raise ConfigError("The store has no prompt that says which model to load; give --model.")

@@ -22,6 +22,7 @@ from foreword.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _REFUSED = object()
+LONGEST = 1024  # bits of a whole number
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
 _NAMES |= {Path: "a path", Mapping: "a mapping", Any: "anything"}
 
@@ -135,6 +136,8 @@ def _fit_plain(value: Any, kind: Any) -> Any:
 
 def _fit_number(value: Any, kind: Any) -> Any:
     """Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
+    if isinstance(value, int) and value.bit_length() > LONGEST:
+        return _REFUSED  # what cannot be written in a message or a record
     if isinstance(value, int) and kind is int:
         return value
     fits: Any = Integral if kind is int else (Real, Decimal)

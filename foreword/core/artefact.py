@@ -144,6 +144,8 @@ class Artefact:
         path = Path(folder)
         try:
             contents = read_folder(path, (RECORD, TENSORS), MOST)
+        except ValueError as error:
+            raise ArtefactError(f"{shown(str(path))} is no path of a folder ({error}).") from error
         except OSError as error:
             raise _unreadable(path, error) from error
         made = Artefact.read(contents, str(path))
@@ -254,9 +256,16 @@ class Artefact:
 
 def _refuse_to_replace(target: Path) -> None:
     """Raises: ArtefactError for a folder that holds something else than an artefact, or a file."""
-    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).exists():
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    if names and RECORD not in names:
         raise ArtefactError(
             f"{target} exists and is not an artefact; nothing was written. Name a new folder, or empty this one."
+        )
+    others = [name for name in names if name not in (TENSORS, RECORD, CARD) and not name.startswith(".")]
+    if others:
+        raise ArtefactError(
+            f"{target} holds {others[0]!r} beside an artefact, which replacing the artefact would delete; nothing was "
+            "written. Name a new folder, or move that away."
         )
 
 

@@ -221,12 +221,18 @@ def _sync(folder: Path) -> None:
 
 
 def _waiting(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.writing")
+    return _beside(path, f"{os.getpid()}-{secrets.token_hex(4)}.writing")
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return _beside(path, "old")
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return _beside(path, "lock")
+
+
+def _beside(path: Path, what: str) -> Path:
+    """A hidden file or folder of this name; the folder that one is in has a name too, though `.` does not say it."""
+    path = path if path.name else Path(os.path.realpath(path))
+    return path.parent / f".{path.name}.{what}"

@@ -22,6 +22,7 @@ Pieces = Literal["mean", "sum"]
 # Scores are single-precision, and what a calibration makes of them must stay finite.
 SHIFT, COLDEST = 1e6, 1e-6
 LARGEST = 2**63 - 1  # of a whole number that a record holds
+BEAMS, SAMPLES = 1_000, 10_000  # of one row, each of which takes memory of its own
 
 CLOCK = "strftime_now"  # the name under which a chat template reads the clock
 RECORDED_SINCE = "2026-12-01"  # artefacts of before do not record the day on which they were made
@@ -146,9 +147,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, value in vars(self).items():
-            if isinstance(value, int | float) and not _within(value, LARGEST):
-                raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
+        _refuse_beyond_use(vars(self))
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -158,8 +157,8 @@ class Decoding:
             ("temperature", 0 < self.temperature <= 100, "above 0 and at most 100; do_sample=False is greedy"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (all pieces) or more"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("num_return_sequences", self.num_return_sequences >= 1, "1 or more"),
+            ("num_beams", 1 <= self.num_beams <= BEAMS, f"between 1 and {BEAMS:,}"),
+            ("num_return_sequences", 1 <= self.num_return_sequences <= SAMPLES, f"between 1 and {SAMPLES:,}"),
             ("stop_strings", all(self.stop_strings), "texts that are not empty"),
             ("extract", self.extract in (None, "number", "choice", "span"), "none, number, choice or span"),
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),
@@ -185,6 +184,7 @@ class Decoding:
         known = {field.name for field in fields(Decoding)}
         if not isinstance(data, dict) or not data.keys() <= known:
             raise ConfigError(f"Decoding is {shown(data)}; it may have {', '.join(sorted(known))}.")
+        _refuse_beyond_use(data)
         if not isinstance(data.get("stop_strings", []), list):
             raise ConfigError(f"Decoding: stop_strings is {shown(data['stop_strings'])}; it must be a list of texts.")
         return Decoding(**{**data, "stop_strings": tuple(data.get("stop_strings", ()))})
@@ -292,6 +292,12 @@ class Format:
             premise=data.get("premise"),
             chat_options=ChatOptions.from_json(data.get("chat_options") or {}),
         )
+
+
+def _refuse_beyond_use(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float) and not _within(value, LARGEST):
+            raise ConfigError(f"Decoding: {name} is {shown(value)}, which is beyond all use.")
 
 
 def _check_parts(data: Any) -> None:

@@ -127,6 +127,8 @@ class Store:
     def open(folder: str | Path) -> "Store":
         """Raises: ArtefactError where the folder cannot be made, or its results were written by something else."""
         store = Store(Path(folder))
+        if (store.folder / "foreword.json").exists():
+            raise ArtefactError(f"{folder} is an artefact's folder; name another one for the results.")
         with writing(store.folder):
             store.folder.mkdir(parents=True, exist_ok=True)
         store.records()

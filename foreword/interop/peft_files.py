@@ -11,7 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from foreword.core.files import read_plain
+from foreword.core.record import LONGEST
 from foreword.core.shapes import Float, Tensor
+from foreword.core.text import parse_json, shown
 from foreword.errors import ArtefactError
 from foreword.interop.folder import write_export
 
@@ -123,10 +126,10 @@ def _place(path: Path) -> Path:
 
 def _config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(read_plain(file, LONGEST).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read ({error}); copy the adapter again.") from error
-    if not isinstance(config, dict) or "peft_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise ArtefactError(f"{file} does not say its peft_type, so it is no PEFT config; copy the adapter again.")
     return config
 
@@ -136,6 +139,8 @@ def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
     kind, task = config["peft_type"], config.get("task_type")
     if kind not in METHODS:
         raise ArtefactError(f"{path} is a {kind} adapter; only {', '.join(METHODS)} can be imported.")
+    if not isinstance(task, str | None):
+        raise ArtefactError(f"{path} has task type {shown(task)}, which is no text; copy the adapter again.")
     if task in HEADED:
         raise ArtefactError(
             f"{path} has task type {task}, so its prompt was trained together with a head of its own; a head cannot be "

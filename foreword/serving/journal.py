@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from foreword.core.files import write_whole
+from foreword.core.files import read_plain, write_whole
 from foreword.errors import ConfigError
 from foreword.serving.names import NAME
 from foreword.serving.quota import Usage
@@ -25,6 +25,7 @@ from foreword.serving.quota import Usage
 NAMES, STATE = "names", "served.json"
 REVISION, LOCK = ".revision", ".lock"
 TOLD = 200  # changes that .revision holds; who is further behind reads everything
+LONGEST = 2**28  # bytes of a file that is read
 
 
 @final
@@ -120,7 +121,7 @@ class Journal:
 
     def _read_mark(self) -> bytes:
         try:
-            return (self.root / REVISION).read_bytes()
+            return read_plain(self.root / REVISION, LONGEST)
         except FileNotFoundError:
             return b""
 
@@ -140,7 +141,7 @@ class Journal:
             file = self.folder(name) / STATE
             self.damaged.pop(name, None)
             try:
-                self.take(name, parsed(file.read_bytes()))
+                self.take(name, parsed(read_plain(file, LONGEST)))
             except FileNotFoundError:
                 self.take(name, None)
             except (ValueError, OSError) as error:

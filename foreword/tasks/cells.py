@@ -192,6 +192,34 @@ def _json_list(cell: str) -> list[Any] | None:
     return parsed if isinstance(parsed, list) else None
 
 
+def named_cells(value: Any, place: str) -> Mapping[Any, Any] | None:
+    """Return a row whose cells have names: a mapping, a named tuple, a row of a DataFrame or of a structured array.
+
+    None for anything else, and for a Series that is merely numbered, which is a sequence.
+
+    Raises: DataError for a Series with a name twice, of which one would be lost.
+    """
+    if isinstance(value, Mapping):
+        return value
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and isinstance(names, tuple):
+        return dict(zip(names, value, strict=True))
+    if isinstance(value, np.void) and value.dtype.names is not None:
+        return dict(zip(value.dtype.names, value.item(), strict=True))
+    pandas = sys.modules.get("pandas")
+    return _of_series(value, place) if pandas is not None and isinstance(value, pandas.Series) else None
+
+
+def _of_series(series: Any, place: str) -> Mapping[Any, Any] | None:
+    names = list(series.index)
+    if names == list(range(len(names))):
+        return None
+    twice = first_twice(names)
+    if twice is not None:
+        raise DataError(f"{place} has the column {twice!r} twice; rename or remove one of the two")
+    return dict(zip(names, series, strict=True))
+
+
 def column_names(record: Mapping[Any, Any], place: str) -> Mapping[str, Any]:
     """Return the record with text as names of columns; whole numbers become text, as in a table without a header.
 

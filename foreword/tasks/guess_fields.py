@@ -100,7 +100,7 @@ def gives_away(values: Sequence[str], sample: Sample, *, strict: bool = False) -
     """Say how a column gives the answer away; None if it does not.
 
     `strict` leaves out what texts may do by themselves: to be alike but for their digits, to name the label, and to be
-    the answer.
+    the answer. So may a question that stands in several rows determine its option or its answer in text.
     """
     whole = [" ".join(value.split()).casefold() for value in values]
     digitless = [re.sub(r"\d+", "0", value) for value in whole]
@@ -108,12 +108,13 @@ def gives_away(values: Sequence[str], sample: Sample, *, strict: bool = False) -
         for forms in (whole,) if strict else (whole, digitless):
             saved, count = determined(forms, answers)
             few = count <= FEW * len(set(answers))
-            if not 1 < count <= len(values) / 4:
+            if not 1 < count <= len(values) / 4 or (strict and not sample.names and not _is_answer(whole, answers)):
                 continue
             if saved >= (SAVED_BY_FEW if few else SAVED):
                 nearly = "" if saved > 0.999 else f" but for {100 * (1 - saved):.0f}% of what the commonest would miss"
                 return f"has {count} different values, which determine the answer{nearly}"
-            if few and determined(answers, forms)[0] >= SAVED:  # coarser than the answer, and made from it
+            # Coarser than the label, and made from it; a text that answers often repeats what it was asked.
+            if few and sample.names and determined(answers, forms)[0] >= SAVED:
                 return f"has {count} different values, which the answer determines"
         reason = None if strict else _names_label(whole, answers) if sample.names else _is_answer(whole, answers)
         if reason:

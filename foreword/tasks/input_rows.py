@@ -7,7 +7,7 @@ from typing import Any
 from foreword.core.artefact import Artefact
 from foreword.core.text import shown
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.cells import column_names, options_of, plain, text_of
+from foreword.tasks.cells import column_names, named_cells, options_of, plain, text_of
 from foreword.tasks.rows import Row
 from foreword.tasks.sources import records_of
 
@@ -38,7 +38,8 @@ def items_of(texts: Any) -> Iterable[Any]:
 def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True, options: Any = ()) -> Row:
     """A row without a label from what a person gave. It needs no options where it is not to be `labelled`.
 
-    One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order. The row's
+    One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order; a row of a table
+    that has names (of iterrows, itertuples or a structured array) is read by them, whatever their order. The row's
     `options` stand among them unless they are given apart: as "options", or as "row_options" if a field has that name.
 
     Raises: DataError that says what is missing, or what is no text.
@@ -46,8 +47,9 @@ def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True,
     fields, closed = artefact.fields, artefact.format.answers != "options" or not labelled
     key = "options" if "options" not in fields else "row_options"
     names = [*fields, *([] if closed or options else [key])]
-    if isinstance(given, Mapping):
-        cells = column_names(given, where)
+    named = named_cells(given, where)
+    if named is not None:
+        cells = column_names(named, where)
     else:
         cells = _by_order(plain(given, where), names, where)
     missing = [name for name in names if name not in cells]

@@ -11,7 +11,7 @@ from typing import Any
 
 from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.cells import column_names, first_twice
+from foreword.tasks.cells import column_names, first_twice, named_cells
 from foreword.tasks.rows import Table
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -35,9 +35,10 @@ def table_of(source: Any, where: str, label: str) -> Table:
         )
     found = []
     for i, record in enumerate(records):
-        if not isinstance(record, Mapping):
+        cells = named_cells(record, f"{where}, row {i + 1}")
+        if cells is None:
             raise DataError(f"{where}, row {i + 1} is {type(record).__name__}; give a dict of columns")
-        found.append(column_names(record, f"{where}, row {i + 1}"))
+        found.append(column_names(cells, f"{where}, row {i + 1}"))
     return Table(tuple(found), where, _stored_names(source, label))
 
 
@@ -51,11 +52,14 @@ def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
         _refuse_twice(list(source.columns), where)
         return source.to_dict("records")
     if pyarrow is not None and isinstance(source, pyarrow.Table | pyarrow.RecordBatch):
-        _refuse_twice(source.schema.names, where)
         try:
-            return source.to_pylist()
+            names, rows = source.schema.names, source.to_pylist()
         except (ValueError, OverflowError) as error:  # text that is not UTF-8, dates out of Python's range
-            raise DataError(f"{where} cannot be read ({_first_line(error)}); write those cells as text") from error
+            raise DataError(
+                f"{where} cannot be read ({_first_line(error)}); write its names and cells as text"
+            ) from error
+        _refuse_twice(names, where)
+        return rows
     if datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return iter(source)
     return None

@@ -32,9 +32,14 @@ def arrange(
     def content(table: Table, item: tuple[int, Mapping[str, Any]]) -> str:
         number, record = item
         texts = [text_of(record.get(name), f"{table.place(number)}: field {name!r}") for name in columns.text]
+        cells: list[str] = []
         if columns.options:
-            options_of(option_cells(record, columns.options), table.place(number))
-        return json.dumps([*texts, *(str(record.get(name)) for name in columns.options)], ensure_ascii=False)
+            options = options_of(option_cells(record, columns.options), table.place(number))  # refuses what has no text
+            if len(columns.options) == 1:  # whatever holds the list: JSON in CSV, an array in Parquet
+                cells = [str(list(options))]
+            else:
+                cells = [str(record.get(name)) for name in columns.options]
+        return json.dumps([*texts, *cells], ensure_ascii=False)
 
     if set(splits) == {"train"}:
         splits = {"all": splits["train"]}

@@ -42,6 +42,7 @@ def one_step(lm: Any, run: Run) -> None:
         fit(lm, [run], after_step=stop)
 
 
+@pytest.mark.slow
 def test_a_quick_run_ends_in_json_and_a_document_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     names = "gpt2/prompt/buckets,bert/prefix-mlp/examples,tenants/gpt2/prompt-tuning"
     given = ["--quick", "--only", names, "--out", str(tmp_path), "--report", str(tmp_path / "R.md"), "--rows", ""]

@@ -86,6 +86,16 @@ def test_numbers_that_are_none_are_refused(number, tmp_path):
         Artefact.load(bad.save(tmp_path / "x"))
 
 
+def test_what_stands_beside_an_artefact_is_not_deleted(tmp_path):
+    """As the results of a comparison that was given the same folder."""
+    artefact = made("hard")
+    artefact.save(tmp_path / "x")
+    (tmp_path / "x" / "results.jsonl").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"holds 'results.jsonl' beside an artefact"):
+        artefact.save(tmp_path / "x")
+    assert (tmp_path / "x" / "results.jsonl").read_text() == "{}"
+
+
 def test_saving_again_replaces_and_a_foreign_folder_is_left_alone(tmp_path):
     made().save(tmp_path / "x")
     second = made("prefix")
@@ -133,3 +143,12 @@ def test_the_three_levels_of_the_fingerprint():
 def test_the_card_says_what_may_leak(tmp_path):
     card = (made("word-counts").save(tmp_path / "x") / "README.md").read_text()
     assert "words of the training texts, in clear" in card
+
+
+def test_the_folder_that_one_is_in_is_named_by_a_dot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", "/"):
+        with pytest.raises(ArtefactError, match=r"it has no foreword\.json"):
+            Artefact.load(name)
+    with pytest.raises(ArtefactError, match="no path"):
+        Artefact.load("\0")

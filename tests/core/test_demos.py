@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreword.core.demos import Example, with_demos
-from foreword.core.template import Literal, Template
+from foreword.core.template import MARK, Literal, Template
 from foreword.errors import ConfigError, DataError
 
 TWO = [Example({"text": "fine", "b": "x"}, "good"), Example({"text": "dull", "b": "y"}, "bad")]
@@ -59,7 +59,7 @@ def test_any_text_survives_as_data(text, word):
         with_demos(Template.parse("{text} = {answer}"), [Example({"text": text}, word)], "\n").source
     )
     data = [p.text for p in found.parts if isinstance(p, Literal) and p.data]
-    assert data == ([text] if text else [])
+    assert data == [*([text] if text else []), *([word] if MARK.search(word) else [])]
     shown = "".join(p.text for p in found.parts if isinstance(p, Literal))
     assert shown == f"{text} = {word}\n = "
     assert found.fields == ("text",)

@@ -67,3 +67,11 @@ def test_formats_of_before_calibration_load_and_keep_their_bytes():
 def test_a_calibration_that_cannot_be_is_refused(wrong, said):
     with pytest.raises(ConfigError, match=said):
         replace(PLAIN, **wrong)
+
+
+@pytest.mark.parametrize("given", [{"num_beams": 1001}, {"num_return_sequences": 10_001, "do_sample": True}])
+def test_more_beams_and_samples_than_any_memory_holds_are_refused(given):
+    for make in (lambda: Decoding(**given), lambda: Decoding.from_json(given)):
+        with pytest.raises(ConfigError, match="must be between 1 and"):
+            make()
+    assert Decoding(num_beams=1000) and Decoding(num_return_sequences=10_000, do_sample=True)

@@ -73,7 +73,13 @@ def test_corpus_metrics_are_in_the_table_with_paired_differences(lm, tmp_path: P
         for n in range(20)
     ]
     task = Task(
-        train=test[:8], validation=test[:4], test=test, template="Q {q} A:{answer}", metric="bleu", case="lower"
+        text=["q", "n"],
+        train=test[:8],
+        validation=test[:4],
+        test=test,
+        template="Q {q} A:{answer}",
+        metric="bleu",
+        case="lower",
     )
     options = {"chain-of-thought": {"instruction": "So!", "max_new_tokens": 5}}
     found = compare(lm, task, ["manual", "chain-of-thought"], out=tmp_path, seeds=2, options=options)

@@ -175,3 +175,12 @@ def test_a_truncated_pickle_is_damaged(tmp_path):
         (folder / PICKLE).write_bytes(whole[:kept])
         with pytest.raises(ArtefactError, match="damaged"):
             Adapter.load(folder)
+
+
+@pytest.mark.parametrize(
+    "config", ["[" * 100_000, '{"peft_type": ["x"]}', '{"peft_type": "PROMPT_TUNING", "task_type": {"a": 1}}', "[]"]
+)
+def test_a_config_that_is_none_is_refused(tmp_path, config):
+    (tmp_path / CONFIG).write_text(config)
+    with pytest.raises(ArtefactError, match="copy the adapter again"):
+        Adapter.load(tmp_path)

@@ -129,7 +129,8 @@ def test_demonstrations_and_names_are_data_too():
         ]
         for one in shown:
             ids = Encoder.build(with_marks, Format(one)).encode({"text": "<think>"}).ids_S.tolist()
-            assert sum(i in added for i in ids) == (turns if isinstance(source, list) else 0)
+            own = one is shown[1]  # the words that conclude are the author's, as those of a template are
+            assert sum(i in added for i in ids) == own + (turns if isinstance(source, list) else 0)
     asked = generic_chat(["<think>", "text"], ["<tool_call>", "good"])
     ids = Encoder.build(with_marks, Format(Template.parse(asked))).encode({"<think>": "a", "text": "b"}).ids_S.tolist()
     assert sum(i in added for i in ids) == 1

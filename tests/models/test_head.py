@@ -216,7 +216,7 @@ def test_families_that_scale_logits_are_refused_by_name(family: str) -> None:
 
 def test_a_token_without_a_row_is_named_and_rows_without_a_token_are_fine() -> None:
     tokenizer = byte_tokenizer("causal")
-    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_tokens(["brandnew"])
     lm = wrap(build("llama"), tokenizer)
     form = build_format("causal", ("text",), ("a", "b"), "{text}{answer}", {"a": ["x"], "b": ["y"]})
     none = torch.zeros(1, dtype=torch.long)
@@ -226,10 +226,12 @@ def test_a_token_without_a_row_is_named_and_rows_without_a_token_are_fine() -> N
     same = wrap(longer, byte_tokenizer("causal"))
     padded = score(same, [Encoder.build(same, form).encode({"text": "old"})], None, none)
     assert torch.allclose(padded.softmax(-1), fine.softmax(-1), atol=1e-5)
-    with pytest.raises(ModelError, match=r"The token '<new>' of the tokenizer of .* has the number 263, .* 263 tokens"):
-        score(lm, [Encoder.build(lm, form).encode({"text": "a <new> one"})], None, none)
-    labels = build_format("causal", ("text",), ("a", "b"), "{text}{answer}", {"a": ["<new>"], "b": ["y"]})
-    with pytest.raises(ModelError, match=r"The token '<new>' .* output head has logits for 263 tokens"):
+    with pytest.raises(
+        ModelError, match=r"The token 'brandnew' of the tokenizer of .* has the number 263, .* 263 tokens"
+    ):
+        score(lm, [Encoder.build(lm, form).encode({"text": "a brandnew one"})], None, none)
+    labels = build_format("causal", ("text",), ("a", "b"), "{text}{answer}", {"a": ["brandnew"], "b": ["y"]})
+    with pytest.raises(ModelError, match=r"The token 'brandnew' .* output head has logits for 263 tokens"):
         score(lm, [Encoder.build(lm, labels).encode({"text": "old"})], None, none)
 
 
@@ -263,3 +265,13 @@ def test_lora_trains_no_matrix_that_its_update_cannot_be_kept_of(family: str, ta
             _require_foldable(lm, injected, config)
     with pytest.raises(ConfigError, match="has adapters of PEFT in it already"):
         inject(injected, LoraConfig(), 0)
+
+
+@pytest.mark.parametrize("learns", ["PromptTuningConfig", "PrefixTuningConfig", "LoraConfig"])
+def test_a_model_of_peft_names_what_holds_its_adapter(learns: str) -> None:
+    more = {"target_modules": ["q_proj"]} if learns == "LoraConfig" else {"num_virtual_tokens": 4}
+    model = peft.get_peft_model(build("llama"), getattr(peft, learns)(task_type="CAUSAL_LM", **more))
+    # The base model of a learnt prompt answers without it.
+    said = "give its get_base_model" if learns == "LoraConfig" else "prompt is not in its get_base_model.*`foreword imp"
+    with pytest.raises(ModelError, match=said):
+        wrap(model, byte_tokenizer("causal"), kind="causal")

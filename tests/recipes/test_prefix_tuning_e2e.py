@@ -7,6 +7,7 @@ import prefix_tuning_e2e as recipe
 import pytest
 
 
+@pytest.mark.slow
 def test_a_quick_run_makes_the_page_and_goes_on_where_it_stopped(tmp_path, capsys):
     given = ["--quick", "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "page.md")]
     assert recipe.main([*given, "--only", "main/*/manual", "--only", "main/*/prefix"]) == 0

@@ -1,5 +1,6 @@
 """One request neither holds the others up nor fills memory. python -m pytest tests/serving/test_bounds.py"""
 
+import asyncio
 import gc
 import json
 import random
@@ -22,12 +23,14 @@ from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import Plan
 from foreword.models.load import load
 from foreword.serving import classification
+from foreword.serving.app.text_responses import Wanted, Writing
 from foreword.serving.archive import pack_archive
 from foreword.serving.bank import PromptBank, Recent
 from foreword.serving.classification import Waiting
 from foreword.serving.engine import Engine
 from foreword.serving.jobs import Judging, Labelling
-from foreword.serving.protocol import Asked
+from foreword.serving.jobs import Writing as WritingJob
+from foreword.serving.protocol import Asked, Generated, Piece, Sampling
 from tests.serving.made import artefact, saved
 from tests.serving.running import ROOM, client, filled, server
 
@@ -170,6 +173,50 @@ def test_rows_that_cost_too_much_together_are_refused_before_they_wait(http):
     assert answer.status_code == 400
     assert "tokens" in answer.json()["error"]["message"] and "4,000" in answer.json()["error"]["message"]
     assert http.post("/v1/classify", json={**asked, "input": "a"}).status_code == 200
+
+
+def test_log_probabilities_that_are_too_many_are_refused_before_they_wait(http):
+    """A request of 150 bytes would else have an answer of gigabytes."""
+    many = {"model": ALONE, "max_tokens": 4000, "n": 64}
+    asked = (
+        ("completions", {**many, "prompt": "a", "logprobs": 20}),
+        ("completions", {**many, "prompt": "a" * 4000, "max_tokens": 0, "echo": True, "logprobs": 20}),
+        ("completions", {**many, "prompt": ["é" * 1000] * 20, "n": 10, "max_tokens": 0, "echo": True, "logprobs": 5}),
+        ("chat/completions", {**many, "messages": json.loads(USER), "logprobs": True, "top_logprobs": 20}),
+    )
+    for path, body in asked:
+        refused = http.post(f"/v1/{path}", json=body)
+        assert refused.status_code == 400 and "log-probabilities" in refused.json()["error"]["message"], body
+        assert refused.json()["error"]["param"] == "logprobs"
+    few = {**many, "prompt": "a", "max_tokens": 2, "logprobs": 20, "temperature": 0}
+    answer = http.post("/v1/completions", json=few)
+    assert answer.status_code == 200 and [choice["index"] for choice in answer.json()["choices"]] == list(range(64))
+
+
+def test_others_are_served_between_the_texts_of_one_answer(lm, tmp_path, monkeypatch):
+    count, turns = 50, 0
+    piece = Piece("é", -1.0, (("é", -1.0),))
+    wanted = Wanted(ALONE, [Asked(None, "a")], [Sampling(10, logprobs=1)] * count, [], False, False, False)
+
+    def ended(row, sampling, *_) -> WritingJob:
+        job = WritingJob(Future(), sampling, None)
+        job.result.set_result(Generated("é" * 10, (piece,) * 10, "stop", 3))
+        return job
+
+    async def counted(own) -> bytes:
+        nonlocal turns
+        task = asyncio.create_task(Writing(own, wanted, asyncio.get_running_loop()).whole())
+        while not task.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return task.result()
+
+    with server(filled(tmp_path, lm), lm) as own:
+        monkeypatch.setattr(own.engine, "generate", ended)
+        body = json.loads(asyncio.run(counted(own)))
+    assert [choice["text"] for choice in body["choices"]] == ["é" * 10] * count
+    assert body["usage"]["completion_tokens"] == 10 * count
+    assert turns >= count
 
 
 def test_uploads_of_label_words_that_cost_too_much_are_refused(http, lm, tmp_path):

@@ -84,6 +84,7 @@ def test_what_may_do_nothing_is_refused(ring):
         lambda entry: [{**entry, "hash": 5}], lambda entry: [{**entry, "hash": "é" * 64}],
         lambda entry: [{**entry, "id": ["x"]}], lambda entry: [{**entry, "infer": "acme-*"}],
         lambda entry: [{**entry, "administer": [1]}], lambda entry: [{**entry, "infer": None}],
+        lambda entry: "[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_named_and_lets_nobody_in(tmp_path, ring, change):
@@ -98,6 +99,15 @@ def test_a_damaged_file_is_named_and_lets_nobody_in(tmp_path, ring, change):
             fails()
     ring.file.write_bytes(before)
     assert ring.find(token) is not None
+
+
+def test_a_pipe_in_place_of_the_file_lets_nobody_in_and_is_not_waited_for(tmp_path, ring):
+    token = ring.add(["acme-*"])
+    ring.file.unlink()
+    os.mkfifo(ring.file)
+    assert ring.find(token) is None and not ring.empty
+    with pytest.raises(ConfigError, match="no plain file"):
+        KeyRing.open(tmp_path)
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_one_without_keys(tmp_path, ring, monkeypatch):

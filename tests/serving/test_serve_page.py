@@ -103,14 +103,16 @@ def test_serving_as_printed(folder, capsys):
 
 def test_the_guide_names_routes_options_and_metrics_that_there_are(tmp_path):
     """Every route, option and metric of docs/serving.md is one of the server's."""
+    from foreword.cli.keys import keys
     from foreword.cli.serve import serve
     from foreword.models.load import load
     from foreword.serving.app import make_app
     from tests.serving.running import filled, server
 
     guide = (ROOT / "docs" / "serving.md").read_text()
-    options = {one for parameter in serve.params for one in parameter.opts} | {"--infer", "--administer", "--tasks"}
-    assert {*re.findall(r"`(--[a-z-]+)", guide + SECTION)} <= options | {"--note", "--json"}
+    commands = [serve, *keys.commands.values()]
+    options = {one for command in commands for parameter in command.params for one in parameter.opts}
+    assert {*re.findall(r"`(--[a-z-]+)", guide + SECTION)} <= options | {"--tasks", "--json"}
     lm = load("foreword-tiny-causal")
     with server(filled(tmp_path / "store", lm), lm) as own:
         app = make_app(own)

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from foreword.cli.main import cli
 from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.files import write_folder
 from foreword.errors import ArtefactError, ConfigError
@@ -461,17 +463,20 @@ def test_a_start_reads_states_and_no_artefact(tmp_path, count):
     store = PromptStore.open(tmp_path)
     assert len(store.names()) == count
     opened = []
-    inner = Path.read_bytes
 
-    def counted(self):
-        opened.append(self)
-        return inner(self)
+    def counting(inner):
+        def counted(path, *args, **more):
+            opened.append(os.path.basename(path))
+            return inner(path, *args, **more)
+
+        return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", counted)
+        patch.setattr(Path, "read_bytes", counting(Path.read_bytes))
+        patch.setattr(os, "open", counting(os.open))
         assert len(PromptStore.open(tmp_path).names()) == count
-    assert not [path for path in opened if path.name in training_outputs.FILES]
-    assert len([path for path in opened if path.name == journal.STATE]) == count
+    assert not {*opened} & {*training_outputs.FILES}
+    assert opened.count(journal.STATE) == count
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"current": 3, "versions": {}}', "null"])
@@ -568,6 +573,36 @@ def test_nobody_goes_back_to_a_version_that_is_damaged(store):
         read_version(store.resolve("x@2"))
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_state_that_is_no_plain_file_is_damaged_and_is_not_read(store, kind):
+    store.add("x", fake(1))
+    store.add("y", fake(2))
+    _in_place(store.root / "served" / "names" / "x" / journal.STATE, kind)
+    again = PromptStore.open(store.root)
+    assert again.names() == ["y"]
+    assert "no plain file" in again.damaged["x"]
+
+
+@pytest.mark.parametrize("record", ["pipe", "[" * 100_000])
+def test_a_record_that_cannot_be_read_says_no_model_and_holds_no_start_up(store, record):
+    file = store.add("x", fake(1)).folder / RECORD
+    if record == "pipe":
+        _in_place(file, record)
+    else:
+        file.write_text(record)
+    result = CliRunner().invoke(cli, ["serve", str(store.root)])
+    assert isinstance(result.exception, ConfigError) and "give --model" in str(result.exception)
+
+
+def _in_place(file, kind):
+    """Put a pipe, which is never written to, or an endless device where a file was."""
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+
+
 def test_what_training_wrote_and_cannot_be_read_stops_no_other(tmp_path):
     for name in ("good", "pipe"):
         (tmp_path / name).mkdir()
@@ -578,3 +613,13 @@ def test_what_training_wrote_and_cannot_be_read_stops_no_other(tmp_path):
     store = PromptStore.open(tmp_path)
     assert store.names() == ["good"]
     assert "no plain file" in store.damaged["pipe"]
+
+
+@pytest.mark.parametrize("inside", [".", "artefacts/good"])
+def test_the_folder_that_one_is_in_is_served(tmp_path, monkeypatch, inside):
+    folder = tmp_path / "artefacts" / "good"
+    folder.mkdir(parents=True)
+    for file, data in fake(1).items():
+        (folder / file).write_bytes(data)
+    monkeypatch.chdir(tmp_path / inside)
+    assert PromptStore.open(".").names() == ["good"]

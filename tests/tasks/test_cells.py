@@ -123,6 +123,26 @@ def test_tables_are_read_by_their_columns_and_columns_by_their_items() -> None:
         row_of(artefact("a", "b"), ["x"], "text 1")
 
 
+def test_rows_that_have_names_are_read_by_them_whatever_their_order() -> None:
+    frame = pandas.DataFrame({"b": ["second"] * 8, "label": ["x", "y"] * 4, "a": [f"first {n}" for n in range(8)]})
+    pair = artefact("a", "b")
+    for columns in (["b", "a"], ["a", "b"], ["b", "label", "a"]):
+        some = frame[columns]
+        series = [row for _, row in some.iterrows()]
+        tuples = list(some.itertuples(index=False))
+        structured = list(some.to_records(index=False))
+        for rows in (series, tuples, structured):
+            read = [dict(row_of(pair, row, "text 1").fields) for row in rows]
+            assert read == [{"a": f"first {n}", "b": "second"} for n in range(8)], (columns, type(rows[0]))
+    # A Series without names is a sequence.
+    assert row_of(pair, pandas.Series(["x", "y"]), "text 1").fields == {"a": "x", "b": "y"}
+    with pytest.raises(DataError, match="'a' twice"):
+        row_of(pair, pandas.Series(["x", "y", "z"], index=["a", "b", "a"]), "text 1")
+    for rows in ([row for _, row in frame.iterrows()], list(frame.itertuples(index=False)), frame.to_records()):
+        task = Task(rows, text=("a", "b"))
+        assert all(row.fields["b"] == "second" for row in task.train) and len(task.train) > 0
+
+
 def test_a_data_set_in_memory_and_a_streamed_one_keep_their_label_names() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
@@ -210,6 +230,22 @@ def written(rows, path):
     writer.writeheader()
     writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows)
     (path / "x.csv").write_text(file.getvalue())
+
+
+@pytest.mark.parametrize("options", [["yes", "no"], [3, 4], ["it's", 'a "b"']], ids=["texts", "numbers", "quotes"])
+def test_options_are_split_alike_in_every_format(tmp_path, options) -> None:
+    rows = [{"q": f"question {n}", "options": options, "label": n % 2} for n in range(60)]
+    frame = pandas.DataFrame(rows)
+    frame.to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.assign(options=json.dumps(options)).to_csv(tmp_path / "x.csv", index=False)
+    frame.assign(options=json.dumps(options)).to_json(tmp_path / "x.json", orient="records")
+    sources = [read_task(tmp_path / f"x.{kind}", options="options") for kind in ("jsonl", "parquet", "csv", "json")]
+    sources += [Task(rows, options="options"), Task(frame, options="options")]
+    splits = [
+        [[(row.text(), row.label) for row in t.rows(s)] for s in ("train", "validation", "test")] for t in sources
+    ]
+    assert all(one == splits[0] for one in splits) and all(splits[0])
 
 
 def test_options_that_are_numbers_have_one_reading_for_the_column(tmp_path) -> None:

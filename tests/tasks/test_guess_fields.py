@@ -84,6 +84,21 @@ def test_ids_are_no_texts_and_more_than_two_are_asked_for(rng):
         Task([row | {"three": sentence(rng)} for row in rows])
 
 
+def test_a_question_that_stands_in_several_rows_may_have_one_answer(rng):
+    """It is the only column, and no leak; a column of the answers themselves is one."""
+    asked = [sentence(rng) for _ in range(3)]
+    rows = [{"q": asked[n % 3], "options": ["1", "2", "3", "4"], "label": n % 3} for n in range(24)]
+    splits = {"train": rows, "validation": rows[:3], "test": rows[:3]}
+    task = Task(**splits, options="options")
+    assert task.fields == ("q",) and any(line.startswith("warning: column 'q'") for line in task.guesses)
+    texts = [{"q": row["q"], "targets": f"it is {row['label']}"} for row in rows]
+    assert Task(train=texts, validation=texts[:3], test=texts[:3]).fields == ("q",)
+    words = ["red wine", "blue sky", "old tree"]
+    leaks = [{"right": words[n % 3], "options": words, "label": n % 3} for n in range(24)]
+    with pytest.raises(DataError, match="only column of text, 'right'"):
+        Task(train=leaks, validation=leaks[:3], test=leaks[:3], options="options")
+
+
 def test_answers_in_text_and_options_that_stand_in_another_column(rng):
     rows = [{"q": sentence(rng), "note": word, "output": word} for word in (sentence(rng) for _ in range(60))]
     assert Task(rows).fields == ("q",)

@@ -24,7 +24,8 @@ class Gap:
     length: int
 
 
-Shape = tuple[str | Gap, ...]  # names of fields, "answer", and gaps
+ANSWER = Answer()
+Shape = tuple[str | Gap | Answer, ...]  # names of fields, gaps, and the place of the answer
 
 
 @final
@@ -41,7 +42,7 @@ class Filling:
         given = iter(self.words)
         parts: list[Field | Literal | Answer] = []
         text = ""
-        first = next(p for p in self.shape if isinstance(p, str) and p != "answer")
+        first = next(p for p in self.shape if isinstance(p, str))
         for part in self.shape:
             if isinstance(part, Gap):
                 word = next(given)
@@ -54,8 +55,10 @@ class Filling:
             if text:
                 parts.append(Literal(text))
                 text = ""
-            shorten = part == first
-            parts.append(Answer("mask" if kind == "masked" else "answer") if part == "answer" else Field(part, shorten))
+            if isinstance(part, Answer):
+                parts.append(Answer("mask" if kind == "masked" else "answer"))
+            else:
+                parts.append(Field(part, part == first))
         return Template((Turn("", (*parts, *([Literal(text)] if text else []))),))
 
 
@@ -70,15 +73,15 @@ def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
     """
     first, *rest = fields
     lengths = range(1, longest + 1)
-    tail: tuple[str | Gap, ...] = tuple(rest)
+    tail: Shape = tuple(rest)
     if kind == "causal":
         if not rest:
-            return [(first, Gap(n), "answer") for n in lengths]
-        return [(first, Gap(m), *tail, Gap(n), "answer") for m in (1, 2) for n in lengths]
+            return [(first, Gap(n), ANSWER) for n in lengths]
+        return [(first, Gap(m), *tail, Gap(n), ANSWER) for m in (1, 2) for n in lengths]
     if not rest:
-        found: list[Shape] = [(first, Gap(n), "answer", Gap(m)) for n in lengths for m in (1, 2)]
-        return [*found, *((Gap(n), "answer", Gap(1), first) for n in lengths)]
-    return [(first, Gap(m), "answer", Gap(n), *tail) for m in (1, 2) for n in lengths]
+        found: list[Shape] = [(first, Gap(n), ANSWER, Gap(m)) for n in lengths for m in (1, 2)]
+        return [*found, *((Gap(n), ANSWER, Gap(1), first) for n in lengths)]
+    return [(first, Gap(m), ANSWER, Gap(n), *tail) for m in (1, 2) for n in lengths]
 
 
 @final
@@ -125,7 +128,7 @@ class Infiller:
                     row.append(ids[filled] if filled < step else int(self._lm.tokenizer.mask_token_id or 0))
                     filled += 1
                 continue
-            text = answer if part == "answer" else fields[part][:WIDEST]
+            text = answer if isinstance(part, Answer) else fields[part][:WIDEST]
             begins = len(row) == len(self._pieces.before)
             row += self._pieces.start([text])[0] if begins else self._pieces.after(("a",), [f" {text}"])[0]
         return [*row, *self._pieces.after_row], column
@@ -168,4 +171,4 @@ def words_of(lm: FrozenLM, ids: Sequence[int]) -> str:
 
 
 def shape_key(shape: Shape) -> list[str | int]:
-    return [part.length if isinstance(part, Gap) else part for part in shape]
+    return [part.length if isinstance(part, Gap) else "answer" if isinstance(part, Answer) else part for part in shape]

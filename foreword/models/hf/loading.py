@@ -25,6 +25,7 @@ from foreword.models.hf import families, folder, shared_weights, storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
+from foreword.models.score import is_out_of_memory
 
 OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
 GROUP = 32  # weights of a row that share a scale in int4
@@ -91,11 +92,22 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"wrap() takes a transformers model with a language-modelling head; a {type(model).__name__} was given"
-            f"{'; give its get_base_model(), which has the adapter in it' if 'peft' in type(model).__module__ else ''}."
+            f"{_of_peft(model) if 'peft' in type(model).__module__ else ''}."
         )
     name = name or model.config.name_or_path or type(model).__name__
     kind = kind_of(model.config, name, type(model).__name__) if kind is None else kind
     return _build(shared_weights.view_of(model), tokenizer, kind, name)
+
+
+def _of_peft(model: Any) -> str:
+    """What to give instead of a model of PEFT, whose base has layers that were changed but no prompt before it."""
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        return (
+            ", whose prompt is not in its get_base_model(); save it with save_pretrained and read that folder with "
+            "`foreword import`"
+        )
+    return "; give its get_base_model(), which has the adapter in it"
 
 
 def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFModel:
@@ -113,7 +125,15 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFM
         others = (tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(i for i in others if i is not None and i < rows))
     lm = (HFSeq2Seq if kind == "seq2seq" else HFLM)(model, tokenizer, kind, name)
-    lm.require_own_logits()
+    try:
+        lm.require_own_logits()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"Out of memory with two tokens through {name}. Use a smaller model, a lower precision (--dtype, "
+            "--quantise) or more devices (--device-map)."
+        ) from error
     return lm
 
 

@@ -36,7 +36,7 @@ class Rotary:
         if length not in self._set_of:
             with self._lock:
                 _ask(self._module, length)
-                key = b"".join(t.cpu().contiguous().numpy().tobytes() for t in _frequencies(self._module))
+                key = b"".join(t.cpu().double().numpy().tobytes() for t in _frequencies(self._module))
                 if key not in self._copies:
                     self._copies[key] = _frozen(self._module)
                 self._set_of[length] = key

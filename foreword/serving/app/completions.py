@@ -1,7 +1,7 @@
 """POST /v1/completions and /v1/chat/completions, whole or as a stream of events, in OpenAI's form."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -16,6 +16,7 @@ from foreword.serving.app.text_responses import Wanted, Writing
 from foreword.serving.protocol import Asked, Sampling
 
 TOKENS, CHAT_TOKENS = 16, 256
+SHOWN = 2**21  # log-probabilities that one answer may have
 EVENTS = {  # the schema is that of one event
     "text/event-stream": {
         "schema": {
@@ -61,9 +62,10 @@ async def completions(given: CompletionRequest, request: Request) -> Response:
         raise Refused(
             400, "`max_tokens` 0 shows the prompt alone; set `echo`, or ask for 1 or more.", "invalid", "max_tokens"
         )
-    samplings = _samplings(server, given, len(rows), tokens, given.logprobs)
-    name = given.model if version is None else version.id
     echo = texts if given.echo else []
+    samplings = _samplings(server, given, len(rows), tokens, given.logprobs)
+    _check_shown(samplings, len(rows) * tokens + sum(len(text.encode()) for text in echo))
+    name = given.model if version is None else version.id
     return await _answered(request, Wanted(name, rows, samplings, echo, False, bool(given.stream), _usage(given)))
 
 
@@ -83,6 +85,7 @@ async def chat(given: ChatRequest, request: Request) -> Response:
     likeliest = (given.top_logprobs or 0) if given.logprobs else None
     tokens = given.max_completion_tokens or given.max_tokens or CHAT_TOKENS
     samplings = _samplings(server, given, 1, tokens, likeliest)
+    _check_shown(samplings, tokens)
     name = given.model if version is None else version.id
     return await _answered(request, Wanted(name, rows, samplings, [], True, bool(given.stream), _usage(given)))
 
@@ -121,6 +124,21 @@ def _samplings(server: Server, given: Generating, rows: int, tokens: int, logpro
     ]
 
 
+def _check_shown(samplings: Sequence[Sampling], pieces: int) -> None:
+    """Raises: Refused (400) for more log-probabilities than one answer may have.
+
+    `pieces` are those of one sample of each text, at most: a text that is repeated has no more than its bytes.
+    """
+    beside = samplings[0].logprobs
+    count = 0 if beside is None else len(samplings) * pieces * (1 + beside)
+    if count > SHOWN:
+        words = (
+            f"Up to {count:,} log-probabilities were asked for, of {len(samplings) * pieces:,} pieces and {beside} "
+            f"beside each, and {SHOWN:,} are allowed; ask for fewer of them, or for fewer or shorter texts."
+        )
+        raise Refused(400, words, "invalid", "logprobs")
+
+
 def _usage(given: Generating) -> bool:
     if given.stream_options is not None and not given.stream:
         raise Refused(400, "`stream_options` are for streams; set `stream`.", "invalid", "stream_options")
@@ -143,4 +161,4 @@ async def _answered(request: Request, wanted: Wanted) -> Response:
         writing.cancel()
         raise
     about["tokens"] = writing.tokens
-    return JSONResponse(whole)
+    return Response(whole, media_type="application/json")

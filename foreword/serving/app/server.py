@@ -65,7 +65,7 @@ class Server:
         """Raises: Refused, for a request that this key may not make whatever its body is."""
         parts = path.split("/")
         if path in INFERENCE and not await to_thread.run_sync(self._may_use_any, key):
-            raise Refused(403, "This key may use none of the prompts that are there.", "forbidden")
+            raise Refused(404, "No prompt that this key may use is there.", "model_not_found", "model")
         # A prompt that is added or replaced is for its route to refuse, which does so before its body is read.
         if parts[1:3] == ["v1", "prompts"] and len(parts) > 4 and not key.may_administer(parts[3]):
             raise missing(parts[3])

@@ -67,8 +67,11 @@ class Writing:
         """Pieces read and made, as far as they are known."""
         return self.usage()["total_tokens"] if self.done else self.new
 
-    async def whole(self) -> dict[str, Any]:
-        """The answer, once all texts have ended. Raises: TimeoutError, and what the engine says is wrong."""
+    async def whole(self) -> bytes:
+        """The answer as JSON, once all texts have ended; others are served between its texts.
+
+        Raises: TimeoutError, and what the engine says is wrong.
+        """
         found = await asyncio.gather(*(outcome(one.result, self.server.limits.seconds) for one in self.tickets))
         self.done = dict(enumerate(found))
         choices = []
@@ -81,8 +84,11 @@ class Writing:
                 offset = 0 if one.prompt else len(before)
                 logprobs = _logprobs((*one.prompt, *one.pieces), offset) if self._logprobs else None
                 part = {"text": before + one.text}
-            choices.append({"index": number, **part, "logprobs": logprobs, "finish_reason": one.finish})
-        return {**self._head(), "choices": choices, "usage": self.usage()}
+            choice = {"index": number, **part, "logprobs": logprobs, "finish_reason": one.finish}
+            choices.append(json.dumps(choice, ensure_ascii=False, allow_nan=False))
+            await asyncio.sleep(0)
+        head, usage = json.dumps(self._head(), ensure_ascii=False), json.dumps(self.usage())
+        return f'{head[:-1]}, "choices": [{", ".join(choices)}], "usage": {usage}}}'.encode()
 
     async def first(self) -> tuple[int, Delta]:
         """The first event of a stream: a failure before it still has a status of its own."""

@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM
 
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.instructions.infill import Filling, Gap, Infiller, shapes
+from foreword.methods.instructions.infill import ANSWER, Filling, Gap, Infiller, shapes
 from foreword.methods.registry import train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
@@ -29,7 +29,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     seed = new_seed()
     lm, examples = load("foreword-mini"), drawn(seed)
     plain = AutoModelForMaskedLM.from_pretrained(EMBEDDED, attn_implementation="eager").float().eval()
-    best = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), "answer"))
+    best = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), ANSWER))
     total = torch.zeros(lm.dims.vocab)
     for fields, answer in examples:
         ids = torch.tensor([lm.tokenizer(f"{fields['text']} {lm.tokenizer.mask_token} {answer}")["input_ids"]])
@@ -40,7 +40,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     wanted = total.topk(3)
     assert [f.logprob for f in best] == pytest.approx(wanted.values.tolist(), abs=1e-3), seed
     assert [f.words[0] for f in best] == [lm.tokenizer.decode([i]).strip() for i in wanted.indices.tolist()], seed
-    two = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), "answer", Gap(1)))
+    two = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), ANSWER, Gap(1)))
     assert two == sorted(two, key=lambda f: -f.logprob)
 
 
@@ -48,7 +48,7 @@ def test_a_causal_model_reads_what_stands_before_the_gap_only():
     lm = tiny("causal", dtype="float64")
     examples = drawn(1)
     others = [(fields, "else") for fields, _ in examples]
-    shape = ("text", Gap(2), "answer")
+    shape = ("text", Gap(2), ANSWER)
     one, other = (Infiller(lm, some, 2, Ledger(), "x").fill(shape) for some in (examples, others))
     assert [f.words for f in one] == [f.words for f in other]
     masked = tiny("masked", dtype="float64")
@@ -107,3 +107,23 @@ def test_a_chat_is_filled_in_the_user_s_turn_by_any_proposer(proposer):
     assert not any("answer}" in text or "brief" in text for text in texts)
     system, user = artefact.format.template.source
     assert system == source[0] and user["role"] == "user" and user["content"] in [*texts, source[1]["content"]]
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+@pytest.mark.parametrize("fields", [("answer",), ("x", "answer"), ("answer", "mask")])
+def test_a_field_may_be_called_answer(kind, fields):
+    """The shapes, their words and their log-probabilities are those of fields of other names."""
+    lm = tiny(kind, dtype="float64")
+    plain = [f"field{n}" for n in range(len(fields))]
+    texts = [[" ".join(random.Random(n).choices(NOUNS, k=3)) for _ in fields] for n in range(3)]
+
+    def filled(names):
+        examples = [(dict(zip(names, some, strict=True)), "good") for some in texts]
+        infiller = Infiller(lm, examples, 2, Ledger(), "x")
+        return [filling for shape in shapes(names, kind, 1) for filling in infiller.fill(shape)]
+
+    found, wanted = filled(fields), filled(plain)
+    assert [(f.words, f.logprob) for f in found] == [(f.words, f.logprob) for f in wanted] and len(found) > 1
+    for filling in found:
+        template = Template.parse(filling.template(kind).source)
+        assert sorted(template.fields) == sorted(fields) and template.answer is not None

@@ -6,6 +6,7 @@ centre and a step in a shared subspace of few dimensions. One step from the cent
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class Taught(Loss):
         return apart_B.new_zeros(self.tasks).index_add(0, task_B, share_B * apart_B)
 
 
+@pytest.mark.slow
 def test_a_learnt_start_is_as_good_as_the_centre_and_a_random_one_is_not():
     from foreword.methods.meta.task_losses import Shape
 

@@ -6,6 +6,7 @@ Run: python -m pytest tests/methods/words/test_carried.py
 import random
 
 import numpy as np
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,6 +82,7 @@ def trained(pairs: list[tuple[int, int]], digits: int, steps: int, seed: int) ->
     return wrap(model.eval(), tokenizer, kind="causal")
 
 
+@pytest.mark.slow
 def test_steps_help_a_model_that_learnt_them():
     digits, seed = DIGITS, new_seed()
     rng = random.Random(seed)
