@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foreword.core.format import Format
 from foreword.core.values import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.word_counts import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive
 
 
@@ -37,7 +36,7 @@ class BagOfWords(DirectMethod):
     freezes_lm = True
     uses_lm = False
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[WordCounts, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         if not job.format.labels:
@@ -72,4 +71,4 @@ class BagOfWords(DirectMethod):
             weight_CV=torch.from_numpy(weight).float(),
             bias_C=torch.from_numpy(bias).float(),
         )
-        return value, job.format, weight.size + bias.size
+        return Made(value, job.format, weight.size + bias.size)

@@ -6,13 +6,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from foreword.core.format import Format
 from foreword.core.values import Probe
 from foreword.errors import ConfigError
 from foreword.inference.features import row_features
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Positive
 
 
@@ -37,7 +36,7 @@ class LinearProbe(DirectMethod):
     mixed_batch = False
     freezes_lm = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: LinearProbeConfig = job.config
         if not job.format.labels:
             raise ConfigError("linear-probe needs one set of labels for all rows; this task brings options per row.")
@@ -53,4 +52,4 @@ class LinearProbe(DirectMethod):
         weight = weight / scale
         bias = bias - weight @ mean
         probe = Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), config.pool)
-        return probe, job.format, weight.size + bias.size
+        return Made(probe, job.format, weight.size + bias.size)

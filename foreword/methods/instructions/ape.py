@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions import proposal_prompts
@@ -19,8 +17,7 @@ from foreword.methods.instructions.rounds import Ranked, candidates, described, 
 from foreword.methods.instructions.search_rows import search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
-from foreword.training.answer_log import Ledger
-from foreword.training.contract import Job, Progress, SearchMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive, Share, Whole
 
 TOGETHER = 5  # texts asked for with one prompt
@@ -72,30 +69,31 @@ class ApeConfig(HardConfig):
         check_proposer(self)
 
 
-class Ape(SearchMethod):
+class Ape(DirectMethod):
     name = "ape"
     summary = "instructions proposed by a model, the best chosen under a budget"
     source = "Zhou et al. 2022"
     Config = ApeConfig
     form = "hard"
+    resumes = True
+    mixed_batch = False
+    freezes_lm = True
     learns = False
     answers = ("labels", "options", "text")
 
-    def search(
-        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
-    ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
         how = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
-        proposer = proposing(lm, config, how, ledger)
+        proposer = proposing(lm, config, how, state)
         pool = Pool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
         pool.add_as_written()
         for text in given_instructions(config.instructions, job.task.name):
             pool.add(text, "given")
         maker = _Maker(job, rows.proposal, proposer, pool)
         maker.first()
-        reader = Reader(lm, job.task, rows.selection, config.score, ledger)
-        reader.told(job.name, config.budget, progress)
+        reader = Reader(lm, job.task, rows.selection, config.score, state)
+        reader.report_up_to(config.budget)
         outcome = search(
             pool,
             len(rows.selection),
@@ -107,12 +105,12 @@ class Ape(SearchMethod):
             resample=maker.around,
         )
         record = described(pool, reader, rows, outcome, config.score, config.budget)
-        record["remote_tokens"] = ledger.spent
+        record["remote_tokens"] = state.spent
         told: dict[str, Any] = {"search": record, "search_rows": rows.hashes(job.task)}
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return NONE, pool.arms[outcome.winner].format, 0, told
+        return Made(NONE, pool.arms[outcome.winner].format, metrics=told)
 
 
 class _Maker:

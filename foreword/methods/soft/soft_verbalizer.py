@@ -15,7 +15,7 @@ from foreword.inference.scoring import row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.metrics import accuracy, nll
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Positive
 
 
@@ -39,7 +39,7 @@ class SoftVerbalizer(DirectMethod):
     mixed_batch = False
     freezes_lm = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: SoftVerbalizerConfig = job.config
         if not job.format.labels:
             raise ConfigError("soft-verbalizer needs one set of labels for all rows; this task brings options per row.")
@@ -62,7 +62,7 @@ class SoftVerbalizer(DirectMethod):
             cross_entropy(train @ weight_CD.T + bias_C, label_N).backward()
             optimizer.step()
         assert best is not None, "step 0 is measured"
-        return Probe(best[1], best[2], "head"), job.format, weight_CD.numel() + bias_C.numel()
+        return Made(Probe(best[1], best[2], "head"), job.format, weight_CD.numel() + bias_C.numel())
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from foreword.methods.triggers.objective import Objective
 from foreword.methods.triggers.search_space import Field, make_field
 from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
-from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Several, Whole
 
+SEARCH = "search"  # the name under which a search keeps where it stands
 FINALISTS = 8  # prompts that the search passed through, read on the development rows at the end
 
 
@@ -69,25 +70,26 @@ class AutoPromptConfig(SearchConfig):
     rounds: Whole = 1
 
 
-class AutoPrompt(StepwiseMethod):
+class AutoPrompt(DirectMethod):
     name = "autoprompt"
     summary = "words before the answer, searched by gradient and verified"
     source = "Shin et al. 2020"
     Config = AutoPromptConfig
     form = "hard"
+    resumes = True
     mixed_batch = True
     freezes_lm = True
 
-    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         lm.require_gradient()
         config: AutoPromptConfig = job.config
         search = _as_published if config.variant == "paper" else _search
         if config.label_words == "search":
-            return alternate(lm, job, notebook, search, config.rounds)
-        return search(lm, job, notebook)
+            return alternate(lm, job, state, search, config.rounds)
+        return search(lm, job, state)
 
 
-def _search(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+def _search(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     config: AutoPromptConfig = job.config
     steps = max(1, config.steps // config.rounds)
     field = make_field(lm, job, config)
@@ -95,26 +97,27 @@ def _search(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
         steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps, config.fluency,
         config.verify,
     )  # fmt: skip
-    kept = notebook.kept()
+    kept = state.get(SEARCH)
     if kept is None:
         begun = starts(field, config.init)
         costs = penalties(field, plan, [p for p, _ in begun.values()])
         losses = {name: loss + cost for (name, (_, loss)), cost in zip(begun.items(), costs, strict=True)}
         chosen = min(losses, key=losses.__getitem__)
-        state, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
+        beam, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
     else:
-        state, begin = State.from_json(kept["search"]), kept["starts"]
+        beam, begin = State.from_json(kept["beam"]), kept["starts"]
+    state.begin(beam.step)
 
-    def after(state: State) -> None:
-        notebook.keep({"step": state.step, "search": state.to_json(), "starts": begin})
-        notebook.tell(state.step, config.steps, state.best[1], state.read)
+    def after(beam: State) -> None:
+        state.put({SEARCH: {"beam": beam.to_json(), "starts": begin}})
+        state.report(beam.step, config.steps, beam.best[1], beam.read)
 
-    descend(field, plan, state, after)
-    return _found(field, state, begin)
+    descend(field, plan, beam, after)
+    return _best_finalist(field, beam, begin)
 
 
-def _found(field: Field, state: State, begin: dict[str, Any]) -> Ended:
-    """The finalist that does best on development rows; the manual prompt where none beats it."""
+def _best_finalist(field: Field, state: State, begin: dict[str, Any]) -> Made:
+    """Return the finalist that does best on the validation rows, or the manual prompt if none beats it."""
     step = max(1, -(-len(state.passed) // FINALISTS))
     finalists = list(dict.fromkeys([p for p, _ in state.passed[::-1][::step]] + [state.passed[0][0]]))
     choices, chosen = choose(field, finalists)
@@ -132,12 +135,12 @@ def _found(field: Field, state: State, begin: dict[str, Any]) -> Ended:
     trace["prompt"] = explained(field, best)
     if chosen.prompt is None:
         empty = HardPrompt(torch.zeros(0, dtype=torch.long))
-        return Ended(empty, field.job.format, 0, metrics, trace)
+        return Made(empty, field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
-    return Ended(value, form, field.slotted.length, metrics, trace)
+    return Made(value, form, field.slotted.length, metrics, trace)
 
 
-def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+def _as_published(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     config: AutoPromptConfig = job.config
     field = make_field(lm, job, config, everything=True)
 
@@ -145,16 +148,15 @@ def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
         return choose(field, [prompt])[0][-1].accuracy
 
     rows = published_loop.PaperRows(field, config.accumulation, development)
-    kept = notebook.kept()
+    kept = state.get(SEARCH)
     first = published_loop.first_prompt(field)
-    state = (
-        published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept["search"])
-    )
-    while state.step < config.steps:
-        published_loop.paper_step(rows, state, config.candidates)
-        notebook.keep({"step": state.step, "search": state.to_json()})
-        notebook.tell(state.step, config.steps, (state.trace or [{}])[-1].get("loss", float("nan")), state.read)
-    metrics = {"searches": 1, "left_their_start": int(state.accepted > 0), "rows_read": state.read, "kept": "found"}
-    trace = {"steps": state.trace or [], "prompt": explained(field, state.kept)}
-    value, form = as_value(field, state.kept)
-    return Ended(value, form, field.slotted.length, metrics, trace)
+    loop = published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept)
+    state.begin(loop.step)
+    while loop.step < config.steps:
+        published_loop.paper_step(rows, loop, config.candidates)
+        state.put({SEARCH: loop.to_json()})
+        state.report(loop.step, config.steps, (loop.trace or [{}])[-1].get("loss", float("nan")), loop.read)
+    metrics = {"searches": 1, "left_their_start": int(loop.accepted > 0), "rows_read": loop.read, "kept": "found"}
+    trace = {"steps": loop.trace or [], "prompt": explained(field, loop.kept)}
+    value, form = as_value(field, loop.kept)
+    return Made(value, form, field.slotted.length, metrics, trace)

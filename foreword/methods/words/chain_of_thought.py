@@ -25,7 +25,7 @@ from foreword.tasks.extract import MARKER, numbers
 from foreword.tasks.formats import CAP, token_counts
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive, Share, Whole
 
 BETWEEN = "\n\n"  # two demonstrations
@@ -68,7 +68,7 @@ class ChainOfThought(DirectMethod):
     answers = ("labels", "options", "text")
     learns = False
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ChainOfThoughtConfig = job.config
         extract = _extract(config, job.task)
         if job.format.template.slots:
@@ -106,7 +106,7 @@ class ChainOfThought(DirectMethod):
         encode_to_write(lm, form, [])  # that there is room is told now
         value = HardPrompt(torch.zeros(0, dtype=torch.long))
         form, notes = calibrate_reasoned(lm, job.task, value, form, config.calibrate, config.content_free)
-        return value, form, 0, notes
+        return Made(value, form, metrics=notes)
 
 
 def reasoning_limit(lm: FrozenLM, form: Format, task: Task, conclude: str) -> int:

@@ -25,7 +25,7 @@ from foreword.methods.words.demonstrations import (
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint, Share
 
 
@@ -63,7 +63,7 @@ class FewShot(DirectMethod):
     demonstrates = True
     retemplates = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: FewShotConfig = job.config
         pool = pool_of(job.task)
         beside = longest_rows(lm, job.format, job.task, config.uncut)
@@ -79,9 +79,9 @@ class FewShot(DirectMethod):
         forms = [put(job.format, shown, config.separator) for shown in sets]
         nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
         if len(forms) == 1:
-            return nothing, forms[0], 0, notes
+            return Made(nothing, forms[0], metrics=notes)
         rule: Rule = config.rule
-        return Ensemble(tuple(Member(nothing, form) for form in forms), rule), forms[0], 0, notes
+        return Made(Ensemble(tuple(Member(nothing, form) for form in forms), rule), forms[0], metrics=notes)
 
 
 def describe(counts: Sequence[int], asked: int, rows: Sequence[Row]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from foreword.inference.calibration import HardConfig
 from foreword.inference.retrieval import embeddings, encode_near
 from foreword.methods.words.demonstrations import example_of, longest_rows, pool_of
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint
 
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
@@ -41,7 +41,7 @@ class FewShotKnn(DirectMethod):
     demonstrates = True
     retemplates = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: FewShotKnnConfig = job.config
         pool = pool_of(job.task)
         longest_rows(lm, job.format, job.task, 0.5)  # where half of the rows have no room, none is worth showing
@@ -59,4 +59,4 @@ class FewShotKnn(DirectMethod):
                 f"Not one demonstration fits beside a row of {job.task.name!r}; use shorter rows or a shorter template."
             )
         told = {"shown": round(float(np.mean(shown)), 2), "asked": config.demos, "least": min(shown), "pool": len(pool)}
-        return value, job.format, 0, {"demonstrations": told}
+        return Made(value, job.format, metrics={"demonstrations": told})
