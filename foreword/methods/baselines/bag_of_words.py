@@ -2,10 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.values import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.word_counts import row_words
@@ -16,13 +18,15 @@ from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive
 
 
+@documented
 @dataclass(frozen=True)
 class BagOfWordsConfig:
-    """`regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given;
-    `min_rows` drops words of fewer rows."""
+    """Hold the options of the bag of words."""
 
-    regularisation: Positive | None = None
-    min_rows: Count = 1
+    regularisation: Annotated[
+        Positive | None, Doc("Inverse strength C of the L2 penalty (none: chosen on the validation rows).")
+    ] = None
+    min_rows: Annotated[Count, Doc("Training rows that a word must stand in.")] = 1
 
 
 class BagOfWords(DirectMethod):

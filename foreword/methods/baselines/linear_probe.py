@@ -1,11 +1,12 @@
 """A linear probe: logistic regression over the frozen model's hidden states."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.values import Probe
 from foreword.errors import ConfigError
 from foreword.inference.features import row_features
@@ -15,15 +16,18 @@ from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Positive
 
 
+@documented
 @dataclass(frozen=True)
 class LinearProbeConfig:
-    """`pool`: the hidden state at the "answer" position, or the "mean" over the row's tokens.
+    """Hold the options of the linear probe."""
 
-    `regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given.
-    """
-
-    pool: Literal["answer", "mean"] = "mean"
-    regularisation: Positive | None = None
+    pool: Annotated[
+        Literal["answer", "mean"],
+        Doc("Which hidden states are read: that of the answer, or the mean over the row's tokens."),
+    ] = "mean"
+    regularisation: Annotated[
+        Positive | None, Doc("Inverse strength C of the L2 penalty (none: chosen on the validation rows).")
+    ] = None
 
 
 class LinearProbe(DirectMethod):

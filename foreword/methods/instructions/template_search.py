@@ -4,8 +4,9 @@ trained (Gao et al. 2021, LM-BFF)."""
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
@@ -23,24 +24,32 @@ from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count
 
 
+@documented
 @dataclass(frozen=True)
 class TemplateSearchConfig(HardConfig):
-    """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
+    """Hold the options of the search for templates.
 
-    Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`
-    templates, spread over the shapes, go into the search. In a chat the gap is at the end of the user's turn. `budget`,
-    `score`, `selection_rows` and `exhaustive` are as in ape. The rows of the proposals are not those of the choice.
+    The likeliest fillings are spread over the shapes of a template. In a chat, the gap is at the end of the user's
+    turn. The rows of the proposals are not those of the choice.
     """
 
-    proposer: str = "self"
-    candidates: Count = 60
-    longest: Count = 4
-    beam: Count = 12
-    examples: Count = 16
-    budget: Count = 2000
-    score: Score = "likelihood"
-    selection_rows: Count = 200
-    exhaustive: bool = False
+    proposer: Annotated[
+        str,
+        Doc("Model that fills the gaps: self, or the name or folder of another one (a masked one sees both sides)."),
+    ] = "self"
+    candidates: Annotated[Count, Doc("Likeliest templates that are compared.")] = 60
+    longest: Annotated[Count, Doc("Most tokens in a gap.")] = 4
+    beam: Annotated[Count, Doc("Width of the beam search that fills a gap.")] = 12
+    examples: Annotated[Count, Doc("Training rows that a gap is filled for at once.")] = 16
+    budget: Annotated[Count, Doc("Evaluations of one template on one row, in all.")] = 2000
+    score: Annotated[
+        Score, Doc("What a template is worth: the log-likelihood of the right answer, or the task's metric.")
+    ] = "likelihood"
+    selection_rows: Annotated[Count, Doc("Training rows on which templates are compared.")] = 200
+    exhaustive: Annotated[
+        bool,
+        Doc("Also read every template on every selection row, outside of the budget, to report the rank correlation."),
+    ] = False
 
 
 class TemplateSearch(DirectMethod):

@@ -1,10 +1,11 @@
 """AutoPrompt: words before the answer, found by gradient-guided search (Shin et al. 2020), verified on a pool."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
 from foreword.methods.triggers.beam_search import Plan, State, Verify, descend, penalties
@@ -23,51 +24,59 @@ SEARCH = "search"  # the name under which a search keeps where it stands
 FINALISTS = 8  # prompts that the search passed through, read on the development rows at the end
 
 
+@documented
 @dataclass(frozen=True)
 class SearchConfig:
-    """What searches for words share.
+    """Hold the options of every search for hard prompts.
 
-    `length` slots stand before the answer in place of the template's words there (more if those have more pieces); a
-    template's own slots say their number. Prompts are measured on a fixed `pool_rows` of the training rows, gradients
-    are taken on `gradient_rows` others. `objective`: the label words' share among all labels' ("class"), among all the
-    vocabulary ("likelihood", the paper's), or a "margin". `capitals` and `non_ascii` false leave such tokens out;
-    `words` false allows prompts whose text is not read as their tokens, which are then kept as ids.
+    The slots stand before the answer, in place of the template's words there. If the template has slots, those are
+    searched.
     """
 
-    length: Count = 5
-    steps: Count = 50
-    pool_rows: Several = 200
-    gradient_rows: Count = 64
-    objective: Objective = "class"
-    capitals: bool = True
-    non_ascii: bool = True
-    words: bool = True
+    length: Annotated[
+        Count,
+        Doc("Slots that are searched (more if the words that they replace have more tokens)."),
+    ] = 5
+    steps: Annotated[Count, Doc("Number of search steps.")] = 50
+    pool_rows: Annotated[Several, Doc("Training rows on which every prompt is measured.")] = 200
+    gradient_rows: Annotated[Count, Doc("Other training rows on which each gradient is taken.")] = 64
+    objective: Annotated[
+        Objective,
+        Doc("What is minimised: the loss of the label among labels (class) or all tokens (likelihood), or a margin."),
+    ] = "class"
+    capitals: Annotated[bool, Doc("Allow tokens with capital letters.")] = True
+    non_ascii: Annotated[bool, Doc("Allow tokens with other than ASCII characters.")] = True
+    words: Annotated[
+        bool, Doc("Allow only prompts whose text is read back as their tokens (false: keep others as ids).")
+    ] = True
 
 
+@documented
 @dataclass(frozen=True)
 class AutoPromptConfig(SearchConfig):
-    """Each of `steps` measures `candidates` swaps. The `beam` best prompts are kept; after `patience` steps without a
-    better one the search begins anew, `restarts` times. Up to `swaps` slots change at once in the first steps.
-    `fluency` weighs the words' own cost. `verify`: "race" drops what cannot win any more, "all" reads everything,
-    "halving" a quarter. `init` says which starts are compared on the pool.
+    """Hold the options of AutoPrompt.
 
-    `label_words` "search" also finds words for the labels, in turn with the prompt, in `rounds` that share the steps.
-    `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, and
-    accuracy decides.
+    With `label_words` set to search, label words and prompt are searched in turn, in `rounds` that share the steps.
     """
 
-    variant: Literal["foreword", "paper"] = "foreword"
-    candidates: Count = 48
-    init: Init = "best"
-    beam: Count = 1
-    patience: Whole = 4
-    restarts: Whole = 1
-    swaps: Count = 2
-    fluency: Amount = 0.0
-    verify: Verify = "race"
-    accumulation: Count = 10
-    label_words: Literal["given", "search"] = "given"
-    rounds: Whole = 1
+    variant: Annotated[
+        Literal["foreword", "paper"],
+        Doc("The search of this library, or the published loop: one random slot, new batches, and accuracy decides."),
+    ] = "foreword"
+    candidates: Annotated[Count, Doc("Swaps that each step measures.")] = 48
+    init: Annotated[Init, Doc("Which initial prompts are compared on the pool.")] = "best"
+    beam: Annotated[Count, Doc("Best prompts that are kept after each step.")] = 1
+    patience: Annotated[Whole, Doc("Steps without a better prompt after which the search starts again.")] = 4
+    restarts: Annotated[Whole, Doc("How often the search may start again.")] = 1
+    swaps: Annotated[Count, Doc("Slots that may change at once in the first steps.")] = 2
+    fluency: Annotated[Amount, Doc("Weight of the prompt's own negative log-likelihood.")] = 0.0
+    verify: Annotated[
+        Verify,
+        Doc("How swaps are measured: race drops losers, all reads every row, halving begins with a quarter."),
+    ] = "race"
+    accumulation: Annotated[Count, Doc("Batches of 32 rows in each gradient of the published loop.")] = 10
+    label_words: Annotated[Literal["given", "search"], Doc("Take the label words given, or search them too.")] = "given"
+    rounds: Annotated[Whole, Doc("Rounds of prompt and label words.")] = 1
 
 
 class AutoPrompt(DirectMethod):

@@ -1,10 +1,11 @@
 """PEZ: a soft prompt learnt through its nearest tokens, which are what is kept (Wen et al. 2023)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers.autoprompt import SEARCH, SearchConfig
 from foreword.methods.triggers.explanation import explained
@@ -21,15 +22,15 @@ from foreword.training.options import Count, Positive
 FINALISTS = 8
 
 
+@documented
 @dataclass(frozen=True)
 class PezConfig(SearchConfig):
-    """AdamW without decay moves the soft copy by `learning_rate`, as published for CLIP; the tokens that it passes are
-    measured on the pool every `eval_every` steps. `init` is where it starts."""
+    """Hold the options of PEZ. AdamW without decay moves the soft prompt."""
 
-    steps: Count = 300
-    learning_rate: Positive = 0.1
-    eval_every: Count = 10
-    init: Init = "filler"
+    steps: Annotated[Count, Doc("Number of steps of the soft prompt.")] = 300
+    learning_rate: Annotated[Positive, Doc("Learning rate of AdamW (0.1, as published for CLIP).")] = 0.1
+    eval_every: Annotated[Count, Doc("Steps between two measurements of the nearest tokens on the pool.")] = 10
+    init: Annotated[Init, Doc("Initial prompt.")] = "filler"
 
 
 class Pez(DirectMethod):

@@ -1,9 +1,11 @@
 """Few-shot with each row's own demonstrations: the training rows nearest to it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from foreword.core.doc import Doc, documented
 from foreword.core.values import Neighbours
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
@@ -16,16 +18,17 @@ from foreword.training.options import Count, Joint
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
 
 
+@documented
 @dataclass(frozen=True)
 class FewShotKnnConfig(HardConfig):
-    """The `demos` nearest training rows stand before each row, the nearest last, as many as fit beside it.
+    """Hold the options of few-shot with the nearest training rows, of which the nearest stands last."""
 
-    Nearest by the mean hidden states of the model itself, or of `encoder`, a folder with a model for sentences.
-    """
-
-    demos: Count = 8
-    encoder: str | None = None
-    separator: Joint = "\n\n"
+    demos: Annotated[Count, Doc("Nearest training rows that are shown before each row, if they fit.")] = 8
+    encoder: Annotated[
+        str | None,
+        Doc("Folder of a sentence model that measures distances (none: the mean hidden states of the model itself)."),
+    ] = None
+    separator: Annotated[Joint, Doc("Text after each demonstration; \\n is a new line and \\s a space.")] = "\n\n"
 
 
 class FewShotKnn(DirectMethod):
