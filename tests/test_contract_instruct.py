@@ -22,7 +22,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder, Line
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
-from foreword.training.answer_log import Ledger
+from foreword.training.answer_log import AnswerLog
 from tests.instructed import CHATS, instruct_lm, instruct_parts
 from tests.planted import planted_task, planted_texts
 from tests.seeds import new_seed
@@ -129,7 +129,7 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
     lm = wrap(lm._model.double(), lm.tokenizer, kind="causal")  # type: ignore[attr-defined]
     seen: list[list[int]] = []
     whole = "Two rows:\n\na {b} c<|im_end|>\n\nThe instruction was to"
-    writer = LocalWriter(lm, Sampling(1.0, 0.8, 6), Ledger(), "x")
+    writer = LocalWriter(lm, Sampling(1.0, 0.8, 6), AnswerLog(), "x")
     encoded = writer._encoder.encode(writer._fields(whole))
     seen.append(encoded.ids_S.tolist())
     asked = [
@@ -147,7 +147,7 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
     assert seen == [[*own, *wanted]]
     prompts = [(whole, 3), ("Other words.\nIn other words:", 4), (whole, 9)]
     together = list(writer.write(prompts, 3))
-    alone = [next(LocalWriter(lm, Sampling(1.0, 0.8, 6), Ledger(), "x").write([one], 3)) for one in prompts]
+    alone = [next(LocalWriter(lm, Sampling(1.0, 0.8, 6), AnswerLog(), "x").write([one], 3)) for one in prompts]
     assert together == alone and together[0] != together[2]
     assert all("\n" not in text for texts in together for text in texts)
 
@@ -160,7 +160,7 @@ def test_the_words_filled_in_are_the_likeliest_in_the_user_s_turn(lm):
     special = {*lm.tokenizer.all_special_ids, *lm.tokenizer.added_tokens_decoder}
     for template in places(form.template):
         form = form.__class__(**{**vars(form), "template": template})
-        found = fill_turn(lm, form, examples, 1, 2, Ledger(), "x")
+        found = fill_turn(lm, form, examples, 1, 2, AnswerLog(), "x")
         total = torch.zeros(lm.dims.vocab, dtype=torch.float64)
         for fields in examples:
             [message] = template.source

@@ -1,4 +1,4 @@
-"""`foreword methods`, `models` and `tasks`: what there is to choose from."""
+"""List the methods, models and tasks that there are to choose from."""
 
 import dataclasses
 import typing
@@ -21,6 +21,7 @@ def methods(name: str | None, as_json: bool) -> None:
     foreword methods
     foreword methods prefix-tuning
     """
+    from foreword.core.doc import docs_of
     from foreword.methods import METHODS
     from foreword.training.options import kinds_of
 
@@ -39,6 +40,7 @@ def methods(name: str | None, as_json: bool) -> None:
             "kinds": list(m.kinds),
             "answers": list(m.answers),
             "options": dataclasses.asdict(m.Config()),
+            "descriptions": docs_of(m.Config),
         }
         for m in chosen
     ]
@@ -48,11 +50,11 @@ def methods(name: str | None, as_json: bool) -> None:
         (method,) = chosen
         pairs([("name", method.name), ("what", method.summary), ("source", method.source), ("form", method.form)])
         click.echo()
-        kinds = kinds_of(method.Config)
+        kinds, docs = kinds_of(method.Config), docs_of(method.Config)
         table(
-            ["option", "default", "allowed"],
+            ["option", "default", "allowed", "meaning"],
             [
-                (name, _shown(value), _allowed(kinds[name]))
+                (name, _shown(value), _allowed(kinds[name]), docs[name])
                 for name, value in dataclasses.asdict(method.Config()).items()
             ],
         )
@@ -80,8 +82,8 @@ def _allowed(kind: typing.Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is typing.Annotated:
-        said = [str(extra) for extra in kind.__metadata__ if isinstance(extra, Range)]
-        return ", ".join([_allowed(kind.__origin__), *said])
+        ranges = [str(extra) for extra in kind.__metadata__ if isinstance(extra, Range)]
+        return ", ".join([_allowed(kind.__origin__), *ranges])
     if typing.get_args(kind):
         return " or ".join("none" if k is type(None) else _allowed(k) for k in typing.get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

@@ -18,7 +18,7 @@ from foreword.errors import ArtefactError, ForewordError
 from foreword.evaluation.predictions import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
 from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
-from foreword.training.contract import Method, Progress, StepwiseMethod
+from foreword.training.contract import Method, Progress
 from foreword.training.trainer import Outcome, Trained
 
 OnMade = Callable[[Cell, Trained, int], None]
@@ -305,11 +305,10 @@ def _mixes(method: Method) -> bool:
 
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
-    """Where a stack's state, or a search's notes, go; the weights of a whole model are not worth writing so often."""
-    goes_on = plan.method.gradient or isinstance(plan.method, StepwiseMethod)
-    if not plan.method.searches and not (goes_on and plan.method.freezes_lm):
+    """Return the file for the state of a stack or a search; a whole model's weights are not worth writing so often."""
+    if not plan.method.resumes or not plan.method.freezes_lm:
         return None
-    suffix = "jsonl" if plan.method.searches else "safetensors"
+    suffix = "safetensors" if plan.method.gradient else "jsonl"
     return plan.desk.store.folder / CHECKPOINTS / f"{_name(stack)}.{suffix}"
 
 

@@ -11,11 +11,12 @@ Which one helps differs from task to task, so "auto" chooses on development rows
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
@@ -29,18 +30,20 @@ from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
 
+@documented
 @dataclass(frozen=True)
 class HardConfig:
-    """What every method whose prompt is words shares: how the scores are calibrated afterwards (`methods.calibrate`).
+    """Hold the options of every method whose prompt is words: how its scores are calibrated afterwards."""
 
-    "auto" chooses among the rules, "none" included, on development rows; `temperature` is fitted on them too.
-    `content_free` texts have | between them; `premise` stands for the domain (None: the template without its fields).
-    """
-
-    calibrate: Literal["none", "contextual", "pmi", "batch", "auto"] = "none"
-    temperature: bool = False
-    content_free: str = "N/A||[MASK]"
-    premise: str | None = None
+    calibrate: Annotated[
+        Literal["none", "contextual", "pmi", "batch", "auto"],
+        Doc("How label scores are corrected; auto chooses a rule, or none, on the validation rows."),
+    ] = "none"
+    temperature: Annotated[bool, Doc("Fit a temperature of the scores on the validation rows.")] = False
+    content_free: Annotated[str, Doc("Texts without content for the rule contextual, separated by |.")] = "N/A||[MASK]"
+    premise: Annotated[
+        str | None, Doc("Text that stands for the domain in the rule pmi (none: the template without its fields).")
+    ] = None
 
 
 Rule = Literal["none", "contextual", "pmi", "batch"]

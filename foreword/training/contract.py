@@ -1,52 +1,60 @@
-"""The contract of a method: `start(lm, job)` gives a learner, and the one loop turns learners into artefacts."""
+"""Define what a method is: it either gives the one loop a `Learner` to train, or makes its result itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from foreword.core.artefact import Artefact
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Answers, Format
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
-from foreword.training.answer_log import Ledger
 from foreword.training.options import Amount, Count, Positive, Whole
 
 
+@documented
 @dataclass(frozen=True)
 class GradientConfig:
-    """What every method with a gradient shares. A schedule counts optimiser steps.
+    """Hold the options of every method that trains by gradient. Rates and schedules count optimiser steps."""
 
-    `batch_size` rows make one step whatever the accumulation; `tokens_per_batch` bounds one forward pass (longer steps
-    are accumulated; None: what suits the device). Every `eval_every` steps the development rows are scored; after
-    `patience` evaluations without a better score the learner stops (0: never), and its best step is kept when `keep` is
-    "best". Where answers are texts, the score is the likelihood of all their references, per piece.
-    """
-
-    learning_rate: Positive = 1e-3
-    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    steps: Count = 300
-    batch_size: Count = 32
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: Whole = 0
-    weight_decay: Amount = 0.0
-    clip: Amount = 1.0
-    eval_every: Count = 50
-    patience: Whole = 0
-    keep: Literal["best", "last"] = "best"
-    tokens_per_batch: Count | None = None
-    checkpointing: bool = False
+    learning_rate: Annotated[Positive, Doc("Learning rate of the optimiser, at the height of its schedule.")] = 1e-3
+    optimizer: Annotated[Literal["adamw", "adafactor", "sgd"], Doc("Optimiser of the learnt parameters.")] = "adamw"
+    steps: Annotated[Count, Doc("Number of optimiser steps.")] = 300
+    batch_size: Annotated[Count, Doc("Rows in one optimiser step, whether or not it is accumulated.")] = 32
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Doc("How the learning rate falls to 0 after the warm-up, if it does.")
+    ] = "constant"
+    warmup: Annotated[Whole, Doc("Steps in which the learning rate grows linearly from 0.")] = 0
+    weight_decay: Annotated[Amount, Doc("Weight decay of the optimiser.")] = 0.0
+    clip: Annotated[Amount, Doc("Largest norm of a gradient; longer ones are scaled down to it (0: no limit).")] = 1.0
+    eval_every: Annotated[
+        Count, Doc("Steps between two evaluations on the validation rows; for text, the likelihood of all references.")
+    ] = 50
+    patience: Annotated[
+        Whole, Doc("Evaluations in a row without a better score after which training stops (0: never).")
+    ] = 0
+    keep: Annotated[
+        Literal["best", "last"], Doc("Which step is kept: the one with the best validation score, or the last one.")
+    ] = "best"
+    tokens_per_batch: Annotated[
+        Count | None,
+        Doc("Most tokens in one forward pass; longer steps accumulate (none: what the device holds)."),
+    ] = None
+    checkpointing: Annotated[
+        bool, Doc("Recompute activations in the backward pass, which takes less memory and more time.")
+    ] = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact to make: a task put in a format, a method with its config, and a seed.
+    """Describe one artefact to make: a task put in a format, a method with its config, and a seed.
 
-    `family` are the tasks that episodes are drawn from where they are several, and `task` is then all their rows;
-    `init` is the artefact that training starts from, where it was given one.
+    If episodes are drawn from several tasks, `family` holds them and `task` holds all their rows. `init` is the
+    artefact that training starts from, if there is one.
     """
 
     task: Task
@@ -60,31 +68,31 @@ class Job:
 
 
 class OwnStep(ABC):
-    """The gradient of a learner that is not that of a mean loss over rows: a step over episodes, say."""
+    """Compute a learner's gradient if it is not that of a mean loss over rows, such as a step over episodes."""
 
     rows: int  # that a step reads, for progress
 
     @abstractmethod
     def gradients(self, leaves: Mapping[str, Tensor], step: int) -> float:
-        """Leave the gradient of step `step` (from 0) in the leaves, and give its loss; nothing else is remembered."""
+        """Leave the gradient of step `step` (from 0) in the leaves and return its loss; remember nothing else."""
 
     @abstractmethod
     def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
-        """Accuracy and minus the mean negative log-likelihood on development problems; None where there are none."""
+        """Return accuracy and minus the mean negative log-likelihood on validation episodes; None without any."""
 
     @abstractmethod
     def record(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What the artefact's recipe says beside the options."""
+        """Return what the artefact's recipe records besides the options."""
 
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """What the loop trains: fp32 leaf tensors, and how they become what the model is given.
+    """Hold what the loop trains: fp32 leaf tensors, and how they become what the model reads.
 
-    `build` runs once a step, however many rows the step has. `fold` makes the value that is saved (what `build` gives,
-    unless said otherwise). `lm` is the model to train through where it is not the job's own, and `dropout` says whether
-    the model's dropout is on while training. Where it has steps of its `own`, its gradient comes from there. `shares`
-    multiply gradients by leaf: step sizes of single positions.
+    `build` runs once a step, however many rows the step has. `fold` makes the value that is saved; by default, `build`
+    does. `lm` is the model to train through if it is not the job's own. `dropout` says whether the model's dropout is
+    on during training. If `own` is set, the gradient comes from there. `shares` scale the gradients of a leaf, for
+    step sizes of single positions.
     """
 
     leaves: dict[str, Tensor]
@@ -98,15 +106,15 @@ class Learner:
     shares: Mapping[str, Tensor] = field(default_factory=dict)
 
     def saved(self, leaves: Mapping[str, Tensor]) -> Learnt:
-        """What an artefact keeps of these leaves."""
+        """Return the value that an artefact keeps of these leaves."""
         return (self.fold or self.build)(leaves)
 
 
 class Method(ABC):
-    """A way to make an artefact. Final subclasses hold no state; capabilities are class-level.
+    """Make artefacts in one way. Final subclasses hold no state; capabilities are class-level.
 
-    `kinds` of model and `answers` of task are those it works with. `learns` says whether training rows change what it
-    makes of a rule.
+    A method works with the `kinds` of model and the `answers` of task that it lists. `learns` says whether training
+    rows change what it makes of a rule. `resumes` says whether it leaves a state from which a killed run resumes.
     """
 
     name: ClassVar[str]
@@ -115,6 +123,7 @@ class Method(ABC):
     Config: ClassVar[type]
     form: ClassVar[str]
     gradient: ClassVar[bool]
+    resumes: ClassVar[bool]
     mixed_batch: ClassVar[bool]
     freezes_lm: ClassVar[bool]
     episodes: ClassVar[bool] = False
@@ -122,14 +131,13 @@ class Method(ABC):
     adapts: ClassVar[bool] = False  # its leaves are the prompt itself: a start of metaprompting adapts as it learnt to
     uses_lm: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    searches: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("masked", "causal")
     answers: ClassVar[tuple[Answers, ...]] = ("labels", "options")
     demonstrates: ClassVar[bool] = False  # shows rows to the model, in the template's {demos}
     retemplates: ClassVar[bool] = False  # its words can be put into another template, to see how much hangs on it
 
     def require_answers(self, task: Task) -> None:
-        """Raise a ConfigError where the method does not work with such answers."""
+        """Raise a ConfigError if the method does not work with such answers."""
         if task.answers not in self.answers:
             has = {"labels": "labels", "options": "options in each row", "text": "answers in text"}
             raise ConfigError(
@@ -138,7 +146,7 @@ class Method(ABC):
             )
 
     def require(self, kind: Kind, task: Task) -> None:
-        """Raise a ConfigError where the method does not work with such a model or such answers."""
+        """Raise a ConfigError if the method does not work with such a model or such answers."""
         self.require_answers(task)
         if kind not in self.kinds:
             raise ConfigError(
@@ -156,98 +164,96 @@ class Method(ABC):
             )
 
 
-Notes = dict[str, Any]
-Found = tuple[Learnt, Format, int] | tuple[Learnt, Format, int, Notes]
-
-
 class GradientMethod(Method):
-    """A method that the one loop trains."""
+    """Give the one loop a `Learner` to train."""
 
     gradient = True
+    resumes = True
 
     @abstractmethod
     def start(self, lm: FrozenLM, job: Job) -> Learner:
-        """Leaves drawn from the job's seed, and the format in which the learner's rows are put to the model."""
+        """Return leaves drawn from the job's seed, and the format in which the model reads the learner's rows."""
 
 
-class DirectMethod(Method):
-    """A method with a short procedure of its own and no gradient through the model."""
-
-    gradient = False
-
-    @abstractmethod
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
-        """What was learnt, the format to use it in, how many numbers were trained, and what else the record tells.
-
-        Scores of words are calibrated afterwards, where the method's config is a `HardConfig`.
-        """
+CALL = "call "  # in front of the name under which the tokens of a remote call are kept
 
 
-class SearchMethod(Method):
-    """A method that chooses words under a budget of evaluations; nothing is trained."""
+class SearchState(ABC):
+    """Keep the named results of a search, so that a killed search resumes, and report its progress.
 
-    gradient = False
-    mixed_batch = False
-    freezes_lm = True
-    searches = True
+    Every result that cost something is put before it is used. With the same results, a search takes the same next step.
+    """
 
     @abstractmethod
-    def search(
-        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: "Progress | None"
-    ) -> tuple[Learnt, Format, int, dict[str, Any]]:
-        """What was found, the format to use it in, 0 (numbers trained), and what the record tells of the way.
+    def get(self, name: str) -> Any:
+        """Return the result of this name, or None if there is none yet."""
 
-        Every answer that cost something goes into the ledger before it is used, so that a killed search goes on without
-        asking again.
-        """
+    @abstractmethod
+    def put(self, results: Mapping[str, Any]) -> None:
+        """Keep results (as JSON) in one write; a result of the same name is replaced."""
+
+    @abstractmethod
+    def names(self, prefix: str) -> Sequence[str]:
+        """Return the names that begin so, in the order in which they were first put."""
+
+    @abstractmethod
+    def begin(self, step: int = 0) -> None:
+        """Start the clock of the progress at this step."""
+
+    @abstractmethod
+    def report(self, step: int, steps: int, loss: float, rows: int) -> None:
+        """Report a step, and how many rows the search has read so far."""
+
+    @property
+    def spent(self) -> int:
+        """Return the tokens of all remote calls: those used, and those reserved for a call that was never answered."""
+        return sum(self.get(name) for name in self.names(CALL))
+
+    @property
+    def calls(self) -> int:
+        """Return the number of remote calls that were begun."""
+        return len(self.names(CALL))
+
+    def reserve(self, call: str, tokens: int) -> None:
+        """Keep, before a remote call is made, the most tokens that it can use."""
+        self.put({CALL + call: tokens})
+
+    def settle(self, call: str, tokens: int, results: Mapping[str, Any] | None = None) -> None:
+        """Keep how many tokens a remote call used after all, with its results in the same write."""
+        self.put({CALL + call: tokens, **(results or {})})
 
 
 @dataclass(frozen=True, eq=False)
-class Ended:
-    """What a search ends with: a value, the format to use it in, how many numbers (or tokens) were chosen, what there
-    is to report, and the trace of its steps."""
+class Made:
+    """Hold what a method made: a value, the format to use it in, and what the artefact records of the way.
+
+    `parameters` is the number of parameters that were trained, or of tokens that were chosen by gradient.
+    """
 
     value: Learnt
     format: Format
-    numbers: int
-    metrics: dict[str, Any] = field(default_factory=dict)
-    trace: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def parts(self) -> tuple[Learnt, Format, int, dict[str, Any]]:
-        """All but the trace, as other methods give them."""
-        return self.value, self.format, self.numbers, self.metrics
+    parameters: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    trace: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Notebook(ABC):
-    """Where a search keeps its state, so that a killed one goes on, and tells how far it is."""
-
-    @abstractmethod
-    def kept(self) -> dict[str, Any] | None:
-        """The state to go on from, or None to begin."""
-
-    @abstractmethod
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Keep a state, whole or not at all."""
-
-    @abstractmethod
-    def tell(self, step: int, steps: int, loss: float, rows: int) -> None:
-        """Report a step, and how many rows it has read so far."""
-
-
-class StepwiseMethod(Method):
-    """A method that searches step by step with a loop of its own; the same state gives the same next step."""
+class DirectMethod(Method):
+    """Make a result with a procedure of its own: a search, or a few lines of arithmetic."""
 
     gradient = False
+    resumes = False
 
     @abstractmethod
-    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
-        """Go on from the notebook's state to the end."""
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
+        """Return what was made. A method that `resumes` goes on from what the state holds.
+
+        If the method's config is a `HardConfig`, the trainer calibrates the scores afterwards.
+        """
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a progress listener is told: after every step of a learner, and after every evaluation (`metric`)."""
+    """Describe progress after a step of a learner or a search, and after every evaluation (`metric`)."""
 
     job: int
     name: str

@@ -1,8 +1,7 @@
-"""Jobs to artefacts: direct methods one by one, learners through the loop, all that can be mixed in one stack."""
+"""Turn jobs into artefacts: direct methods run one by one, and learners through the loop, in stacks if they mix."""
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import time
@@ -25,21 +24,12 @@ from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import count_cut
 from foreword.tasks.formats import longer_targets
 from foreword.tasks.task import Task
-from foreword.training.answer_log import Ledger
+from foreword.training.answer_log import AnswerLog
 from foreword.training.checkpoint import Checkpoint
-from foreword.training.contract import (
-    DirectMethod,
-    Ended,
-    GradientMethod,
-    Job,
-    Progress,
-    SearchMethod,
-    StepwiseMethod,
-)
+from foreword.training.contract import DirectMethod, GradientMethod, Job, Progress, SearchState
 from foreword.training.examples import Rows, mean_nll
 from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
-from foreword.training.search_checkpoint import FileNotebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,67 +95,51 @@ def _train_all(
         method = job.method
         try:
             method.require(lm.kind, job.task)  # before any work, that of hashing the weights included
+            if isinstance(method, DirectMethod):
+                file = _part(checkpoint, f"search-{index}", len(jobs)) if method.resumes else None
+                recipe = recipe_hash(lm, [job]) if file else ""
+                state = AnswerLog.open(file, recipe, resume, job=index, name=job.name, progress=progress)
+                done(index, _finish_direct(lm, job, method, state))
+                state.remove()
+            else:
+                (stacked if method.mixed_batch else single).append(index)
         except ForewordError as error:
             done(index, error)
-            continue
-        if isinstance(method, DirectMethod):
-            try:
-                done(index, _learn_directly(lm, job, functools.partial(method.learn, lm, job)))
-            except ForewordError as error:
-                done(index, error)
-        elif isinstance(method, SearchMethod):
-            try:
-                ledger = Ledger.open(_part(checkpoint, f"search-{index}", len(jobs)), recipe_hash(lm, [job]), resume)
-                learn = functools.partial(method.search, lm, job, ledger, _relayed(progress, index))
-                done(index, _learn_directly(lm, job, learn))
-                ledger.remove()
-            except ForewordError as error:
-                done(index, error)
-            except KeyboardInterrupt:
-                raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
-        elif isinstance(method, StepwiseMethod):
-            own = _part(checkpoint, f"search-{index}", len(jobs))
-            try:
-                notebook = FileNotebook(own, recipe_hash(lm, [job]), resume, job, index, progress)
-                done(index, _learn_directly(lm, job, functools.partial(method.search, lm, job, notebook)))
-                notebook.remove()
-            except ForewordError as error:
-                done(index, error)
-            except KeyboardInterrupt:
-                raise TrainingInterrupted([o if isinstance(o, Trained) else None for o in outcomes]) from None
-        else:
-            (stacked if method.mixed_batch else single).append(index)
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(_trained(outcomes)) from None
     groups = ([stacked] if stacked else []) + [[index] for index in single]
     for number, group in enumerate(groups):
         try:
             file = _part(checkpoint, str(number), len(groups))
-            _train_group(lm, [jobs[i] for i in group], [*group], done, progress, file, resume)
+            _train_group(lm, [jobs[i] for i in group], group, done, progress, file, resume)
         except TrainingInterrupted as stop:
             partial = dict(zip(group, stop.trained, strict=True))
-            kept = [o if isinstance(o, Trained) else partial.get(i) for i, o in enumerate(outcomes)]
-            raise TrainingInterrupted(kept) from None
+            raise TrainingInterrupted([o or partial.get(i) for i, o in enumerate(_trained(outcomes))]) from None
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _learn_directly(lm: FrozenLM, job: Job, learn: Callable[[], tuple[Any, ...] | Ended]) -> Trained:
-    """Run what gives a value, its format, the numbers trained, and perhaps what else the record tells."""
+def _trained(outcomes: Sequence[Outcome | None]) -> list[Trained | None]:
+    """Return the outcomes that are artefacts, each in its place."""
+    return [outcome if isinstance(outcome, Trained) else None for outcome in outcomes]
+
+
+def _finish_direct(lm: FrozenLM, job: Job, method: DirectMethod, state: SearchState) -> Trained:
+    """Run a direct method, calibrate its scores if the config says so, and measure the validation rows."""
     began = time.perf_counter()
-    made = learn()
-    trace = made.trace if isinstance(made, Ended) else {}
-    value, form, numbers, *notes = made.parts if isinstance(made, Ended) else made
-    score = None
+    made = method.make(lm, job, state)
+    value, form, score = made.value, made.format, None
+    notes = dict(made.metrics)
     if isinstance(job.config, HardConfig):
-        found = calibrate(lm, job.task, job.config, job.format, value, form)
-        value, form, score = found.value, found.format, found.development
-        notes.append(found.notes)
+        calibrated = calibrate(lm, job.task, job.config, job.format, value, form)
+        value, form, score = calibrated.value, calibrated.format, calibrated.development
+        notes |= calibrated.notes
     seconds = time.perf_counter() - began
-    artefact = dataclasses.replace(make_artefact(lm, job, value, form, numbers), trace=trace)
-    for told in notes:
-        artefact = artefact.with_metrics(**told)
+    artefact = make_artefact(lm, job, value, form, made.parameters)
+    artefact = dataclasses.replace(artefact, trace=dict(made.trace)).with_metrics(**notes)
     held = job.task.validation
     if any(row.label is not None or row.targets for row in held):
         artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score))
-    return Trained(artefact, seconds, len(job.task.train) / seconds if numbers and seconds else 0.0)
+    return Trained(artefact, seconds, len(job.task.train) / seconds if made.parameters and seconds else 0.0)
 
 
 def _part(checkpoint: Path | None, name: str, parts: int) -> Path | None:

@@ -17,7 +17,7 @@ from foreword.core.artefact import CARD, RECORD, TENSORS, Artefact
 from foreword.core.files import write_folder
 from foreword.errors import ArtefactError, ConfigError
 from foreword.models.load import load
-from foreword.serving import journal, states, training_outputs
+from foreword.serving import journal, training_outputs
 from foreword.serving import store as module
 from foreword.serving.names import check_alias, check_name, parse
 from foreword.serving.store import PromptStore, UnknownPrompt, read_version
@@ -129,7 +129,7 @@ def test_what_is_removed_can_be_read_for_a_while_and_goes_at_last(store, monkeyp
     assert read(version) == 1
     PromptStore.open(store.root)
     assert read(version) == 1
-    monkeypatch.setattr(states, "GRACE", 0.0)
+    monkeypatch.setattr(journal, "GRACE", 0.0)
     again = PromptStore.open(store.root)
     assert not version.folder.exists()
     assert again.add("x", fake(5)).number == 2  # numbers are never used twice
@@ -137,7 +137,7 @@ def test_what_is_removed_can_be_read_for_a_while_and_goes_at_last(store, monkeyp
 
 def test_a_running_store_clears_away_what_is_due(store, monkeypatch):
     kept, gone = store.add("x", fake(1)), store.add("y", fake(2))
-    monkeypatch.setattr(states, "GRACE", 0.3)
+    monkeypatch.setattr(journal, "GRACE", 0.3)
     with store.watch(0.02):
         store.remove("y")
         assert read(gone) == 2

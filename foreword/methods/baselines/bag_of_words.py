@@ -2,28 +2,31 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from foreword.core.format import Format
+from foreword.core.doc import Doc, documented
 from foreword.core.values import WordCounts
 from foreword.errors import ConfigError, DataError
 from foreword.inference.word_counts import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive
 
 
+@documented
 @dataclass(frozen=True)
 class BagOfWordsConfig:
-    """`regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given;
-    `min_rows` drops words of fewer rows."""
+    """Hold the options of the bag of words."""
 
-    regularisation: Positive | None = None
-    min_rows: Count = 1
+    regularisation: Annotated[
+        Positive | None, Doc("Inverse strength C of the L2 penalty (none: chosen on the validation rows).")
+    ] = None
+    min_rows: Annotated[Count, Doc("Training rows that a word must stand in.")] = 1
 
 
 class BagOfWords(DirectMethod):
@@ -37,7 +40,7 @@ class BagOfWords(DirectMethod):
     freezes_lm = True
     uses_lm = False
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[WordCounts, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         if not job.format.labels:
@@ -72,4 +75,4 @@ class BagOfWords(DirectMethod):
             weight_CV=torch.from_numpy(weight).float(),
             bias_C=torch.from_numpy(bias).float(),
         )
-        return value, job.format, weight.size + bias.size
+        return Made(value, job.format, weight.size + bias.size)

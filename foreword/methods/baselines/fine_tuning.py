@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from foreword.core.doc import Doc, documented
 from foreword.core.shapes import Tensor
 from foreword.core.values import Weights
 from foreword.models.base import FrozenLM
@@ -11,11 +12,12 @@ from foreword.training.contract import GradientConfig, GradientMethod, Job, Lear
 from foreword.training.options import Amount, Positive, Whole
 
 
+@documented
 @dataclass(frozen=True)
 class FineTuningConfig(GradientConfig):
-    """`dropout` is the model's own while training. Leaves are fp32 whatever the model's dtype."""
+    """Hold the options of fine-tuning. Leaves are fp32 whatever the dtype of the model."""
 
-    dropout: bool = True
+    dropout: Annotated[bool, Doc("Use the model's own dropout during training.")] = True
     learning_rate: Positive = 1e-4
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: Whole = 20

@@ -1,30 +1,33 @@
 """A linear probe: logistic regression over the frozen model's hidden states."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
-from foreword.core.format import Format
+from foreword.core.doc import Doc, documented
 from foreword.core.values import Probe
 from foreword.errors import ConfigError
 from foreword.inference.features import row_features
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Positive
 
 
+@documented
 @dataclass(frozen=True)
 class LinearProbeConfig:
-    """`pool`: the hidden state at the "answer" position, or the "mean" over the row's tokens.
+    """Hold the options of the linear probe."""
 
-    `regularisation` is the inverse strength C of the L2 penalty, chosen on the development rows when not given.
-    """
-
-    pool: Literal["answer", "mean"] = "mean"
-    regularisation: Positive | None = None
+    pool: Annotated[
+        Literal["answer", "mean"],
+        Doc("Which hidden states are read: that of the answer, or the mean over the row's tokens."),
+    ] = "mean"
+    regularisation: Annotated[
+        Positive | None, Doc("Inverse strength C of the L2 penalty (none: chosen on the validation rows).")
+    ] = None
 
 
 class LinearProbe(DirectMethod):
@@ -37,7 +40,7 @@ class LinearProbe(DirectMethod):
     mixed_batch = False
     freezes_lm = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: LinearProbeConfig = job.config
         if not job.format.labels:
             raise ConfigError("linear-probe needs one set of labels for all rows; this task brings options per row.")
@@ -53,4 +56,4 @@ class LinearProbe(DirectMethod):
         weight = weight / scale
         bias = bias - weight @ mean
         probe = Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), config.pool)
-        return probe, job.format, weight.size + bias.size
+        return Made(probe, job.format, weight.size + bias.size)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.shapes import Tensor
 from foreword.core.values import LowRank, Weights
 from foreword.errors import ConfigError
@@ -14,17 +15,17 @@ from foreword.training.contract import GradientConfig, GradientMethod, Job, Lear
 from foreword.training.options import Amount, Count, Positive, Whole
 
 
+@documented
 @dataclass(frozen=True)
 class LoraConfig(GradientConfig):
-    """`rank` of the update, scaled by `alpha / rank`.
+    """Hold the options of LoRA."""
 
-    `targets` names modules as PEFT does; empty means PEFT's own choice for the family (query and value projections), or
-    all linear layers where it has none.
-    """
-
-    rank: Count = 8
-    alpha: Positive = 16.0
-    targets: str = ""
+    rank: Annotated[Count, Doc("Rank of each update.")] = 8
+    alpha: Annotated[Positive, Doc("Scale of the updates, which are multiplied by alpha / rank.")] = 16.0
+    targets: Annotated[
+        str,
+        Doc("Modules that get an update, with commas (empty: PEFT's own choice, or all linear layers)."),
+    ] = ""
     learning_rate: Positive = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: Whole = 20

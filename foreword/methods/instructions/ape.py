@@ -4,10 +4,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt
+from foreword.core.doc import Doc, documented
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions import proposal_prompts
@@ -19,83 +18,97 @@ from foreword.methods.instructions.rounds import Ranked, candidates, described, 
 from foreword.methods.instructions.search_rows import search_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
-from foreword.training.answer_log import Ledger
-from foreword.training.contract import Job, Progress, SearchMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive, Share, Whole
 
 TOGETHER = 5  # texts asked for with one prompt
 
 
+@documented
 @dataclass(frozen=True)
 class ApeConfig(HardConfig):
-    """`proposer` is self (the model itself), remote, or another model's name or folder; masked models fill gaps and
-    redraw words of seed instructions. `candidates` are proposed from `examples` rows at a time; then `rounds`
-    times `resampled` more around the best `keep`: other wordings, or (`resample=history`) with past scores shown (Yang
-    et al. 2023).
+    """Hold the options of APE.
 
-    `budget` counts evaluations of one candidate on one row, all rounds together. `score` is the right answer's
-    log-likelihood or the task's metric. `proposal_rows` and `selection_rows` are taken from the training rows, apart.
-    `instructions` names a file of more candidates, one a line, or a tasks.json with gold instructions.
-    `frame=paper` puts rows as "Instruction: ... Input: ... Output:" instead of into the task's own template.
-    `exhaustive` reads every candidate on every selection row as well, outside of the budget, for the rank correlation.
-
-    A remote proposer is an OpenAI-compatible `url` with `remote_model`, its key in the environment variable
-    `key_variable`; it is asked only with `allow_remote`, for at most `token_budget` tokens.
+    A causal proposer continues a prompt with demonstrations. A masked one fills gaps and redraws words of the seed
+    instructions. The rows of proposals and of the choice are training rows, apart. A remote proposer speaks the
+    protocol of OpenAI.
     """
 
-    proposer: str = "self"
-    mode: Literal["auto", "forward", "insert"] = "auto"
-    candidates: Count = 40
-    examples: Count = 5
-    rounds: Whole = 1
-    resampled: Count = 15
-    keep: Count = 4
-    resample: Literal["variation", "history"] = "variation"
-    budget: Count = 2000
-    score: Literal["likelihood", "metric"] = "likelihood"
-    proposal_rows: Count = 100
-    selection_rows: Count = 200
-    seeds: bool = True
-    instructions: str | None = None
-    frame: Literal["template", "paper"] = "template"
-    proposal_temperature: Positive = 0.9
-    proposal_top_p: Share = 0.9
-    proposal_tokens: Count = 50
-    exhaustive: bool = False
-    url: str | None = None
-    remote_model: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    allow_remote: bool = False
-    token_budget: Whole = 100_000
+    proposer: Annotated[
+        str, Doc("Who proposes instructions: self (the model), remote, or the name or folder of another model.")
+    ] = "self"
+    mode: Annotated[
+        Literal["auto", "forward", "insert"],
+        Doc("How proposals are asked for: a text after the demonstrations (forward), or between two texts (insert)."),
+    ] = "auto"
+    candidates: Annotated[Count, Doc("Instructions that are proposed first.")] = 40
+    examples: Annotated[Count, Doc("Training rows that one proposal is shown.")] = 5
+    rounds: Annotated[Whole, Doc("Rounds of more proposals around the best candidates.")] = 1
+    resampled: Annotated[Count, Doc("Instructions that each round proposes.")] = 15
+    keep: Annotated[Count, Doc("Best candidates that a round varies.")] = 4
+    resample: Annotated[
+        Literal["variation", "history"],
+        Doc("What a round asks for: other wordings, or better ones than a history shows (Yang et al. 2023)."),
+    ] = "variation"
+    budget: Annotated[Count, Doc("Evaluations of one candidate on one row, in all rounds together.")] = 2000
+    score: Annotated[
+        Literal["likelihood", "metric"],
+        Doc("What a candidate is worth: the log-likelihood of the right answer, or the task's metric."),
+    ] = "likelihood"
+    proposal_rows: Annotated[Count, Doc("Training rows that proposals may show.")] = 100
+    selection_rows: Annotated[Count, Doc("Training rows on which candidates are compared.")] = 200
+    seeds: Annotated[bool, Doc("Add hand-written seed instructions.")] = True
+    instructions: Annotated[
+        str | None, Doc("File of further candidates: one on each line, or a tasks.json with gold instructions.")
+    ] = None
+    frame: Annotated[
+        Literal["template", "paper"],
+        Doc("How a row is put: in the task's template, or as the paper's Instruction, Input and Output."),
+    ] = "template"
+    proposal_temperature: Annotated[Positive, Doc("Sampling temperature of proposals.")] = 0.9
+    proposal_top_p: Annotated[Share, Doc("Share of the probability from which proposals are sampled.")] = 0.9
+    proposal_tokens: Annotated[Count, Doc("Most tokens of a proposal.")] = 50
+    exhaustive: Annotated[
+        bool,
+        Doc("Also read every candidate on every selection row, outside of the budget, to report the rank correlation."),
+    ] = False
+    url: Annotated[str | None, Doc("Address of the remote proposer.")] = None
+    remote_model: Annotated[str | None, Doc("Name of the remote model.")] = None
+    key_variable: Annotated[str, Doc("Environment variable that holds the key of the remote proposer.")] = (
+        "OPENAI_API_KEY"
+    )
+    allow_remote: Annotated[bool, Doc("Let training rows leave this machine for the remote proposer.")] = False
+    token_budget: Annotated[Whole, Doc("Most tokens that all remote calls together may use.")] = 100_000
 
     def __post_init__(self) -> None:
         check_proposer(self)
 
 
-class Ape(SearchMethod):
+class Ape(DirectMethod):
     name = "ape"
     summary = "instructions proposed by a model, the best chosen under a budget"
     source = "Zhou et al. 2022"
     Config = ApeConfig
     form = "hard"
+    resumes = True
+    mixed_batch = False
+    freezes_lm = True
     learns = False
     answers = ("labels", "options", "text")
 
-    def search(
-        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
-    ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
         how = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
-        proposer = proposing(lm, config, how, ledger)
+        proposer = proposing(lm, config, how, state)
         pool = Pool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
         pool.add_as_written()
         for text in given_instructions(config.instructions, job.task.name):
             pool.add(text, "given")
         maker = _Maker(job, rows.proposal, proposer, pool)
         maker.first()
-        reader = Reader(lm, job.task, rows.selection, config.score, ledger)
-        reader.told(job.name, config.budget, progress)
+        reader = Reader(lm, job.task, rows.selection, config.score, state)
+        reader.report_up_to(config.budget)
         outcome = search(
             pool,
             len(rows.selection),
@@ -107,12 +120,12 @@ class Ape(SearchMethod):
             resample=maker.around,
         )
         record = described(pool, reader, rows, outcome, config.score, config.budget)
-        record["remote_tokens"] = ledger.spent
+        record["remote_tokens"] = state.spent
         told: dict[str, Any] = {"search": record, "search_rows": rows.hashes(job.task)}
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return NONE, pool.arms[outcome.winner].format, 0, told
+        return Made(NONE, pool.arms[outcome.winner].format, metrics=told)
 
 
 class _Maker:

@@ -1,6 +1,5 @@
 """Candidates of a search, and what each is worth on each row; every value is noted before it is used."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
@@ -24,11 +23,11 @@ from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.tokenise import Pieces
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.answer_log import Ledger, key_of
-from foreword.training.contract import Progress, Step
+from foreword.training.answer_log import key_of
+from foreword.training.contract import SearchState
 
 Score = Literal["likelihood", "metric"]
-CHUNK = 128  # rows read between two entries in the ledger
+CHUNK = 128  # rows read between two writes to the state
 NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
 
 
@@ -127,26 +126,19 @@ class Reader:
     For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
     """
 
-    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, ledger: Ledger) -> None:
+    def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, state: SearchState) -> None:
         for row in rows:
             if row.label is None and not row.targets:
                 raise DataError(f"{row.where} has no answer; a search needs one in every row that it chooses on.")
-        self._lm, self._task, self._rows, self._ledger = lm, task, rows, ledger
+        self._lm, self._task, self._rows, self._state = lm, task, rows, state
         self._score: Score = score
         self.read = 0
-        self._tell: Callable[[float], None] | None = None
+        self._total = 0
 
-    def told(self, name: str, total: int, progress: Progress | None) -> None:
-        """Tell `progress` of every chunk from now on; its loss is what the candidates read last have on average."""
-        if progress is None:
-            return
-        began = time.monotonic()
-
-        def tell(loss: float) -> None:
-            seconds, read = max(1e-9, time.monotonic() - began), min(self.read, total)
-            progress(Step(0, name, read, total, loss, None, read / seconds, (total - read) * seconds / read))
-
-        self._tell = tell
+    def report_up_to(self, total: int) -> None:
+        """Report every chunk from here on; its loss is minus the mean value of the candidates that it read."""
+        self._total = total
+        self._state.begin()
 
     def values(self, arms: Sequence[Arm], cells: Cells, score: Score | None = None) -> list[list[float]]:
         """A value for each row of each cell, by this reader's score unless another is asked for."""
@@ -162,7 +154,7 @@ class Reader:
             [key_of(kind, arms[arm].format.to_json(), rows[r].text(), rows[r].label, rows[r].targets) for r in some]
             for arm, some in cells
         ]
-        known = [[self._ledger.get(key) for key in own] for own in keys]
+        known = [[self._state.get(key) for key in own] for own in keys]
         if any(value is None for own in known for value in own):
             parts = [(arms[arm].format, [rows[r] for r in some]) for arm, some in cells]
             if task.metric is None:
@@ -171,13 +163,14 @@ class Reader:
                 known = _metric_values(self._lm, task, parts)
             else:
                 known = _text_values(self._lm, parts)
-            self._ledger.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
+            self._state.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
         self.read += sum(map(len, keys))
         index = 1 if score == "metric" else 0
         found = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]
-        if self._tell:
+        if self._total:
             flat = [v for own in found for v in own]
-            self._tell(-sum(flat) / len(flat))
+            read = min(self.read, self._total)
+            self._state.report(read, self._total, -sum(flat) / len(flat), read)
         return found
 
 

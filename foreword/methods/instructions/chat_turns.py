@@ -10,7 +10,8 @@ from foreword.core.template import Answer, Field, Literal, Part, Soft, Template,
 from foreword.methods.instructions.infill import WIDEST, Filling, beam_search, spaced, words_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder, Line
-from foreword.training.answer_log import Ledger, key_of
+from foreword.training.answer_log import key_of
+from foreword.training.contract import SearchState
 
 
 def asked_turn(template: Template) -> int:
@@ -51,7 +52,7 @@ def places(template: Template) -> list[Template]:
 
 
 def fill_turn(
-    lm: FrozenLM, form: Format, examples: Sequence[dict[str, str]], length: int, beam: int, ledger: Ledger, who: str
+    lm: FrozenLM, form: Format, examples: Sequence[dict[str, str]], length: int, beam: int, state: SearchState, who: str
 ) -> list[str]:
     """Return the searched turn with the likeliest `length` tokens at its end, best first, as texts of the turn.
 
@@ -60,7 +61,7 @@ def fill_turn(
     template = form.template
     at = asked_turn(template)
     key = key_of("infill", who, template.source, length, list(examples), beam)
-    words = ledger.get(key)
+    words = state.get(key)
     if words is None:
         open_ = _with_turn(template, at, (*template.turns[at].parts, Soft(length=length)))
         encoder = Encoder.build(lm, replace(form.without_labels(), template=open_))
@@ -71,7 +72,7 @@ def fill_turn(
             return [([*row, *ids], len(row) + len(ids) - 1) for row in before]
 
         words = [words_of(lm, ids) for ids, _ in beam_search(lm, rows, length, beam)]
-        ledger.put({key: words})
+        state.put({key: words})
     parts = template.turns[at].parts
     return [content_of(_with_turn(template, at, (*parts, Literal(spaced(text))))) for text in words if text]
 

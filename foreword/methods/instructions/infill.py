@@ -11,7 +11,8 @@ from foreword.methods.instructions.proposal_prompts import tidy
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.tokenise import Pieces
-from foreword.training.answer_log import Ledger, key_of
+from foreword.training.answer_log import key_of
+from foreword.training.contract import SearchState
 
 WIDEST = 200  # characters of an example's text
 
@@ -89,18 +90,18 @@ class Infiller:
     """Fills shapes from example rows: their texts by field, and each one's answer."""
 
     def __init__(
-        self, lm: FrozenLM, examples: Sequence[tuple[dict[str, str], str]], beam: int, ledger: Ledger, who: str
+        self, lm: FrozenLM, examples: Sequence[tuple[dict[str, str], str]], beam: int, state: SearchState, who: str
     ) -> None:
-        self._lm, self._examples, self._beam, self._ledger, self._who = lm, examples, beam, ledger, who
+        self._lm, self._examples, self._beam, self._state, self._who = lm, examples, beam, state, who
         self._pieces = Pieces.of(lm.tokenizer, lm.kind)
 
     def fill(self, shape: Shape) -> list[Filling]:
         """The `beam` best fillings. A causal model reads what stands before a gap only."""
         key = key_of("infill", self._who, shape_key(shape), self._examples, self._beam)
-        found = self._ledger.get(key)
+        found = self._state.get(key)
         if found is None:
             found = [[self._words(shape, ids), value] for ids, value in self._search(shape)]
-            self._ledger.put({key: found})
+            self._state.put({key: found})
         return [Filling(shape, tuple(words), value) for words, value in found if all(words)]
 
     def _search(self, shape: Shape) -> list[tuple[list[int], float]]:

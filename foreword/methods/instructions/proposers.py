@@ -20,7 +20,8 @@ from foreword.models.encoding.chat import begun
 from foreword.models.encoding.encoder import Encoder, Line, collate, prepare
 from foreword.models.encoding.tokenise import Pieces
 from foreword.models.generate import Ask, Sample, write
-from foreword.training.answer_log import Ledger, key_of
+from foreword.training.answer_log import key_of
+from foreword.training.contract import SearchState
 
 
 @runtime_checkable
@@ -68,14 +69,14 @@ class Writer(ABC):
 
 @final
 class LocalWriter(Writer):
-    """A causal model on this machine. `who` tells it from other models in the ledger.
+    """A causal model on this machine. `who` tells it from other models in the answer log.
 
     A prompt's last line begins the answer. A model that is asked in messages reads it as the beginning of its own turn:
     asked to go on with a line of the user's, small ones answer the examples instead.
     """
 
-    def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
-        self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
+    def __init__(self, lm: FrozenLM, how: Sampling, state: SearchState, who: str) -> None:
+        self._lm, self._how, self._state, self._who = lm, how, state, who
         asked = [{"role": "user", "content": "{prompt}"}]
         template = begun(lm.tokenizer, asked, "begun") if lm.instructed else Template.parse("{prompt}")
         room = max(1, lm.dims.context - how.max_tokens)
@@ -100,15 +101,15 @@ class LocalWriter(Writer):
             key_of("write", self._who, prompt, count, seed, how.temperature, how.top_p, how.max_tokens)
             for prompt, seed in asked
         ]
-        missing = [i for i, key in enumerate(keys) if self._ledger.get(key) is None]
+        missing = [i for i, key in enumerate(keys) if self._state.get(key) is None]
         # The model's own loop goes on with many prompts at once; a family that has none there is left to the library.
         generate = self._generate if self._lm.takes_prefix else self._generate_by_library
         generate([asked[i] for i in missing], [keys[i] for i in missing], count)
         for key in keys:
-            yield list(self._ledger.get(key))
+            yield list(self._state.get(key))
 
     def _generate(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
-        """Put the answers to each prompt into the ledger when the last of them has ended."""
+        """Keep the answers to each prompt when the last of them has ended."""
         how = self._how
         # An instruction is one line (`wording.instruction_of`).
         decoding = Decoding(
@@ -124,7 +125,7 @@ class LocalWriter(Writer):
         def keep(prompt: int, sample: int, written: Sample) -> int:
             texts[prompt][sample] = written.text
             if len(texts[prompt]) == count:
-                self._ledger.put({keys[prompt]: [texts[prompt][n] for n in range(count)]})
+                self._state.put({keys[prompt]: [texts[prompt][n] for n in range(count)]})
             return count - len(texts[prompt])
 
         write(self._lm, asks, None, keep)
@@ -147,7 +148,7 @@ class LocalWriter(Writer):
                     max_new_tokens=how.max_tokens,
                     num_return_sequences=count,
                 )
-            self._ledger.put({key: lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True)})
+            self._state.put({key: lm.tokenizer.batch_decode(ids_XL, skip_special_tokens=True)})
 
 
 @final
@@ -171,15 +172,15 @@ class RemoteWriter(Writer):
 class Filler:
     """A masked model that fills gaps, one piece after the other, each sampled."""
 
-    def __init__(self, lm: FrozenLM, how: Sampling, ledger: Ledger, who: str) -> None:
-        self._lm, self._how, self._ledger, self._who = lm, how, ledger, who
+    def __init__(self, lm: FrozenLM, how: Sampling, state: SearchState, who: str) -> None:
+        self._lm, self._how, self._state, self._who = lm, how, state, who
         self._pieces = Pieces.of(lm.tokenizer, "masked")
         self._mask = int(lm.tokenizer.mask_token_id)
 
     def insert(self, before: str, after: str, length: int, count: int, seed: int) -> list[str]:
         """Words of `length` pieces between two texts; `after` is cut where the model's context ends."""
         key = key_of("insert", self._who, before, after, length, count, seed, self._how.temperature)
-        found = self._ledger.get(key)
+        found = self._state.get(key)
         if found is None:
             head = [*self._pieces.before, *self._pieces.start([before])[0]]
             room = self._lm.dims.context - len(head) - length - len(self._pieces.after_row)
@@ -188,13 +189,13 @@ class Filler:
             rows = [[*head, *[self._mask] * length, *tail] for _ in range(count)]
             filled = self._fill(rows, [gap] * count, seed)
             found = [self._text(row[len(head) : len(head) + length]) for row in filled]
-            self._ledger.put({key: found})
+            self._state.put({key: found})
         return list(found)
 
     def resample(self, text: str, count: int, seed: int, share: float = 0.3) -> list[str]:
         """The text with a share of its pieces drawn again, a different choice of pieces each time."""
         key = key_of("resample", self._who, text, count, seed, share, self._how.temperature)
-        found = self._ledger.get(key)
+        found = self._state.get(key)
         if found is None:
             ids = self._pieces.start([text])[0][: self._lm.dims.context - 4]
             head, tail = [*self._pieces.before], [*self._pieces.after_row]
@@ -207,7 +208,7 @@ class Filler:
                 gaps.append([len(head) + i for i in gap])
             filled = self._fill(rows, gaps, seed)
             found = [self._text(row[len(head) : len(head) + len(ids)]) for row in filled]
-            self._ledger.put({key: found})
+            self._state.put({key: found})
         return list(found)
 
     def _fill(self, rows: list[list[int]], gaps: list[list[int]], seed: int) -> list[list[int]]:
@@ -245,7 +246,7 @@ def check_proposer(config: ProposerOptions) -> None:
         )
 
 
-def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, ledger: Ledger) -> Writer | Filler | None:
+def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, state: SearchState) -> Writer | Filler | None:
     """The writer or filler; None for proposer=none.
 
     Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
@@ -257,16 +258,16 @@ def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, ledger: Ledg
         endpoint = Endpoint(
             config.url or "", config.remote_model or "", config.key_variable, token_budget=config.token_budget
         )
-        return RemoteWriter(Remote(endpoint, ledger), how)
+        return RemoteWriter(Remote(endpoint, state), how)
     if config.proposer != "self":
         from foreword.models.load import load
 
         lm = load(config.proposer)
     who = identity(lm)
-    return LocalWriter(lm, how, ledger, who) if lm.kind == "causal" else Filler(lm, how, ledger, who)
+    return LocalWriter(lm, how, state, who) if lm.kind == "causal" else Filler(lm, how, state, who)
 
 
 def identity(lm: FrozenLM) -> str:
-    """What tells a model from others in the ledger."""
+    """What tells a model from others in the state."""
     known = dataclasses.asdict(lm.fingerprint())
     return f"{lm.kind} {known['tokenizer']} {known['weights']} {known['dtype']} {known['quantisation']}"

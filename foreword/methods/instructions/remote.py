@@ -10,7 +10,8 @@ from typing import Any, final
 from urllib.parse import urlsplit
 
 from foreword.errors import ConfigError, ModelError
-from foreword.training.answer_log import Ledger, key_of
+from foreword.training.answer_log import key_of
+from foreword.training.contract import SearchState
 
 LARGEST_ANSWER = 2**22  # bytes
 CHUNK = 2**16
@@ -80,15 +81,15 @@ class Endpoint:
 class Remote:
     """A client of one endpoint. `sleep` waits between attempts."""
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, endpoint: Endpoint, state: SearchState, sleep: Callable[[float], None] = time.sleep) -> None:
         try:
             import httpx
         except ImportError as error:
             raise ConfigError("A remote proposer needs httpx; install it with: pip install 'foreword[remote]'.") from (
                 error
             )
-        self._httpx, self._endpoint, self._ledger, self._sleep = httpx, endpoint, ledger, sleep
-        self._calls = ledger.calls
+        self._httpx, self._endpoint, self._state, self._sleep = httpx, endpoint, state, sleep
+        self._calls = state.calls
 
     def write(self, prompt: str, seed: int, *, max_tokens: int, temperature: float, top_p: float) -> str:
         """One text for the prompt.
@@ -107,7 +108,7 @@ class Remote:
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
         key = key_of("remote", self._endpoint.address, body)
-        found = self._ledger.get(key)
+        found = self._state.get(key)
         if found is None:
             # A piece is at least one byte, so this bounds the prompt for any tokenizer.
             most = len(prompt.encode()) + MESSAGE_TOKENS + max_tokens
@@ -119,16 +120,16 @@ class Remote:
         for attempt in range(self._endpoint.attempts):
             if attempt:
                 self._sleep(wait)
-            if self._ledger.spent + most > self._endpoint.token_budget:
+            if self._state.spent + most > self._endpoint.token_budget:
                 raise BudgetSpentError
             self._calls += 1
             call = f"{key}/{self._calls}"
-            self._ledger.reserve(call, most)
+            self._state.reserve(call, most)
             wait = min(self._endpoint.longest_wait, 2.0**attempt * (1 + random.Random(call).random()))
             try:
                 answer = self._post(body)
             except self._httpx.ConnectError as error:  # it was not heard
-                self._ledger.settle(call, 0)
+                self._state.settle(call, 0)
                 failure = f"cannot be reached ({error})"
                 continue
             except self._httpx.TransportError as error:  # it may have been carried out: the reservation stays
@@ -136,10 +137,10 @@ class Remote:
                 continue
             if answer.status_code == 200:
                 text, tokens = self._read(answer, most)
-                self._ledger.settle(call, tokens, {key: text})
+                self._state.settle(call, tokens, {key: text})
                 return text
             if answer.status_code < 500:
-                self._ledger.settle(call, 0)
+                self._state.settle(call, 0)
             failure = f"answered {answer.status_code}{self._reason(answer)}"
             self._stop_at(answer, failure)
             wait = max(wait, self._asked_to_wait(answer))

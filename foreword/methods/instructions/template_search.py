@@ -4,10 +4,10 @@ trained (Gao et al. 2021, LM-BFF)."""
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
@@ -20,53 +20,61 @@ from foreword.methods.instructions.search_rows import search_rows
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.rows import Row
-from foreword.training.answer_log import Ledger
-from foreword.training.contract import Job, Progress, SearchMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count
 
 
+@documented
 @dataclass(frozen=True)
 class TemplateSearchConfig(HardConfig):
-    """`proposer` is self, or the name or folder of another model that fills the gaps (a masked one sees both sides).
+    """Hold the options of the search for templates.
 
-    Gaps of up to `longest` pieces are filled by beam search over `examples` rows at once; the likeliest `candidates`
-    templates, spread over the shapes, go into the search. In a chat the gap is at the end of the user's turn. `budget`,
-    `score`, `selection_rows` and `exhaustive` are as in ape. The rows of the proposals are not those of the choice.
+    The likeliest fillings are spread over the shapes of a template. In a chat, the gap is at the end of the user's
+    turn. The rows of the proposals are not those of the choice.
     """
 
-    proposer: str = "self"
-    candidates: Count = 60
-    longest: Count = 4
-    beam: Count = 12
-    examples: Count = 16
-    budget: Count = 2000
-    score: Score = "likelihood"
-    selection_rows: Count = 200
-    exhaustive: bool = False
+    proposer: Annotated[
+        str,
+        Doc("Model that fills the gaps: self, or the name or folder of another one (a masked one sees both sides)."),
+    ] = "self"
+    candidates: Annotated[Count, Doc("Likeliest templates that are compared.")] = 60
+    longest: Annotated[Count, Doc("Most tokens in a gap.")] = 4
+    beam: Annotated[Count, Doc("Width of the beam search that fills a gap.")] = 12
+    examples: Annotated[Count, Doc("Training rows that a gap is filled for at once.")] = 16
+    budget: Annotated[Count, Doc("Evaluations of one template on one row, in all.")] = 2000
+    score: Annotated[
+        Score, Doc("What a template is worth: the log-likelihood of the right answer, or the task's metric.")
+    ] = "likelihood"
+    selection_rows: Annotated[Count, Doc("Training rows on which templates are compared.")] = 200
+    exhaustive: Annotated[
+        bool,
+        Doc("Also read every template on every selection row, outside of the budget, to report the rank correlation."),
+    ] = False
 
 
-class TemplateSearch(SearchMethod):
+class TemplateSearch(DirectMethod):
     name = "template-search"
     summary = "words around the answer filled in by a model, ranked by likelihood"
     source = "Gao et al. 2021"
     Config = TemplateSearchConfig
     form = "hard"
+    resumes = True
+    mixed_batch = False
+    freezes_lm = True
     learns = False
     answers = ("labels", "options", "text")
 
-    def search(
-        self, lm: FrozenLM, job: Job, ledger: Ledger, progress: Progress | None
-    ) -> tuple[HardPrompt, Format, int, dict[str, Any]]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: TemplateSearchConfig = job.config
         if job.format.template.slots:
             raise ConfigError("A search for words needs a template without {soft:...} slots; remove them.")
         rows = search_rows(job.task, job.seed, config.examples, config.selection_rows)
         pool = Pool(lm, lambda text: _with(job.format, text))
         pool.add_as_written()
-        for source in self._fillings(lm, job, rows.proposal, ledger):
+        for source in self._fillings(lm, job, rows.proposal, state):
             pool.add(source, "infilled")
-        reader = Reader(lm, job.task, rows.selection, config.score, ledger)
-        reader.told(job.name, config.budget, progress)
+        reader = Reader(lm, job.task, rows.selection, config.score, state)
+        reader.report_up_to(config.budget)
         outcome = search(
             pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells), block=rows.block
         )
@@ -77,24 +85,22 @@ class TemplateSearch(SearchMethod):
         if config.exhaustive:
             told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
         told["candidates"] = candidates(pool, outcome)
-        return NONE, pool.arms[outcome.winner].format, 0, told
+        return Made(NONE, pool.arms[outcome.winner].format, metrics=told)
 
-    def _fillings(self, lm: FrozenLM, job: Job, rows: Sequence[Row], ledger: Ledger) -> list[str]:
+    def _fillings(self, lm: FrozenLM, job: Job, rows: Sequence[Row], state: SearchState) -> list[str]:
         """The likeliest fillings, shape by shape in turn: sources of a template, or of a chat's last user turn."""
         config: TemplateSearchConfig = job.config
         proposer = lm if config.proposer == "self" else load(config.proposer)
         chat = job.format.template.chat
         if chat and proposer.instructed:
             ranked = [
-                fill_turn(
-                    proposer, form, [dict(row.fields) for row in rows], n, config.beam, ledger, identity(proposer)
-                )
+                fill_turn(proposer, form, [dict(row.fields) for row in rows], n, config.beam, state, identity(proposer))
                 for n in range(1, config.longest + 1)
                 for form in [dataclasses.replace(job.format, template=t) for t in places(job.format.template)]
             ]
         else:
             examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]
-            infiller = Infiller(proposer, examples, config.beam, ledger, identity(proposer))
+            infiller = Infiller(proposer, examples, config.beam, state, identity(proposer))
             filled = [infiller.fill(shape) for shape in _shapes(job, lm, proposer, config.longest)]
             ranked = [[turn_of(f) if chat else _source(f, lm.kind) for f in some] for some in filled]
         found: list[str] = []

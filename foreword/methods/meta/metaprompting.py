@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt, PromptPool, Tuned, Weights
@@ -28,48 +29,55 @@ SOFT_INITS = ("vocabulary", "uniform", "labels", "text")
 PREFIX_INITS = ("vocabulary", "labels", "text", "random")
 
 
+@documented
 @dataclass(frozen=True)
 class MetaPromptingConfig(GradientConfig):
-    """A step takes `batch_size` episodes of at most `ways` classes, with `shots` support and `queries` query rows each.
+    """Hold the options of MetaPrompting. `steps` counts meta-steps, and `batch_size` the episodes of one.
 
-    `algorithm`: "maml" (exact second order), "fomaml", "reptile" (over support and query rows), or the two controls,
-    "multitask" (one prompt on all rows, no inner loop) and "vocabulary" (the start that `init` draws, untrained). The
-    inner loop takes `inner_steps` steps of gradient descent at `inner_rate` (at 0.1 the embedded model's exact gradient
-    is up to a thousand times the first-order one and points anywhere; LOG.md); with `learn_rates` each position has a
-    step size of its own that is learnt too (Meta-SGD). `second_order`: a "chain" of Hessian-vector products, the graph
-    "unrolled", or "finite" differences. `multi_step` weighs the query loss after every inner step, annealed to the last
-    over the first half of training (MAML++). `prompt`: a "soft" prompt or a "prefix". With `tune_model` the model's
-    weights adapt as well, at `model_rate`, as in the paper: the result is not that of a frozen model. With `pool` keys
-    and soft prompts each row mixes a prompt of its own (MetaPrompter), and a class is scored by the mean feature of its
-    support rows (the `prototypes` share of the probability, cosines times `sharpness`) and by its label words;
-    `transductive` lets query rows see each other, as the published code does, and is told wherever it is used. Every
-    `eval_every` steps the accuracy of `validation_episodes` adapted episodes is taken.
+    At an inner rate of 0.1, the exact meta-gradient of the embedded model is up to a thousand times the first-order one
+    and points anywhere (LOG.md). With `tune_model` the result is not that of a frozen model.
     """
 
-    algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"] = "maml"
-    prompt: Literal["soft", "prefix"] = "soft"
-    length: Count = 8
-    init: Literal["vocabulary", "uniform", "labels", "text", "random"] = "vocabulary"
-    init_text: str = ""
-    ways: Several = 5
-    shots: Count = 1
-    queries: Count = 15
-    inner_steps: Count = 5
-    inner_rate: Positive = 0.03
-    second_order: Literal["chain", "unrolled", "finite"] = "chain"
-    multi_step: bool = False
-    learn_rates: bool = False
-    pool: Whole = 0
-    prototypes: Fraction = 0.5
-    sharpness: Positive = 10.0
-    transductive: bool = False
-    tune_model: bool = False
-    model_rate: Positive = 5e-5
-    validation_episodes: Whole = 20
-    learning_rate: Positive = 3e-3
-    steps: Count = 100
-    batch_size: Count = 4
-    eval_every: Count = 20
+    algorithm: Annotated[
+        Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"],
+        Doc("How it learns: maml (exact), fomaml, reptile, or the controls multitask and vocabulary (untrained)."),
+    ] = "maml"
+    prompt: Annotated[Literal["soft", "prefix"], Doc("What is learnt: a soft prompt, or a prefix.")] = "soft"
+    length: Annotated[Count, Doc("Positions of the prompt.")] = 8
+    init: Annotated[
+        Literal["vocabulary", "uniform", "labels", "text", "random"],
+        Doc("Initialisation of meta-training; uniform is for soft prompts, and random for prefixes."),
+    ] = "vocabulary"
+    init_text: Annotated[str, Doc("Text of init=text, which is cut or repeated to the length.")] = ""
+    ways: Annotated[Several, Doc("Most classes of an episode.")] = 5
+    shots: Annotated[Count, Doc("Support rows of each class.")] = 1
+    queries: Annotated[Count, Doc("Query rows of each class.")] = 15
+    inner_steps: Annotated[Count, Doc("Gradient descent steps of the inner loop.")] = 5
+    inner_rate: Annotated[Positive, Doc("Learning rate of the inner loop.")] = 0.03
+    second_order: Annotated[
+        Literal["chain", "unrolled", "finite"],
+        Doc("How second derivatives are taken: chained products, the unrolled graph, or finite differences."),
+    ] = "chain"
+    multi_step: Annotated[
+        bool,
+        Doc("Weigh the query loss after every inner step, annealed to the last one over half of training (MAML++)."),
+    ] = False
+    learn_rates: Annotated[bool, Doc("Learn a step size for each position too (Meta-SGD).")] = False
+    pool: Annotated[Whole, Doc("Prompts with keys of which each row mixes its own (MetaPrompter; 0: one prompt).")] = 0
+    prototypes: Annotated[
+        Fraction, Doc("With a pool, share of the probability that comes from the mean features of the support rows.")
+    ] = 0.5
+    sharpness: Annotated[Positive, Doc("With a pool, factor of the cosines to those features.")] = 10.0
+    transductive: Annotated[
+        bool, Doc("With a pool, let query rows see each other, as the published code does; results say so.")
+    ] = False
+    tune_model: Annotated[bool, Doc("Adapt the model's weights as well, as in the paper.")] = False
+    model_rate: Annotated[Positive, Doc("Learning rate of the model's weights in the inner loop.")] = 5e-5
+    validation_episodes: Annotated[Whole, Doc("Validation episodes that each evaluation adapts to.")] = 20
+    learning_rate: Annotated[Positive, Doc("Learning rate of the meta-steps.")] = 3e-3
+    steps: Annotated[Count, Doc("Number of meta-steps.")] = 100
+    batch_size: Annotated[Count, Doc("Episodes in one meta-step.")] = 4
+    eval_every: Annotated[Count, Doc("Meta-steps between two evaluations on the validation episodes.")] = 20
 
     def __post_init__(self) -> None:
         allowed = ("vocabulary", "labels", "text", "uniform" if self.prompt == "soft" else "random")

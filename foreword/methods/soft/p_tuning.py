@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch.nn.functional import linear, relu
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.methods.soft.prompt_tuning import OWN, SlotConfig, initial_prompt
@@ -18,20 +19,25 @@ from foreword.training.options import Count, Positive
 Leaves = Mapping[str, Tensor]
 
 
+@documented
 @dataclass(frozen=True)
 class PTuningConfig(SlotConfig):
-    """The network reads a learnt table of a row a position and runs once a step; its output is added to the prompt that
-    `init` draws, as in prompt tuning, and starts at zero.
+    """Hold the options of p-tuning.
 
-    `encoder`: "mlp" (three layers, ReLU between them) or "lstm" (two bidirectional layers, then two with ReLU between).
-    `hidden` units (None: the model's width), in the LSTM each way. `learning_rate` is 3e-4 where not given. The paper's
-    network and PEFT's put out the prompt alone, from a random start; on development rows neither start was shown to be
-    better (LOG.md), and this one is where prompt tuning starts, so the two methods differ in the network only.
+    The network reads a learnt table with a row for each position. It runs once a step, and its output, which is zero at
+    first, is added to the prompt that `init` draws. The network of the paper and of PEFT gives the whole prompt, from a
+    random initialisation. On validation rows neither was shown to be better (LOG.md); with this one, p-tuning differs
+    from prompt tuning in the network only.
     """
 
-    encoder: Literal["mlp", "lstm"] = "mlp"
-    hidden: Count | None = None
-    learning_rate: Positive = OWN
+    encoder: Annotated[
+        Literal["mlp", "lstm"],
+        Doc("Network: mlp has three layers with ReLU, lstm has two bidirectional layers and two with ReLU."),
+    ] = "mlp"
+    hidden: Annotated[
+        Count | None, Doc("Units of each hidden layer, in an LSTM each way (none: the model's width).")
+    ] = None
+    learning_rate: Annotated[Positive, Doc("Learning rate (not given: 3e-4).")] = OWN
 
     def __post_init__(self) -> None:
         if self.learning_rate == OWN:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
@@ -20,30 +21,35 @@ from foreword.training.warm_start import shares_in, started
 Pairs = dict[str, Tensor]  # by site, keys and values in one: (2, N, P, H, K)
 
 
+@documented
 @dataclass(frozen=True)
 class PrefixTuningConfig(GradientConfig):
-    """`init`: "labels" (activations of the label words, then of frequent pieces), "text" (`init_text`), "random" or the
-    folder of an artefact with a prefix, of which the record keeps the hash.
+    """Hold the options of prefix tuning.
 
-    `sites` are those of an encoder-decoder model that get a prefix, with commas: encoder (its self-attention), self
-    (the decoder's) and cross (the decoder's attention to the encoder); "all" by default.
-
-    With `reparametrise` the prefix is an MLP of a small table (one hidden layer of `hidden` units, tanh), run once a
-    step and folded away on save; each site has its own. It is added to the initial activations and starts at zero, so
-    that no fit to them is needed. `learning_rate` is 0.02 for the prefix itself and 3e-4 for the network where not
-    given. `start`: the text's first position comes "after" the prefix, or stays at "zero" (encoders only). A prefix
-    stands in front: activations between source and answer, which the source would not see, are prompt-tuning's `place`
-    alone.
+    A reparametrised prefix is the initial prefix plus the output of an MLP over a small table, one for each site. The
+    MLP has one tanh layer, runs once a step, gives zero at first, and is folded away when the prefix is saved. A prefix
+    stands in front of the text; for positions between source and answer, use `place` of prompt-tuning. Of an artefact
+    given as `init`, the record keeps the hash.
     """
 
-    length: Count = 20
-    init: Literal["labels", "text", "random"] | Start = "labels"
-    init_text: str = ""
-    sites: str = "all"
-    reparametrise: bool = False
-    hidden: Count = 512
-    start: Literal["after", "zero"] = "after"
-    learning_rate: Positive = OWN
+    length: Annotated[Count, Doc("Positions of the prefix.")] = 20
+    init: Annotated[
+        Literal["labels", "text", "random"] | Start,
+        Doc("Initialisation: activations of label words, of a text, random ones, or the folder of a prefix."),
+    ] = "labels"
+    init_text: Annotated[str, Doc("Text of init=text, which is cut or repeated to the length.")] = ""
+    sites: Annotated[
+        str,
+        Doc("Attentions of an encoder-decoder model with a prefix: encoder, self, cross (with commas), or all."),
+    ] = "all"
+    reparametrise: Annotated[bool, Doc("Learn the prefix through a network (Li & Liang 2021, section 4.3).")] = False
+    hidden: Annotated[Count, Doc("Units of the network's hidden layer.")] = 512
+    start: Annotated[
+        Literal["after", "zero"], Doc("Position of the text: after the prefix, or at zero (encoders only).")
+    ] = "after"
+    learning_rate: Annotated[
+        Positive, Doc("Learning rate (not given: 0.02 for the prefix itself, 3e-4 for the network).")
+    ] = OWN
 
     def __post_init__(self) -> None:
         if self.learning_rate == OWN:

@@ -1,10 +1,11 @@
 """Prompt tuning: input embeddings in the template's slots, learnt by gradient (Lester et al. 2021)."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.prompts import SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
@@ -21,34 +22,41 @@ Init = Literal["uniform", "vocabulary", "labels", "text"] | Start
 OWN = -1.0  # an option that was not given; the config that is recorded never holds it
 
 
+@documented
 @dataclass(frozen=True)
 class SlotConfig(GradientConfig):
-    """`length` positions are put in front of a template without slots, or right before the "answer" if `place` says so
-    (infix tuning of Li & Liang 2021, section 7.2, by embeddings alone); a template's own slots say their number and
-    place.
+    """Hold the options of methods that learn the embeddings of a template's slots.
 
-    `init`: "uniform" in [-0.5, 0.5], "vocabulary" (distinct rows among the first 5,000 ordinary pieces), "labels" (mean
-    embedding of each label's words, then vocabulary), "text" (`init_text`, cut or repeated to the length) or the folder
-    of an artefact with a soft prompt, such as a start of metaprompting, of which the record keeps the hash.
+    A template's own slots say their number and place. Of an artefact given as `init`, the record keeps the hash.
     """
 
-    length: Count = 20
-    place: Literal["front", "answer"] = "front"
-    init: Init = "labels"
-    init_text: str = ""
+    length: Annotated[Count, Doc("Positions that a template without slots gets.")] = 20
+    place: Annotated[
+        Literal["front", "answer"],
+        Doc("Where they are put: in front, or right before the answer (infix tuning; Li & Liang 2021, section 7.2)."),
+    ] = "front"
+    init: Annotated[
+        Init,
+        Doc("Initialisation: uniform in [-0.5, 0.5], frequent tokens, label words, a text, or a prompt's folder."),
+    ] = "labels"
+    init_text: Annotated[str, Doc("Text of init=text, which is cut or repeated to the length.")] = ""
 
 
+@documented
 @dataclass(frozen=True)
 class PromptTuningConfig(SlotConfig):
-    """`learning_rate` and `weight_decay` are the optimiser's own where not given: 0.01 and 0 for AdamW, 0.3 and 1e-5
-    for Adafactor, with which Lester et al. train for 30,000 steps; AdamW gets further in the first hundreds (LOG.md).
-    From a start of metaprompting and without an optimiser or a rate of one's own it is the start's inner loop: SGD at
-    its rate (and its learnt step sizes) for as many steps, without clipping.
+    """Hold the options of prompt tuning.
+
+    Lester et al. train with Adafactor for 30,000 steps; AdamW gets further in the first hundreds (LOG.md). If `init` is
+    a start of metaprompting, training repeats its inner loop (SGD at its rates, its steps, no clipping), unless an
+    optimiser or a rate is given.
     """
 
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    learning_rate: Positive = OWN
-    weight_decay: Amount = OWN
+    learning_rate: Annotated[
+        Positive, Doc("Learning rate (not given: 0.01 for AdamW, 0.3 for Adafactor, 0.1 for SGD).")
+    ] = OWN
+    weight_decay: Annotated[Amount, Doc("Weight decay (not given: 1e-5 for Adafactor, 0 for the others).")] = OWN
 
     def __post_init__(self) -> None:
         own = {"adamw": (0.01, 0.0), "adafactor": (0.3, 1e-5), "sgd": (0.1, 0.0)}[self.optimizer]

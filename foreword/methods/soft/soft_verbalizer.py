@@ -1,11 +1,13 @@
 """A soft verbalizer: a learnt vector a label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import Probe
@@ -15,19 +17,24 @@ from foreword.inference.scoring import row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.metrics import accuracy, nll
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Positive
 
 
+@documented
 @dataclass(frozen=True)
 class SoftVerbalizerConfig:
-    """AdamW over all rows at once; the step with the best development score is kept. Step 0 are the label words' own
-    output rows, so that it is the manual prompt to begin with where each label has one word of one piece."""
+    """Hold the options of the soft verbalizer, which AdamW trains on all rows at once.
 
-    learning_rate: Positive = 1e-2
-    steps: Count = 200
-    weight_decay: Amount = 0.0
-    eval_every: Count = 5
+    Step 0 has the output rows of the label words: the manual prompt, if each label has one word of one token.
+    """
+
+    learning_rate: Annotated[Positive, Doc("Learning rate of AdamW.")] = 1e-2
+    steps: Annotated[Count, Doc("Number of steps over all training rows.")] = 200
+    weight_decay: Annotated[Amount, Doc("Weight decay of AdamW.")] = 0.0
+    eval_every: Annotated[
+        Count, Doc("Steps between two evaluations on the validation rows; the best step is kept.")
+    ] = 5
 
 
 class SoftVerbalizer(DirectMethod):
@@ -39,7 +46,7 @@ class SoftVerbalizer(DirectMethod):
     mixed_batch = False
     freezes_lm = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[Probe, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: SoftVerbalizerConfig = job.config
         if not job.format.labels:
             raise ConfigError("soft-verbalizer needs one set of labels for all rows; this task brings options per row.")
@@ -62,7 +69,7 @@ class SoftVerbalizer(DirectMethod):
             cross_entropy(train @ weight_CD.T + bias_C, label_N).backward()
             optimizer.step()
         assert best is not None, "step 0 is measured"
-        return Probe(best[1], best[2], "head"), job.format, weight_CD.numel() + bias_C.numel()
+        return Made(Probe(best[1], best[2], "head"), job.format, weight_CD.numel() + bias_C.numel())
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
 """AutoPrompt: words before the answer, found by gradient-guided search (Shin et al. 2020), verified on a pool."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
 from foreword.methods.triggers.beam_search import Plan, State, Verify, descend, penalties
@@ -16,78 +17,88 @@ from foreword.methods.triggers.objective import Objective
 from foreword.methods.triggers.search_space import Field, make_field
 from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
-from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Several, Whole
 
+SEARCH = "search"  # the name under which a search keeps where it stands
 FINALISTS = 8  # prompts that the search passed through, read on the development rows at the end
 
 
+@documented
 @dataclass(frozen=True)
 class SearchConfig:
-    """What searches for words share.
+    """Hold the options of every search for hard prompts.
 
-    `length` slots stand before the answer in place of the template's words there (more if those have more pieces); a
-    template's own slots say their number. Prompts are measured on a fixed `pool_rows` of the training rows, gradients
-    are taken on `gradient_rows` others. `objective`: the label words' share among all labels' ("class"), among all the
-    vocabulary ("likelihood", the paper's), or a "margin". `capitals` and `non_ascii` false leave such tokens out;
-    `words` false allows prompts whose text is not read as their tokens, which are then kept as ids.
+    The slots stand before the answer, in place of the template's words there. If the template has slots, those are
+    searched.
     """
 
-    length: Count = 5
-    steps: Count = 50
-    pool_rows: Several = 200
-    gradient_rows: Count = 64
-    objective: Objective = "class"
-    capitals: bool = True
-    non_ascii: bool = True
-    words: bool = True
+    length: Annotated[
+        Count,
+        Doc("Slots that are searched (more if the words that they replace have more tokens)."),
+    ] = 5
+    steps: Annotated[Count, Doc("Number of search steps.")] = 50
+    pool_rows: Annotated[Several, Doc("Training rows on which every prompt is measured.")] = 200
+    gradient_rows: Annotated[Count, Doc("Other training rows on which each gradient is taken.")] = 64
+    objective: Annotated[
+        Objective,
+        Doc("What is minimised: the loss of the label among labels (class) or all tokens (likelihood), or a margin."),
+    ] = "class"
+    capitals: Annotated[bool, Doc("Allow tokens with capital letters.")] = True
+    non_ascii: Annotated[bool, Doc("Allow tokens with other than ASCII characters.")] = True
+    words: Annotated[
+        bool, Doc("Allow only prompts whose text is read back as their tokens (false: keep others as ids).")
+    ] = True
 
 
+@documented
 @dataclass(frozen=True)
 class AutoPromptConfig(SearchConfig):
-    """Each of `steps` measures `candidates` swaps. The `beam` best prompts are kept; after `patience` steps without a
-    better one the search begins anew, `restarts` times. Up to `swaps` slots change at once in the first steps.
-    `fluency` weighs the words' own cost. `verify`: "race" drops what cannot win any more, "all" reads everything,
-    "halving" a quarter. `init` says which starts are compared on the pool.
+    """Hold the options of AutoPrompt.
 
-    `label_words` "search" also finds words for the labels, in turn with the prompt, in `rounds` that share the steps.
-    `variant` "paper" is the published loop: `accumulation` batches of 32 a gradient, one random slot, and
-    accuracy decides.
+    With `label_words` set to search, label words and prompt are searched in turn, in `rounds` that share the steps.
     """
 
-    variant: Literal["foreword", "paper"] = "foreword"
-    candidates: Count = 48
-    init: Init = "best"
-    beam: Count = 1
-    patience: Whole = 4
-    restarts: Whole = 1
-    swaps: Count = 2
-    fluency: Amount = 0.0
-    verify: Verify = "race"
-    accumulation: Count = 10
-    label_words: Literal["given", "search"] = "given"
-    rounds: Whole = 1
+    variant: Annotated[
+        Literal["foreword", "paper"],
+        Doc("The search of this library, or the published loop: one random slot, new batches, and accuracy decides."),
+    ] = "foreword"
+    candidates: Annotated[Count, Doc("Swaps that each step measures.")] = 48
+    init: Annotated[Init, Doc("Which initial prompts are compared on the pool.")] = "best"
+    beam: Annotated[Count, Doc("Best prompts that are kept after each step.")] = 1
+    patience: Annotated[Whole, Doc("Steps without a better prompt after which the search starts again.")] = 4
+    restarts: Annotated[Whole, Doc("How often the search may start again.")] = 1
+    swaps: Annotated[Count, Doc("Slots that may change at once in the first steps.")] = 2
+    fluency: Annotated[Amount, Doc("Weight of the prompt's own negative log-likelihood.")] = 0.0
+    verify: Annotated[
+        Verify,
+        Doc("How swaps are measured: race drops losers, all reads every row, halving begins with a quarter."),
+    ] = "race"
+    accumulation: Annotated[Count, Doc("Batches of 32 rows in each gradient of the published loop.")] = 10
+    label_words: Annotated[Literal["given", "search"], Doc("Take the label words given, or search them too.")] = "given"
+    rounds: Annotated[Whole, Doc("Rounds of prompt and label words.")] = 1
 
 
-class AutoPrompt(StepwiseMethod):
+class AutoPrompt(DirectMethod):
     name = "autoprompt"
     summary = "words before the answer, searched by gradient and verified"
     source = "Shin et al. 2020"
     Config = AutoPromptConfig
     form = "hard"
+    resumes = True
     mixed_batch = True
     freezes_lm = True
 
-    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         lm.require_gradient()
         config: AutoPromptConfig = job.config
         search = _as_published if config.variant == "paper" else _search
         if config.label_words == "search":
-            return alternate(lm, job, notebook, search, config.rounds)
-        return search(lm, job, notebook)
+            return alternate(lm, job, state, search, config.rounds)
+        return search(lm, job, state)
 
 
-def _search(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+def _search(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     config: AutoPromptConfig = job.config
     steps = max(1, config.steps // config.rounds)
     field = make_field(lm, job, config)
@@ -95,26 +106,27 @@ def _search(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
         steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps, config.fluency,
         config.verify,
     )  # fmt: skip
-    kept = notebook.kept()
+    kept = state.get(SEARCH)
     if kept is None:
         begun = starts(field, config.init)
         costs = penalties(field, plan, [p for p, _ in begun.values()])
         losses = {name: loss + cost for (name, (_, loss)), cost in zip(begun.items(), costs, strict=True)}
         chosen = min(losses, key=losses.__getitem__)
-        state, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
+        beam, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
     else:
-        state, begin = State.from_json(kept["search"]), kept["starts"]
+        beam, begin = State.from_json(kept["beam"]), kept["starts"]
+    state.begin(beam.step)
 
-    def after(state: State) -> None:
-        notebook.keep({"step": state.step, "search": state.to_json(), "starts": begin})
-        notebook.tell(state.step, config.steps, state.best[1], state.read)
+    def after(beam: State) -> None:
+        state.put({SEARCH: {"beam": beam.to_json(), "starts": begin}})
+        state.report(beam.step, config.steps, beam.best[1], beam.read)
 
-    descend(field, plan, state, after)
-    return _found(field, state, begin)
+    descend(field, plan, beam, after)
+    return _best_finalist(field, beam, begin)
 
 
-def _found(field: Field, state: State, begin: dict[str, Any]) -> Ended:
-    """The finalist that does best on development rows; the manual prompt where none beats it."""
+def _best_finalist(field: Field, state: State, begin: dict[str, Any]) -> Made:
+    """Return the finalist that does best on the validation rows, or the manual prompt if none beats it."""
     step = max(1, -(-len(state.passed) // FINALISTS))
     finalists = list(dict.fromkeys([p for p, _ in state.passed[::-1][::step]] + [state.passed[0][0]]))
     choices, chosen = choose(field, finalists)
@@ -132,12 +144,12 @@ def _found(field: Field, state: State, begin: dict[str, Any]) -> Ended:
     trace["prompt"] = explained(field, best)
     if chosen.prompt is None:
         empty = HardPrompt(torch.zeros(0, dtype=torch.long))
-        return Ended(empty, field.job.format, 0, metrics, trace)
+        return Made(empty, field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
-    return Ended(value, form, field.slotted.length, metrics, trace)
+    return Made(value, form, field.slotted.length, metrics, trace)
 
 
-def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+def _as_published(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     config: AutoPromptConfig = job.config
     field = make_field(lm, job, config, everything=True)
 
@@ -145,16 +157,15 @@ def _as_published(lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
         return choose(field, [prompt])[0][-1].accuracy
 
     rows = published_loop.PaperRows(field, config.accumulation, development)
-    kept = notebook.kept()
+    kept = state.get(SEARCH)
     first = published_loop.first_prompt(field)
-    state = (
-        published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept["search"])
-    )
-    while state.step < config.steps:
-        published_loop.paper_step(rows, state, config.candidates)
-        notebook.keep({"step": state.step, "search": state.to_json()})
-        notebook.tell(state.step, config.steps, (state.trace or [{}])[-1].get("loss", float("nan")), state.read)
-    metrics = {"searches": 1, "left_their_start": int(state.accepted > 0), "rows_read": state.read, "kept": "found"}
-    trace = {"steps": state.trace or [], "prompt": explained(field, state.kept)}
-    value, form = as_value(field, state.kept)
-    return Ended(value, form, field.slotted.length, metrics, trace)
+    loop = published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept)
+    state.begin(loop.step)
+    while loop.step < config.steps:
+        published_loop.paper_step(rows, loop, config.candidates)
+        state.put({SEARCH: loop.to_json()})
+        state.report(loop.step, config.steps, (loop.trace or [{}])[-1].get("loss", float("nan")), loop.read)
+    metrics = {"searches": 1, "left_their_start": int(loop.accepted > 0), "rows_read": loop.read, "kept": "found"}
+    trace = {"steps": loop.trace or [], "prompt": explained(field, loop.kept)}
+    value, form = as_value(field, loop.kept)
+    return Made(value, form, field.slotted.length, metrics, trace)

@@ -1,6 +1,6 @@
-"""Label words and the prompt in turn: each is searched with the other as it stands (Shin et al. 2020, section 2.3)."""
+"""Search label words and the prompt in turn, each with the other as it stands (Shin et al. 2020, section 2.3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, final
 
@@ -13,61 +13,65 @@ from foreword.inference.scoring import encode_rows
 from foreword.methods.triggers.final_choice import measure
 from foreword.methods.triggers.label_words import find_words, with_words
 from foreword.models.base import FrozenLM
-from foreword.training.contract import Ended, Job, Notebook
+from foreword.training.contract import Job, Made, SearchState
 
-Search = Callable[[FrozenLM, Job, Notebook], Ended]
+Search = Callable[[FrozenLM, Job, SearchState], Made]
+ROUND = "round"  # the name under which the number of the round, its format and the words so far are kept
 
 
 @final
-class RoundNotebook(Notebook):
-    """One round's share of a notebook: its own state, beside the round's number and format."""
+class RoundState(SearchState):
+    """Keep the results of one round in the state of the whole search, under names of their own."""
 
-    def __init__(self, whole: Notebook, number: int, form: Format, steps: int):
-        self._whole, self._number, self._form, self._steps = whole, number, form, steps
+    def __init__(self, whole: SearchState, number: int, steps: int):
+        self._whole, self._own, self._first, self._steps = whole, f"{ROUND} {number} ", number * steps, steps
 
-    def kept(self) -> dict[str, Any] | None:
-        kept = self._whole.kept()
-        return kept["part"] if kept is not None and kept["round"] == self._number else None
+    def get(self, name: str) -> Any:
+        return self._whole.get(self._own + name)
 
-    def keep(self, state: Mapping[str, Any]) -> None:
-        done = self._number * self._steps + int(state.get("step", 0))
-        self._whole.keep({"step": done, "round": self._number, "format": self._form.to_json(), "part": dict(state)})
+    def put(self, results: Mapping[str, Any]) -> None:
+        self._whole.put({self._own + name: result for name, result in results.items()})
 
-    def tell(self, step: int, steps: int, loss: float, rows: int) -> None:
-        self._whole.tell(self._number * self._steps + step, steps, loss, rows)
+    def names(self, prefix: str) -> Sequence[str]:
+        return [name.removeprefix(self._own) for name in self._whole.names(self._own + prefix)]
+
+    def begin(self, step: int = 0) -> None:
+        self._whole.begin(self._first + step)
+
+    def report(self, step: int, steps: int, loss: float, rows: int) -> None:
+        self._whole.report(self._first + step, steps, loss, rows)
 
 
-def alternate(lm: FrozenLM, job: Job, notebook: Notebook, search: Search, rounds: int) -> Ended:
-    """Words, then `rounds` of a search and words again. What is kept is never below the manual prompt with the words
-    given, on development rows."""
-    kept = notebook.kept()
-    first = 0 if kept is None else kept["round"]
-    trace: dict[str, Any] = {"words": []}
+def alternate(lm: FrozenLM, job: Job, state: SearchState, search: Search, rounds: int) -> Made:
+    """Find label words, then run `rounds` of a search and find words again.
+
+    On the validation rows, the result is never below the manual prompt with the words given.
+    """
+    kept = state.get(ROUND)
     if kept is None:
         choice = find_words(lm, job.task, job.format, seed=job.seed)[0]
-        trace["words"].append(asdict(choice))
-        form = with_words(job.format, choice)
+        first, words, form = 0, [asdict(choice)], with_words(job.format, choice)
     else:
-        form = Format.from_json(kept["format"])
-    found: Ended | None = None
+        first, words, form = kept["number"], [*kept["words"]], Format.from_json(kept["format"])
+    best: Made | None = None
     for number in range(first, rounds):
-        found = search(lm, replace(job, format=form), RoundNotebook(notebook, number, form, job.config.steps // rounds))
-        choice = find_words(lm, job.task, found.format, found.value, job.seed)[0]
-        trace["words"].append(asdict(choice))
-        found = replace(found, format=with_words(found.format, choice))
-        form = found.format
+        state.put({ROUND: {"number": number, "format": form.to_json(), "words": [*words]}})
+        best = search(lm, replace(job, format=form), RoundState(state, number, job.config.steps // rounds))
+        choice = find_words(lm, job.task, best.format, best.value, job.seed)[0]
+        words.append(asdict(choice))
+        form = with_words(best.format, choice)
+        best = replace(best, format=form)
         if form.template.slots:  # ids that cannot be written are no words to go on from
             break
-    assert found is not None, "there is one round at least"
+    assert best is not None, "there is one round at least"
     rows = job.task.validation or job.task.train
     empty = HardPrompt(torch.zeros(0, dtype=torch.long))
-    pairs = [(empty, job.format), (found.value, found.format)]
+    pairs = [(empty, job.format), (best.value, best.format)]
     scores = stacked_scores(lm, [v for v, _ in pairs], [encode_rows(lm, f, rows) for _, f in pairs])
     manual, ours = (measure(None, score_NC, rows) for score_NC in scores)
-    metrics = {**found.metrics, "manual_validation_accuracy": round(manual.accuracy, 6)}
+    metrics = {**best.metrics, "manual_validation_accuracy": round(manual.accuracy, 6)}
+    trace = {**best.trace, "words": words}
     if manual.rank >= ours.rank:
-        return Ended(empty, job.format, 0, {**metrics, "kept": "manual"}, {**found.trace, **trace})
-    words = sum(map(len, found.format.words))
-    return replace(
-        found, numbers=found.numbers + words, metrics={**metrics, "kept": "found"}, trace={**found.trace, **trace}
-    )
+        return Made(empty, job.format, 0, {**metrics, "kept": "manual"}, trace)
+    tokens = best.parameters + sum(map(len, best.format.words))
+    return replace(best, parameters=tokens, metrics={**metrics, "kept": "found"}, trace=trace)

@@ -1,12 +1,13 @@
 """PEZ: a soft prompt learnt through its nearest tokens, which are what is kept (Wen et al. 2023)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
-from foreword.methods.triggers.autoprompt import SearchConfig
+from foreword.methods.triggers.autoprompt import SEARCH, SearchConfig
 from foreword.methods.triggers.explanation import explained
 from foreword.methods.triggers.final_choice import as_value, choose
 from foreword.methods.triggers.gradients import embeddings_of
@@ -15,34 +16,35 @@ from foreword.methods.triggers.projection import Descent
 from foreword.methods.triggers.search_space import Field, make_field
 from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
-from foreword.training.contract import Ended, Job, Notebook, StepwiseMethod
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive
 
 FINALISTS = 8
 
 
+@documented
 @dataclass(frozen=True)
 class PezConfig(SearchConfig):
-    """AdamW without decay moves the soft copy by `learning_rate`, as published for CLIP; the tokens that it passes are
-    measured on the pool every `eval_every` steps. `init` is where it starts."""
+    """Hold the options of PEZ. AdamW without decay moves the soft prompt."""
 
-    steps: Count = 300
-    learning_rate: Positive = 0.1
-    eval_every: Count = 10
-    init: Init = "filler"
+    steps: Annotated[Count, Doc("Number of steps of the soft prompt.")] = 300
+    learning_rate: Annotated[Positive, Doc("Learning rate of AdamW (0.1, as published for CLIP).")] = 0.1
+    eval_every: Annotated[Count, Doc("Steps between two measurements of the nearest tokens on the pool.")] = 10
+    init: Annotated[Init, Doc("Initial prompt.")] = "filler"
 
 
-class Pez(StepwiseMethod):
+class Pez(DirectMethod):
     name = "pez"
     summary = "words nearest to a soft prompt that is learnt through them"
     source = "Wen et al. 2023"
     Config = PezConfig
     form = "hard"
+    resumes = True
     learns = False  # few words hold no rule over many nouns
     mixed_batch = True
     freezes_lm = True
 
-    def search(self, lm: FrozenLM, job: Job, notebook: Notebook) -> Ended:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         lm.require_gradient()
         config: PezConfig = job.config
         field = make_field(lm, job, config)
@@ -51,11 +53,12 @@ class Pez(StepwiseMethod):
         descent = Descent(embeddings_of(lm, begun[begin][0]), config.learning_rate)
         passed: list[tuple[Prompt, float]] = [begun[begin]]
         steps: list[dict[str, Any]] = []
-        kept = notebook.kept()
+        kept = state.get(SEARCH)
         if kept is not None:
             descent.restore(kept["descent"])
             passed, steps = [(tuple(p), loss) for p, loss in kept["passed"]], kept["steps"]
             field.pool.read = kept["read"]
+        state.begin(descent.step)
         while descent.step < config.steps:
             prompt, loss = descent.advance(lm, field.gradient_blocks(descent.step), field.allowed_A, config.objective)
             if descent.step % config.eval_every == 0 or descent.step == config.steps:
@@ -63,10 +66,10 @@ class Pez(StepwiseMethod):
                 steps.append(
                     {"step": descent.step, "tokens": field.words(prompt), "prompt": list(prompt), "loss": measured}
                 )
-                state = {"step": descent.step, "descent": descent.state(), "passed": passed, "steps": steps}
-                notebook.keep({**state, "read": field.pool.read})
-            notebook.tell(descent.step, config.steps, loss, field.pool.read)
-        return _found(field, passed, steps, begin)
+                now = {"descent": descent.state(), "passed": passed, "steps": steps, "read": field.pool.read}
+                state.put({SEARCH: now})
+            state.report(descent.step, config.steps, loss, field.pool.read)
+        return _best_passed(field, passed, steps, begin)
 
 
 def _measured(field: Field, prompt: Prompt, passed: list[tuple[Prompt, float]]) -> float | None:
@@ -78,7 +81,8 @@ def _measured(field: Field, prompt: Prompt, passed: list[tuple[Prompt, float]]) 
     return loss
 
 
-def _found(field: Field, passed: list[tuple[Prompt, float]], steps: list[dict[str, Any]], begin: str) -> Ended:
+def _best_passed(field: Field, passed: list[tuple[Prompt, float]], steps: list[dict[str, Any]], begin: str) -> Made:
+    """Return the prompt that does best on the validation rows, or the manual one if none beats it."""
     best = sorted(passed, key=lambda pair: pair[1])[:FINALISTS]
     choices, chosen = choose(field, [p for p, _ in best])
     prompt = best[0][0] if chosen.prompt is None else chosen.prompt
@@ -90,6 +94,6 @@ def _found(field: Field, passed: list[tuple[Prompt, float]], steps: list[dict[st
     }
     trace = {"projections": steps, "begin": begin, "prompt": explained(field, prompt)}
     if chosen.prompt is None:
-        return Ended(HardPrompt(torch.zeros(0, dtype=torch.long)), field.job.format, 0, metrics, trace)
+        return Made(HardPrompt(torch.zeros(0, dtype=torch.long)), field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
-    return Ended(value, form, field.slotted.length, metrics, trace)
+    return Made(value, form, field.slotted.length, metrics, trace)

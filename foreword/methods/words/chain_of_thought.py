@@ -7,10 +7,11 @@ second stage), Wang et al. 2022 (several samples that vote). Words alone: nothin
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
@@ -25,35 +26,46 @@ from foreword.tasks.extract import MARKER, numbers
 from foreword.tasks.formats import CAP, token_counts
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive, Share, Whole
 
 BETWEEN = "\n\n"  # two demonstrations
 REASONED, LEAST = 512, 128  # tokens of reasoning, and of it in a short context
 
 
+@documented
 @dataclass(frozen=True)
 class ChainOfThoughtConfig:
-    """`demonstrations` training rows with reasoning stand before the row, drawn with the seed; `instruction` is what
-    the answer begins with. `extract` finds a number, one of the choices or a span; "auto" takes what the task's answers
-    are, and "score" puts `conclude` after the reasoning and scores the label words, which `calibrate` then shifts.
-    `samples` above 1 are drawn and vote. `max_new_tokens` ends the reasoning (none: as the training rows' own reasoning
-    needs, 512 or more where the model has room for them); a text that is cut there without an answer has none.
-    """
+    """Hold the options of chain of thought. A text that is cut off before its answer has no answer."""
 
-    instruction: str = "Let's think step by step."
-    demonstrations: Whole = 0
-    extract: Literal["auto", "number", "choice", "span", "score"] = "auto"
-    conclude: str = "The answer is"
-    samples: Count = 1
-    vote: Literal["majority", "likelihood"] = "majority"
-    early_stop: bool = True
-    temperature: Positive = 0.7
-    top_p: Share = 1.0
-    top_k: Whole = 0
-    max_new_tokens: Count | None = None
-    calibrate: Literal["none", "contextual", "batch", "auto"] = "none"
-    content_free: str = "N/A||[MASK]"
+    instruction: Annotated[str, Doc("Text that every answer begins with.")] = "Let's think step by step."
+    demonstrations: Annotated[
+        Whole, Doc("Training rows with reasoning that are shown before the row, drawn with the seed.")
+    ] = 0
+    extract: Annotated[
+        Literal["auto", "number", "choice", "span", "score"],
+        Doc("What is looked for in the text; auto follows the task, and score scores the label words after it."),
+    ] = "auto"
+    conclude: Annotated[str, Doc("Text that leads from the reasoning to the answer.")] = "The answer is"
+    samples: Annotated[Count, Doc("Texts that are sampled for each row; above 1, they vote.")] = 1
+    vote: Annotated[
+        Literal["majority", "likelihood"], Doc("What a sample's vote counts: one (majority), or its likelihood.")
+    ] = "majority"
+    early_stop: Annotated[
+        bool, Doc("Sample no more texts of a row once the leading answer can no longer be beaten.")
+    ] = True
+    temperature: Annotated[Positive, Doc("Temperature of the samples.")] = 0.7
+    top_p: Annotated[Share, Doc("Share of the probability from which samples are drawn.")] = 1.0
+    top_k: Annotated[Whole, Doc("Likeliest tokens from which samples are drawn (0: all).")] = 0
+    max_new_tokens: Annotated[
+        Count | None,
+        Doc("Most tokens of the reasoning (none: what training rows need, 512 or more if there is room)."),
+    ] = None
+    calibrate: Annotated[
+        Literal["none", "contextual", "batch", "auto"],
+        Doc("How the label scores of extract=score are corrected; auto chooses on the validation rows."),
+    ] = "none"
+    content_free: Annotated[str, Doc("Texts without content for the rule contextual, separated by |.")] = "N/A||[MASK]"
 
 
 class ChainOfThought(DirectMethod):
@@ -68,7 +80,7 @@ class ChainOfThought(DirectMethod):
     answers = ("labels", "options", "text")
     learns = False
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ChainOfThoughtConfig = job.config
         extract = _extract(config, job.task)
         if job.format.template.slots:
@@ -106,7 +118,7 @@ class ChainOfThought(DirectMethod):
         encode_to_write(lm, form, [])  # that there is room is told now
         value = HardPrompt(torch.zeros(0, dtype=torch.long))
         form, notes = calibrate_reasoned(lm, job.task, value, form, config.calibrate, config.content_free)
-        return value, form, 0, notes
+        return Made(value, form, metrics=notes)
 
 
 def reasoning_limit(lm: FrozenLM, form: Format, task: Task, conclude: str) -> int:

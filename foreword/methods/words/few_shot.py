@@ -4,10 +4,11 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
+from foreword.core.doc import Doc, documented
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.values import Ensemble, Member, Rule
@@ -25,29 +26,36 @@ from foreword.methods.words.demonstrations import (
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
 from foreword.tasks.rows import Row
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint, Share
 
 
+@documented
 @dataclass(frozen=True)
 class FewShotConfig(HardConfig):
-    """`demos` rows are shown (None: as many training rows as fit), `separator` after each, with \\n for a new line and
-    \\s for a space.
+    """Hold the options of few-shot.
 
-    `select`: drawn at "random", "balanced" over labels, or "validated", the best of `candidates` balanced sets on
-    development rows. `order`: drawn, or by "entropy", that of `candidates` orders whose predictions of the development
-    rows' texts are most diverse (Lu et al. 2022; they probe with generated texts, here the labels are not looked at).
-    `sets` above 1 makes an ensemble of so many draws. `uncut` is the share of rows that must stay whole.
+    Lu et al. 2022 probe orders with generated texts. Here the texts of the validation rows are read, without labels.
     """
 
-    demos: Count | None = None
-    select: Literal["balanced", "random", "validated"] = "balanced"
-    order: Literal["drawn", "entropy"] = "drawn"
-    candidates: Count = 8
-    sets: Count = 1
-    rule: Literal["mean", "majority"] = "mean"
-    separator: Joint = "\n\n"
-    uncut: Share = 1.0
+    demos: Annotated[Count | None, Doc("Training rows that are shown (none: as many as fit).")] = None
+    select: Annotated[
+        Literal["balanced", "random", "validated"],
+        Doc("How rows are chosen: balanced over labels, at random, or the balanced set that validates best."),
+    ] = "balanced"
+    order: Annotated[
+        Literal["drawn", "entropy"],
+        Doc("How rows are ordered: as drawn, or by the entropy of the predictions (Lu et al. 2022)."),
+    ] = "drawn"
+    candidates: Annotated[
+        Count, Doc("Sets that select=validated compares, and orders that order=entropy compares.")
+    ] = 8
+    sets: Annotated[Count, Doc("Sets of rows that are drawn; above 1, their prompts form an ensemble.")] = 1
+    rule: Annotated[
+        Literal["mean", "majority"], Doc("How an ensemble decides: by the mean of the probabilities, or by majority.")
+    ] = "mean"
+    separator: Annotated[Joint, Doc("Text after each demonstration; \\n is a new line and \\s a space.")] = "\n\n"
+    uncut: Annotated[Share, Doc("Share of all rows that the demonstrations must leave whole.")] = 1.0
 
 
 class FewShot(DirectMethod):
@@ -63,7 +71,7 @@ class FewShot(DirectMethod):
     demonstrates = True
     retemplates = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: FewShotConfig = job.config
         pool = pool_of(job.task)
         beside = longest_rows(lm, job.format, job.task, config.uncut)
@@ -79,9 +87,9 @@ class FewShot(DirectMethod):
         forms = [put(job.format, shown, config.separator) for shown in sets]
         nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
         if len(forms) == 1:
-            return nothing, forms[0], 0, notes
+            return Made(nothing, forms[0], metrics=notes)
         rule: Rule = config.rule
-        return Ensemble(tuple(Member(nothing, form) for form in forms), rule), forms[0], 0, notes
+        return Made(Ensemble(tuple(Member(nothing, form) for form in forms), rule), forms[0], metrics=notes)
 
 
 def describe(counts: Sequence[int], asked: int, rows: Sequence[Row]) -> dict[str, Any]:

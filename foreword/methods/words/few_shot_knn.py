@@ -1,31 +1,34 @@
 """Few-shot with each row's own demonstrations: the training rows nearest to it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from foreword.core.doc import Doc, documented
 from foreword.core.values import Neighbours
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.inference.retrieval import embeddings, encode_near
 from foreword.methods.words.demonstrations import example_of, longest_rows, pool_of
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Found, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint
 
 PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
 
 
+@documented
 @dataclass(frozen=True)
 class FewShotKnnConfig(HardConfig):
-    """The `demos` nearest training rows stand before each row, the nearest last, as many as fit beside it.
+    """Hold the options of few-shot with the nearest training rows, of which the nearest stands last."""
 
-    Nearest by the mean hidden states of the model itself, or of `encoder`, a folder with a model for sentences.
-    """
-
-    demos: Count = 8
-    encoder: str | None = None
-    separator: Joint = "\n\n"
+    demos: Annotated[Count, Doc("Nearest training rows that are shown before each row, if they fit.")] = 8
+    encoder: Annotated[
+        str | None,
+        Doc("Folder of a sentence model that measures distances (none: the mean hidden states of the model itself)."),
+    ] = None
+    separator: Annotated[Joint, Doc("Text after each demonstration; \\n is a new line and \\s a space.")] = "\n\n"
 
 
 class FewShotKnn(DirectMethod):
@@ -41,7 +44,7 @@ class FewShotKnn(DirectMethod):
     demonstrates = True
     retemplates = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> Found:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: FewShotKnnConfig = job.config
         pool = pool_of(job.task)
         longest_rows(lm, job.format, job.task, 0.5)  # where half of the rows have no room, none is worth showing
@@ -59,4 +62,4 @@ class FewShotKnn(DirectMethod):
                 f"Not one demonstration fits beside a row of {job.task.name!r}; use shorter rows or a shorter template."
             )
         told = {"shown": round(float(np.mean(shown)), 2), "asked": config.demos, "least": min(shown), "pool": len(pool)}
-        return value, job.format, 0, {"demonstrations": told}
+        return Made(value, job.format, metrics={"demonstrations": told})

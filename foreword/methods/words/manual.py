@@ -2,12 +2,11 @@
 
 import torch
 
-from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.models.base import FrozenLM
-from foreword.training.contract import DirectMethod, Job
+from foreword.training.contract import DirectMethod, Job, Made, SearchState
 
 
 class Manual(DirectMethod):
@@ -23,9 +22,9 @@ class Manual(DirectMethod):
     learns = False
     retemplates = True
 
-    def learn(self, lm: FrozenLM, job: Job) -> tuple[HardPrompt, Format, int]:
+    def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         if job.format.template.slots:
             raise ConfigError(
                 "manual uses words only, and this template has {soft:...} slots; remove them, or use prompt-tuning."
             )
-        return HardPrompt(torch.zeros(0, dtype=torch.long)), job.format, 0
+        return Made(HardPrompt(torch.zeros(0, dtype=torch.long)), job.format)

@@ -25,7 +25,7 @@ from foreword.models.load import load
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.answer_log import Ledger
+from foreword.training.answer_log import AnswerLog
 from tests.planted import NOUNS, planted_task
 from tests.seeds import new_seed
 
@@ -131,7 +131,7 @@ def test_values_are_those_of_rows_read_alone_and_come_from_the_ledger_afterwards
     pool = Pool(lm, lambda text: with_instruction(form, text, lm.kind))
     pool.add_as_written()
     assert pool.add("Say yes or no.", "given") and not pool.add("say  YES or no", "given")
-    ledger = Ledger()
+    ledger = AnswerLog()
     cells = [(0, range(5)), (1, range(2, 9))]
     found = Reader(lm, task, task.train, "likelihood", ledger).values(pool.arms, cells)
     for (arm, rows), values in zip(cells, found, strict=True):

@@ -13,7 +13,7 @@ import pytest
 
 from foreword.errors import ConfigError, ModelError
 from foreword.methods.instructions.remote import BudgetSpentError, Endpoint, Remote, without_key
-from foreword.training.answer_log import Ledger
+from foreword.training.answer_log import AnswerLog
 from tests.methods.instructions.endpoint import Stub, serving
 from tests.seeds import new_seed
 
@@ -32,13 +32,13 @@ def no_key(monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret-123")
 
 
-def client(stub: Stub, waits: list[float], ledger: Ledger | None = None, **more) -> Remote:
-    return Remote(Endpoint(**{"url": stub.url, "model": "m", **more}), ledger or Ledger(), waits.append)
+def client(stub: Stub, waits: list[float], ledger: AnswerLog | None = None, **more) -> Remote:
+    return Remote(Endpoint(**{"url": stub.url, "model": "m", **more}), ledger or AnswerLog(), waits.append)
 
 
 def test_it_asks_in_openais_form_and_keeps_answers(waits, tmp_path):
     with serving(Stub()) as stub:
-        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        ledger = AnswerLog.open(tmp_path / "n.jsonl", "one", resume=False)
         remote = client(stub, waits, ledger, key_variable="MY_KEY")
         first = remote.write("propose", 1, **OPTIONS)
         assert first == remote.write("propose", 1, **OPTIONS) != remote.write("propose", 2, **OPTIONS)
@@ -48,7 +48,7 @@ def test_it_asks_in_openais_form_and_keeps_answers(waits, tmp_path):
             "model": "m", "messages": None, "seed": 1, "max_tokens": 20, "temperature": 0.9, "top_p": 0.9,
         }  # fmt: skip
         assert stub.headers[0]["Authorization"] == "Bearer secret-123"
-        again = Ledger.open(tmp_path / "n.jsonl", "one", resume=True)
+        again = AnswerLog.open(tmp_path / "n.jsonl", "one", resume=True)
         assert client(stub, waits, again).write("propose", 2, **OPTIONS)
         assert len(stub.bodies) == 2
         assert again.spent == ledger.spent == stub.tokens
@@ -145,7 +145,7 @@ def test_the_budget_of_tokens_is_never_exceeded(waits):
             return None
 
         with serving(Stub(rule)) as stub:
-            ledger = Ledger()
+            ledger = AnswerLog()
             remote = client(stub, waits, ledger, token_budget=budget, attempts=50)
             written = 0
             with contextlib.suppress(BudgetSpentError):
@@ -160,11 +160,11 @@ def test_the_budget_of_tokens_is_never_exceeded(waits):
 
 def test_an_unanswered_call_counts_as_charged_and_is_tried_again(waits, tmp_path):
     with serving(Stub(lambda number, body: time.sleep(1.5) if number == 0 else None)) as stub:  # pyright: ignore
-        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        ledger = AnswerLog.open(tmp_path / "n.jsonl", "one", resume=False)
         client(stub, waits, ledger, timeout=0.5).write("x", 0, **OPTIONS)
         most = 1 + 32 + 20
         assert ledger.spent == most + (stub.tokens if len(stub.answered) == 1 else stub.tokens // 2)
-    assert Ledger.open(tmp_path / "n.jsonl", "one", resume=True).spent == ledger.spent
+    assert AnswerLog.open(tmp_path / "n.jsonl", "one", resume=True).spent == ledger.spent
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_an_endpoint_that_repeats_the_key_gets_none_of_it_kept(shown, waits, tmp
     monkeypatch.setenv("MY_KEY", KEY)
     answer = (200, {}, {"choices": [{"message": {"content": f"say {shown} and \ud83d stop"}}]})
     with serving(Stub(lambda number, body: answer)) as stub:
-        ledger = Ledger.open(tmp_path / "n.jsonl", "one", resume=False)
+        ledger = AnswerLog.open(tmp_path / "n.jsonl", "one", resume=False)
         text = client(stub, waits, ledger, key_variable="MY_KEY").write("x", 0, **OPTIONS)
     kept = (tmp_path / "n.jsonl").read_text()
     for place in (text, kept):

@@ -13,7 +13,7 @@ from foreword.methods.registry import train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.models.tiny import tiny
-from foreword.training.answer_log import Ledger
+from foreword.training.answer_log import AnswerLog
 from tests.instructed import instruct_lm
 from tests.planted import FILLER, NOUNS, planted_task
 from tests.seeds import new_seed
@@ -29,7 +29,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     seed = new_seed()
     lm, examples = load("foreword-mini"), drawn(seed)
     plain = AutoModelForMaskedLM.from_pretrained(EMBEDDED, attn_implementation="eager").float().eval()
-    best = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), ANSWER))
+    best = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Gap(1), ANSWER))
     total = torch.zeros(lm.dims.vocab)
     for fields, answer in examples:
         ids = torch.tensor([lm.tokenizer(f"{fields['text']} {lm.tokenizer.mask_token} {answer}")["input_ids"]])
@@ -40,7 +40,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     wanted = total.topk(3)
     assert [f.logprob for f in best] == pytest.approx(wanted.values.tolist(), abs=1e-3), seed
     assert [f.words[0] for f in best] == [lm.tokenizer.decode([i]).strip() for i in wanted.indices.tolist()], seed
-    two = Infiller(lm, examples, 3, Ledger(), "x").fill(("text", Gap(1), ANSWER, Gap(1)))
+    two = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Gap(1), ANSWER, Gap(1)))
     assert two == sorted(two, key=lambda f: -f.logprob)
 
 
@@ -49,10 +49,10 @@ def test_a_causal_model_reads_what_stands_before_the_gap_only():
     examples = drawn(1)
     others = [(fields, "else") for fields, _ in examples]
     shape = ("text", Gap(2), ANSWER)
-    one, other = (Infiller(lm, some, 2, Ledger(), "x").fill(shape) for some in (examples, others))
+    one, other = (Infiller(lm, some, 2, AnswerLog(), "x").fill(shape) for some in (examples, others))
     assert [f.words for f in one] == [f.words for f in other]
     masked = tiny("masked", dtype="float64")
-    one, other = (Infiller(masked, some, 2, Ledger(), "x").fill(shape) for some in (examples, others))
+    one, other = (Infiller(masked, some, 2, AnswerLog(), "x").fill(shape) for some in (examples, others))
     assert [f.logprob for f in one] != [f.logprob for f in other]
 
 
@@ -119,7 +119,7 @@ def test_a_field_may_be_called_answer(kind, fields):
 
     def filled(names):
         examples = [(dict(zip(names, some, strict=True)), "good") for some in texts]
-        infiller = Infiller(lm, examples, 2, Ledger(), "x")
+        infiller = Infiller(lm, examples, 2, AnswerLog(), "x")
         return [filling for shape in shapes(names, kind, 1) for filling in infiller.fill(shape)]
 
     found, wanted = filled(fields), filled(plain)

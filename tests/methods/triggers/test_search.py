@@ -204,6 +204,27 @@ def test_a_killed_search_goes_on_to_the_same_artefact(kind, tmp_path):
         assert (saved[0] / "prompt.safetensors").read_bytes() == (saved[1] / "prompt.safetensors").read_bytes()
 
 
+def test_killed_between_rounds_label_words_and_prompt_end_in_the_same_artefact(tmp_path):
+    """In the second round too, with the words of all rounds in the trace."""
+    lm, _ = word_lm("masked", 30, seed=SEED)
+    task = word_task(30, SEED, rows=10)
+    options = {"length": 2, "steps": 4, "candidates": 4, "label_words": "search", "rounds": 2, "init": "manual"}
+    whole = train(lm, task, "autoprompt", seed=3, **options).artefact
+    for killed_at in (1, 3):
+        file = tmp_path / f"at-{killed_at}"
+
+        def stop(step, at=killed_at) -> None:
+            if step.step == at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(TrainingInterrupted):
+            train(lm, task, "autoprompt", seed=3, progress=stop, checkpoint=file, **options)
+        again = train(lm, task, "autoprompt", seed=3, checkpoint=file, resume=True, **options).artefact
+        assert len(again.trace["words"]) >= 2
+        records = [a.save(tmp_path / f"{killed_at}-{n}") / "foreword.json" for n, a in enumerate((whole, again))]
+        assert records[0].read_bytes() == records[1].read_bytes()
+
+
 def test_the_batch_size_does_not_change_what_is_found(monkeypatch):
     lm, _ = word_lm("causal", 30, seed=SEED)
     task = word_task(30, SEED, rows=10)

@@ -16,7 +16,6 @@ from foreword.models.base import FrozenLM, Kind
 from foreword.models.hf.loading import wrap
 from foreword.models.hf.tiny import random_model
 from foreword.tasks.task import Task
-from foreword.training.contract import Notebook
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEMPLATE = {"masked": "{text} so then {mask} .", "causal": "{text} so then {answer}"}
@@ -84,19 +83,6 @@ def plan(**changes: Any) -> Plan:
         "verify": "race",
     }  # fmt: skip
     return Plan(**{**usual, **changes})
-
-
-class Silent(Notebook):
-    """Keeps nothing."""
-
-    def kept(self) -> None:
-        return None
-
-    def keep(self, state: Any) -> None:
-        pass
-
-    def tell(self, step: int, steps: int, loss: float, rows: int) -> None:
-        pass
 
 
 @dataclass(frozen=True, eq=False)
