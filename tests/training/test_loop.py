@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ArtefactError, ModelError
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import batches_of, stacked_scores
 from foreword.inference.scoring import encode_rows
 from foreword.methods.registry import make_job, train
 from foreword.models.load import load
@@ -64,7 +64,7 @@ def test_accumulation_leaves_the_gradient_of_the_mean(budget):
     def mean_loss(embed: torch.Tensor) -> float:
         total = 0.0
         for row, label in zip(rows.encoded, rows.label_N, strict=True):
-            score = joint_step.stacked_scores(LM, [SoftPrompt(embed)], [[row]], 10_000)[0][0]
+            score = stacked_scores(LM, [SoftPrompt(embed)], [[row]], 10_000)[0][0]
             total -= float(score.log_softmax(-1)[label])
         return total / 9
 

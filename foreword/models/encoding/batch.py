@@ -27,12 +27,11 @@ class SourceRow:
 @final
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A row as pieces. `slot_S` is -1 where the row has text, else the position of the prompt that goes there.
+    """Hold a row as tokens. `slot_S` is -1 for text, else the position of the prompt that goes there.
 
-    `answer` is the column read: the mask, or a causal row's last. `plan` is None where there are no label words. `cut`
-    counts pieces that truncation took, and `lead` the columns at the front that are the same in every row. This row has
-    `shared` of them in common with all rows that say the same number, being of one format. For an encoder-decoder model
-    all this is the decoder's, and `source` is the encoder's.
+    `answer` is the column read: the mask, or a causal row's last. `plan` is None if there are no label words. `cut`
+    counts tokens that truncation took. The row has its first `shared` columns in common with all rows of its format
+    that have the same number. For an encoder-decoder model all this is the decoder's, and `source` is the encoder's.
     """
 
     ids_S: Int[np.ndarray, "S"]
@@ -40,7 +39,6 @@ class Encoded:
     answer: int
     plan: Plan | None
     cut: int = 0
-    lead: int = 0
     shared: int = 0
     source: SourceRow | None = None
 
@@ -65,26 +63,12 @@ class Encoded:
         read = 0 if self.source is None else len(self.source.ids_S)
         return read + (self.plan.tokens(len(self.ids_S)) if self.plan else len(self.ids_S))
 
-    def without_lead(self) -> "Encoded":
-        """The row after its constant columns, for a model that has them as a prefix."""
-        k = self.lead
-        return Encoded(self.ids_S[k:], self.slot_S[k:], self.answer - k, self.plan, self.cut)
-
-
-def with_common_lead(encoded: Sequence[Encoded]) -> list[Encoded]:
-    """The rows with all columns as their lead that every one of them begins with, the words before a field too.
-
-    Words that go on into a field are tokenised with it, so only the rows themselves tell how far they are the same. At
-    least one column is left of each; a single row keeps the lead that it has.
-    """
-    if len(encoded) < 2:
-        return list(encoded)
-    first = encoded[0]
-    shared = min(e.answer for e in encoded)
-    for e in encoded[1:]:
-        same_S = (first.ids_S[:shared] == e.ids_S[:shared]) & (first.slot_S[:shared] == e.slot_S[:shared])
-        shared = int(same_S.argmin()) if not same_S.all() else shared
-    return [replace(e, lead=shared) for e in encoded]
+    def split(self, at: int | None = None) -> tuple["Encoded", "Encoded"]:
+        """Return the row's first `at` columns (None: those that it shares), and the rest with its answer and plan."""
+        at = self.shared if at is None else at
+        ids_S, slot_S = self.ids_S, self.slot_S
+        rest = replace(self, ids_S=ids_S[at:], slot_S=slot_S[at:], answer=self.answer - at, shared=0)
+        return Encoded(ids_S[:at], slot_S[:at], at - 1, None), rest
 
 
 @final

@@ -98,8 +98,8 @@ class Encoder:
 
     @property
     def shared(self) -> int:
-        """Columns that rows begin with in common, but for a row whose own text changes how they are tokenised."""
-        return self.row.lead + len(self.head)
+        """Return how many columns rows begin with in common, unless a row's own text changes how they are tokenised."""
+        return self.row.before_fields + len(self.head)
 
     @property
     def prompt_length(self) -> int:
@@ -215,9 +215,9 @@ class Encoder:
         if self.row.source is not None:
             at, ids_S = len(flat) - self.row.written, np.array(flat, np.int64)
             return Encoded(ids_S[at:], slot_S[at:], answer - at, plan, cut, source=SourceRow(ids_S[:at], slot_S[:at]))
-        lead = self.row.lead
-        same = tuple(flat[lead : self.shared]) == self.head
-        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, lead, self.shared if same else lead)
+        constant = self.row.before_fields
+        same = tuple(flat[constant : self.shared]) == self.head
+        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, self.shared if same else constant)
 
     def _shorten(
         self, ids: Sequence[Sequence[int]], filled: Mapping[int, Sequence[str]], cut: int, room: int, where: str
