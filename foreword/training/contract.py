@@ -10,6 +10,7 @@ from foreword.core.format import Answers, Format
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
+from foreword.inference.features import EncodedRows
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 from foreword.training.answer_log import Ledger
@@ -43,10 +44,11 @@ class GradientConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact to make: a task put in a format, a method with its config, and a seed.
+    """Describe one artefact to make: a task put in a format, a method with its config, and a seed.
 
-    `family` are the tasks that episodes are drawn from where they are several, and `task` is then all their rows;
-    `init` is the artefact that training starts from, where it was given one.
+    `family` are the tasks that episodes are drawn from if they are several, and `task` is then all their rows. `init`
+    is the artefact that training starts from, if any. `encoded_rows` keeps the task's rows as tokens while the
+    job runs.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class Job:
     name: str = ""
     family: tuple[Task, ...] = ()
     init: Artefact | None = None
+    encoded_rows: EncodedRows = field(default_factory=EncodedRows, compare=False, repr=False)
 
 
 class OwnStep(ABC):

@@ -144,7 +144,10 @@ class Encoder:
         for index, item in enumerate(self.row.items):
             if isinstance(item, Text) and item.ids is None:
                 texts = [item.filled(row[index]) for row in filled]
-                columns.append((self.pieces.start if item.first else self.pieces.following)(texts))
+                once = list(dict.fromkeys(texts))  # a row stands here once for each of its references
+                tokenise = self.pieces.start if item.first else self.pieces.following
+                ids_of = dict(zip(once, tokenise(once), strict=True))
+                columns.append([ids_of[text] for text in texts])
             else:
                 columns.append([item.ids] * len(rows))
         encoded = []
