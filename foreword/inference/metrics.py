@@ -1,4 +1,4 @@
-"""What an artefact is worth on labelled rows: the metrics that go into its record."""
+"""Measure an artefact on labelled rows: the metrics that go into its record."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def measure(
 
 
 def require_targets(rows: Sequence[Row]) -> None:
-    """Raises: DataError for a row without accepted answers."""
+    """Check that every row has accepted answers. Raises: DataError for a row without."""
     for row in rows:
         if not row.targets:
             raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")

@@ -117,15 +117,15 @@ class PrefixCache(Generic[K]):
         """
         # The lock guards the order of use, which counts are read beside. The model runs outside of it.
         with self._lock:
-            kept = {key: prefix for key in wanted if (prefix := self._recent.get(key)) is not None}
-        missing = [key for key in wanted if key not in kept]
+            cached = {key: prefix for key in wanted if (prefix := self._recent.get(key)) is not None}
+        missing = [key for key in wanted if key not in cached]
         fillings = None if prompts is None else [prompts[key] for key in missing]
         compiled = compile_in_passes(self._lm, [wanted[key] for key in missing], budget, fillings)
         with self._lock:
             for key, prefix in zip(missing, compiled, strict=True):
                 self._recent.put(key, prefix, sum(states.nbytes for states in prefix.sites["self"]))
         self.compiled += len(missing)
-        return kept | dict(zip(missing, compiled, strict=True))
+        return cached | dict(zip(missing, compiled, strict=True))
 
     def counts(self) -> tuple[int, int, int]:
         """Return the number of prefixes, their bytes, and how many were dropped for others."""
@@ -136,7 +136,7 @@ class PrefixCache(Generic[K]):
 @final
 @dataclass(frozen=True)
 class Group:
-    """Name the learners whose rows are read together. If `shared`, what each learner's rows begin with is read once."""
+    """Hold the learners whose rows are read together. If `shared`, what each learner's rows begin with is read once."""
 
     owners: tuple[int, ...]
     shared: bool

@@ -80,28 +80,29 @@ class PromptBank:
         self._lock = threading.Lock()
 
     def entry(self, version: Version) -> Entry:
-        """From memory, or from disk; who asks for a prompt that another thread is loading waits for that one.
+        """Return a prompt from memory or from disk; if another thread is loading it, wait for that one.
 
-        Raises: ArtefactError, ConfigError in one sentence where it is damaged or does not fit the model.
+        Raises: ArtefactError, ConfigError in one sentence if it is damaged or does not fit the model.
         """
+        # One thread alone puts its future here and loads; the lock makes this choice and the look into memory one.
         with self._lock:
-            found = self._memory.get(version)
-            if found is not None:
-                return found
+            entry = self._memory.get(version)
+            if entry is not None:
+                return entry
             other = self._loading.get(version)
-            own: Future[Entry] = Future()
+            loading: Future[Entry] = Future()
             if other is None:
-                self._loading[version] = own
+                self._loading[version] = loading
         if other is not None:
             return other.result()
         try:
-            made = self._load(version)
+            entry = self._load(version)
         except BaseException as error:
-            own.set_exception(error)
+            loading.set_exception(error)
             raise
         else:
-            own.set_result(made)
-            return made
+            loading.set_result(entry)
+            return entry
         finally:
             with self._lock:
                 del self._loading[version]
@@ -112,16 +113,16 @@ class PromptBank:
         warning = self.check(artefact, version.name)
         if warning:
             self.warn(f"{version.id}: {warning}")
-        made = make_entry(self.lm, version, suited(self.lm, artefact), self._encoder)
-        encoders = [*{id(one): one for one in (made.labels, made.plain)}.values()]
-        size = bytes_of(made, apart=encoders)
+        entry = make_entry(self.lm, version, suited(self.lm, artefact), self._encoder)
+        encoders = [*{id(one): one for one in (entry.labels, entry.plain)}.values()]
+        size = bytes_of(entry, apart=encoders)
         with self._lock:
             self.loads += 1
-            self._memory.put(version, made, size, [(one, self._bytes[one]) for one in encoders])
-        return made
+            self._memory.put(version, entry, size, [(one, self._bytes[one]) for one in encoders])
+        return entry
 
     def check(self, artefact: Artefact, name: str = "The artefact") -> str | None:
-        """Whether a prompt can be served with this model, whoever made it; a warning line or None.
+        """Check that a prompt can be served with this model, whoever made it; return a warning line or None.
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
@@ -142,16 +143,16 @@ class PromptBank:
             )
         warning = check(self.lm, artefact, allow_other_weights=self.allow_other_weights)
         _check_shape(self.lm, artefact, name)
-        own = suited(self.lm, artefact)
-        labels = Encoder.build(self.lm, own.format, text_start(own.value))
-        _check_slots(own.value, labels, name)
+        fitted = suited(self.lm, artefact)
+        labels = Encoder.build(self.lm, fitted.format, text_start(fitted.value))
+        _check_slots(fitted.value, labels, name)
         self._check_words(labels, name)
-        if {*own.format.template.fields} - {*own.fields}:
+        if {*fitted.format.template.fields} - {*fitted.fields}:
             raise ArtefactError(f"{name} has a template with fields that its record does not name.")
         return warning
 
     def _check_words(self, labels: Encoder, name: str) -> None:
-        """Raises: ArtefactError for label words that take more to read than a row may."""
+        """Check the label words. Raises: ArtefactError if they take more to read than a row may."""
         if labels.plan is None:
             return
         tokens = sum(len(word) for label in labels.plan.words for word in label)
@@ -165,49 +166,46 @@ class PromptBank:
             )
 
     def encoder(self, form: Format, extra: int) -> Encoder:
-        """How the model alone reads rows of this format; what was used last is kept."""
+        """Return the encoder of rows for the model alone; those used last are kept."""
         with self._lock:
-            found = self._alone.get((form, extra))
-        if found is None:
-            found = Encoder.build(self.lm, form, extra)
-            size = bytes_of(found)
+            encoder = self._alone.get((form, extra))
+        if encoder is None:
+            encoder = Encoder.build(self.lm, form, extra)
+            size = bytes_of(encoder)
             with self._lock:
-                self._alone.put((form, extra), found, size)
-        return found
+                self._alone.put((form, extra), encoder, size)
+        return encoder
 
     def _encoder(self, form: Format, extra: int) -> Encoder:
-        """A prompt's encoder, which other prompts of the same format share."""
+        """Return a prompt's encoder, which other prompts of the same format share."""
         with self._lock:
-            found = self._shared.get((form, extra))
-        if found is None:
-            found = Encoder.build(self.lm, form, extra)
-            if found.plan is not None:
-                found.plan.tokens(found.own)  # its layouts are made now, so that they count
-            size = bytes_of(found)
-            with self._lock:
-                found = self._shared.setdefault((form, extra), found)
-                self._bytes.setdefault(found, size)
-        return found
+            encoder = self._shared.get((form, extra))
+        if encoder is None:
+            encoder = Encoder.build(self.lm, form, extra)
+            if encoder.plan is not None:
+                encoder.plan.tokens(encoder.own)  # its layouts are made now, so that they count
+            size = bytes_of(encoder)
+            with self._lock:  # another thread may have built it meanwhile: the first one stays
+                encoder = self._shared.setdefault((form, extra), encoder)
+                self._bytes.setdefault(encoder, size)
+        return encoder
 
     def prefixes(self, rows: Sequence[tuple[Entry, Encoded]]) -> list[PrefixPrompt | None]:
         """Return the keys and values that stand before each row: a prefix, or what the row shares; None if neither.
 
         Each row is of another entry. What is not compiled yet is compiled here, in passes of many.
         """
-        shared = {
-            entry.version: (row.split()[0], entry.value)
-            for entry, row in rows
-            if row.shared and entry.shared and not isinstance(entry.value, PrefixPrompt)
-        }
-        beginnings = {version: beginning for version, (beginning, _) in shared.items()}
-        prompts = {version: value for version, (_, value) in shared.items()}
+        sharing = [(entry, row) for entry, row in rows if row.shared and entry.shared]  # no prefix among them
+        beginnings = {entry.version: row.split()[0] for entry, row in sharing}
+        prompts = {entry.version: entry.value for entry, _ in sharing}
         compiled = self._compiled.prefixes(beginnings, self.lm.batch_tokens, prompts)
-        return [
-            entry.value
-            if isinstance(entry.value, PrefixPrompt)
-            else (compiled[entry.version] if row.shared and entry.shared else None)
-            for entry, row in rows
-        ]
+        before: list[PrefixPrompt | None] = []
+        for entry, row in rows:
+            if isinstance(entry.value, PrefixPrompt):
+                before.append(entry.value)
+            else:
+                before.append(compiled[entry.version] if row.shared and entry.shared else None)
+        return before
 
     def counts(self) -> dict[str, int]:
         """Return counts of prompts and bytes in both tiers, for metrics."""
@@ -231,12 +229,12 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
     labels = encoder(artefact.format, extra)
     plain = encoder(artefact.format.without_labels(), extra)
     assert plain.shared == labels.shared, "label words come after the last field"
-    leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
-    return Entry(version, artefact, value, labels, plain, labels.shared if leads else 0)
+    compiles = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
+    return Entry(version, artefact, value, labels, plain, labels.shared if compiles else 0)
 
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
-    """Whether a prefix is one that rows of other prompts can share a batch with."""
+    """Check that rows of other prompts can share a batch with a prefix. Raises: ArtefactError."""
     value = artefact.value
     if isinstance(value, PrefixPrompt):
         lm.require_prefix()

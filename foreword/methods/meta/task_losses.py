@@ -1,4 +1,4 @@
-"""Losses of many tasks' prompts over one frozen model: rows in mixed batches, each read with its task's prompt."""
+"""Compute losses of many tasks' prompts over one frozen model. Rows share batches, each with its task's prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ Texts = PrefixCache[RowKey]
 @final
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One encoded row of one task of a meta-batch, its label there, and its share of the task's mean."""
+    """Hold one encoded row of one task of a meta-batch, its label there, and its share of the task's mean."""
 
     task: int
     encoded: Encoded
@@ -51,16 +51,16 @@ class Fold:
 @final
 @dataclass(frozen=True)
 class Shape:
-    """How leaves become prompts: "embed" (T, P, D) is soft; "pair" (T, 2, N, P, H, K) a prefix, the text at `start`.
+    """Turn leaves into prompts: "embed" (T, P, D) is soft; "pair" (T, 2, N, P, H, K) a prefix, the text at `start`.
 
-    Weights of the model, where they learn too, are leaves of their own names after "model.", with T = 1.
+    Weights of the model, if they learn too, are leaves of their own names after "model.", with T = 1.
     """
 
     form: str
     start: int = 0
 
     def bank(self, leaves: Mapping[str, Tensor]) -> Bank:
-        """The prompts of all tasks; differentiable."""
+        """Return the prompts of all tasks; differentiable."""
         if self.form == "soft":
             embed_TPD = leaves["embed"]
             none_T = torch.zeros(len(embed_TPD), dtype=torch.long, device=embed_TPD.device)
@@ -71,7 +71,7 @@ class Shape:
         return Bank(None, pair_T2NPHK[:, 0], pair_T2NPHK[:, 1], length_T, start_T)
 
     def prompt(self, leaves: Mapping[str, Tensor]) -> SoftPrompt | PrefixPrompt:
-        """The prompt of one task's leaves (without their first axis)."""
+        """Return the prompt of one task's leaves (without their first axis)."""
         if self.form == "soft":
             return SoftPrompt(leaves["embed"])
         return PrefixPrompt({"self": (leaves["pair"][0], leaves["pair"][1])}, self.start)
@@ -81,7 +81,7 @@ MODEL = "model."
 
 
 def through(lm: FrozenLM, leaves: Mapping[str, Tensor]) -> FrozenLM:
-    """The model with the weights among the leaves of one task."""
+    """Return the model with the weights among the leaves of one task."""
     weights = {n.removeprefix(MODEL): leaf[0].to(lm.dtype) for n, leaf in leaves.items() if n.startswith(MODEL)}
     return lm.with_weights(weights) if weights else lm
 
@@ -145,8 +145,8 @@ class PromptLoss(Loss):
 def scores_of(
     lm: FrozenLM, shape: Shape, leaves: Leaves, rows: Sequence[Fold], budget: int
 ) -> list[Float[Tensor, "C"]]:
-    """The scores of every row under its task's prompt, in order; without gradients."""
-    found: list[Tensor] = [torch.zeros(0)] * len(rows)
+    """Return the scores of every row under its task's prompt, in order; without gradients."""
+    scores: list[Tensor] = [torch.zeros(0)] * len(rows)
     with torch.no_grad():
         bank, read = shape.bank(leaves), through(lm, leaves)
         for chosen in batches_of([r.encoded for r in rows], budget):
@@ -154,8 +154,8 @@ def scores_of(
             part_BC = score(read, [rows[i].encoded for i in chosen], bank, task_B).cpu()
             for i, score_C in zip(chosen, part_BC, strict=True):
                 plan = rows[i].encoded.plan
-                found[i] = score_C[: plan.labels if plan else 0]
-    return found
+                scores[i] = score_C[: plan.labels if plan else 0]
+    return scores
 
 
 def first_slot(encoded: Encoded) -> int:

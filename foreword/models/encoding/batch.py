@@ -1,4 +1,4 @@
-"""Encoded rows to the tensors of one forward pass."""
+"""Hold encoded rows, split them, and turn them into the tensors of one forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from foreword.models.encoding.label_layout import Plan
 @final
 @dataclass(frozen=True, eq=False)
 class SourceRow:
-    """What an encoder reads of a row; its slots are filled from the same prompt as the decoder's."""
+    """Hold what an encoder reads of a row; its slots are filled from the same prompt as the decoder's."""
 
     ids_S: Int[np.ndarray, "S"]
     slot_S: Int[np.ndarray, "S"]
@@ -44,22 +44,22 @@ class Encoded:
 
     @property
     def text_ids(self) -> list[int]:
-        """The ids of the row but for its slots, of what goes on when it is written on."""
+        """Return the ids of the row without its slots: the text that generation continues."""
         return [int(i) for i, slot in zip(self.ids_S, self.slot_S, strict=True) if slot < 0]
 
     def __len__(self) -> int:
-        """Columns of the row in the model, those of the label words that are read with it included."""
+        """Return the columns of the row in the model, with those of the label words that are read with it."""
         return len(self.ids_S) + (self.plan.grow if self.plan else 0)
 
     @property
     def cost(self) -> int:
-        """Columns of all model rows that one pass over the row takes; label words beyond number take several."""
+        """Return the columns of all model rows that one pass takes; very many label words take several passes."""
         read = 0 if self.source is None else len(self.source.ids_S)
         return read + (self.plan.cost(len(self.ids_S)) if self.plan else len(self.ids_S))
 
     @property
     def tokens(self) -> int:
-        """Columns of all model rows that scoring the row takes, in all its passes."""
+        """Return the columns of all model rows that scoring the row takes, in all its passes."""
         read = 0 if self.source is None else len(self.source.ids_S)
         return read + (self.plan.tokens(len(self.ids_S)) if self.plan else len(self.ids_S))
 
@@ -74,7 +74,7 @@ class Encoded:
 @final
 @dataclass(frozen=True, eq=False)
 class SourceBatch:
-    """What an encoder reads, padded on the right."""
+    """Hold what an encoder reads, padded on the right."""
 
     ids_BS: Int[Tensor, "B S"]
     slot_BS: Int[Tensor, "B S"]
@@ -87,7 +87,7 @@ class SourceBatch:
 @final
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Encoded rows, padded. Positions count real tokens from 0."""
+    """Hold encoded rows, padded. Positions count real tokens from 0."""
 
     ids_BS: Int[Tensor, "B S"]
     slot_BS: Int[Tensor, "B S"]
@@ -98,7 +98,7 @@ class Batch:
 
     @property
     def slots(self) -> int:
-        """Positions of a prompt that the rows have room for."""
+        """Return how many positions of a prompt the rows have slots for."""
         own = int(self.slot_BS.max()) + 1
         return own if self.source is None else max(own, int(self.source.slot_BS.max()) + 1)
 
@@ -139,7 +139,7 @@ def prepare(
 ) -> tuple[Inputs, PrefixBatch | None]:
     """Embed a batch on the model's device and give every row its own prompt; differentiable in the bank.
 
-    Raises: ConfigError where rows have more slots than the bank's prompts have positions.
+    Raises: ConfigError if rows have more slots than the bank's prompts have positions.
     """
     slots = batch.slots
     given = 0 if bank is None or bank.soft_TPD is None else bank.soft_TPD.shape[1]

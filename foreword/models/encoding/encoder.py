@@ -50,11 +50,11 @@ class Line:
 @final
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Puts rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
+    """Put rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
 
-    A row may have `room` columns, of which the template's own text and slots take `own`. `head` are the pieces that the
-    text before the first field begins with, whatever the field holds, as far as can be told; each row is held to them.
-    For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
+    A row may have `room` columns, of which the template's own text and slots take `own`. `opening` are the tokens that
+    the text right before the first field begins with, whatever the field most likely holds; each row is checked for
+    them. For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
     """
 
     format: Format
@@ -65,7 +65,7 @@ class Encoder:
     room: int
     own: int
     plan: Plan | None
-    head: tuple[int, ...] = ()
+    opening: tuple[int, ...] = ()
     target: int = 0
 
     @staticmethod
@@ -94,12 +94,12 @@ class Encoder:
                 "template, or a higher max_length."
             )
         target = lm.dims.context - extra if split else 0
-        return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _head(row, pieces), target)
+        return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _opening(row, pieces), target)
 
     @property
     def shared(self) -> int:
         """Return how many columns rows begin with in common, unless a row's own text changes how they are tokenised."""
-        return self.row.before_fields + len(self.head)
+        return self.row.before_fields + len(self.opening)
 
     @property
     def prompt_length(self) -> int:
@@ -219,7 +219,7 @@ class Encoder:
             at, ids_S = len(flat) - self.row.written, np.array(flat, np.int64)
             return Encoded(ids_S[at:], slot_S[at:], answer - at, plan, cut, source=SourceRow(ids_S[:at], slot_S[:at]))
         constant = self.row.before_fields
-        same = tuple(flat[constant : self.shared]) == self.head
+        same = tuple(flat[constant : self.shared]) == self.opening
         return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, self.shared if same else constant)
 
     def _shorten(
@@ -277,8 +277,8 @@ class Encoder:
                 raise DataError(f"{row.where}: {error}") from None
 
 
-def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
-    """The pieces of the first field's own text before it that texts of several kinds leave as they are."""
+def _opening(row: Row, pieces: Pieces) -> tuple[int, ...]:
+    """Return the tokens of the text right before the first field that stay the same before texts of several kinds."""
     item = next((item for item in row.items if item.ids is None or isinstance(item, Mark)), None)
     if not isinstance(item, Text) or isinstance(item.parts[0], Hole):
         return ()
@@ -288,8 +288,8 @@ def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
             break
         ahead += part
     texts = [(ahead + probe).lstrip() if item.left else ahead + probe for probe in ("", *CONTEXTS)]
-    found = (pieces.start if item.first else pieces.following)(texts)
-    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*found, strict=False)))
+    tokens = (pieces.start if item.first else pieces.following)(texts)
+    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*tokens, strict=False)))
 
 
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:
