@@ -1,4 +1,8 @@
-"""The one place where a prompt meets the model, and it is a gather."""
+"""Give each row of a batch its own prompt: gather soft prompts into slots, and prefixes into keys and values.
+
+Soft prompts enter the model here alone. Prefixes enter here or as rows of a key-value cache (`core.kv_cache`); either
+way the attention (`models.hf.prefix_attention`) puts them before a row's own keys and values.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +16,12 @@ from foreword.core.shapes import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True, eq=False)
 class PrefixBatch:
-    """The prefix of each row: keys and values for every layer, which columns are real, and where the text starts.
+    """Hold the prefix of each row: keys and values for every layer, which columns are real, and where the text starts.
 
-    `U` distinct prefixes, of which `which_B` says which is whose; where it is None there is one a row, or one for all.
-    Column p of a row is logical position p, so a row shorter than the longest is masked on the right. `whole` promises
-    that every column is real, which spares the masks. It is of the site "self"; `others` has an encoder-decoder model's
-    other sites.
+    Holds `U` distinct prefixes; `which_B[b]` is the index of row b's. If None, there is one per row or one for all
+    rows. Column p of a prefix is logical position p, so a prefix shorter than the longest is masked on the right.
+    `whole` promises that every column is real, which spares the masks. All this is of the site "self"; `others` has an
+    encoder-decoder model's other sites.
     """
 
     keys_NUHPK: Float[Tensor, "N U H P K"]
@@ -38,7 +42,7 @@ class PrefixBatch:
         return list(zip(self.keys_NUHPK.unbind(0), self.values_NUHPK.unbind(0), strict=True))
 
     def of_layer(self, layer: int) -> tuple[Float[Tensor, "B H P K"], Float[Tensor, "B H P K"]]:
-        """Each row's own keys and values of a layer; one prefix for all rows is a view."""
+        """Return each row's own keys and values of a layer; one prefix for all rows is a view."""
         keys, values = (self._of_rows(states) for states in self._layers[layer])
         return keys, values
 
@@ -62,9 +66,9 @@ def inject_soft(
 
 
 def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> PrefixBatch | None:
-    """Each row's own keys and values; None when the bank holds no prefix. They are gathered layer by layer, in use."""
-    found = {site: inject_prefix(other, task_B, dtype) for site, other in bank.others.items()}
-    others = {site: prefix for site, prefix in found.items() if prefix is not None}
+    """Return each row's own keys and values; None if the bank holds no prefix. The attention gathers them by layer."""
+    prefixes = {site: inject_prefix(other, task_B, dtype) for site, other in bank.others.items()}
+    others = {site: prefix for site, prefix in prefixes.items() if prefix is not None}
     if bank.keys_TNQHK is None or bank.values_TNQHK is None:
         return _no_columns(task_B, dtype, others) if others else None
     rows, columns = task_B.shape[0], bank.keys_TNQHK.shape[2]
@@ -81,7 +85,7 @@ def inject_prefix(bank: Bank, task_B: Int[Tensor, "B"], dtype: torch.dtype) -> P
 
 
 def _no_columns(task_B: Int[Tensor, "B"], dtype: torch.dtype, others: Mapping[str, PrefixBatch]) -> PrefixBatch:
-    """Nothing at the site "self", beside what the others have."""
+    """Return a prefix without columns at the site "self", beside those of the other sites."""
     rows, device = task_B.shape[0], task_B.device
     nothing = torch.zeros(0, 1, 1, 0, 1, dtype=dtype, device=device)
     real_BP = torch.zeros(rows, 0, dtype=torch.bool, device=device)

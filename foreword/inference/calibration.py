@@ -23,6 +23,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Field, Template, Turn, joined
 from foreword.core.values import Ensemble, Learnt, Member
 from foreword.errors import ConfigError, DataError
+from foreword.inference.features import EncodedRows
 from foreword.inference.scoring import Reading, combined, score_readings
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, nll
@@ -61,7 +62,15 @@ class Calibrated:
     development: Float[Tensor, "N C"] | None
 
 
-def calibrate(lm: FrozenLM, task: Task, config: HardConfig, asked: Format, value: Learnt, form: Format) -> Calibrated:
+def calibrate(
+    lm: FrozenLM,
+    task: Task,
+    config: HardConfig,
+    asked: Format,
+    value: Learnt,
+    form: Format,
+    encoded_rows: EncodedRows | None = None,
+) -> Calibrated:
     """Calibrate what was learnt as the config says; `asked` is the format before anything was learnt.
 
     Every text is read once, in mixed batches, whichever rules are tried and however many members an ensemble has.
@@ -77,7 +86,7 @@ def calibrate(lm: FrozenLM, task: Task, config: HardConfig, asked: Format, value
         return Calibrated(value, form, {}, None)
     members = value.members if isinstance(value, Ensemble) else (Member(value, form),)  # pyright: ignore
     rules = _rules(task, config)
-    read = _read(lm, task, config, asked, members, rules)
+    read = _read(lm, task, config, asked, members, rules, encoded_rows)
     rows = task.validation
     tried: dict[Rule, tuple[tuple[Member, ...], Tensor | None]] = {}
     for rule in rules:
@@ -138,13 +147,19 @@ class _Read:
 
 
 def _read(
-    lm: FrozenLM, task: Task, config: HardConfig, asked: Format, members: Sequence[Member], rules: Sequence[Rule]
+    lm: FrozenLM,
+    task: Task,
+    config: HardConfig,
+    asked: Format,
+    members: Sequence[Member],
+    rules: Sequence[Rule],
+    encoded_rows: EncodedRows | None,
 ) -> list[_Read]:
     readings: list[Reading] = []
     fields = tuple(task.fields)
     wanted: list[tuple[str, Callable[[Member], Reading]]] = []
     if task.validation:
-        wanted.append(("rows", lambda m: Reading(m.value, _bare(m.format), task.validation, fields)))
+        wanted.append(("rows", lambda m: Reading(m.value, _bare(m.format), task.validation, fields, encoded_rows)))
     if "contextual" in rules:
         free = [Row(dict.fromkeys(fields, text), None, (), "the content-free text") for text in _texts(config)]
         wanted.append(("free", lambda m: Reading(m.value, _bare(m.format), free, fields)))

@@ -1,6 +1,7 @@
-"""Rows as token ids, and frozen hidden states of rows."""
+"""Encode rows as token ids, once for each format, and read their frozen hidden states."""
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -13,15 +14,42 @@ from foreword.tasks.rows import Row
 
 
 def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
-    """Rows as token ids and slots; `extra` positions are left to a prefix."""
+    """Return rows as token ids and slots; `extra` positions are left to a prefix."""
     return Encoder.build(lm, form, extra).encode_rows(rows)
 
 
+@final
+class EncodedRows:
+    """Encode each row once for each format, for all that reads it in one run: training, calibration and metrics.
+
+    All that was encoded is kept until `clear`. Rows are told apart by identity.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, Format, int], dict[int, tuple[Row, Encoded]]] = {}
+
+    def of(self, lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
+        """Return what `encode_rows` does; only rows that are new in this format are tokenised."""
+        key = (id(lm.tokenizer), lm.kind, form, extra)
+        new = [row for row in rows if id(row) not in self._known.get(key, {})]
+        if new or key not in self._known:
+            encoded = encode_rows(lm, form, new, extra)
+            # Each row is kept with its tokens, so that no other row gets its identity.
+            self._known.setdefault(key, {}).update((id(r), (r, e)) for r, e in zip(new, encoded, strict=True))
+        return [self._known[key][id(row)][1] for row in rows]
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._known.clear()
+
+
 @torch.no_grad()
-def row_features(lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str) -> Float[Tensor, "N D"]:
-    """Frozen hidden states of each row: at the "answer" position, there but after the output head's transform ("head"),
-    or averaged over its tokens ("mean")."""
-    encoded = encode_rows(lm, form, rows)
+def row_features(
+    lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str, encoded_rows: EncodedRows | None = None
+) -> Float[Tensor, "N D"]:
+    """Return frozen hidden states of each row: at the "answer" position, there but after the output head's transform
+    ("head"), or averaged over its tokens ("mean")."""
+    encoded = (encoded_rows or EncodedRows()).of(lm, form, rows)
     out: list[Tensor | None] = [None] * len(encoded)
     for batch in batches_of(encoded, lm.batch_tokens):
         inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))

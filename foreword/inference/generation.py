@@ -16,10 +16,10 @@ from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Sampling, Writer, looking_back
-from foreword.models.encoding.batch import Encoded, collate, prepare, with_common_lead
+from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.generate import Ask, Sample, write
-from foreword.models.shared_prefix import compile_leads
+from foreword.models.shared_prefix import can_split, compile_prefixes, shared_columns
 from foreword.tasks.rows import Row
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
@@ -111,16 +111,13 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
     encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
     assert decoding is not None, "checked while encoding"
     prefixes: list[PrefixPrompt | None] = [value if isinstance(value, PrefixPrompt) else None] * len(encoded)
-    if not isinstance(value, PrefixPrompt) and len(encoded) > 1 and lm.kind == "causal":
-        encoded = with_common_lead(encoded)
-    if not isinstance(value, PrefixPrompt) and encoded and all(0 < e.lead < len(e.ids_S) for e in encoded):
-        new = decoding.max_new_tokens
-        led = [lm.begins_alike(e.lead, len(e.ids_S) + new) for e in encoded]
-        if any(led):
-            own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
-            lead = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
-            prefixes = [lead if leads else None for leads in led]
-            encoded = [e.without_lead() if leads else e for e, leads in zip(encoded, led, strict=True)]
+    at = 0 if isinstance(value, PrefixPrompt) or not encoded else shared_columns(encoded)
+    splits = [can_split(lm, e, at, decoding.max_new_tokens) for e in encoded]
+    if any(splits):
+        bank = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
+        [prefix] = compile_prefixes(lm, [encoded[0].split(at)[0]], bank)
+        prefixes = [prefix if split else None for split in splits]
+        encoded = [e.split(at)[1] if split else e for e, split in zip(encoded, splits, strict=True)]
     count = min(decoding.num_return_sequences, most or decoding.num_return_sequences)
     ahead = count // 2 + 1 if decoding.early_stop and decoding.conclude is None else count
     return [

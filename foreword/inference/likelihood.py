@@ -11,7 +11,6 @@ from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import Learnt, text_start
 from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.batch import with_common_lead
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.rows import Row
 
@@ -49,9 +48,7 @@ def text_likelihoods(lm: FrozenLM, asked: Sequence[Asked], tokens_per_batch: int
 
     Raises: DataError for a row that lacks a field or is too long, or a text without pieces.
     """
-    encoded = [
-        with_common_lead(Encoder.build(lm, a.format, text_start(a.value)).encode_texts(a.rows, a.texts)) for a in asked
-    ]
+    encoded = [Encoder.build(lm, a.format, text_start(a.value)).encode_texts(a.rows, a.texts) for a in asked]
     scores = stacked_scores(lm, [a.value for a in asked], encoded, tokens_per_batch)
     found = []
     for rows, score_N1 in zip(encoded, scores, strict=True):

@@ -1,4 +1,4 @@
-"""What an artefact is worth on labelled rows: the metrics that go into its record."""
+"""Measure an artefact on labelled rows: the metrics that go into its record."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from foreword.core.artefact import Artefact
 from foreword.errors import DataError
 from foreword.inference.answers import answer_rows, text_metrics
+from foreword.inference.features import EncodedRows
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, macro_f1, nll
@@ -23,22 +24,30 @@ def label_of(row: Any) -> int:
 
 
 def measure(
-    lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row], score: Any | None = None
+    lm: FrozenLM,
+    artefact: Artefact,
+    task: Task,
+    rows: Sequence[Row],
+    score: Any | None = None,
+    encoded_rows: EncodedRows | None = None,
 ) -> dict[str, Any]:
-    """The metrics of an artefact on a task's rows: of its label scores (those given), or of the texts it writes.
+    """Return the metrics of an artefact on a task's rows: of its label scores (`score`, if read already), or of the
+    texts it generates.
 
     Raises: DataError for a row without a label or a target.
     """
     if not task.metric:
         labels = [label_of(row) for row in rows]
-        return measured(score_rows(lm, [(artefact, rows)])[0] if score is None else score, labels)
+        if score is None:
+            [score] = score_rows(lm, [(artefact, rows)], encoded_rows=encoded_rows)
+        return measured(score, labels)
     require_targets(rows)
     found = text_metrics(task, answer_rows(lm, [(artefact, rows)])[0], rows)
     return {"rows": len(rows), **recorded({name: round(value, 6) for name, value in found.items()})}
 
 
 def require_targets(rows: Sequence[Row]) -> None:
-    """Raises: DataError for a row without accepted answers."""
+    """Check that every row has accepted answers. Raises: DataError for a row without."""
     for row in rows:
         if not row.targets:
             raise DataError(f"{row.where or 'A row'} has no accepted answer; measuring needs one in every row.")

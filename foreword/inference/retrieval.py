@@ -71,8 +71,8 @@ def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Ro
             count = min(count, _likely(lm, near[:count], value, alone))
             found = _try(lm, value, form, row, near[:count], alone.cut) if count else None
             count -= found is None and count > 0
-        # Rows that differ before their first field share no lead, and those of one task share their labels' plan.
-        encoded.append(replace(alone if found is None else found, plan=alone.plan, lead=0, shared=0))
+        # Rows that differ before their first field share no beginning, and those of one task share their labels' plan.
+        encoded.append(replace(alone if found is None else found, plan=alone.plan, shared=0))
         shown.append(count if found is not None else 0)
     return encoded, shown
 

@@ -14,7 +14,7 @@ from foreword.core.template import Template
 from foreword.core.values import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import stacked_scores
-from foreword.inference.features import encode_rows, row_features
+from foreword.inference.features import EncodedRows, encode_rows, row_features
 from foreword.inference.prompt_pool import pool_scores
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
@@ -26,18 +26,31 @@ from foreword.tasks.rows import Row
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Rows to be read through something learnt; `fields` are the task's, which word counts need."""
+    """Name rows to be read through something learnt; `fields` are the task's, which word counts need.
+
+    `encoded_rows` has the rows of a run that are encoded already.
+    """
 
     value: Learnt
     format: Format
     rows: Sequence[Row]
     fields: tuple[str, ...] = ()
+    encoded_rows: EncodedRows | None = None
+
+    def encode(self, lm: FrozenLM) -> list[Encoded]:
+        """Return the rows as they are put to the model."""
+        if self.encoded_rows is None or isinstance(self.value, Ensemble | Neighbours):
+            return encode_value(lm, self.value, self.format, self.rows)
+        return self.encoded_rows.of(lm, self.format, self.rows, text_start(self.value))
 
 
 def score_rows(
-    lm: FrozenLM | None, pairs: Sequence[tuple[Artefact, Sequence[Row]]], tokens_per_batch: int | None = None
+    lm: FrozenLM | None,
+    pairs: Sequence[tuple[Artefact, Sequence[Row]]],
+    tokens_per_batch: int | None = None,
+    encoded_rows: EncodedRows | None = None,
 ) -> list[Float[Tensor, "N C"]]:
-    """Each artefact's scores of its own rows, in order: log-scores whose softmax over labels is the probability.
+    """Return each artefact's scores of its own rows, in order: log-scores whose softmax over labels is the probability.
 
     Raises: ArtefactError where an artefact does not fit the model (`check` tells why before any work).
     """
@@ -53,7 +66,8 @@ def score_rows(
     reasoning = [pair for pair in pairs if pair[0].format.decoding is not None]
     rest = [pair for pair in pairs if pair[0].format.decoding is None]
     reasoned = iter(reasoned_scores(lm, reasoning) if lm is not None else [])
-    read = iter(score_readings(lm, [Reading(a.value, a.format, rows, a.fields) for a, rows in rest], tokens_per_batch))
+    readings = [Reading(a.value, a.format, rows, a.fields, encoded_rows) for a, rows in rest]
+    read = iter(score_readings(lm, readings, tokens_per_batch))
     return [next(read if artefact.format.decoding is None else reasoned) for artefact, _ in pairs]
 
 
@@ -116,7 +130,7 @@ def _premise(reading: Reading) -> Reading | None:
     if form.premise is None:
         return None
     put = replace(form, template=Template.parse(form.premise), temperature=1.0, premise=None)
-    return Reading(HardPrompt(torch.zeros(0, dtype=torch.long)), put, reading.rows, reading.fields)
+    return replace(reading, value=HardPrompt(torch.zeros(0, dtype=torch.long)), format=put)
 
 
 def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_batch: int | None) -> list[Tensor]:
@@ -129,17 +143,15 @@ def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_bat
             continue
         assert lm is not None, "only word counts are read without a model"
         if isinstance(value, Probe):
-            scores[index] = probe_scores(lm, value, reading.format, reading.rows)
+            scores[index] = probe_scores(lm, value, reading)
         elif isinstance(value, PromptPool):
-            encoded = encode_rows(lm, reading.format, reading.rows)
-            scores[index] = pool_scores(lm, value, encoded, tokens_per_batch or lm.batch_tokens)
+            scores[index] = pool_scores(lm, value, reading.encode(lm), tokens_per_batch or lm.batch_tokens)
         elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
             prompts.append(index)
         else:
-            encoded = encode_rows(lm, reading.format, reading.rows, text_start(value))
-            scores[index] = stacked_scores(lm, [value], [encoded], tokens_per_batch)[0]
+            scores[index] = stacked_scores(lm, [value], [reading.encode(lm)], tokens_per_batch)[0]
     if prompts and lm is not None:
-        encoded = [encode_value(lm, readings[i].value, readings[i].format, readings[i].rows) for i in prompts]
+        encoded = [readings[i].encode(lm) for i in prompts]
         values = [_prompt_of(readings[i].value) for i in prompts]
         for index, score in zip(prompts, stacked_scores(lm, values, encoded, tokens_per_batch), strict=True):
             scores[index] = score
@@ -152,7 +164,7 @@ def _prompt_of(value: Learnt) -> Learnt:
 
 
 def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row]) -> list[Encoded]:
-    """Rows as they are put to the model; those of an ensemble once for each member."""
+    """Return rows as they are put to the model; those of an ensemble once for each member."""
     if isinstance(value, Ensemble):
         return [e for m in value.members for e in encode_value(lm, m.value, m.format, rows)]
     if isinstance(value, Neighbours):
@@ -160,5 +172,7 @@ def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row])
     return encode_rows(lm, form, rows, text_start(value))
 
 
-def probe_scores(lm: FrozenLM, probe: Probe, form: Format, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
-    return row_features(lm, form, rows, probe.pool) @ probe.weight_CD.T + probe.bias_C
+def probe_scores(lm: FrozenLM, probe: Probe, reading: Reading) -> Float[Tensor, "N C"]:
+    """Return the scores of a linear probe over hidden states."""
+    features_ND = row_features(lm, reading.format, reading.rows, probe.pool, reading.encoded_rows)
+    return features_ND @ probe.weight_CD.T + probe.bias_C

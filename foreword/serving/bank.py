@@ -1,28 +1,26 @@
-"""Every prompt a server may be asked for, in three tiers: on disk, in memory, and compiled to keys and values.
+"""Hold every prompt a server may be asked for, in three tiers: on disk, in memory, and compiled to keys and values.
 
 Memory and compiled prompts are two least-recently-used sets, each of a stated size in bytes; the disk has them all. A
 prompt in memory counts for all that it holds: numbers, record, and the encoders that it may share with others.
 """
 
 import threading
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar, final
+from typing import final
 from weakref import WeakKeyDictionary, WeakValueDictionary
-
-import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.recent import Recent
 from foreword.core.values import Ensemble, Learnt, Neighbours, text_start
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.shared_prefix import compile_leads
+from foreword.models.shared_prefix import PrefixCache, can_split
 from foreword.serving.store import Version, read_version
 from foreword.serving.weigh import bytes_of
 
@@ -32,63 +30,13 @@ SHARE = 4  # the label words of a prompt may take this part of it for each row
 ALONE = 16  # this part of the memory is for how the model alone is asked, in chats of so many turns
 MANY = 8  # words of this many times the tokens allowed are refused before anybody looks what they share
 
-K = TypeVar("K")
-V = TypeVar("V")
-Part = tuple[object, int]  # what values may share, and its bytes
-
-
-@final
-class Recent(Generic[K, V]):
-    """What was used last, up to so many bytes; not thread-safe. Parts that several values share count once."""
-
-    def __init__(self, limit: int):
-        self.limit, self.bytes, self.evictions = limit, 0, 0
-        self._kept: OrderedDict[K, tuple[V, int, Sequence[Part]]] = OrderedDict()
-        self._users: Counter[int] = Counter()  # of each part, by its identity
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: K) -> V | None:
-        found = self._kept.get(key)
-        if found is None:
-            return None
-        self._kept.move_to_end(key)
-        return found[0]
-
-    def put(self, key: K, value: V, size: int, parts: Sequence[Part] = ()) -> None:
-        """Keep a value of `size` bytes and its parts. What is larger than the whole limit is not kept."""
-        self.drop(key)
-        if size + sum(own for _, own in parts) > self.limit:
-            return
-        self._kept[key] = (value, size, parts)
-        self.bytes += size
-        for part, own in parts:
-            self.bytes += 0 if self._users[id(part)] else own
-            self._users[id(part)] += 1
-        while self.bytes > self.limit:
-            self.drop(next(iter(self._kept)))
-            self.evictions += 1
-
-    def drop(self, key: K) -> None:
-        found = self._kept.pop(key, None)
-        if found is None:
-            return
-        _, size, parts = found
-        self.bytes -= size
-        for part, own in parts:
-            self._users[id(part)] -= 1
-            if not self._users[id(part)]:
-                del self._users[id(part)]
-                self.bytes -= own
-
 
 @final
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A prompt in memory, ready to encode rows: labels for classification, and no labels for text that goes on.
+    """Hold a prompt in memory, ready to encode rows: with labels for classification, without for generation.
 
-    `lead` columns at the front of rows are the same, and their keys and values are compiled; 0 where none are.
+    Rows share their first `shared` columns, and the keys and values of these are compiled; 0 if nothing is compiled.
     """
 
     version: Version
@@ -96,19 +44,19 @@ class Entry:
     value: HardPrompt | SoftPrompt | PrefixPrompt
     labels: Encoder
     plain: Encoder
-    lead: int
+    shared: int
 
-    def led(self, lm: FrozenLM, row: Encoded, new: int = 0) -> Encoded:
-        """The row as it is read, with `new` tokens after it: after the compiled columns, or whole, if its own text has
-        changed them or the model reads so long a row otherwise."""
-        leads = row.shared == self.lead and lm.begins_alike(self.lead, len(row) + new)
-        return replace(row, lead=self.lead if leads else 0)
+    def placed(self, lm: FrozenLM, row: Encoded, new: int = 0) -> Encoded:
+        """Return the row as it is read, with `new` tokens after it: its `shared` is that of the entry, or 0 if it is
+        read whole, since its own text has changed these columns or so long a row reads them otherwise."""
+        splits = row.shared == self.shared and can_split(lm, row, self.shared, new)
+        return replace(row, shared=self.shared if splits else 0)
 
 
 @final
 @dataclass(eq=False)
 class PromptBank:
-    """Loads prompts of any form for one model; `entry` may be called from any thread, `prefixes` from one alone.
+    """Load prompts of any form for one model. Any thread may call `entry`; only one may call `prefixes`.
 
     A prompt's label words may take `most` tokens for each row.
     """
@@ -123,7 +71,7 @@ class PromptBank:
 
     def __post_init__(self) -> None:
         self._memory: Recent[Version, Entry] = Recent(self.memory_bytes - self.memory_bytes // ALONE)
-        self._compiled: Recent[Version, PrefixPrompt] = Recent(self.compiled_bytes)
+        self._compiled: PrefixCache[Version] = PrefixCache(self.lm, self.compiled_bytes)
         self._alone: Recent[tuple[Format, int], Encoder] = Recent(self.memory_bytes // ALONE)
         # Prompts that share a template and label words share an encoder, for as long as one of them is in memory.
         self._shared: WeakValueDictionary[tuple[Format, int], Encoder] = WeakValueDictionary()
@@ -132,28 +80,29 @@ class PromptBank:
         self._lock = threading.Lock()
 
     def entry(self, version: Version) -> Entry:
-        """From memory, or from disk; who asks for a prompt that another thread is loading waits for that one.
+        """Return a prompt from memory or from disk; if another thread is loading it, wait for that one.
 
-        Raises: ArtefactError, ConfigError in one sentence where it is damaged or does not fit the model.
+        Raises: ArtefactError, ConfigError in one sentence if it is damaged or does not fit the model.
         """
+        # One thread alone puts its future here and loads; the lock makes this choice and the look into memory one.
         with self._lock:
-            found = self._memory.get(version)
-            if found is not None:
-                return found
+            entry = self._memory.get(version)
+            if entry is not None:
+                return entry
             other = self._loading.get(version)
-            own: Future[Entry] = Future()
+            loading: Future[Entry] = Future()
             if other is None:
-                self._loading[version] = own
+                self._loading[version] = loading
         if other is not None:
             return other.result()
         try:
-            made = self._load(version)
+            entry = self._load(version)
         except BaseException as error:
-            own.set_exception(error)
+            loading.set_exception(error)
             raise
         else:
-            own.set_result(made)
-            return made
+            loading.set_result(entry)
+            return entry
         finally:
             with self._lock:
                 del self._loading[version]
@@ -164,16 +113,16 @@ class PromptBank:
         warning = self.check(artefact, version.name)
         if warning:
             self.warn(f"{version.id}: {warning}")
-        made = make_entry(self.lm, version, suited(self.lm, artefact), self._encoder)
-        encoders = [*{id(one): one for one in (made.labels, made.plain)}.values()]
-        size = bytes_of(made, apart=encoders)
+        entry = make_entry(self.lm, version, suited(self.lm, artefact), self._encoder)
+        encoders = [*{id(one): one for one in (entry.labels, entry.plain)}.values()]
+        size = bytes_of(entry, apart=encoders)
         with self._lock:
             self.loads += 1
-            self._memory.put(version, made, size, [(one, self._bytes[one]) for one in encoders])
-        return made
+            self._memory.put(version, entry, size, [(one, self._bytes[one]) for one in encoders])
+        return entry
 
     def check(self, artefact: Artefact, name: str = "The artefact") -> str | None:
-        """Whether a prompt can be served with this model, whoever made it; a warning line or None.
+        """Check that a prompt can be served with this model, whoever made it; return a warning line or None.
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
@@ -194,16 +143,16 @@ class PromptBank:
             )
         warning = check(self.lm, artefact, allow_other_weights=self.allow_other_weights)
         _check_shape(self.lm, artefact, name)
-        own = suited(self.lm, artefact)
-        labels = Encoder.build(self.lm, own.format, text_start(own.value))
-        _check_slots(own.value, labels, name)
+        fitted = suited(self.lm, artefact)
+        labels = Encoder.build(self.lm, fitted.format, text_start(fitted.value))
+        _check_slots(fitted.value, labels, name)
         self._check_words(labels, name)
-        if {*own.format.template.fields} - {*own.fields}:
+        if {*fitted.format.template.fields} - {*fitted.fields}:
             raise ArtefactError(f"{name} has a template with fields that its record does not name.")
         return warning
 
     def _check_words(self, labels: Encoder, name: str) -> None:
-        """Raises: ArtefactError for label words that take more to read than a row may."""
+        """Check the label words. Raises: ArtefactError if they take more to read than a row may."""
         if labels.plan is None:
             return
         tokens = sum(len(word) for label in labels.plan.words for word in label)
@@ -217,86 +166,75 @@ class PromptBank:
             )
 
     def encoder(self, form: Format, extra: int) -> Encoder:
-        """How the model alone reads rows of this format; what was used last is kept."""
+        """Return the encoder of rows for the model alone; those used last are kept."""
         with self._lock:
-            found = self._alone.get((form, extra))
-        if found is None:
-            found = Encoder.build(self.lm, form, extra)
-            size = bytes_of(found)
+            encoder = self._alone.get((form, extra))
+        if encoder is None:
+            encoder = Encoder.build(self.lm, form, extra)
+            size = bytes_of(encoder)
             with self._lock:
-                self._alone.put((form, extra), found, size)
-        return found
+                self._alone.put((form, extra), encoder, size)
+        return encoder
 
     def _encoder(self, form: Format, extra: int) -> Encoder:
-        """A prompt's encoder, which other prompts of the same format share."""
+        """Return a prompt's encoder, which other prompts of the same format share."""
         with self._lock:
-            found = self._shared.get((form, extra))
-        if found is None:
-            found = Encoder.build(self.lm, form, extra)
-            if found.plan is not None:
-                found.plan.tokens(found.own)  # its layouts are made now, so that they count
-            size = bytes_of(found)
-            with self._lock:
-                found = self._shared.setdefault((form, extra), found)
-                self._bytes.setdefault(found, size)
-        return found
+            encoder = self._shared.get((form, extra))
+        if encoder is None:
+            encoder = Encoder.build(self.lm, form, extra)
+            if encoder.plan is not None:
+                encoder.plan.tokens(encoder.own)  # its layouts are made now, so that they count
+            size = bytes_of(encoder)
+            with self._lock:  # another thread may have built it meanwhile: the first one stays
+                encoder = self._shared.setdefault((form, extra), encoder)
+                self._bytes.setdefault(encoder, size)
+        return encoder
 
-    @torch.no_grad()
     def prefixes(self, rows: Sequence[tuple[Entry, Encoded]]) -> list[PrefixPrompt | None]:
-        """The keys and values that stand before each row: a prefix, or the row's lead, compiled; None where neither.
+        """Return the keys and values that stand before each row: a prefix, or what the row shares; None if neither.
 
         Each row is of another entry. What is not compiled yet is compiled here, in passes of many.
         """
-        found: list[PrefixPrompt | None] = []
-        missing: list[int] = []
-        with self._lock:
-            for index, (entry, row) in enumerate(rows):
-                if isinstance(entry.value, PrefixPrompt):
-                    found.append(entry.value)
-                    continue
-                leads = entry.lead > 0 and row.lead > 0
-                found.append(self._compiled.get(entry.version) if leads else None)
-                if leads and found[-1] is None:
-                    missing.append(index)
-        size = max(1, self.lm.batch_tokens // max((rows[i][1].lead for i in missing), default=1))
-        for start in range(0, len(missing), size):
-            part = missing[start : start + size]
-            bank = stack([rows[i][0].value for i in part], self.lm.embed, self.lm.device)
-            made = compile_leads(self.lm, [rows[i][1] for i in part], bank)
-            with self._lock:
-                for index, prefix in zip(part, made, strict=True):
-                    keys, values = (t.clone() for t in prefix.sites["self"])  # else all share one tensor's memory
-                    found[index] = own = PrefixPrompt({"self": (keys, values)}, prefix.start)
-                    self._compiled.put(rows[index][0].version, own, bytes_of(own))
-        return found
+        sharing = [(entry, row) for entry, row in rows if row.shared and entry.shared]  # no prefix among them
+        beginnings = {entry.version: row.split()[0] for entry, row in sharing}
+        prompts = {entry.version: entry.value for entry, _ in sharing}
+        compiled = self._compiled.prefixes(beginnings, self.lm.batch_tokens, prompts)
+        before: list[PrefixPrompt | None] = []
+        for entry, row in rows:
+            if isinstance(entry.value, PrefixPrompt):
+                before.append(entry.value)
+            else:
+                before.append(compiled[entry.version] if row.shared and entry.shared else None)
+        return before
 
     def counts(self) -> dict[str, int]:
-        """Of prompts and bytes in both tiers, for metrics."""
+        """Return counts of prompts and bytes in both tiers, for metrics."""
+        compiled, compiled_bytes, compiled_evictions = self._compiled.counts()
         with self._lock:
             return {
                 "prompts_in_memory": len(self._memory),
-                "prompts_compiled": len(self._compiled),
+                "prompts_compiled": compiled,
                 "bytes_in_memory": self._memory.bytes + self._alone.bytes,
-                "bytes_compiled": self._compiled.bytes,
+                "bytes_compiled": compiled_bytes,
                 "loads": self.loads,
-                "evictions": self._memory.evictions + self._compiled.evictions,
+                "evictions": self._memory.evictions + compiled_evictions,
             }
 
 
 def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Callable[[Format, int], Encoder]) -> Entry:
-    """Of an artefact that was checked."""
+    """Return the entry of an artefact that was checked."""
     value = artefact.value
     assert isinstance(value, PROMPTS), "nothing else is served"
     extra = text_start(value)
     labels = encoder(artefact.format, extra)
     plain = encoder(artefact.format.without_labels(), extra)
     assert plain.shared == labels.shared, "label words come after the last field"
-    leads = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
-    return Entry(version, artefact, value, labels, plain, labels.shared if leads else 0)
+    compiles = lm.kind == "causal" and lm.takes_prefix and not isinstance(value, PrefixPrompt)
+    return Entry(version, artefact, value, labels, plain, labels.shared if compiles else 0)
 
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
-    """Whether a prefix is one that rows of other prompts can share a batch with."""
+    """Check that rows of other prompts can share a batch with a prefix. Raises: ArtefactError."""
     value = artefact.value
     if isinstance(value, PrefixPrompt):
         lm.require_prefix()

@@ -16,7 +16,7 @@ from foreword.models.score import score
 from foreword.serving.bank import PromptBank
 from foreword.serving.fair_queue import Turns
 from foreword.serving.jobs import Judging, Labelling, Unit, columns, settle
-from foreword.serving.mixed_batch import attempt, mixed_bank
+from foreword.serving.mixed_batch import attempt, mix
 from foreword.serving.protocol import Judged
 
 
@@ -111,9 +111,8 @@ class Labeller:
 
     def _label(self, units: Sequence[Unit]) -> None:
         began = time.monotonic()
-        bank, task_of, led = mixed_bank(self.lm, self.bank, [(unit.job.entry, unit.row) for unit in units])
-        rows = [unit.row.without_lead() if alone else unit.row for unit, alone in zip(units, led, strict=True)]
-        score_BC = score(self.lm, rows, bank, torch.tensor(task_of)).double().cpu()
+        batch = mix(self.lm, self.bank, [(unit.job.entry, unit.row) for unit in units])
+        score_BC = score(self.lm, batch.rows, batch.bank, torch.tensor(batch.task_of)).double().cpu()
         ended: list[tuple[Labelling, Judged]] = []
         for unit, score_C in zip(units, score_BC, strict=True):
             whole_C = _whole(unit, score_C)

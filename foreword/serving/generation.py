@@ -16,7 +16,7 @@ from foreword.models.generate import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.fair_queue import Turns
 from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle
-from foreword.serving.mixed_batch import attempt, mixed_bank, prefix_of
+from foreword.serving.mixed_batch import attempt, mix, prefix_of
 from foreword.serving.protocol import Delta, Finish, Generated, Piece, Sampling
 
 LOGITS = 2**22  # of pieces that were given, at once
@@ -110,15 +110,14 @@ class Writers:
         assert first == len(self.under_way), "each text under way is a row of the cache"
         try:
             pairs = [(job.entry, job.row) for job in jobs if job.row is not None]
-            bank, task_of, led = mixed_bank(self.lm, self.bank, pairs)
-            rows = []
+            batch = mix(self.lm, self.bank, pairs)
+            rows = batch.rows
             often = Counter(job.entry.version for job in (*self.under_way, *jobs) if job.entry is not None)
-            for (entry, row), task, alone in zip(pairs, task_of, led, strict=True):
+            for (entry, _), task in zip(pairs, batch.task_of, strict=True):
                 shared = entry.version if entry is not None and often[entry.version] > 1 else None
-                self.cache.add(as_cached(self.lm, prefix_of(bank, task)), shared)
-                rows.append(row.without_lead() if alone else row)
-            soft = replace(bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
-            inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(task_of))
+                self.cache.add(as_cached(self.lm, prefix_of(batch.bank, task)), shared)
+            soft = replace(batch.bank, keys_TNQHK=None, values_TNQHK=None)  # the cache has the prefixes
+            inputs, _ = prepare(self.lm, collate(rows), soft, torch.tensor(batch.task_of))
             before = [_columns(job, row) for job, row in zip(jobs, rows, strict=True)]
             if any(before):
                 inputs = replace(inputs, read_BR=_reading(before, inputs.read_BR))

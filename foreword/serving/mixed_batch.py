@@ -1,52 +1,64 @@
-"""A batch of rows that each have their own prompt: the bank that holds these, and what is done where a batch fails."""
+"""Put rows that each have their own prompt into one batch, and try its rows alone if the batch fails."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
+from foreword.models.shared_prefix import bank_after
 from foreword.serving.bank import Entry, PromptBank
 from foreword.serving.jobs import fail, is_fatal
 
 
-def mixed_bank(
-    lm: FrozenLM, prompts: PromptBank, rows: Sequence[tuple[Entry | None, Encoded]]
-) -> tuple[Bank, list[int], list[bool]]:
-    """A bank of the prompts that these rows have, each once; whose is whose; and which rows' leads it holds."""
+@final
+@dataclass(frozen=True, eq=False)
+class MixedBatch:
+    """Hold a bank of the prompts that rows have, each once; `task_of[n]` is row n's, and `rows` are read after it.
+
+    If the bank has the keys and values of what a row shares, `rows` has the rest of the row.
+    """
+
+    bank: Bank
+    task_of: list[int]
+    rows: list[Encoded]
+
+
+def mix(lm: FrozenLM, prompts: PromptBank, rows: Sequence[tuple[Entry | None, Encoded]]) -> MixedBatch:
+    """Put rows of many prompts into one batch; None as the entry is the model alone."""
     number: dict[int, int] = {}
     first: list[tuple[Entry, Encoded]] = []
-    task_of, led = [], []
+    task_of: list[int] = []
+    rests: list[Encoded] = []
     for entry, row in rows:
         if entry is None:
             task_of.append(-1)
-            led.append(False)
+            rests.append(row)
             continue
-        leads = 0 < row.lead < len(row.ids_S) and entry.lead > 0
-        # A row that ends with its lead has nothing to read after it, so it brings its lead along: another prompt.
-        key = 2 * id(entry) + leads
+        # A row that is read whole brings its prompt's words or slots along: beside the compiled one, another prompt.
+        splits = row.shared > 0 and entry.shared > 0
+        key = 2 * id(entry) + splits
         if key not in number:
             number[key] = len(first)
-            first.append((entry, row if leads else replace(row, lead=0)))
+            first.append((entry, row))
         task_of.append(number[key])
-        led.append(leads)
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+        rests.append(row.split()[1] if splits else row)
     prefixes = prompts.prefixes(first)
+    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
     values = [nothing if isinstance(entry.value, PrefixPrompt) else entry.value for entry, _ in first]
     if -1 in task_of:  # the model alone
         prefixes, values = [*prefixes, None], [*values, nothing]
-    bank = stack([nothing if p is None else p for p in prefixes], lm.embed, lm.device)
-    rest = [row.slot_S[row.lead :] if leads else row.slot_S for (_, row), leads in zip(rows, led, strict=True)]
-    if any(bool((slot_S >= 0).any()) for slot_S in rest):
-        bank = replace(bank, soft_TPD=stack(values, lm.embed, lm.device).soft_TPD)
-    return bank, [len(first) if t < 0 else t for t in task_of], led
+    slots = any(bool((row.slot_S >= 0).any()) for row in rests)
+    bank = bank_after(lm, prefixes, stack(values, lm.embed, lm.device).soft_TPD if slots else None)
+    return MixedBatch(bank, [len(first) if task < 0 else task for task in task_of], rests)
 
 
 def prefix_of(bank: Bank, task: int) -> PrefixPrompt | None:
+    """Return the prefix of one prompt of a bank; None if it has none."""
     if bank.keys_TNQHK is None or bank.values_TNQHK is None:
         return None
     length = int(bank.prefix_length_T[task])
@@ -58,7 +70,7 @@ def prefix_of(bank: Bank, task: int) -> PrefixPrompt | None:
 
 
 def attempt(work: Callable[[Any], None], jobs: list[Any], results: list[Future[Any]]) -> None:
-    """Do the work of all; if that fails, of each alone, so that only the one at fault is told.
+    """Do the work of all jobs; if that fails, of each alone, so that only the one at fault gets the error.
 
     Raises: what `is_fatal` says, after which no row can be computed.
     """

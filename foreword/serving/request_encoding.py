@@ -57,7 +57,7 @@ class Reader:
                 assert encoded.plan is not None, "labels or options are there"
                 longest = len(encoded) + text_start(entry.value)
                 parts = encoded.plan.parts(self.lm.kind == "masked" or self.lm.trie_fits(longest))
-                jobs[index] = Labelling(whole, index, entry, entry.led(self.lm, encoded), names, parts)
+                jobs[index] = Labelling(whole, index, entry, entry.placed(self.lm, encoded), names, parts)
         self._check_work(list(jobs.values()))
         return [jobs[index] for index in range(len(asked))]
 
@@ -95,10 +95,10 @@ class Reader:
             [name] = row.fields  # one text was given, for a template with one field
             writing.spans = text_spans(encoder, row, encoded, name)
         tail = [int(i) for i, slot in zip(encoded.ids_S, encoded.slot_S, strict=True) if slot < 0]
-        led = encoded if entry is None else entry.led(self.lm, encoded, writing.sampling.max_tokens)
-        if any(column <= led.lead for column, _ in writing.spans[1:]):
-            led = replace(led, lead=0)  # what is compiled cannot say how likely its own tokens are
-        writing.entry, writing.row = entry, led
+        placed = encoded if entry is None else entry.placed(self.lm, encoded, writing.sampling.max_tokens)
+        if any(column <= placed.shared for column, _ in writing.spans[1:]):
+            placed = replace(placed, shared=0)  # what is compiled cannot say how likely its own tokens are
+        writing.entry, writing.row = entry, placed
         writing.chooser = Chooser.of(writing.sampling)
         writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
 

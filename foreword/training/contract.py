@@ -11,6 +11,7 @@ from foreword.core.format import Answers, Format
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
+from foreword.inference.features import EncodedRows
 from foreword.models.base import FrozenLM, Kind
 from foreword.tasks.task import Task
 from foreword.training.options import Amount, Count, Positive, Whole
@@ -54,7 +55,7 @@ class Job:
     """Describe one artefact to make: a task put in a format, a method with its config, and a seed.
 
     If episodes are drawn from several tasks, `family` holds them and `task` holds all their rows. `init` is the
-    artefact that training starts from, if there is one.
+    artefact that training starts from, if there is one. `encoded_rows` keeps the rows as tokens while the job runs.
     """
 
     task: Task
@@ -65,6 +66,7 @@ class Job:
     name: str = ""
     family: tuple[Task, ...] = ()
     init: Artefact | None = None
+    encoded_rows: EncodedRows = field(default_factory=EncodedRows, compare=False, repr=False)
 
 
 class OwnStep(ABC):

@@ -12,7 +12,7 @@ from foreword.core.shapes import Float, Tensor
 from foreword.core.values import Learnt, text_start
 from foreword.errors import ConfigError, DataError
 from foreword.inference.batched import stacked_scores
-from foreword.inference.features import encode_rows
+from foreword.inference.features import EncodedRows
 from foreword.inference.generation import written_form
 from foreword.inference.metrics import label_of, require_targets
 from foreword.models.base import FrozenLM
@@ -35,10 +35,21 @@ class Rows:
     of_N: Sequence[range] = ()
 
     @staticmethod
-    def of(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int, texts: bool) -> "Rows":
-        """Raises: DataError for a row without its label or target, or that has no room."""
+    def of(
+        lm: FrozenLM,
+        form: Format,
+        rows: Sequence[Row],
+        extra: int,
+        texts: bool,
+        encoded_rows: EncodedRows | None = None,
+    ) -> "Rows":
+        """Encode rows, or take them from `encoded_rows`. If answers are `texts`, encode each row's references.
+
+        Raises: DataError for a row without its label or target, or that has no room.
+        """
         if not texts:
-            return Rows(encode_rows(lm, form, rows, extra), [label_of(row) for row in rows])
+            encoded = (encoded_rows or EncodedRows()).of(lm, form, rows, extra)
+            return Rows(encoded, [label_of(row) for row in rows])
         ends = [0, *accumulate(len(row.targets) for row in rows)]
         return Rows(encode_targets(lm, form, rows, extra), (), [range(a, b) for a, b in pairwise(ends)])
 

@@ -1,4 +1,4 @@
-"""One forward and backward pass for many learners at once: rows of all of them in mixed batches, gradients apart."""
+"""Run one training step for many learners at once. Their rows share batches; each learner gets its own gradient."""
 
 import dataclasses
 import sys
@@ -12,19 +12,19 @@ from foreword.core.prompts import PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt, PromptPool, Tuned, Weights
 from foreword.errors import ModelError
-from foreword.inference.batched import _groups, _joined, _led, batches_of, view
+from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.memory import is_out_of_memory
 from foreword.models.score import score
-from foreword.models.shared_prefix import compile_leads
+from foreword.models.shared_prefix import bank_after, compile_prefixes, groups_of
 from foreword.training.contract import Learner
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One encoded row of one learner's step, its label (None: a text is its answer), and its share of that learner's
-    mean."""
+    """Hold one encoded row of one learner's step, its label (None: a text is its answer), and its share of that
+    learner's mean loss."""
 
     owner: int
     encoded: Encoded
@@ -72,13 +72,13 @@ def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
 def step_gradients(
     lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[Example], budget: int
 ) -> tuple[list[float], int]:
-    """Each learner's mean loss over its own rows, gradients left in its leaves; and the token budget that fitted.
+    """Return each learner's mean loss over its own rows, and the token budget that fitted; leave gradients in leaves.
 
     The loss is the sum of the learners' means, so a learner's gradient is what it would be alone. What a learner builds
-    from its leaves (an MLP, say) runs once, forward and backward, however many batches the step needs. When memory runs
-    out the batch halves, with one line on stderr.
+    from its leaves (an MLP, say) runs once, forward and backward, however many batches the step needs. If memory runs
+    out, the batch halves, with one line on stderr.
 
-    Raises: ModelError where not even one row fits.
+    Raises: ModelError if not even one row fits.
     """
     values = [learner.build(learner.leaves) for learner in learners]
     while True:
@@ -121,19 +121,22 @@ def _accumulate(
     rows: list[list[Encoded]] = [[] for _ in learners]
     for example in examples:
         rows[example.owner].append(example.encoded)
-    for group in _groups(lm, values, rows, budget, leads=not checkpointing):
-        read = {owner: values[owner] for owner in group.owners}
-        own = [e for e in examples if e.owner in read]
+    for group in groups_of(lm, values, rows, budget, share=not checkpointing):
+        group_values = {owner: values[owner] for owner in group.owners}
+        group_examples = [e for e in examples if e.owner in group_values]
         prefixes: dict[int, PrefixPrompt] = {}
-        if group.led:
-            prefixes = _lead_prefixes(lm, read, {owner: _led(rows[owner][0]) for owner in group.owners})
-            own = [dataclasses.replace(e, encoded=_led(e.encoded).without_lead()) for e in own]
-        cut = {owner: _detached(prefix) for owner, prefix in prefixes.items()}
-        for chosen in batches_of([e.encoded for e in own], budget):
-            _backward(lm, read, cut, [own[i] for i in chosen], losses, learners[0].dropout)
-        made = [t for prefix in prefixes.values() for t in prefix.sites["self"]]
-        if made:
-            torch.autograd.backward(made, [t.grad for prefix in cut.values() for t in prefix.sites["self"]])
+        if group.shared:
+            _, bank = view(lm, [*group_values.values()])
+            compiled = compile_prefixes(lm, [rows[owner][0].split()[0] for owner in group.owners], bank)
+            prefixes = dict(zip(group.owners, compiled, strict=True))
+            group_examples = [dataclasses.replace(e, encoded=e.encoded.split()[1]) for e in group_examples]
+        # Every batch adds to the gradient of the prefixes' copies; one backward pass takes the sum on to the values.
+        copies = {owner: _detached(prefix) for owner, prefix in prefixes.items()}
+        for chosen in batches_of([e.encoded for e in group_examples], budget):
+            _backward(lm, group_values, copies, [group_examples[i] for i in chosen], losses, learners[0].dropout)
+        states = [t for prefix in prefixes.values() for t in prefix.sites["self"]]
+        if states:
+            torch.autograd.backward(states, [t.grad for prefix in copies.values() for t in prefix.sites["self"]])
     return losses
 
 
@@ -145,11 +148,11 @@ def _backward(
     losses: list[float],
     dropout: bool,
 ) -> None:
-    """One forward and backward pass; only the prompts that the batch has are stacked."""
+    """Run one forward and backward pass; only the prompts that the batch has are stacked."""
     present = sorted({e.owner for e in batch})
     read, bank = view(lm, [values[owner] for owner in present], dropout)
     if prefixes:
-        bank = _joined(lm, bank, [prefixes[owner] for owner in present])
+        bank = bank_after(lm, [prefixes[owner] for owner in present], bank.soft_TPD if bank else None)
     task_B = torch.tensor([present.index(e.owner) for e in batch], device=lm.device)
     label_B = torch.tensor([e.label or 0 for e in batch], device=lm.device)
     text_B = torch.tensor([e.label is None for e in batch], device=lm.device)
@@ -162,12 +165,7 @@ def _backward(
         losses[example.owner] += part
 
 
-def _lead_prefixes(lm: FrozenLM, values: Mapping[int, Learnt], first: Mapping[int, Encoded]) -> dict[int, PrefixPrompt]:
-    _, bank = view(lm, [*values.values()])
-    return dict(zip(values, compile_leads(lm, [first[owner] for owner in values], bank), strict=True))
-
-
 def _detached(prefix: PrefixPrompt) -> PrefixPrompt:
-    """The same numbers as leaves of their own."""
+    """Return a copy of the prefix as leaves, so that batches can add to its gradient."""
     keys, values = (t.detach().requires_grad_(t.requires_grad) for t in prefix.sites["self"])
     return PrefixPrompt({"self": (keys, values)}, prefix.start)

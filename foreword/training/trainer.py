@@ -23,7 +23,6 @@ from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import count_cut
 from foreword.tasks.formats import longer_targets
-from foreword.tasks.task import Task
 from foreword.training.answer_log import AnswerLog
 from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import DirectMethod, GradientMethod, Job, Progress, SearchState
@@ -86,6 +85,7 @@ def _train_all(
 
     def done(index: int, outcome: Outcome) -> None:
         outcomes[index] = outcome
+        jobs[index].encoded_rows.clear()
         if on_done:
             on_done(index, outcome)
 
@@ -130,7 +130,7 @@ def _finish_direct(lm: FrozenLM, job: Job, method: DirectMethod, state: SearchSt
     value, form, score = made.value, made.format, None
     notes = dict(made.metrics)
     if isinstance(job.config, HardConfig):
-        calibrated = calibrate(lm, job.task, job.config, job.format, value, form)
+        calibrated = calibrate(lm, job.task, job.config, job.format, value, form, job.encoded_rows)
         value, form, score = calibrated.value, calibrated.format, calibrated.development
         notes |= calibrated.notes
     seconds = time.perf_counter() - began
@@ -138,7 +138,7 @@ def _finish_direct(lm: FrozenLM, job: Job, method: DirectMethod, state: SearchSt
     artefact = dataclasses.replace(artefact, trace=dict(made.trace)).with_metrics(**notes)
     held = job.task.validation
     if any(row.label is not None or row.targets for row in held):
-        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score))
+        artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score, job.encoded_rows))
     return Trained(artefact, seconds, len(job.task.train) / seconds if made.parameters and seconds else 0.0)
 
 
@@ -166,7 +166,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
         parts = [job.task.train, job.task.validation]
     extra = text_start(learner.saved(learner.leaves))
     texts = job.task.answers == "text"
-    rows = [Rows.of(learner.lm or lm, learner.format, part, extra, texts) for part in parts]
+    rows = [Rows.of(learner.lm or lm, learner.format, part, extra, texts, job.encoded_rows) for part in parts]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
 
 
@@ -226,17 +226,19 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     if cut_rows:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
     if len(run.dev):
-        artefact = artefact.with_metrics(validation=_on_development(lm, artefact, job.task, run.dev))
+        artefact = artefact.with_metrics(validation=_on_validation(lm, artefact, job, run.dev))
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
 
 
-def _on_development(lm: FrozenLM, artefact: Artefact, task: Task, dev: Rows) -> dict[str, Any]:
-    """The metrics of the development rows; where answers are texts, those of what is written, and the loss of all
-    references per piece."""
+def _on_validation(lm: FrozenLM, artefact: Artefact, job: Job, dev: Rows) -> dict[str, Any]:
+    """Return the metrics of the validation rows; if answers are texts, those of the generated ones, and the loss of all
+    references per token."""
+    rows = job.task.validation
     if not dev.of_N:
-        return measured(score_rows(lm, [(artefact, task.validation)])[0], dev.label_N)
+        [score_NC] = score_rows(lm, [(artefact, rows)], encoded_rows=job.encoded_rows)
+        return measured(score_NC, dev.label_N)
     [score_X1] = stacked_scores(lm, [artefact.value], [dev.encoded])
-    return measure(lm, artefact, task, task.validation) | {"nll": round(mean_nll(dev, score_X1), 6)}
+    return measure(lm, artefact, job.task, rows) | {"nll": round(mean_nll(dev, score_X1), 6)}
 
 
 def _told(artefact: Artefact, run: Run) -> Artefact:

@@ -16,11 +16,11 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.inference.generation import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.batch import with_common_lead
 from foreword.models.generate import Sample
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.tiny import byte_tokenizer
 from foreword.models.load import load, wrap
+from foreword.models.shared_prefix import shared_columns
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from tests.models.zoo import CAUSAL, build
@@ -150,7 +150,7 @@ def test_a_lead_is_read_once_and_a_row_once_for_all_its_samples(monkeypatch):
     pieces = []
     write_samples(lm, [(made, some)], lambda a, r, s, written: pieces.append(written.pieces) or ALL)
     whole = encode_to_write(lm, made.format, some)
-    lead = with_common_lead(whole)[0].lead
+    lead = shared_columns(whole)
     own = [len(e.ids_S) - lead for e in whole]
     assert len(pieces) == 42
     first_pieces = 42

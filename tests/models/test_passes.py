@@ -16,7 +16,7 @@ from foreword.models.base import FrozenLM, Inputs
 from foreword.models.encoding.encoder import Encoded, collate, prepare
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.unpadded import Packing
-from foreword.models.shared_prefix import compile_leads
+from foreword.models.shared_prefix import compile_prefixes
 from tests.models.zoo import CAUSAL, CONFIGS, ENCODERS, WITHOUT_PREFIX, batch, frozen, gap, sentences
 
 FP32, FP64, MOVED = 1e-5, 1e-10, 1e-3
@@ -186,8 +186,8 @@ def test_packing_and_spreading_are_each_other_s_transpose() -> None:
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_a_lead_read_once_equals_the_rows_read_whole(family: str) -> None:
-    """Two soft prompts between constant words, with leads of different lengths; values and gradients, fp64."""
+def test_a_shared_beginning_read_once_equals_the_rows_read_whole(family: str) -> None:
+    """Two soft prompts between constant words, with beginnings of different lengths; values and gradients, fp64."""
     lm = frozen(family, torch.float64)
     draw = torch.Generator().manual_seed(44)
     soft = [torch.randn(p, lm.dims.width, generator=draw, dtype=torch.float64).requires_grad_() for p in (3, 2)]
@@ -198,20 +198,20 @@ def test_a_lead_read_once_equals_the_rows_read_whole(family: str) -> None:
     for text, t in zip(texts, task, strict=True):
         ids = torch.tensor([*before[t], *text]).numpy()
         slot = torch.tensor([*slots[t], *[-1] * len(text)]).numpy()
-        rows.append(Encoded(ids, slot, len(ids) - 1, None, lead=len(before[t])))
+        rows.append(Encoded(ids, slot, len(ids) - 1, None, shared=len(before[t])))
     bank = stack([SoftPrompt(s) for s in soft], lm.embed)
     inputs, none = prepare(lm, collate(rows), bank, torch.tensor(task))
     assert none is None
     whole = lm.hidden_at(inputs)
-    leads = compile_leads(lm, [rows[0], rows[1]], bank)
-    assert [lead.length for lead in leads] == [5, 3]
+    prefixes = compile_prefixes(lm, [row.split()[0] for row in rows[:2]], bank)
+    assert [prefix.length for prefix in prefixes] == [5, 3]
     short, prefix = prepare(
-        lm, collate([row.without_lead() for row in rows]), stack(leads, lm.embed), torch.tensor(task)
+        lm, collate([row.split()[1] for row in rows]), stack(prefixes, lm.embed), torch.tensor(task)
     )
     ours = lm.hidden_at(short, prefix)
     assert gap([ours], [whole]) < FP64
     weight = torch.randn_like(whole)
     mine, theirs = (torch.autograd.grad((out * weight).sum(), soft, retain_graph=True) for out in (ours, whole))
     assert gap(mine, theirs) < (FP64 if family in LAYERNORM else FP32)
-    swapped = prepare(lm, collate([r.without_lead() for r in rows]), stack(leads[::-1], lm.embed), torch.tensor(task))
+    swapped = prepare(lm, collate([r.split()[1] for r in rows]), stack(prefixes[::-1], lm.embed), torch.tensor(task))
     assert gap([lm.hidden_at(*swapped)], [whole]) > MOVED

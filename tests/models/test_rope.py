@@ -25,7 +25,7 @@ from foreword.core.template import Template
 from foreword.errors import ModelError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import write_rows
-from foreword.methods.meta.task_losses import Texts
+from foreword.methods.meta.task_losses import text_first
 from foreword.methods.triggers.row_block import Block
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.hf.lm import HFLM
@@ -214,7 +214,7 @@ def test_other_places_that_share_a_beginning_do_so_only_where_rows_read_it_alike
     lm = lm_of("llama")
     form = format_of("{text}{soft:2}{answer}")
     short, long = encoded(lm, form, [3, 5]), encoded(lm, form, [SWITCH - 6, 40])
-    assert Texts(lm).fits(short) and not Texts(lm).fits(long)
+    assert text_first(lm, short) and not text_first(lm, long)
     ways = [Block.build(lm, rows, [0, 1], 2, "class").way for rows in (short, long)]
     assert ways == ["cached", "whole"]
     with pytest.raises(ModelError, match="no prefix equals both"):

@@ -43,8 +43,8 @@ def test_compiled_prompt_scores_as_the_soft_prompt(family: str, source: str, who
     expected = scores(lm, rows, stack([soft], lm.embed))
     compiled = compile_prompt(lm, format, soft)
     assert (compiled.rest is None) == whole
-    assert compiled.lead == compiled.prefix.start == compiled.prefix.length
-    cut = [row.without_lead() for row in rows]
+    assert compiled.columns == compiled.prefix.start == compiled.prefix.length
+    cut = [compiled.after(row) for row in rows]
     assert (scores(lm, cut, compiled.bank(lm)) - expected).abs().max() < 1e-10
     other = compile_prompt(lm, format, SoftPrompt(soft.embed_PD + torch.eye(3, lm.dims.width)))
     assert (scores(lm, cut, other.bank(lm)) - expected).abs().max() > 1e-4
@@ -58,7 +58,7 @@ def test_words_compile_too() -> None:
     assert ids is not None
     compiled = compile_prompt(lm, format, HardPrompt(ids))
     expected = scores(lm, rows, stack([HardPrompt(ids)], lm.embed))
-    assert (scores(lm, [row.without_lead() for row in rows], compiled.bank(lm)) - expected).abs().max() < 1e-4
+    assert (scores(lm, [compiled.after(row) for row in rows], compiled.bank(lm)) - expected).abs().max() < 1e-4
 
 
 def test_what_cannot_be_compiled_says_why() -> None:

@@ -16,6 +16,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
+from foreword.core.recent import Recent
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.models.encoding import label_layout
@@ -25,7 +26,7 @@ from foreword.models.load import load
 from foreword.serving import classification
 from foreword.serving.app.text_responses import Wanted, Writing
 from foreword.serving.archive import pack_archive
-from foreword.serving.bank import PromptBank, Recent
+from foreword.serving.bank import PromptBank
 from foreword.serving.classification import Waiting
 from foreword.serving.engine import Engine
 from foreword.serving.jobs import Judging, Labelling

@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.prompts import SoftPrompt
 from foreword.errors import ArtefactError, ModelError
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import batches_of, stacked_scores
 from foreword.inference.scoring import encode_rows
 from foreword.methods.registry import make_job, train
 from foreword.models.load import load

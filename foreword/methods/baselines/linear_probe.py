@@ -46,7 +46,10 @@ class LinearProbe(DirectMethod):
             raise ConfigError("linear-probe needs one set of labels for all rows; this task brings options per row.")
         require_classes(self.name, job.task)
         parts = [job.task.train, job.task.validation]
-        x = [row_features(lm, job.format, rows, config.pool).double().numpy() if rows else None for rows in parts]
+        x = [
+            row_features(lm, job.format, rows, config.pool, job.encoded_rows).double().numpy() if rows else None
+            for rows in parts
+        ]
         y = [np.asarray([row.label for row in rows]) for rows in parts]
         assert x[0] is not None
         mean, scale = x[0].mean(0), x[0].std(0) + 1e-6

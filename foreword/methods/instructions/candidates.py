@@ -18,7 +18,6 @@ from foreword.inference.likelihood import Asked, text_likelihoods
 from foreword.inference.scoring import encode_rows
 from foreword.methods.instructions.halving import Cells
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.batch import with_common_lead
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.tokenise import Pieces
 from foreword.tasks.rows import Row
@@ -179,7 +178,7 @@ Parts = Sequence[tuple[Format, Sequence[Row]]]
 
 def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
     """For each row the log-probability of the right label, and whether it is the likeliest."""
-    encoded = [with_common_lead(encode_rows(lm, form, rows)) for form, rows in parts]
+    encoded = [encode_rows(lm, form, rows) for form, rows in parts]
     found = []
     for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
         logprob_NC = score_NC.double().log_softmax(-1)

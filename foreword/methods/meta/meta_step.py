@@ -14,7 +14,7 @@ from foreword.errors import ModelError
 from foreword.methods.meta.episode_rows import Deck, Part
 from foreword.methods.meta.inner_loop import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
 from foreword.methods.meta.meta_gradient import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
-from foreword.methods.meta.task_losses import MODEL, Fold, PromptLoss, Shape, Texts, scores_of
+from foreword.methods.meta.task_losses import MODEL, TEXT_BYTES, Fold, PromptLoss, Shape, Texts, scores_of
 from foreword.models.base import FrozenLM
 from foreword.models.memory import is_out_of_memory
 from foreword.tasks.episodes import Episode
@@ -64,7 +64,7 @@ class PromptLens(Lens):
 
     def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
         self._lm, self._twice, self._shape = lm, twice, shape
-        self._texts = Texts(lm) if shape.form == "soft" else None
+        self._texts = Texts(lm, TEXT_BYTES) if shape.form == "soft" else None
 
     def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
         return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)

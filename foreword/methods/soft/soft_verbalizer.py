@@ -52,8 +52,10 @@ class SoftVerbalizer(DirectMethod):
             raise ConfigError("soft-verbalizer needs one set of labels for all rows; this task brings options per row.")
         if not job.task.train:
             raise DataError(f"Task {job.task.name!r} has no training rows; soft-verbalizer needs some.")
-        train = row_features(lm, job.format, job.task.train, "head")
-        held = row_features(lm, job.format, job.task.validation, "head") if job.task.validation else train
+        train, held = (
+            row_features(lm, job.format, rows, "head", job.encoded_rows)
+            for rows in (job.task.train, job.task.validation or job.task.train)
+        )
         label_N = torch.tensor([label_of(row) for row in job.task.train])
         held_N = np.asarray([label_of(row) for row in job.task.validation or job.task.train])
         weight_CD, bias_C = (t.requires_grad_() for t in label_rows(lm, job.format))

@@ -114,11 +114,10 @@ def same_columns(one: Encoded, ids_S: np.ndarray, other: Encoded) -> bool:
     return one.answer == other.answer and np.array_equal(ids_S, other.ids_S)
 
 
-def reads_alike(
-    lm: FrozenLM, form: Format, rows: Sequence[TextRow], encoded: Sequence[Encoded], prompt: Prompt
-) -> bool:
-    """Whether the format, all words, gives every row the tokens scored, and its label words the same pieces."""
-    for e, other in zip(encoded, Encoder.build(lm, form).encode_rows(rows), strict=True):
+def reads_alike(slotted: Sequence[Encoded], prompt: Prompt, worded: Sequence[Encoded]) -> bool:
+    """Return whether rows in a format that is all words have the tokens of the rows with the prompt in their slots, and
+    the same tokens as label words."""
+    for e, other in zip(slotted, worded, strict=True):
         words = (e.plan.words if e.plan else None) == (other.plan.words if other.plan else None)
         if not words or not same_columns(e, filled(e, prompt), other):
             return False

@@ -85,7 +85,7 @@ def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:
     answer = e.answer - int((gone < e.answer).sum())
     if e.answer in gone:  # a causal row whose answer is read at its last slot
         answer = max(0, answer - 1)
-    return replace(e, ids_S=kept, slot_S=np.full(len(kept), -1, np.int64), answer=answer, lead=0)
+    return replace(e, ids_S=kept, slot_S=np.full(len(kept), -1, np.int64), answer=answer, shared=0)
 
 
 @torch.no_grad()

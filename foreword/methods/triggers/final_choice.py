@@ -12,7 +12,6 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.inference.batched import stacked_scores
 from foreword.inference.metrics import label_of
-from foreword.inference.scoring import encode_rows
 from foreword.methods.triggers.detokenise import reads_alike
 from foreword.methods.triggers.search_space import Field
 from foreword.methods.triggers.slots import Prompt
@@ -41,10 +40,10 @@ def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
     rows = job.task.validation or field.pool_rows
     choices = []
     if not job.format.template.slots:
-        encoded = encode_rows(field.lm, job.format, rows)
+        encoded = job.encoded_rows.of(field.lm, job.format, rows)
         empty = HardPrompt(torch.zeros(0, dtype=torch.long))
         choices.append(measure(None, stacked_scores(field.lm, [empty], [encoded])[0], rows))
-    encoded = field.slotted.encoder.encode_rows(rows)
+    encoded = job.encoded_rows.of(field.lm, field.slotted.format, rows)
     values = [HardPrompt(torch.tensor(p)) for p in prompts]
     scores = stacked_scores(field.lm, values, [encoded] * len(prompts))
     choices += [measure(p, score_NC, rows) for p, score_NC in zip(prompts, scores, strict=True)]
@@ -62,8 +61,8 @@ def as_value(field: Field, prompt: Prompt) -> tuple[HardPrompt, Format]:
     [texts] = field.writer.texts([prompt])
     if texts is not None:
         form = field.writer.format(texts)
-        rows = (*field.pool_rows, *field.job.task.validation)
-        encoded = [*field.encoded, *field.slotted.encoder.encode_rows(field.job.task.validation)]
-        if reads_alike(field.lm, form, rows, encoded, prompt):
+        rows, encoded_rows = (*field.pool_rows, *field.job.task.validation), field.job.encoded_rows
+        slotted = encoded_rows.of(field.lm, field.slotted.format, rows)
+        if reads_alike(slotted, prompt, encoded_rows.of(field.lm, form, rows)):
             return HardPrompt(torch.zeros(0, dtype=torch.long)), form
     return HardPrompt(torch.tensor(prompt)), field.slotted.format

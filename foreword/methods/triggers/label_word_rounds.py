@@ -9,7 +9,6 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.inference.batched import stacked_scores
-from foreword.inference.scoring import encode_rows
 from foreword.methods.triggers.final_choice import measure
 from foreword.methods.triggers.label_words import find_words, with_words
 from foreword.models.base import FrozenLM
@@ -67,7 +66,7 @@ def alternate(lm: FrozenLM, job: Job, state: SearchState, search: Search, rounds
     rows = job.task.validation or job.task.train
     empty = HardPrompt(torch.zeros(0, dtype=torch.long))
     pairs = [(empty, job.format), (best.value, best.format)]
-    scores = stacked_scores(lm, [v for v, _ in pairs], [encode_rows(lm, f, rows) for _, f in pairs])
+    scores = stacked_scores(lm, [v for v, _ in pairs], [job.encoded_rows.of(lm, f, rows) for _, f in pairs])
     manual, ours = (measure(None, score_NC, rows) for score_NC in scores)
     metrics = {**best.metrics, "manual_validation_accuracy": round(manual.accuracy, 6)}
     trace = {**best.trace, "words": words}

@@ -1,4 +1,4 @@
-"""Some rows of a pool, read with many prompts. For causal models what stands before the slots is read once a search."""
+"""Read rows with many prompts. For causal models, read what stands before the slots once a search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from foreword.core.prompts import Bank, HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
@@ -15,18 +16,20 @@ from foreword.methods.triggers.slots import Prompt, columns_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score, score_all
+from foreword.models.shared_prefix import bank_after, can_split, compile_in_passes
 
-Way = Literal["whole", "cached", "led"]
+Way = Literal["whole", "cached", "shared"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Encoded rows with open slots, and their labels.
+    """Hold encoded rows with open slots, and their labels.
 
-    `way` says how they are read. "cached": each row's keys and values up to its first slot, and those of a base
-    prompt's slots, stand in `bank`, and only what follows the first slot that differs is computed. "led": slots come
-    before all text, so a prompt's keys and values are read once for all rows. "whole": every row anew (masked models).
+    `way` says how they are read. "cached": `bank` has each row's keys and values up to its first slot, and those of a
+    base prompt's slots; only what follows the first slot that differs is computed. "shared": slots come before all
+    text, so a prompt's keys and values are read once for all rows. "whole": each prompt reads all rows whole (masked
+    models).
     """
 
     lm: FrozenLM
@@ -36,7 +39,7 @@ class Block:
     columns_BT: Int[np.ndarray, "B T"]
     first_B: Int[np.ndarray, "B"]  # the column from which a row is computed anew when its first slot differs
     bank: Bank | None
-    shared: bool  # whether slots stand at the same distance from the first one in every row
+    aligned: bool  # whether slots stand at the same distance from the first one in every row
 
     @staticmethod
     def build(
@@ -50,22 +53,20 @@ class Block:
         offsets_BT = columns_BT - first_B[:, None]
         way = _way(lm, rows, columns_BT) if reuse else "whole"
         bank = _bank(lm, rows, first_B, int(offsets_BT.max()) + 1) if way == "cached" else None
-        shared = bool((offsets_BT == offsets_BT[:1]).all())
-        return Block(lm, tuple(rows), torch.tensor(labels), way, columns_BT, first_B, bank, shared)
+        aligned = bool((offsets_BT == offsets_BT[:1]).all())
+        return Block(lm, tuple(rows), torch.tensor(labels), way, columns_BT, first_B, bank, aligned)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @torch.no_grad()
     def set_base(self, prompt: Prompt) -> None:
-        """The prompt that those read next differ from at few slots: its keys and values are put beside the rows'."""
-        if self.bank is None or not self.shared or self.bank.keys_TNQHK is None or self.bank.values_TNQHK is None:
+        """Put the keys and values of a prompt beside the rows'; the prompts read next differ from it at few slots."""
+        if self.bank is None or not self.aligned or self.bank.keys_TNQHK is None or self.bank.values_TNQHK is None:
             return
         span = int((self.columns_BT - self.first_B[:, None]).max()) + 1
-        middles = [
-            Encoded(ids_S[at : at + span], np.full(span, -1, np.int64), span - 1, None)
-            for ids_S, at in zip(self._filled(prompt), self.first_B, strict=True)
-        ]
+        filled = zip(self._filled(prompt), self.first_B.tolist(), strict=True)
+        middles = [row.split(at + span)[0].split(at)[1] for row, at in filled]
         rows = torch.arange(len(self))
         inputs, prefix = prepare(self.lm, collate(middles), self._before(0), rows)
         keys_NBSHK, values_NBSHK = self.lm.states(inputs, prefix)
@@ -75,24 +76,24 @@ class Block:
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Prompt], since: Sequence[int] | None = None) -> Float[Tensor, "X B C"]:
-        """Each prompt's label scores of all rows. Prompt x has the base's tokens in all slots before number `since[x]`
-        in the order of columns (None: nothing is said of a base)."""
-        if self.way == "led":
+        """Return each prompt's label scores of all rows. Prompt x has the base's tokens in all slots before number
+        `since[x]` in the order of columns (None: there is no base)."""
+        if self.way == "shared":
             values = [HardPrompt(torch.tensor(p)) for p in prompts]
             return torch.stack(stacked_scores(self.lm, values, [self.rows] * len(prompts)))
-        found: list[Tensor | None] = [None] * len(prompts)
+        scores: list[Tensor | None] = [None] * len(prompts)
         offsets = self._offsets(since, len(prompts))
         for offset in dict.fromkeys(offsets):
-            own = [i for i, o in enumerate(offsets) if o == offset]
-            encoded = [e for i in own for e in self._tails(prompts[i], offset)]
-            task_B = torch.arange(len(self)).repeat(len(own))
+            alike = [i for i, o in enumerate(offsets) if o == offset]
+            encoded = [e for i in alike for e in self._tails(prompts[i], offset)]
+            task_B = torch.arange(len(self)).repeat(len(alike))
             score_XC = score_all(self.lm, encoded, self._before(offset), task_B)
-            for i, score_BC in zip(own, score_XC.split(len(self)), strict=True):
-                found[i] = score_BC
-        return torch.stack([f for f in found if f is not None])
+            for i, score_BC in zip(alike, score_XC.split(len(self)), strict=True):
+                scores[i] = score_BC
+        return torch.stack([score_BC for score_BC in scores if score_BC is not None])
 
     def soft_scores(self, embed_PD: Float[Tensor, "P D"], chosen: Sequence[int]) -> Float[Tensor, "B C"]:
-        """Label scores of some rows with these embeddings in the slots; differentiable in them alone."""
+        """Return label scores of some rows with these embeddings in the slots; differentiable in them alone."""
         rows = torch.tensor(chosen)
         soft_TPD = embed_PD[None]
         if self.way != "cached":
@@ -102,25 +103,25 @@ class Block:
         before = self._before(0)
         assert before is not None, "cached rows have a bank"
         bank = replace(before, soft_TPD=soft_TPD.expand(len(self), -1, -1))
-        tails = [_tail(self.rows[i], self.rows[i].ids_S, self.rows[i].slot_S, int(self.first_B[i])) for i in chosen]
+        tails = [self.rows[i].split(int(self.first_B[i]))[1] for i in chosen]
         return score(self.lm, tails, bank, rows)
 
     def tail_tokens(self, since: int | None) -> int:
-        """How many tokens reading one prompt computes, label words aside: all of them, or those from a slot on."""
+        """Return how many tokens reading one prompt computes, without label words: all, or those from a slot on."""
         if self.way != "cached":
             return sum(len(e.ids_S) for e in self.rows)
         [offset] = self._offsets([since or 0], 1)
         return sum(len(e.ids_S) - int(f) - offset for e, f in zip(self.rows, self.first_B, strict=True))
 
     def _offsets(self, since: Sequence[int] | None, count: int) -> list[int]:
-        """How many columns after a row's first slot a prompt begins to differ."""
-        if since is None or self.way != "cached" or not self.shared:
+        """Return how many columns after a row's first slot each prompt begins to differ."""
+        if since is None or self.way != "cached" or not self.aligned:
             return [0] * count
         ordered = np.sort(self.columns_BT[0]) - self.first_B[0]
         return [int(ordered[s]) for s in since]
 
     def _before(self, offset: int) -> Bank | None:
-        """The keys and values of so many columns after each row's first slot, and of all before it."""
+        """Return the keys and values of all columns before each row's first slot, and of `offset` columns after."""
         if self.bank is None:
             return None
         assert self.bank.keys_TNQHK is not None and self.bank.values_TNQHK is not None, "made so"
@@ -134,58 +135,38 @@ class Block:
             start_T=length_T,
         )
 
-    def _filled(self, prompt: Prompt) -> list[np.ndarray]:
+    def _filled(self, prompt: Prompt) -> list[Encoded]:
+        """Return the rows with a prompt's ids in their slots."""
         filled = []
         for e, columns_T in zip(self.rows, self.columns_BT, strict=True):
             ids_S = e.ids_S.copy()
             ids_S[columns_T] = prompt
-            filled.append(ids_S)
+            filled.append(replace(e, ids_S=ids_S, slot_S=np.full(len(ids_S), -1, np.int64)))
         return filled
 
     def _tails(self, prompt: Prompt, offset: int) -> list[Encoded]:
-        """The rows with a prompt in their slots, from the column on at which they are computed."""
-        cached = self.way == "cached"
-        return [
-            _tail(e, ids_S, np.full(len(ids_S), -1, np.int64), int(at) + offset if cached else 0)
-            for e, ids_S, at in zip(self.rows, self._filled(prompt), self.first_B, strict=True)
-        ]
-
-
-def _tail(e: Encoded, ids_S: np.ndarray, slot_S: np.ndarray, at: int) -> Encoded:
-    return Encoded(ids_S[at:], slot_S[at:], e.answer - at, e.plan, e.cut)
+        """Return the rows with a prompt in their slots, from the column on at which they are computed."""
+        if self.way != "cached":
+            return self._filled(prompt)
+        return [row.split(int(at) + offset)[1] for row, at in zip(self._filled(prompt), self.first_B, strict=True)]
 
 
 def _way(lm: FrozenLM, rows: Sequence[Encoded], columns_BT: Int[np.ndarray, "B T"]) -> Way:
     if lm.kind != "causal" or not lm.takes_prefix:
         return "whole"
-    if all(int(columns.max()) < e.lead for e, columns in zip(rows, columns_BT, strict=True)):
-        return "led"
-    alike = all(lm.begins_alike(int(columns.min()), len(e)) for e, columns in zip(rows, columns_BT, strict=True))
-    return "cached" if int(columns_BT.min()) > 0 and alike else "whole"
+    if all(int(columns.max()) < e.shared for e, columns in zip(rows, columns_BT, strict=True)):
+        return "shared"
+    split = all(can_split(lm, e, int(columns.min())) for e, columns in zip(rows, columns_BT, strict=True))
+    return "cached" if split else "whole"
 
 
-@torch.no_grad()
 def _bank(lm: FrozenLM, rows: Sequence[Encoded], first_B: Int[np.ndarray, "B"], span: int) -> Bank:
-    """Keys and values of each row up to its first slot, with room for those of `span` columns more."""
-    heads = [Encoded(e.ids_S[:f], e.slot_S[:f], int(f) - 1, None) for e, f in zip(rows, first_B, strict=True)]
-    pairs: list[tuple[Tensor, Tensor]] = []
-    at = 0
-    while at < len(heads):  # a pass has as many tokens as suit the device
-        count = max(1, lm.batch_tokens // max(len(e.ids_S) for e in heads[at:]))
-        inputs, _ = prepare(lm, collate(heads[at : at + count]), None, torch.zeros(count, dtype=torch.long))
-        pairs.append(lm.states(inputs))
-        at += count
-    columns = int(first_B.max()) + span
-    layers, heads_n, size = pairs[0][0].shape[0], pairs[0][0].shape[3], pairs[0][0].shape[4]
-    whole = [pairs[0][0].new_zeros(len(heads), layers, columns, heads_n, size) for _ in range(2)]
-    at = 0
-    for pair in pairs:
-        for tensor, states_NBSHK in zip(whole, pair, strict=True):
-            part = states_NBSHK.transpose(0, 1)
-            tensor[at : at + part.shape[0], :, : part.shape[2]] = part
-        at += pair[0].shape[1]
-    length_T = torch.from_numpy(first_B).to(lm.device)
-    return Bank(None, whole[0], whole[1], length_T, length_T)
+    """Return the keys and values of each row up to its first slot, with room for those of `span` columns more."""
+    texts = [row.split(int(at))[0] for row, at in zip(rows, first_B, strict=True)]
+    bank = bank_after(lm, compile_in_passes(lm, texts, lm.batch_tokens))
+    assert bank.keys_TNQHK is not None and bank.values_TNQHK is not None, "every row has text before its slots"
+    keys, values = (pad(states, (0, 0, 0, 0, 0, span)) for states in (bank.keys_TNQHK, bank.values_TNQHK))
+    return replace(bank, keys_TNQHK=keys, values_TNQHK=values)
 
 
 def _on(bank: Bank, lm: FrozenLM) -> Bank:

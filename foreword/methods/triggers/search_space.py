@@ -70,7 +70,7 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
     if not task.train:
         raise DataError(f"Task {task.name!r} has no training rows; {job.method.name} needs some.")
     slotted = with_slots(lm, job.format, config.length)
-    encoded = slotted.encoder.encode_rows(task.train)
+    encoded = job.encoded_rows.of(lm, slotted.format, task.train)
     order = stratified([label_of(row) for row in task.train], job.seed)
     inside, outside = order[: config.pool_rows], order[config.pool_rows :]
     labels = [label_of(row) for row in task.train]

@@ -13,7 +13,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
-from foreword.inference.features import encode_rows
+from foreword.inference.features import EncodedRows, encode_rows
 from foreword.inference.scoring import Reading, score_readings
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import log_probabilities
@@ -100,10 +100,12 @@ def _fits(lm: FrozenLM, form: Format, beside: Sequence[Row]) -> bool:
         return False
 
 
-def scores_of(lm: FrozenLM, forms: Sequence[Format], rows: Sequence[Row]) -> list[Float[Tensor, "N C"]]:
-    """Scores of the same rows in each format, all in mixed batches."""
+def scores_of(
+    lm: FrozenLM, forms: Sequence[Format], rows: Sequence[Row], encoded_rows: EncodedRows | None = None
+) -> list[Float[Tensor, "N C"]]:
+    """Return scores of the same rows in each format, all in mixed batches."""
     nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
-    return score_readings(lm, [Reading(nothing, form, rows) for form in forms])
+    return score_readings(lm, [Reading(nothing, form, rows, (), encoded_rows) for form in forms])
 
 
 def entropy(score_NC: Float[Tensor, "N C"]) -> tuple[float, float]:

@@ -138,7 +138,7 @@ def _best(lm: FrozenLM, job: Job, config: FewShotConfig, sets: Sequence[list[Row
             f"select=validated needs labelled development rows, and {job.task.name!r} has none; give validation rows."
         )
     label = torch.tensor([row.label for row in rows]).numpy()
-    scores = [s.double().cpu().numpy() for s in scores_of(lm, _forms(job, config, sets), rows)]
+    scores = [s.double().cpu().numpy() for s in scores_of(lm, _forms(job, config, sets), rows, job.encoded_rows)]
     best = max(range(len(sets)), key=lambda i: (accuracy(scores[i], label), -nll(scores[i], label), -i))
     return sets[best]
 
@@ -152,10 +152,12 @@ def _most_diverse(
         raise ConfigError(
             f"order=entropy probes with the development rows' texts, and {job.task.name!r} has none; give some."
         )
-    found = [entropy(score) for score in scores_of(lm, _forms(job, config, orders), rows)]
-    best = max(range(len(orders)), key=lambda i: (*found[i], -i))
-    told = {"chosen": round(found[best][0], 4), "lowest": round(min(f[0] for f in found), 4), "orders": len(orders)}
-    return orders[best], {"order_entropy": told}
+    scores = scores_of(lm, _forms(job, config, orders), rows, job.encoded_rows)
+    entropies = [entropy(score) for score in scores]
+    best = max(range(len(orders)), key=lambda i: (*entropies[i], -i))
+    chosen, lowest = entropies[best][0], min(e[0] for e in entropies)
+    note = {"chosen": round(chosen, 4), "lowest": round(lowest, 4), "orders": len(orders)}
+    return orders[best], {"order_entropy": note}
 
 
 def _forms(job: Job, config: FewShotConfig, sets: Sequence[Sequence[Row]]) -> list[Format]:

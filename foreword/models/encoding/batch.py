@@ -1,4 +1,4 @@
-"""Encoded rows to the tensors of one forward pass."""
+"""Hold encoded rows, split them, and turn them into the tensors of one forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from foreword.models.encoding.label_layout import Plan
 @final
 @dataclass(frozen=True, eq=False)
 class SourceRow:
-    """What an encoder reads of a row; its slots are filled from the same prompt as the decoder's."""
+    """Hold what an encoder reads of a row; its slots are filled from the same prompt as the decoder's."""
 
     ids_S: Int[np.ndarray, "S"]
     slot_S: Int[np.ndarray, "S"]
@@ -27,12 +27,11 @@ class SourceRow:
 @final
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A row as pieces. `slot_S` is -1 where the row has text, else the position of the prompt that goes there.
+    """Hold a row as tokens. `slot_S` is -1 for text, else the position of the prompt that goes there.
 
-    `answer` is the column read: the mask, or a causal row's last. `plan` is None where there are no label words. `cut`
-    counts pieces that truncation took, and `lead` the columns at the front that are the same in every row. This row has
-    `shared` of them in common with all rows that say the same number, being of one format. For an encoder-decoder model
-    all this is the decoder's, and `source` is the encoder's.
+    `answer` is the column read: the mask, or a causal row's last. `plan` is None if there are no label words. `cut`
+    counts tokens that truncation took. The row has its first `shared` columns in common with all rows of its format
+    that have the same number. For an encoder-decoder model all this is the decoder's, and `source` is the encoder's.
     """
 
     ids_S: Int[np.ndarray, "S"]
@@ -40,57 +39,42 @@ class Encoded:
     answer: int
     plan: Plan | None
     cut: int = 0
-    lead: int = 0
     shared: int = 0
     source: SourceRow | None = None
 
     @property
     def text_ids(self) -> list[int]:
-        """The ids of the row but for its slots, of what goes on when it is written on."""
+        """Return the ids of the row without its slots: the text that generation continues."""
         return [int(i) for i, slot in zip(self.ids_S, self.slot_S, strict=True) if slot < 0]
 
     def __len__(self) -> int:
-        """Columns of the row in the model, those of the label words that are read with it included."""
+        """Return the columns of the row in the model, with those of the label words that are read with it."""
         return len(self.ids_S) + (self.plan.grow if self.plan else 0)
 
     @property
     def cost(self) -> int:
-        """Columns of all model rows that one pass over the row takes; label words beyond number take several."""
+        """Return the columns of all model rows that one pass takes; very many label words take several passes."""
         read = 0 if self.source is None else len(self.source.ids_S)
         return read + (self.plan.cost(len(self.ids_S)) if self.plan else len(self.ids_S))
 
     @property
     def tokens(self) -> int:
-        """Columns of all model rows that scoring the row takes, in all its passes."""
+        """Return the columns of all model rows that scoring the row takes, in all its passes."""
         read = 0 if self.source is None else len(self.source.ids_S)
         return read + (self.plan.tokens(len(self.ids_S)) if self.plan else len(self.ids_S))
 
-    def without_lead(self) -> "Encoded":
-        """The row after its constant columns, for a model that has them as a prefix."""
-        k = self.lead
-        return Encoded(self.ids_S[k:], self.slot_S[k:], self.answer - k, self.plan, self.cut)
-
-
-def with_common_lead(encoded: Sequence[Encoded]) -> list[Encoded]:
-    """The rows with all columns as their lead that every one of them begins with, the words before a field too.
-
-    Words that go on into a field are tokenised with it, so only the rows themselves tell how far they are the same. At
-    least one column is left of each; a single row keeps the lead that it has.
-    """
-    if len(encoded) < 2:
-        return list(encoded)
-    first = encoded[0]
-    shared = min(e.answer for e in encoded)
-    for e in encoded[1:]:
-        same_S = (first.ids_S[:shared] == e.ids_S[:shared]) & (first.slot_S[:shared] == e.slot_S[:shared])
-        shared = int(same_S.argmin()) if not same_S.all() else shared
-    return [replace(e, lead=shared) for e in encoded]
+    def split(self, at: int | None = None) -> tuple["Encoded", "Encoded"]:
+        """Return the row's first `at` columns (None: those that it shares), and the rest with its answer and plan."""
+        at = self.shared if at is None else at
+        ids_S, slot_S = self.ids_S, self.slot_S
+        rest = replace(self, ids_S=ids_S[at:], slot_S=slot_S[at:], answer=self.answer - at, shared=0)
+        return Encoded(ids_S[:at], slot_S[:at], at - 1, None), rest
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SourceBatch:
-    """What an encoder reads, padded on the right."""
+    """Hold what an encoder reads, padded on the right."""
 
     ids_BS: Int[Tensor, "B S"]
     slot_BS: Int[Tensor, "B S"]
@@ -103,7 +87,7 @@ class SourceBatch:
 @final
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Encoded rows, padded. Positions count real tokens from 0."""
+    """Hold encoded rows, padded. Positions count real tokens from 0."""
 
     ids_BS: Int[Tensor, "B S"]
     slot_BS: Int[Tensor, "B S"]
@@ -114,7 +98,7 @@ class Batch:
 
     @property
     def slots(self) -> int:
-        """Positions of a prompt that the rows have room for."""
+        """Return how many positions of a prompt the rows have slots for."""
         own = int(self.slot_BS.max()) + 1
         return own if self.source is None else max(own, int(self.source.slot_BS.max()) + 1)
 
@@ -155,7 +139,7 @@ def prepare(
 ) -> tuple[Inputs, PrefixBatch | None]:
     """Embed a batch on the model's device and give every row its own prompt; differentiable in the bank.
 
-    Raises: ConfigError where rows have more slots than the bank's prompts have positions.
+    Raises: ConfigError if rows have more slots than the bank's prompts have positions.
     """
     slots = batch.slots
     given = 0 if bank is None or bank.soft_TPD is None else bank.soft_TPD.shape[1]

@@ -50,11 +50,11 @@ class Line:
 @final
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Puts rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
+    """Put rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
 
-    A row may have `room` columns, of which the template's own text and slots take `own`. `head` are the pieces that the
-    text before the first field begins with, whatever the field holds, as far as can be told; each row is held to them.
-    For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
+    A row may have `room` columns, of which the template's own text and slots take `own`. `opening` are the tokens that
+    the text right before the first field begins with, whatever the field most likely holds; each row is checked for
+    them. For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
     """
 
     format: Format
@@ -65,7 +65,7 @@ class Encoder:
     room: int
     own: int
     plan: Plan | None
-    head: tuple[int, ...] = ()
+    opening: tuple[int, ...] = ()
     target: int = 0
 
     @staticmethod
@@ -94,12 +94,12 @@ class Encoder:
                 "template, or a higher max_length."
             )
         target = lm.dims.context - extra if split else 0
-        return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _head(row, pieces), target)
+        return Encoder(format, pieces, row, laid.chat, planner, limit - extra, own, plan, _opening(row, pieces), target)
 
     @property
     def shared(self) -> int:
-        """Columns that rows begin with in common, but for a row whose own text changes how they are tokenised."""
-        return self.row.lead + len(self.head)
+        """Return how many columns rows begin with in common, unless a row's own text changes how they are tokenised."""
+        return self.row.before_fields + len(self.opening)
 
     @property
     def prompt_length(self) -> int:
@@ -144,7 +144,10 @@ class Encoder:
         for index, item in enumerate(self.row.items):
             if isinstance(item, Text) and item.ids is None:
                 texts = [item.filled(row[index]) for row in filled]
-                columns.append((self.pieces.start if item.first else self.pieces.following)(texts))
+                once = list(dict.fromkeys(texts))  # a row stands here once for each of its references
+                tokenise = self.pieces.start if item.first else self.pieces.following
+                ids_of = dict(zip(once, tokenise(once), strict=True))
+                columns.append([ids_of[text] for text in texts])
             else:
                 columns.append([item.ids] * len(rows))
         encoded = []
@@ -215,9 +218,9 @@ class Encoder:
         if self.row.source is not None:
             at, ids_S = len(flat) - self.row.written, np.array(flat, np.int64)
             return Encoded(ids_S[at:], slot_S[at:], answer - at, plan, cut, source=SourceRow(ids_S[:at], slot_S[:at]))
-        lead = self.row.lead
-        same = tuple(flat[lead : self.shared]) == self.head
-        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, lead, self.shared if same else lead)
+        constant = self.row.before_fields
+        same = tuple(flat[constant : self.shared]) == self.opening
+        return Encoded(np.array(flat, np.int64), slot_S, answer, plan, cut, self.shared if same else constant)
 
     def _shorten(
         self, ids: Sequence[Sequence[int]], filled: Mapping[int, Sequence[str]], cut: int, room: int, where: str
@@ -274,8 +277,8 @@ class Encoder:
                 raise DataError(f"{row.where}: {error}") from None
 
 
-def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
-    """The pieces of the first field's own text before it that texts of several kinds leave as they are."""
+def _opening(row: Row, pieces: Pieces) -> tuple[int, ...]:
+    """Return the tokens of the text right before the first field that stay the same before texts of several kinds."""
     item = next((item for item in row.items if item.ids is None or isinstance(item, Mark)), None)
     if not isinstance(item, Text) or isinstance(item.parts[0], Hole):
         return ()
@@ -285,8 +288,8 @@ def _head(row: Row, pieces: Pieces) -> tuple[int, ...]:
             break
         ahead += part
     texts = [(ahead + probe).lstrip() if item.left else ahead + probe for probe in ("", *CONTEXTS)]
-    found = (pieces.start if item.first else pieces.following)(texts)
-    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*found, strict=False)))
+    tokens = (pieces.start if item.first else pieces.following)(texts)
+    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*tokens, strict=False)))
 
 
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:

@@ -122,8 +122,8 @@ class Row:
         return 0 if self.source is None else sum(len(item.ids or ()) for item in self.items[self.source :])
 
     @property
-    def lead(self) -> int:
-        """Columns before the first text of a field, or before the mask."""
+    def before_fields(self) -> int:
+        """Return the number of columns before the first text of a field, or before the mask."""
         count = 0
         for item in self.items:
             if item.ids is None or isinstance(item, Mark):

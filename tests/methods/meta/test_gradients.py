@@ -8,7 +8,7 @@ import torch
 
 from foreword.methods.meta.inner_loop import adapt, finite_product, gradient, product
 from foreword.methods.meta.meta_gradient import meta_gradient, reptile, unrolled, weights_of
-from foreword.methods.meta.task_losses import Fold, Texts
+from foreword.methods.meta.task_losses import TEXT_BYTES, Fold, Texts, text_first
 from tests.methods.meta.problems import Quadratic, dot, folded, quadratics, random_like
 
 KINDS = ["masked", "causal"]
@@ -203,29 +203,32 @@ def test_products_do_not_depend_on_how_rows_share_passes(times):
 def test_texts_before_the_prompt_are_read_once_and_change_nothing():
     """Gradients and products equal those of whole rows; where the kept columns are shifted by one they do not."""
     lm, folds, loss, start = folded("causal", 2, 4)
-    texts, vector = Texts(lm), random_like(start)
+    texts, vector = Texts(lm, TEXT_BYTES), random_like(start)
     whole, kept = loss(folds(0)), loss(folds(0), texts)
     assert kept.tokens < 0.7 * whole.tokens
     for _ in range(3):
         assert close(gradient(kept, start)[1], gradient(whole, start)[1], 1e-11)
         assert close(product(kept, start, vector), product(whole, start, vector), 1e-10)
     loss(folds(0), texts)
-    assert texts.computed == 8
-    for key, (row, keys, values) in texts._kept.items():
-        texts._kept[key] = (row, keys.roll(1, 1), values)
+    assert texts.compiled == 8
+    for keys in {id(prefix): prefix.sites["self"][0] for prefix in kept.prefixes}.values():
+        keys.copy_(keys.roll(1, 1))
     assert not close(gradient(kept, start)[1], gradient(whole, start)[1], 1e-3)
-    assert not Texts(lm).fits([f.encoded for f in folded("front", 2, 4)[1](0)])
-    assert not Texts(folded("masked", 2, 4)[0]).fits([f.encoded for f in folds(0)])
+    assert not text_first(lm, [f.encoded for f in folded("front", 2, 4)[1](0)])
+    assert not text_first(folded("masked", 2, 4)[0], [f.encoded for f in folds(0)])
 
 
 def test_few_texts_are_kept_where_there_is_little_room():
     lm, folds, loss, start = folded("causal", 2, 4)
-    small = Texts(lm, numbers=1)
+    none, longest = Texts(lm, 1), 0
     for first in (0, 8):
-        kept = loss(folds(first), small)
+        kept = loss(folds(first), none)
         assert close(gradient(kept, start)[1], gradient(loss(folds(first)), start)[1], 1e-11)
-    assert len(small._kept) == 8
-    assert small.computed == 16
+        longest = max(sum(t.nbytes for t in prefix.sites["self"]) for prefix in kept.prefixes)
+    one = Texts(lm, longest)
+    assert none.counts() == (0, 0, 0) and none.compiled == 16
+    loss(folds(8), one)
+    assert one.counts()[0] >= 1 and one.counts()[2] >= 1 and one.compiled == 8
 
 
 def test_no_curvature_no_difference():

@@ -13,6 +13,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
+from foreword.inference.features import encode_rows
 from foreword.inference.scoring import score_rows
 from foreword.methods.registry import make_job, train
 from foreword.methods.triggers.detokenise import filled, reads_alike
@@ -69,12 +70,13 @@ def test_what_is_written_is_read_back_as_the_ids_scored_in_every_row(lm):
     encoded = field.slotted.encoder.encode_rows(unseen)
     passed = [(p, t) for p, t in zip(prompts, texts, strict=True) if t is not None]
     assert len(passed) >= 3 and len(passed) < 80, (SEED, len(passed))
-    good = [reads_alike(lm, field.writer.format(t), unseen, encoded, p) for p, t in passed]
+    good = [reads_alike(encoded, p, encode_rows(lm, field.writer.format(t), unseen)) for p, t in passed]
     assert sum(good) >= 0.95 * len(good)
     wrong = next((p for p, t in zip(prompts, texts, strict=True) if t is None), None)
     if wrong is not None:  # a control: what failed is truly read otherwise, however it is put
         words = lm.tokenizer.decode(wrong, clean_up_tokenization_spaces=False).strip()
-        assert not words or not reads_alike(lm, field.writer.format((" " + words,)), unseen, encoded, wrong)
+        form = field.writer.format((" " + words,))
+        assert not words or not reads_alike(encoded, wrong, encode_rows(lm, form, unseen))
 
 
 def test_saved_words_alone_predict_as_the_search_scored(lm, tmp_path):

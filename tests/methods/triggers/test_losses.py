@@ -75,7 +75,7 @@ def test_slots_before_the_text_are_read_once_for_all_rows():
     task = word_task(20, SEED).with_(template={"causal": "{soft:3} {text} so {answer}"})
     field = field_of(lm, task)
     prompts = [tuple(field.allowed_A[i : i + 3].tolist()) for i in range(4)]
-    assert all(block.way == "led" for block in field.pool.blocks)
+    assert all(block.way == "shared" for block in field.pool.blocks)
     wanted = [library_loss(model, field, p, "class") for p in prompts]
     assert field.pool.losses(prompts) == pytest.approx(wanted, abs=1e-10)
 

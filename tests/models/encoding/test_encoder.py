@@ -133,13 +133,14 @@ def test_a_slot_in_front_changes_nothing_else(name, source):
         assert np.flatnonzero(found.slot_S >= 0).tolist() == list(range(start, start + 4))
 
 
-def test_lead_is_what_every_row_begins_with():
+def test_shared_columns_are_what_every_row_begins_with():
     made = encoder("first_space_bpe", "causal", "{soft:2} film: {soft:3}{text} It was {answer}")
     one, other = made.encode({"text": "fine"}), made.encode({"text": "dull and slow"})
-    assert one.lead == 1 + 2 + len(TOKENIZERS["first_space_bpe"].tokenize("film:")) + 3
-    assert one.ids_S[: one.lead].tolist() == other.ids_S[: one.lead].tolist()
-    rest = one.without_lead()
-    assert rest.ids_S.tolist() == one.ids_S[one.lead :].tolist()
+    assert one.shared == 1 + 2 + len(TOKENIZERS["first_space_bpe"].tokenize("film:")) + 3
+    assert one.ids_S[: one.shared].tolist() == other.ids_S[: one.shared].tolist()
+    beginning, rest = one.split()
+    assert beginning.ids_S.tolist() == one.ids_S[: one.shared].tolist() and beginning.answer == one.shared - 1
+    assert rest.ids_S.tolist() == one.ids_S[one.shared :].tolist()
     assert rest.ids_S[rest.answer] == one.ids_S[one.answer]
 
 
