@@ -141,6 +141,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
 def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[list[Row], Task]":
     """Labelled rows with the artefact's labels, their texts under the names that its template has for them."""
     from foreword.core.artefact import Artefact
+    from foreword.tasks.rows import require_answers
 
     made = Artefact.load(artefact)
     columns = which.text or made.fields
@@ -154,9 +155,7 @@ def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[lis
     found = [row for name in splits for row in task.rows(name)]
     if not found:
         raise DataError(f"{data} has no {split} rows; choose another --split, or --split all for the whole file.")
-    for row in found:
-        if row.label is None and not row.targets:
-            raise DataError(f"{row.where} has no label, so it cannot be measured; label it, or use `foreword predict`.")
+    require_answers(found, "Label it, or use `foreword predict`.")
     names = dict(zip(columns, made.fields, strict=True))
     renamed = [dataclasses.replace(row, fields={names[c]: row.fields[c] for c in columns}) for row in found]
     return renamed, task

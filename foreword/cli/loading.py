@@ -12,6 +12,7 @@ from foreword.cli.shared_options import ModelChoice
 
 if TYPE_CHECKING:
     from foreword.inference.predictor import Prompted
+    from foreword.models.base import FrozenLM
     from foreword.tasks.rows import Row
 
 model_override = click.option("--model", metavar="MODEL", help="Use this model instead of the one the artefact names.")
@@ -25,20 +26,15 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 
     Raises: ArtefactError, ModelError.
     """
-    from foreword.core.artefact import Artefact
-    from foreword.inference.predictor import Prompted
-    from foreword.models.compatibility import check, suited
+    from foreword.inference.predictor import open_with
 
-    artefact = Artefact.load(folder)
-    if artefact.form == "word-counts":
-        return Prompted(None, artefact)
-    # Words are read by any model, as whatever kind that one is.
-    own = model is not None and artefact.any_model
-    lm = (how if own else how.with_kind(artefact.model["kind"])).load(model or artefact.model["name"])
-    warning = check(lm, artefact, allow_other_weights=allow_other_weights)
+    def load(name: str, kind: str | None) -> "FrozenLM":
+        return how.with_kind(kind).load(name)
+
+    opened, warning = open_with(folder, model, load, allow_other_weights)
     if warning:
         note(warning)
-    return Prompted(lm, suited(lm, artefact))
+    return opened
 
 
 def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":

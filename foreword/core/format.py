@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal, final, get_args
@@ -111,6 +111,15 @@ def _moment(text: Any) -> datetime | None:
     return moment if moment.tzinfo is None else None
 
 
+# What sampling may be, for artefacts and for requests: a rule for the value, and the rule in words.
+SAMPLING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (lambda value: 0 < value <= 100, "above 0 and at most 100"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value >= 0, "0 (all tokens) or more"),
+    "stop_strings": (all, "texts that are not empty"),
+}
+
+
 @final
 @dataclass(frozen=True)
 class Decoding:
@@ -148,18 +157,19 @@ class Decoding:
     def __post_init__(self) -> None:
         check_fields(self)
         _refuse_beyond_use(vars(self))
+        greedy = "; do_sample=False is greedy"
         for name, right, allowed in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
             ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
             ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0 and at most 100; 1 is none"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 (none) or more"),
-            ("temperature", 0 < self.temperature <= 100, "above 0 and at most 100; do_sample=False is greedy"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (all pieces) or more"),
+            *(
+                (name, rule(getattr(self, name)), allowed + greedy * (name == "temperature"))
+                for name, (rule, allowed) in SAMPLING.items()
+            ),
             ("num_beams", 1 <= self.num_beams <= BEAMS, f"between 1 and {BEAMS:,}"),
             ("num_return_sequences", 1 <= self.num_return_sequences <= SAMPLES, f"between 1 and {SAMPLES:,}"),
-            ("stop_strings", all(self.stop_strings), "texts that are not empty"),
             ("extract", self.extract in (None, "number", "choice", "span"), "none, number, choice or span"),
             ("vote", self.vote in ("majority", "likelihood"), "majority or likelihood"),
         ):

@@ -23,7 +23,7 @@ from foreword.tasks.corpus_metrics import Summed
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.extract import Found as Extracted
 from foreword.tasks.metrics import all_metrics, log_probabilities
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, require_answers
 from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import Judge
@@ -165,11 +165,7 @@ class Readers:
         """
         if not rows:
             raise DataError("There are no rows to evaluate on; give a task with rows in this split.")
-        for row in rows:
-            if row.label is None and not row.targets:
-                raise DataError(
-                    f"{row.where or 'A row'} has no label, so nothing can be measured on it; label it or leave it out."
-                )
+        require_answers(rows)
         began = time.perf_counter()
         reasoned: dict[str, float] = {}
         decoding = artefact.format.decoding

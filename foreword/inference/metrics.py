@@ -12,15 +12,9 @@ from foreword.inference.features import EncodedRows
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
 from foreword.tasks.metrics import accuracy, macro_f1, nll
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import recorded
-
-
-def label_of(row: Any) -> int:
-    if row.label is None:
-        raise DataError(f"{row.where} has no label; training and measuring need one in every row.")
-    return row.label
 
 
 def measure(

@@ -1,9 +1,9 @@
 """An artefact with its model at hand: predict, measure, save. What a notebook holds after training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.input_rows import Given, items_of, row_of
 from foreword.tasks.metrics import all_metrics
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, require_answers
 from foreword.tasks.task import Task
 
 
@@ -107,10 +107,9 @@ class Prompted:
                 f"{', '.join(task.labels)}; evaluate on a task with the same labels."
             )
         rows = task.rows(split)
-        unlabelled = next((row for row in rows if row.label is None and not row.targets), None)
-        if not rows or unlabelled is not None:
-            where = f"{unlabelled.where} has no label" if unlabelled else f"{task.name} has no {split} rows"
-            raise DataError(f"{where}; nothing can be measured on it.")
+        if not rows:
+            raise DataError(f"{task.name} has no {split} rows; nothing can be measured on it.")
+        require_answers(rows)
         if task.metric:
             return text_metrics(task, self.answers(rows), rows)
         return all_metrics(self.scores(rows).double().cpu().numpy(), np.array([row.label for row in rows]))
@@ -146,11 +145,28 @@ def open_artefact(
 
     Raises: ArtefactError, ModelError as `Artefact.load`, `load` and `check` say.
     """
+    name = lm if isinstance(lm, str) else None
+
+    def loaded(name: str, kind: Any) -> FrozenLM:
+        return lm if isinstance(lm, FrozenLM) else load(name, kind=kind)
+
+    return open_with(folder, name, loaded, allow_other_weights)[0]
+
+
+def open_with(
+    folder: str | Path, name: str | None, load: Callable[[str, Any], FrozenLM], allow_other_weights: bool
+) -> tuple[Prompted, str | None]:
+    """Return an artefact with the model that `load(name, kind)` gives, and the warning of `check`, if there is one.
+
+    `name` is a model to use in place of the one that the artefact names. If any model can read the artefact, which is
+    words, such a model keeps its own kind: `kind` is None.
+
+    Raises: ArtefactError, ModelError.
+    """
     artefact = Artefact.load(folder)
     if artefact.form == "word-counts":
-        return Prompted(None, artefact)
-    if lm is None or isinstance(lm, str):
-        own = lm is not None and artefact.any_model  # words are read by any model, as whatever kind that one is
-        lm = load(lm or artefact.model["name"], kind=None if own else artefact.model["kind"])
-    check(lm, artefact, allow_other_weights=allow_other_weights)
-    return Prompted(lm, suited(lm, artefact))
+        return Prompted(None, artefact), None
+    kind = None if name is not None and artefact.any_model else artefact.model["kind"]
+    lm = load(name or artefact.model["name"], kind)
+    warning = check(lm, artefact, allow_other_weights=allow_other_weights)
+    return Prompted(lm, suited(lm, artefact)), warning

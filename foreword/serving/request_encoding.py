@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from foreword.core.format import Format
+from foreword.core.format import SAMPLING, Format
 from foreword.core.template import Template
 from foreword.core.values import text_start
 from foreword.errors import ConfigError, DataError
@@ -106,15 +106,13 @@ class Reader:
         if self.lm.kind != "causal":
             raise ConfigError(f"{self.lm.name} is a masked model, which labels texts and cannot continue them.")
         self.lm.require_prefix()
-        for name, value, right in (
-            ("max_tokens", sampling.max_tokens, sampling.max_tokens >= least),
-            ("temperature", sampling.temperature, 0 <= sampling.temperature <= 100),
-            ("top_p", sampling.top_p, 0 < sampling.top_p <= 1),
-            ("top_k", sampling.top_k, sampling.top_k >= 0),
-            ("stop", sampling.stop, all(sampling.stop)),
-        ):
-            if not right:
-                raise ConfigError(f"{name} may not be {value!r}.")
+        if sampling.max_tokens < least:
+            raise ConfigError(f"max_tokens is {sampling.max_tokens!r}; it must be {least} or more.")
+        for name, (rule, allowed) in SAMPLING.items():
+            name = name.removesuffix("_strings")
+            value, greedy = getattr(sampling, name), "0 (greedy), or " * (name == "temperature")
+            if not rule(value) and not (greedy and value == 0):
+                raise ConfigError(f"{name} is {value!r}; it must be {greedy}{allowed}.")
 
     def _to_continue(self, asked: Asked) -> tuple[Entry | None, Encoder, Row]:
         """The prompt, how a row is put to the model, and the row."""

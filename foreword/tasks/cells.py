@@ -124,6 +124,11 @@ def text_of(value: Any, place: str) -> str:
     return text
 
 
+def unlabelled(place: str, why: str) -> DataError:
+    """Return the error of a row without a label; `why` is a sentence on who needs one, or on what to do."""
+    return DataError(f"{place or 'A row'} has no label. {why}")
+
+
 def name_of(value: Any, place: str, names: Sequence[str] | None = None) -> str:
     """Return a label as its name: 1 and "1" and 1.0 are one label. With `names` a number is an index into them.
 
@@ -131,7 +136,7 @@ def name_of(value: Any, place: str, names: Sequence[str] | None = None) -> str:
     """
     cell = plain(value, f"{place}: the label")
     if is_missing(cell):
-        raise DataError(f"{place} has no label; give one or leave the row out")
+        raise unlabelled(place, "Give one, or leave the row out.")
     if isinstance(cell, float | Decimal) and math.isfinite(cell) and cell == int(cell):
         cell = int(cell)
     name = written(cell, f"{place}: the label")

@@ -10,7 +10,7 @@ from typing import Any
 from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.read import read_task
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 
 SPLITS = ("train", "validation", "test")
@@ -98,9 +98,7 @@ def plain(row: Row) -> str:
 
 
 def _label(row: Row) -> int:
-    if row.label is None:
-        raise DataError(f"{row.where or 'a row'} has no label; episodes need one in every row")
-    return row.label
+    return label_of(row, "Episodes need one in every row.")
 
 
 def _parts(source: Path, split: str | None, name: str) -> dict[str, list[str]]:

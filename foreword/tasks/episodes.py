@@ -11,7 +11,7 @@ import numpy as np
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.class_splits import SPLITS, apart, refuse_leakage
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 
 Split = Literal["train", "validation", "test"]
@@ -78,9 +78,8 @@ class Source:
             for task in self.tasks:
                 pools: dict[int, list[int]] = {}
                 for number, row in enumerate(task.rows(split)):
-                    if row.label is None:
-                        raise DataError(f"{row.where or 'a row'} has no label; episodes need one in every row")
-                    pools.setdefault(row.label, []).append(number)
+                    label = label_of(row, "Episodes need one in every row.")
+                    pools.setdefault(label, []).append(number)
                 found[split].append({c: rows for c, rows in sorted(pools.items()) if len(rows) > self.shots})
         return found
 

@@ -17,6 +17,7 @@ from foreword.tasks.cells import (
     targets_of,
     text_list,
     text_of,
+    unlabelled,
 )
 from foreword.tasks.guess_fields import Sample, answer_text, gives_away, guess_texts, sample_of, warning
 
@@ -50,6 +51,20 @@ class Row:
     def text(self) -> str:
         """The texts and options alone, canonical; equal texts fall into the same split, whatever their label."""
         return json.dumps([dict(self.fields), list(self.options)], ensure_ascii=False, sort_keys=True)
+
+
+def label_of(row: Row, why: str = "Training and measuring need one in every row.") -> int:
+    """Return the row's label. Raises: DataError, in which `why` says who needs one, if there is none."""
+    if row.label is None:
+        raise unlabelled(row.where, why)
+    return row.label
+
+
+def require_answers(rows: Sequence[Row], why: str = "Label the row, or leave it out, to measure the others.") -> None:
+    """Raise a DataError, in which `why` says what to do, if a row has neither a label nor a target."""
+    for row in rows:
+        if row.label is None and not row.targets:
+            raise unlabelled(row.where, why)
 
 
 @final

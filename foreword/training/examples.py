@@ -14,12 +14,12 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.features import EncodedRows
 from foreword.inference.generation import written_form
-from foreword.inference.metrics import label_of, require_targets
+from foreword.inference.metrics import require_targets
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import turn_end
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import Plan
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.training.joint_step import Example
 
 

@@ -12,11 +12,11 @@ from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import Probe
 from foreword.errors import ConfigError, DataError
-from foreword.inference.metrics import label_of
 from foreword.inference.scoring import row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
 from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.rows import label_of
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Positive
 

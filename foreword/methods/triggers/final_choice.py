@@ -11,12 +11,11 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.inference.batched import stacked_scores
-from foreword.inference.metrics import label_of
 from foreword.methods.triggers.detokenise import reads_alike
 from foreword.methods.triggers.search_space import Field
 from foreword.methods.triggers.slots import Prompt
 from foreword.tasks.metrics import accuracy, nll
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 
 
 @final

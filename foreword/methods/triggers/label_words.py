@@ -12,14 +12,13 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
-from foreword.inference.metrics import label_of
 from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.triggers.explanation import with_prompt
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.tasks.metrics import accuracy, nll
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 
 MOST = 5  # words a label

@@ -7,7 +7,6 @@ from typing import Any, final
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import DataError
-from foreword.inference.metrics import label_of
 from foreword.methods.triggers.detokenise import Writer
 from foreword.methods.triggers.objective import Objective
 from foreword.methods.triggers.row_block import Block
@@ -16,7 +15,7 @@ from foreword.methods.triggers.slots import Prompt, Slotted, with_slots
 from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
-from foreword.tasks.rows import Row
+from foreword.tasks.rows import Row, label_of
 from foreword.training.contract import Job
 
 
