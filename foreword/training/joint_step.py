@@ -1,4 +1,4 @@
-"""One forward and backward pass for many learners at once: rows of all of them in mixed batches, gradients apart."""
+"""Run one training step for many learners at once. Their rows share batches; each learner gets its own gradient."""
 
 import dataclasses
 import sys
@@ -23,8 +23,7 @@ from foreword.training.contract import Learner
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One encoded row of one learner's step, its label (None: a text is its answer), and its share of that learner's
-    mean."""
+    """Hold one encoded row of a learner's step, its label (None for text), and its share of the learner's mean."""
 
     owner: int
     encoded: Encoded
@@ -72,13 +71,13 @@ def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
 def step_gradients(
     lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[Example], budget: int
 ) -> tuple[list[float], int]:
-    """Each learner's mean loss over its own rows, gradients left in its leaves; and the token budget that fitted.
+    """Leave the gradients in each learner's leaves; return its mean loss over its own rows, and the budget that fitted.
 
-    The loss is the sum of the learners' means, so a learner's gradient is what it would be alone. What a learner builds
-    from its leaves (an MLP, say) runs once, forward and backward, however many batches the step needs. When memory runs
-    out the batch halves, with one line on stderr.
+    The loss is the sum of the learners' means, so each gradient is what it would be alone. What a learner builds from
+    its leaves, such as an MLP, runs forward and backward once, however many batches the step needs. If memory runs out,
+    the budget of tokens in a batch is halved, with one line on stderr.
 
-    Raises: ModelError where not even one row fits.
+    Raises: ModelError if not even one row fits.
     """
     values = [learner.build(learner.leaves) for learner in learners]
     while True:
@@ -145,7 +144,7 @@ def _backward(
     losses: list[float],
     dropout: bool,
 ) -> None:
-    """One forward and backward pass; only the prompts that the batch has are stacked."""
+    """Run one forward and backward pass; only the prompts that the batch needs are stacked."""
     present = sorted({e.owner for e in batch})
     read, bank = view(lm, [values[owner] for owner in present], dropout)
     if prefixes:
