@@ -146,8 +146,8 @@ def given_prefix(lm: FrozenLM, prefix: PrefixPrompt, config: PrefixTuningConfig,
         )
     if {*sites} != {*prefix.sites}:
         raise ConfigError(
-            f"prefix-tuning: the start given has a prefix at {', '.join(prefix.sites)} and {', '.join(sites)} was asked "
-            f"for; set sites={','.join(prefix.sites)}, or take another start."
+            f"prefix-tuning: the start given has a prefix at {', '.join(prefix.sites)} and {', '.join(sites)} was "
+            f"asked for; set sites={','.join(prefix.sites)}, or take another start."
         )
     return {site: torch.stack(prefix.sites[site]).detach().float().clone().to(lm.device) for site in sites}
 
