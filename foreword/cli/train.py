@@ -226,7 +226,7 @@ def hold(out: Path, said: str = "--out") -> None:
 def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:
     """Whether the folder holds what this job makes: the same recipe, rows and model."""
     from foreword.core.artefact import Artefact
-    from foreword.training.trainer import is_of
+    from foreword.training.recipe import is_of
 
     return (out / "foreword.json").exists() and is_of(Artefact.load(out), lm, job)
 

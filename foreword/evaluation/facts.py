@@ -20,7 +20,8 @@ from foreword.tasks.metrics import rank_metrics, ranks
 from foreword.tasks.relations import Facts, Relation, fact_task, templates_of
 from foreword.tasks.task import Task
 from foreword.training.contract import Progress
-from foreword.training.trainer import make_artefact, train_many
+from foreword.training.recipe import make_artefact
+from foreword.training.trainer import train_many
 
 Candidates = Literal["relation", "all"]
 DRAWS = 2000

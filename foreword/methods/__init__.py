@@ -1,4 +1,4 @@
-"""Methods by name. One file a method; the contract is in base.py and the one loop in loop.py."""
+"""List the methods by name. Each is one file; `training/contract.py` says what a method is."""
 
 from foreword.methods.baselines.bag_of_words import BagOfWords
 from foreword.methods.baselines.fine_tuning import FineTuning

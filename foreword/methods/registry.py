@@ -18,6 +18,7 @@ from foreword.training.warm_start import with_init
 
 
 def find_method(name: str) -> Method:
+    """Return the method of this name. Raises: ConfigError."""
     if name not in METHODS:
         raise ConfigError(f"{name!r} is not a method; choose one of {', '.join(METHODS)}.")
     return METHODS[name]
@@ -33,23 +34,23 @@ def make_job(
     form: Format | None = None,
     family: Sequence[Task] = (),
 ) -> Job:
-    """A job with its options parsed and checked; `form` is the task's own format for this kind of model by default.
+    """Return a job with its options checked; by default, `form` is the task's own format for this kind of model.
 
-    The option `init` may be an artefact, or the folder of one, for methods that start from one. `family` are the tasks
-    whose episodes metaprompting learns from, where they are several.
+    The option `init` may be an artefact, or the folder of one, for methods that start from one. If metaprompting learns
+    from the episodes of several tasks, `family` holds them.
 
     Raises: ConfigError for an unknown method or option.
     """
-    found = find_method(method)
-    plain, start = with_init(found, options or {})
-    config = configure(found, plain)
-    if family and not found.episodes:
+    chosen = find_method(method)
+    plain, start = with_init(chosen, options or {})
+    config = configure(chosen, plain)
+    if family and not chosen.episodes:
         raise ConfigError(f"{method} learns from one task; metaprompting learns from several.")
     form = form or (family[0] if family else task).format(lm.kind, chat=lm.instructed, lm=lm)
     return Job(
         task,
-        fitting(found, frozen(lm.tokenizer, form, lm.name) if found.uses_lm else form),
-        found,
+        fitting(chosen, frozen(lm.tokenizer, form, lm.name) if chosen.uses_lm else form),
+        chosen,
         config,
         seed,
         f"{task.name}/{method}/seed {seed}",
@@ -59,7 +60,7 @@ def make_job(
 
 
 def fitting(method: Method, form: Format) -> Format:
-    """The format without its place for demonstrations, for a method that shows none."""
+    """Return the format, without its place for demonstrations if the method shows none."""
     return form if method.demonstrates else dataclasses.replace(form, template=form.template.without_demos())
 
 

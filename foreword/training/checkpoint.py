@@ -1,4 +1,4 @@
-"""Where training stands, on disk: one safetensors file, written to a temporary name and renamed. No pickle."""
+"""Keep the state of the gradient loop on disk: one safetensors file, written under another name and renamed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,24 +17,25 @@ EVERY_STEPS = 25
 
 
 class Checkpoint:
-    """Writes and restores the state of all runs of one group; `key` says which jobs they are."""
+    """Write and restore the state of all runs of one stack; `key` says which jobs they are."""
 
     def __init__(self, file: Path, key: str):
         self.file = file
         self.key = key
 
     def every(self, runs: Sequence[Run]) -> Callable[[int], None]:
+        """Return a function that writes the runs after every few steps."""
         # A step over episodes takes long beside what is written.
-        often = 1 if any(run.learner.own is not None for run in runs) else EVERY_STEPS
+        interval = 1 if any(run.learner.own is not None for run in runs) else EVERY_STEPS
 
         def after_step(step: int) -> None:
-            if step % often == 0:
+            if step % interval == 0:
                 self.write(runs)
 
         return after_step
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Raises: ArtefactError when the disk refuses; the earlier checkpoint stays."""
+        """Write the runs. Raises: ArtefactError if the disk refuses; the earlier checkpoint stays."""
         tensors: dict[str, Tensor] = {}
         record: list[Any] = []
         for number, run in enumerate(runs):
@@ -60,7 +61,7 @@ class Checkpoint:
             ) from error
 
     def restore(self, runs: Sequence[Run]) -> None:
-        """Bring the runs to where the file says; without a file they start from the beginning.
+        """Restore the runs from the file; without a file they start from the beginning.
 
         Raises: ArtefactError for a damaged file or one of other jobs.
         """
@@ -79,16 +80,18 @@ class Checkpoint:
                 f"The checkpoint {self.file} is of another job (other data, model, options, seed or template); "
                 "use the options of the run that wrote it, or delete it to start again."
             )
-        for number, (run, kept) in enumerate(zip(runs, json.loads(metadata["runs"]), strict=True)):
-            run.restore(_state_of(number, kept, tensors))
-            run.error = None if kept["error"] is None else ModelError(kept["error"])
+        for number, (run, record) in enumerate(zip(runs, json.loads(metadata["runs"]), strict=True)):
+            run.restore(_state_of(number, record, tensors))
+            run.error = None if record["error"] is None else ModelError(record["error"])
 
     def remove(self) -> None:
+        """Remove the file, once the artefacts are safe."""
         remove_whole(self.file)
 
 
-def _state_of(number: int, kept: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    state: dict[str, Any] = {"leaves": {}, "best_leaves": {}, "counters": kept["counters"]}
+def _state_of(number: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what `Run.state` gave for run `number`, whose tensors are named `number/part/name`."""
+    state: dict[str, Any] = {"leaves": {}, "best_leaves": {}, "counters": record["counters"]}
     optimizer: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         owner, part, rest = name.split("/", 2)
@@ -99,8 +102,8 @@ def _state_of(number: int, kept: dict[str, Any], tensors: dict[str, Tensor]) -> 
             optimizer.setdefault(int(index), {})[key] = tensor
         else:
             state[part][rest] = tensor
-    for name, value in kept["scalars"].items():
+    for name, value in record["scalars"].items():
         index, key = name.split("/", 1)
         optimizer.setdefault(int(index), {})[key] = value
-    state["optimizer"] = {"state": optimizer, "param_groups": kept["groups"]}
+    state["optimizer"] = {"state": optimizer, "param_groups": record["groups"]}
     return state

@@ -1,4 +1,4 @@
-"""Rows that a learner reads, encoded: with their labels, or with the texts that answer them, each with its end."""
+"""Encode the rows that a learner reads, with their labels, or with the texts that answer them and their ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +26,10 @@ from foreword.training.joint_step import Example
 @final
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Encoded rows with their labels. Where answers are texts, `encoded` has every reference of every row, `of_N` says
-    which of them are row n's, and there are no labels.
+    """Hold encoded rows with their labels.
+
+    For answers in text there are no labels: `encoded` has every reference of every row, and `of_N[n]` is the range of
+    those of row n.
     """
 
     encoded: Sequence[Encoded]
@@ -58,14 +60,15 @@ class Rows:
 
     @property
     def pieces_X(self) -> list[int]:
-        """How many pieces each reference has, its end included."""
+        """Return how many tokens each reference has, its end included."""
         return [_plan(encoded).longest for encoded in self.encoded]
 
     def examples(self, owner: int, rows: Sequence[int], first: int, seed: int) -> list[Example]:
-        """The rows of a step, which are number `first` and on of all that the learner reads; shares make their mean.
+        """Build the training examples of one step, starting at position `first` in the stream of rows.
 
-        A mean over labels, or over pieces of references: so the loss is that of the paper, a sum for each sentence (Li
-        & Liang 2021, eq. 2), but for a factor. In R epochs a row shows its R references once each, in a drawn order.
+        Each example is weighted so that the losses sum to their mean over labels, or over tokens of references. Except
+        for a factor, the latter is the loss of Li & Liang 2021, eq. 2, which sums over each sentence. In R epochs a row
+        with R references shows each of them once, in a drawn order.
         """
         if not self.of_N:
             return [Example(owner, self.encoded[n], self.label_N[n], 1.0 / len(rows)) for n in rows]
@@ -75,19 +78,19 @@ class Rows:
         return [Example(owner, encoded, None, share) for encoded in chosen]
 
     def _reference(self, row: int, epoch: int, seed: int) -> int:
-        own = self.of_N[row]
-        turn, at = divmod(epoch, len(own))
-        return own[int(np.random.default_rng([seed, row, turn, 1]).permutation(len(own))[at])]
+        references = self.of_N[row]
+        turn, at = divmod(epoch, len(references))
+        return references[int(np.random.default_rng([seed, row, turn, 1]).permutation(len(references))[at])]
 
 
 def encode_targets(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
-    """Every target of every row, as the text that the model is to write after the row, up to where it ends.
+    """Encode every target of every row, as the text that the model generates after the row, with its end.
 
-    The end is the model's own piece for it, which stops decoding whatever the format's stop strings are; a model
-    without one is taught the first stop string.
+    The end is the model's own end token, which stops decoding whatever the stop strings of the format are. A model
+    without one learns the first stop string.
 
-    Raises: DataError for a row without a target, a target without pieces, with a stop string inside, or for which there
-    is no room; ConfigError where the format does not say how text is written.
+    Raises: DataError for a row without a target, or a target without tokens, with a stop string inside, or without
+    room; ConfigError if the format does not say how text is generated.
     """
     if form.decoding is None:
         raise ConfigError("The format does not say how text is written (it has no decoding); use the task's own.")
@@ -124,7 +127,7 @@ def encode_targets(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int =
 def reference_nll(
     lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row], tokens_per_batch: int | None = None
 ) -> float:
-    """Mean negative log-likelihood per piece of all references of all rows, the ends of texts included.
+    """Return the mean negative log-likelihood per token of all references of all rows, the ends of texts included.
 
     Raises: DataError, ConfigError as `encode_targets` says.
     """
@@ -134,12 +137,12 @@ def reference_nll(
 
 
 def mean_nll(rows: Rows, score_XC: Float[Tensor, "X C"]) -> float:
-    """The scores of all references, in the first column, as one mean per piece."""
+    """Return minus the mean per token of the references' scores, which are in the first column."""
     return -float(score_XC[:, 0].double().sum()) / max(1, sum(rows.pieces_X))
 
 
 def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[Plan]:
-    """The pieces of each target alone. Raises: DataError that names the row of a target that has none."""
+    """Return the tokens of each target alone. Raises: DataError that names the row of a target that has none."""
     try:
         return encoder.planner.texts([target for _, target in pairs])
     except ConfigError:
@@ -154,7 +157,7 @@ def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[Plan]:
 def _ended(
     lm: FrozenLM, encoder: Encoder, texts: Sequence[str], plans: Sequence[Plan], stops: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """Each text's pieces with the end of the text after them."""
+    """Return the tokens of each text, with the end of the text after them."""
     if lm.stops:
         turn = turn_end(lm.tokenizer) if encoder.chat else None
         own = lm.tokenizer.eos_token_id if turn is None else turn

@@ -23,8 +23,7 @@ from foreword.training.contract import Learner
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Hold one encoded row of one learner's step, its label (None: a text is its answer), and its share of that
-    learner's mean loss."""
+    """Hold one encoded row of a learner's step, its label (None for text), and its share of the learner's mean."""
 
     owner: int
     encoded: Encoded
@@ -72,11 +71,11 @@ def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
 def step_gradients(
     lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[Example], budget: int
 ) -> tuple[list[float], int]:
-    """Return each learner's mean loss over its own rows, and the token budget that fitted; leave gradients in leaves.
+    """Leave the gradients in each learner's leaves; return its mean loss over its own rows, and the budget that fitted.
 
-    The loss is the sum of the learners' means, so a learner's gradient is what it would be alone. What a learner builds
-    from its leaves (an MLP, say) runs once, forward and backward, however many batches the step needs. If memory runs
-    out, the batch halves, with one line on stderr.
+    The loss is the sum of the learners' means, so each gradient is what it would be alone. What a learner builds from
+    its leaves, such as an MLP, runs forward and backward once, however many batches the step needs. If memory runs out,
+    the budget of tokens in a batch is halved, with one line on stderr.
 
     Raises: ModelError if not even one row fits.
     """

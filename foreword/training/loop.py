@@ -1,4 +1,4 @@
-"""The one gradient loop. It takes a list of learners, steps them together and stops each on its own."""
+"""Run the one gradient loop: step a list of learners together, and stop each on its own."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from foreword.training.optimizers import learning_rate, make_optimizer
 
 @dataclass(eq=False)
 class Run:
-    """A learner on its way: where it is, what it scored, and the best leaves so far."""
+    """Hold the state of one learner in training: its step, its scores, and the best leaves so far."""
 
     name: str
     learner: Learner
@@ -41,9 +41,7 @@ class Run:
     stopped: bool = False
     settled: bool = True  # False while a step or its evaluation is under way: no state to go on from
     last_metric: float = float("nan")
-    curve: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # by step: development accuracy, or the loss of references
+    curve: list[tuple[int, float]] = field(default_factory=list)  # by step: accuracy on validation rows, or their loss
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(list(self.learner.leaves.values()), self.learner.config)
@@ -58,7 +56,7 @@ class Run:
         return self.learner.leaves
 
     def state(self) -> dict[str, Any]:
-        """All that resuming needs; the order of rows follows from the seed and the step."""
+        """Return everything that resuming needs; the order of rows follows from the seed and the step."""
         return {
             "leaves": {k: v.detach() for k, v in self.learner.leaves.items()},
             "best_leaves": self.best_leaves,
@@ -70,6 +68,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go to a state that `state` returned."""
         with torch.no_grad():
             for name, tensor in state["leaves"].items():
                 self.learner.leaves[name].copy_(tensor)
@@ -84,7 +83,7 @@ class Run:
 
 
 def batch_rows(run: Run, step: int) -> list[int]:
-    """The rows of a step: every epoch is a permutation drawn from the seed and the epoch's number alone."""
+    """Return the rows of a step. Every epoch is a permutation drawn from the seed and the epoch's number alone."""
     n, size = len(run.train), run.learner.config.batch_size
     size = min(size, n)
     first = step * size
@@ -102,9 +101,9 @@ def fit(
     progress: Progress | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Train every run to its own end, all active ones in mixed batches. A run that fails is left with its error.
+    """Train every run to its own end, all active ones in mixed batches. A run that fails keeps its error.
 
-    `after_step` is called with the number of joint steps done; checkpoints are written from there.
+    `after_step` is called with the number of joint steps done; it writes checkpoints.
     """
     budget = min(run.learner.config.tokens_per_batch or lm.batch_tokens for run in runs)
     joint = 0
@@ -116,8 +115,8 @@ def fit(
         due = [r for r in active if r.error is None and (r.step % r.learner.config.eval_every == 0 or r.done)]
         evaluate(lm, [r for r in due if len(r.dev) and r.learner.own is None], budget)
         for run in due:
-            if run.learner.own is not None and (found := run.learner.own.measure(run.learner.leaves)) is not None:
-                _judge(run, found)
+            if run.learner.own is not None and (score := run.learner.own.measure(run.learner.leaves)) is not None:
+                _judge(run, score)
         took = (time.perf_counter() - began) / len(active)
         for run in active:
             run.seconds += took
@@ -131,6 +130,7 @@ def fit(
 
 
 def _joint_step(lm: FrozenLM, active: Sequence[Run], budget: int) -> int:
+    """Take one step of every active run; return the tokens a batch that fitted."""
     for run in active:
         run.optimizer.zero_grad(set_to_none=True)
     if active[0].learner.own is not None:
@@ -152,16 +152,16 @@ def _joint_step(lm: FrozenLM, active: Sequence[Run], budget: int) -> int:
 
 
 def _own_step(run: Run) -> None:
-    """A step whose gradient is the learner's own affair: of all tasks of a meta-batch, say."""
-    own = run.learner.own
-    assert own is not None, "learners with steps of their own train alone"
-    loss = own.gradients(run.learner.leaves, run.step)
-    run.examples += own.rows
+    """Take a step whose gradient the learner computes itself, such as that of a meta-batch."""
+    step = run.learner.own
+    assert step is not None, "learners with steps of their own train alone"
+    loss = step.gradients(run.learner.leaves, run.step)
+    run.examples += step.rows
     _move(run, loss)
 
 
 def _move(run: Run, loss: float) -> None:
-    """Clip the gradients in the leaves and step, unless something is not a number."""
+    """Clip the gradients in the leaves and step, unless the loss or a gradient is not a number."""
     leaves = list(run.learner.leaves.values())
     run.loss = loss
     if not np.isfinite(loss) or any(p.grad is not None and not torch.isfinite(p.grad).all() for p in leaves):
@@ -183,9 +183,9 @@ def _move(run: Run, loss: float) -> None:
 
 @torch.no_grad()
 def evaluate(lm: FrozenLM, runs: Sequence[Run], budget: int) -> None:
-    """Score the development rows, remember the best leaves (accuracy first, then likelihood), stop the patient ones.
+    """Score the validation rows, remember the best leaves, and stop the runs whose patience has ended.
 
-    Where answers are texts, the likelihood per piece of all references alone decides.
+    Accuracy decides first, then likelihood. For text, the likelihood per token of all references decides alone.
     """
     if not runs:
         return
@@ -199,22 +199,23 @@ def evaluate(lm: FrozenLM, runs: Sequence[Run], budget: int) -> None:
             continue
         score = score_NC.double().cpu().numpy()
         label = np.asarray(run.dev.label_N)
-        now = (float(accuracy(score, label)), -float(nll(score, label)))
-        _judge(run, now)
+        _judge(run, (float(accuracy(score, label)), -float(nll(score, label))))
 
 
-def _judge(run: Run, now: tuple[float, float], told: float | None = None) -> None:
-    """Keep the leaves where they are the best so far; stop the run where its patience has ended. `told` is what a
-    person hears of it (None: the first of what is compared)."""
+def _judge(run: Run, score: tuple[float, float], reported: float | None = None) -> None:
+    """Keep the leaves if they are the best so far; stop the run if its patience has ended.
+
+    `reported` is the value shown to the user; by default the first element of `score`.
+    """
     config = run.learner.config
-    if run.best is None or now > run.best:
-        run.best, run.best_step, run.misses = now, run.step, 0
+    if run.best is None or score > run.best:
+        run.best, run.best_step, run.misses = score, run.step, 0
         if config.keep == "best":
             run.best_leaves = {k: v.detach().clone() for k, v in run.learner.leaves.items()}
     else:
         run.misses += 1
         run.stopped = bool(config.patience) and run.misses >= config.patience
-    run.last_metric = now[0] if told is None else told
+    run.last_metric = score[0] if reported is None else reported
     run.curve.append((run.step, run.last_metric))
 
 

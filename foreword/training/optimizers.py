@@ -1,4 +1,4 @@
-"""Optimisers of single learners, and how a learning rate moves over a schedule."""
+"""Make the optimiser of a learner, and compute the learning rate of each step."""
 
 import math
 from collections.abc import Iterable
@@ -10,11 +10,10 @@ from foreword.training.contract import GradientConfig
 
 
 class Adafactor(torch.optim.Optimizer):
-    """Adafactor as prompt tuning uses it: unfactored and without parameter scaling (Shazeer & Stern 2018; Lester 2021).
+    """Run Adafactor as prompt tuning does, without parameter scaling (Shazeer & Stern 2018; Lester et al. 2021).
 
-    The second moment decays by `1 - t ** -decay_rate`, and an update is scaled down to a root mean square of
-    `threshold`.
-    Unfactored, so that each prompt of a stack moves as it would alone.
+    The second moment decays by `1 - t ** -decay_rate`. An update is scaled down to a root mean square of `threshold`.
+    Nothing is factored, so each prompt of a stack moves as it would alone.
     """
 
     def __init__(
@@ -55,13 +54,13 @@ class Adafactor(torch.optim.Optimizer):
 
 
 def make_optimizer(leaves: list[Tensor], config: GradientConfig) -> torch.optim.Optimizer:
-    """The learner's own optimiser over its own leaves."""
+    """Return the optimiser of one learner over its leaves."""
     kinds = {"adamw": torch.optim.AdamW, "adafactor": Adafactor, "sgd": torch.optim.SGD}
     return kinds[config.optimizer](leaves, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: GradientConfig, step: int) -> float:
-    """The learning rate of step `step` (from 0): linear warm-up, then constant, linear to 0 or cosine to 0."""
+    """Return the learning rate of step `step` (from 0): linear warm-up, then constant, linear to 0 or cosine to 0."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":

@@ -1,4 +1,4 @@
-"""Options of methods: what the fields of a config allow, and how words from a command line or a grid become values."""
+"""Check the options of methods, and turn words of a command line or a grid into their values."""
 
 import dataclasses
 import difflib
@@ -18,20 +18,20 @@ from foreword.errors import ConfigError
 
 @runtime_checkable
 class Configurable(Protocol):
-    """What has a name and a dataclass of options: a method."""
+    """Describe what has a name and a dataclass of options, as a method does."""
 
     name: ClassVar[str]
     Config: ClassVar[type]
 
 
 class Start(str):
-    """What a config says of the artefact that training starts from: "start:" and the hash of its tensors."""
+    """Name the artefact that training starts from in a config: "start:" and the hash of its tensors."""
 
 
 @final
 @dataclass(frozen=True)
 class Range:
-    """What a number may be: at least `low` (`above`: more than it), and at most `high`."""
+    """Say which numbers are allowed: at least `low` (`above`: more than it), and at most `high`."""
 
     low: float
     high: float = math.inf
@@ -47,9 +47,10 @@ class Range:
 
 @final
 class Escaped:
-    """Of a text: \\n is a new line and \\s a space, which a command line would not take at its ends."""
+    """Mark a text in which \\n is a new line and \\s a space, which a command line would not take at its ends."""
 
     def read(self, text: str) -> str:
+        """Return the text with its new lines and spaces."""
         return text.replace("\\n", "\n").replace("\\s", " ")
 
 
@@ -83,86 +84,88 @@ PEFT_NAMES = {
 
 
 def configure(method: Configurable, options: Mapping[str, Any]) -> Any:
-    """A method's config from options by name; unknown names fail and list the valid ones.
+    """Return a method's config from options by name.
 
-    Raises: ConfigError for an unknown option (another library's name is told ours), a wrong type, a value out of range.
+    Raises: ConfigError for an unknown option (the message lists the valid ones, and translates names of PEFT), a wrong
+    type, or a value out of range.
     """
     kinds = kinds_of(method.Config)
     fields = {f.name for f in dataclasses.fields(method.Config)}
     values = {}
-    for name, given in options.items():
+    for name, value in options.items():
         if name not in fields:
             hint = PEFT_NAMES.get(name)
             if hint not in fields:
                 hint = next(iter(difflib.get_close_matches(name, fields, 1)), None)
-            told = f" Did you mean {hint}?" if hint else ""
+            guess = f" Did you mean {hint}?" if hint else ""
             listed = ", ".join(sorted(fields)) or "none"
-            raise ConfigError(f"{method.name} has no option {name!r}.{told} Its options: {listed}.")
-        values[name] = parse_value(method.name, name, kinds[name], given)
+            raise ConfigError(f"{method.name} has no option {name!r}.{guess} Its options: {listed}.")
+        values[name] = parse_value(method.name, name, kinds[name], value)
     return method.Config(**values)
 
 
 def kinds_of(config: type) -> dict[str, Any]:
-    """The types of a config's fields with their ranges."""
+    """Return the types of a config's fields with their ranges and sentences."""
     return typing.get_type_hints(config, include_extras=True)
 
 
-def parse_value(method: str, field: str, kind: Any, given: Any) -> Any:
-    """One option's value as its annotated type, from a string or a Python value.
+def parse_value(method: str, field: str, kind: Any, raw: Any) -> Any:
+    """Return an option's value as its annotated type, from a string or a Python value.
 
     Raises: ConfigError for another type, or a value out of range.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _checked(method, field, args[1:], parse_value(method, field, args[0], given), given)
+        return _checked(method, field, args[1:], parse_value(method, field, args[0], raw), raw)
     if origin is Literal:
-        if isinstance(given, str | int | float | None) and given in args:
-            return given
+        if isinstance(raw, str | int | float | None) and raw in args:
+            return raw
         raise ConfigError(
-            f"{method}: option {field}={shown(given)} is not allowed; choose one of {', '.join(map(str, args))}."
+            f"{method}: option {field}={shown(raw)} is not allowed; choose one of {', '.join(map(str, args))}."
         )
     if Start in args:
-        if isinstance(given, str) and given.startswith("start:"):
-            return Start(given)
-        return parse_value(method, field, next(a for a in args if a is not Start), given)
+        if isinstance(raw, str) and raw.startswith("start:"):
+            return Start(raw)
+        return parse_value(method, field, next(a for a in args if a is not Start), raw)
     if origin in (typing.Union, types.UnionType):
-        if given is None or (isinstance(given, str) and given in ("", "none", "None")):
+        if raw is None or (isinstance(raw, str) and raw in ("", "none", "None")):
             return None
-        return parse_value(method, field, next(a for a in args if a is not type(None)), given)
-    return _plain(method, field, kind, given)
+        return parse_value(method, field, next(a for a in args if a is not type(None)), raw)
+    return _plain(method, field, kind, raw)
 
 
-def _plain(method: str, field: str, kind: type, given: Any) -> Any:
+def _plain(method: str, field: str, kind: type, raw: Any) -> Any:
+    """Return a value of a type without parts. Raises: ConfigError."""
     try:
         if kind is bool:
-            text = str(given).lower() if isinstance(given, str | int) else ""
+            text = str(raw).lower() if isinstance(raw, str | int) else ""
             if text in ("true", "1", "yes", "on"):
                 return True
             if text in ("false", "0", "no", "off"):
                 return False
             raise ValueError
-        if kind in (int, float) and not isinstance(given, str | Real | Decimal):
+        if kind in (int, float) and not isinstance(raw, str | Real | Decimal):
             raise TypeError
         if kind is int:
-            return int(str(given))
+            return int(str(raw))
         if kind is float:
-            value = float(given)
+            value = float(raw)
             if math.isnan(value):
                 raise ValueError
             return value
-        if not isinstance(given, str | int | float | PurePath) or broken(str(given)):
+        if not isinstance(raw, str | int | float | PurePath) or broken(str(raw)):
             raise ValueError
-        return str(given)
+        return str(raw)
     except (ValueError, TypeError, OverflowError):
         wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
-        raise ConfigError(f"{method}: option {field}={shown(given)} is not {wanted}.") from None
+        raise ConfigError(f"{method}: option {field}={shown(raw)} is not {wanted}.") from None
 
 
-def _checked(method: str, field: str, extras: tuple[Any, ...], value: Any, given: Any) -> Any:
-    """The value where it is in its range, with its escapes read."""
+def _checked(method: str, field: str, extras: tuple[Any, ...], value: Any, raw: Any) -> Any:
+    """Return the value with its escapes read. Raises: ConfigError if it is out of range."""
     for extra in extras:
         if isinstance(extra, Range) and value not in extra:
-            raise ConfigError(f"{method}: option {field}={shown(given)} is out of range; it must be {extra}.")
+            raise ConfigError(f"{method}: option {field}={shown(raw)} is out of range; it must be {extra}.")
         if isinstance(extra, Escaped):
             value = extra.read(value)
     return value

@@ -2,38 +2,34 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreword.core.artefact import Artefact, made_of
-from foreword.core.format import Format
+from foreword.core.artefact import Artefact
 from foreword.core.locks import held
-from foreword.core.values import Learnt, text_start
+from foreword.core.values import text_start
 from foreword.errors import DataError, ForewordError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import HardConfig, calibrate
 from foreword.inference.metrics import measure, measured
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.chat import thinking
 from foreword.models.encoding.encoder import count_cut
-from foreword.tasks.formats import longer_targets
 from foreword.training.answer_log import AnswerLog
 from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import DirectMethod, GradientMethod, Job, Progress, SearchState
 from foreword.training.examples import Rows, mean_nll
 from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
+from foreword.training.recipe import make_artefact, recipe_hash
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """An artefact and what it took; times stay outside of the artefact, whose bytes must not depend on a clock."""
+    """Hold an artefact and how long it took. Times stay outside, since its bytes must not depend on a clock."""
 
     artefact: Artefact
     seconds: float
@@ -41,7 +37,7 @@ class Trained:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C while training: `trained` holds what there was (None where a job had no step yet)."""
+    """Say that Ctrl-C stopped training; `trained` holds what there was, or None for a job without a step."""
 
     def __init__(self, trained: list["Trained | None"]):
         super().__init__("training was interrupted")
@@ -63,9 +59,9 @@ def train_many(
 ) -> list[Outcome]:
     """Train every job over one frozen model; a job that fails leaves its error in its place and stops no other.
 
-    Learners of methods whose `mixed_batch` is true train as one stack. `checkpoint` names a file written every so often
-    through a temporary one; with `resume`, training goes on from it and ends in the same numbers as without a stop.
-    `on_done` hears of every job as soon as it has ended.
+    Learners of methods whose `mixed_batch` is true train as one stack. `checkpoint` names a file that is written every
+    few steps. With `resume`, training continues from it and gives the same artefacts as without a stop. `on_done` is
+    called with each job's outcome as soon as the job has ended.
 
     Raises: TrainingInterrupted on Ctrl-C, with what there is; ConfigError if another process has the checkpoint.
     """
@@ -126,33 +122,29 @@ def _trained(outcomes: Sequence[Outcome | None]) -> list[Trained | None]:
 def _finish_direct(lm: FrozenLM, job: Job, method: DirectMethod, state: SearchState) -> Trained:
     """Run a direct method, calibrate its scores if the config says so, and measure the validation rows."""
     began = time.perf_counter()
-    made = method.make(lm, job, state)
-    value, form, score = made.value, made.format, None
-    notes = dict(made.metrics)
+    result = method.make(lm, job, state)
+    value, form, score = result.value, result.format, None
+    notes = dict(result.metrics)
     if isinstance(job.config, HardConfig):
         calibrated = calibrate(lm, job.task, job.config, job.format, value, form, job.encoded_rows)
         value, form, score = calibrated.value, calibrated.format, calibrated.development
         notes |= calibrated.notes
     seconds = time.perf_counter() - began
-    artefact = make_artefact(lm, job, value, form, made.parameters)
-    artefact = dataclasses.replace(artefact, trace=dict(made.trace)).with_metrics(**notes)
+    artefact = make_artefact(lm, job, value, form, result.parameters)
+    artefact = dataclasses.replace(artefact, trace=dict(result.trace)).with_metrics(**notes)
     held = job.task.validation
     if any(row.label is not None or row.targets for row in held):
         artefact = artefact.with_metrics(validation=measure(lm, artefact, job.task, held, score, job.encoded_rows))
-    return Trained(artefact, seconds, len(job.task.train) / seconds if made.parameters and seconds else 0.0)
+    return Trained(artefact, seconds, len(job.task.train) / seconds if result.parameters and seconds else 0.0)
 
 
 def _part(checkpoint: Path | None, name: str, parts: int) -> Path | None:
-    """The file of one of several parts."""
+    """Return the file of one of several parts."""
     return checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint and parts > 1 else checkpoint
 
 
-def _relayed(progress: Progress | None, job: int) -> Progress | None:
-    """Progress of one job of several."""
-    return (lambda step: progress(dataclasses.replace(step, job=job))) if progress else None
-
-
 def _start(lm: FrozenLM, job: Job) -> Run:
+    """Begin the run of a job whose method gives a learner."""
     method = job.method
     assert isinstance(method, GradientMethod), "direct methods never reach the loop"
     if not job.task.train:
@@ -179,6 +171,7 @@ def _train_group(
     file: Path | None,
     resume: bool,
 ) -> None:
+    """Train the learners of one stack; a job whose learner cannot start is left out."""
     runs: list[Run] = []
     started: list[int] = []
     for position, job in enumerate(jobs):
@@ -214,14 +207,15 @@ def _train_group(
 
 
 def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
+    """Make the artefact of a run that has ended, or was stopped."""
     value = run.learner.saved({k: v.detach() for k, v in run.final_leaves().items()})
     value = rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
-    numbers = sum(leaf.numel() for leaf in run.learner.leaves.values())
-    artefact = make_artefact(lm, job, value, run.learner.format, numbers)
-    kept = run.best_step if run.learner.config.keep == "best" and run.best else run.step
-    artefact = artefact.with_metrics(steps=run.step, kept_step=kept)
+    parameters = sum(leaf.numel() for leaf in run.learner.leaves.values())
+    artefact = make_artefact(lm, job, value, run.learner.format, parameters)
+    kept_step = run.best_step if run.learner.config.keep == "best" and run.best else run.step
+    artefact = artefact.with_metrics(steps=run.step, kept_step=kept_step)
     if run.learner.own is not None:
-        artefact = _told(artefact, run)
+        artefact = _with_own_record(artefact, run)
     cut_rows, cut_tokens = count_cut([*run.train.encoded, *run.dev.encoded])
     if cut_rows:
         artefact = artefact.with_metrics(cut_rows=cut_rows, cut_tokens=cut_tokens)
@@ -241,76 +235,14 @@ def _on_validation(lm: FrozenLM, artefact: Artefact, job: Job, dev: Rows) -> dic
     return measure(lm, artefact, job.task, rows) | {"nll": round(mean_nll(dev, score_X1), 6)}
 
 
-def _told(artefact: Artefact, run: Run) -> Artefact:
-    """What a learner with steps of its own adds to the record: its recipe, its curve, and what was reached."""
+def _with_own_record(artefact: Artefact, run: Run) -> Artefact:
+    """Add the recipe, the curve and the accuracy of a learner with steps of its own."""
     own, leaves = run.learner.own, run.final_leaves()
     assert own is not None, "asked of such learners alone"
     artefact = dataclasses.replace(artefact, recipe={**artefact.recipe, **own.record(leaves)})
-    kept = next((value for step, value in reversed(run.curve) if step == artefact.metrics["kept_step"]), None)
+    reached = next((value for step, value in reversed(run.curve) if step == artefact.metrics["kept_step"]), None)
     curve = [[step, round(value, 6)] for step, value in run.curve]
     return artefact.with_metrics(
-        **({} if kept is None else {"episodes": {"accuracy": round(kept, 6)}}), **({"curve": curve} if curve else {})
+        **({} if reached is None else {"episodes": {"accuracy": round(reached, 6)}}),
+        **({"curve": curve} if curve else {}),
     )
-
-
-def make_artefact(lm: FrozenLM, job: Job, value: Learnt, form: Format, numbers: int) -> Artefact:
-    """The artefact of a job, with everything needed to check it and to make it again.
-
-    Where it writes, it says what the checkpoint asks of decoding and is not obeyed (`FrozenLM.set_aside`), and how many
-    training and validation rows have targets that are longer than an answer may be.
-    """
-    method = job.method
-    config = dataclasses.asdict(job.config)
-    thinks = thinking(lm.tokenizer, form, lm.name) if method.uses_lm else None
-    made = Artefact(
-        value=value,
-        format=form,
-        method=job.method.name,
-        config=config,
-        seed=job.seed,
-        model={"name": lm.name, "kind": lm.kind},
-        fingerprint=dataclasses.asdict(lm.fingerprint()) if method.uses_lm else {},
-        fields=tuple(job.task.fields),
-        metrics={} if thinks is None else {"thinking": thinks},
-        hashes=job.task.hashes(),
-        recipe={
-            "method": job.method.name,
-            "options": config,
-            "seed": job.seed,
-            "task": job.task.name,
-            "format": job.format.to_json(),
-            "data": job.task.origin,
-        },
-        parent=None if job.init is None else job.init.sha256,
-        numbers_trained=numbers,
-    )
-    if form.decoding is None:
-        return made
-    rows = (*job.task.train, *job.task.validation)
-    longer = longer_targets(lm, form, rows) if form.decoding.extract is None and job.task.metric else 0
-    told: dict[str, Any] = {"set_aside": dict(lm.set_aside)} if lm.set_aside else {}
-    if longer:
-        told["longer_targets"] = {"rows": longer, "of": len(rows), "max_new_tokens": form.decoding.max_new_tokens}
-    return made.with_metrics(**told) if told else made
-
-
-def is_of(artefact: Artefact, lm: FrozenLM, job: Job) -> bool:
-    """Whether the artefact is what this job makes over this model: the same recipe, rows and weights."""
-    return artefact.made_of == _made_of(job) and artefact.fingerprint in ({}, dataclasses.asdict(lm.fingerprint()))
-
-
-def _made_of(job: Job) -> str:
-    """What `Artefact.made_of` says of the job's artefact."""
-    return made_of(job.method.name, dataclasses.asdict(job.config), job.seed, job.task.hashes(), job.format.to_json())
-
-
-def recipe_hash(lm: FrozenLM, jobs: Sequence[Job]) -> str:
-    """A hash of what the jobs are and of the model: resuming something else is refused."""
-    text = json.dumps(
-        [
-            dataclasses.asdict(lm.fingerprint()),
-            [_made_of(job) for job in jobs],
-        ],
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()

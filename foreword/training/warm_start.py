@@ -1,4 +1,4 @@
-"""Training that starts from an artefact: found where `init` names one, checked, and recorded by its hash."""
+"""Start training from an artefact that `init` names: read it, check it, and record its hash."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,41 +19,41 @@ START = "start:"
 
 
 def with_init(method: Method, options: Mapping[str, Any]) -> tuple[dict[str, Any], Artefact | None]:
-    """The options as a config takes them, and the artefact that `init` gives or names, if it does.
+    """Return the options as a config takes them, and the artefact that `init` is or names, if there is one.
 
-    The length is the start's own where none is given. So is how it adapts, where the start was learnt to adapt and the
-    method's leaves are the prompt itself: plain descent over some steps, unless an optimiser, a rate or a network is
-    given.
+    If `length` is not given, use that of the initial prompt. If that prompt was meta-learned, and the method learns the
+    prompt itself, also use its inner-loop settings (SGD, learning rate, steps), unless the options set `optimizer`,
+    `learning_rate` or `reparametrise`.
 
-    Raises: ConfigError where the method takes none, or not of this form; ArtefactError for a damaged one.
+    Raises: ConfigError if the method takes no start, or not of this form; ArtefactError for a damaged one.
     """
-    given = options.get("init")
-    found = given if isinstance(given, Artefact) else _read(given)
-    if found is None:
+    init = options.get("init")
+    start = init if isinstance(init, Artefact) else _read(init)
+    if start is None:
         return dict(options), None
     if method.takes_init is None:
-        raise ConfigError(f"{method.name} takes no start; prompt-tuning, p-tuning and prefix-tuning do.")
-    if found.form != method.takes_init:
-        fit = "prefix-tuning" if found.form == "prefix" else "prompt-tuning or p-tuning"
-        wanted = f"give it to {fit}" if found.form in ("soft", "prefix") else "give one with a soft prompt or a prefix"
+        raise ConfigError(f"{method.name} takes no start (init); prompt-tuning, p-tuning and prefix-tuning do.")
+    if start.form != method.takes_init:
+        fit = "prefix-tuning" if start.form == "prefix" else "prompt-tuning or p-tuning"
+        wanted = f"give it to {fit}" if start.form in ("soft", "prefix") else "give one with a soft prompt or a prefix"
         raise ConfigError(
-            f"{method.name} starts from a {method.takes_init} prompt and the artefact given is {found.form}; {wanted}."
+            f"{method.name} starts from a {method.takes_init} prompt and the artefact given is {start.form}; {wanted}."
         )
-    own = {"length": found.value.length} if "length" not in options else {}  # pyright: ignore[reportAttributeAccessIssue]
+    inherited = {"length": start.value.length} if "length" not in options else {}  # pyright: ignore[reportAttributeAccessIssue]
     if method.adapts and not {"optimizer", "learning_rate", "reparametrise"} & options.keys():
-        own |= adaptation_of(found, options)
-    return {**own, **options, "init": Start(START + found.sha256)}, found
+        inherited |= adaptation_of(start, options)
+    return {**inherited, **options, "init": Start(START + start.sha256)}, start
 
 
 def adaptation_of(start: Artefact, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with which a prompt adapts as the start was learnt to; none for another artefact."""
-    said = start.recipe.get("adaptation")
-    if not said:
+    """Return the options that repeat the inner loop of a start of metaprompting; none for another artefact."""
+    inner = start.recipe.get("adaptation")
+    if not inner:
         return {}
-    steps = options.get("steps", said["steps"])
+    steps = options.get("steps", inner["steps"])
     return {
-        "optimizer": said["optimizer"],
-        "learning_rate": said["learning_rate"],
+        "optimizer": inner["optimizer"],
+        "learning_rate": inner["learning_rate"],
         "steps": steps,
         "clip": 0.0,
         "eval_every": steps,
@@ -61,40 +61,42 @@ def adaptation_of(start: Artefact, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def rate_shape(leaf: Tensor) -> tuple[int, ...]:
-    """One step size for each position (of each layer's keys and values, in a prefix)."""
+    """Return the shape of one step size for each position (in a prefix, of each layer's keys and values)."""
     return (*leaf.shape[:-1], 1) if leaf.ndim == 2 else (*leaf.shape[:3], 1, 1)
 
 
 def shares_of(start: Artefact, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a start has learnt of each position's own step size, as a share of the rate and broadcast over the leaves
-    (Meta-SGD, Li et al. 2017)."""
-    said = start.recipe.get("adaptation", {})
-    found = {}
-    for name, rates in said.get("rates", {}).items():
+    """Return the step sizes that a start has learnt, as shares of the rate (Meta-SGD, Li et al. 2017).
+
+    There is one for each position, shaped to broadcast over the leaf of the same name.
+    """
+    inner = start.recipe.get("adaptation", {})
+    shares = {}
+    for name, rates in inner.get("rates", {}).items():
         if (leaf := leaves.get(name)) is not None:
             rate = torch.tensor(rates, dtype=leaf.dtype, device=leaf.device).view(rate_shape(leaf))
-            found[name] = rate / said["learning_rate"]
-    return found
+            shares[name] = rate / inner["learning_rate"]
+    return shares
 
 
 def shares_in(job: Job, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The shares of the job's start where it descends plainly; another optimiser would scale them away."""
+    """Return the shares of the job's start, if the optimiser is SGD; another would scale them away."""
     return shares_of(job.init, leaves) if job.init and job.config.optimizer == "sgd" else {}
 
 
-def _read(given: Any) -> Artefact | None:
-    """The artefact in a folder; None for a word, which the config judges."""
-    if not isinstance(given, str | Path) or isinstance(given, Start):
+def _read(init: Any) -> Artefact | None:
+    """Return the artefact in a folder; None for a word, which the config judges."""
+    if not isinstance(init, str | Path) or isinstance(init, Start):
         return None
-    folder = Path(given)
-    named = isinstance(given, Path) or "/" in given or "\\" in given
+    folder = Path(init)
+    named = isinstance(init, Path) or "/" in init or "\\" in init
     return Artefact.load(folder) if named or (folder / RECORD).exists() else None
 
 
 def started(lm: FrozenLM, job: Job) -> Learnt | None:
-    """The value that training starts from, after the checks against the model; None where it draws its own.
+    """Return the value that training starts from, checked against the model; None if the method draws its own.
 
-    Raises: ArtefactError for a start made for another model; ConfigError where the config names a start by its hash
+    Raises: ArtefactError for a start made for another model; ConfigError if the config names a start by its hash
     alone.
     """
     if job.init is None:

@@ -24,7 +24,7 @@ from foreword.models.encoding.chat_template import ChatTemplate, frozen, strftim
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import load
 from foreword.tasks.task import Task
-from foreword.training.trainer import is_of, recipe_hash
+from foreword.training.recipe import is_of, recipe_hash
 from tests.serving.running import client, server
 
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}[assistant] "

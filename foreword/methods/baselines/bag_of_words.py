@@ -52,14 +52,14 @@ class BagOfWords(DirectMethod):
             return row_words(fields, row)
 
         seen = Counter(word for row in job.task.train for word in set(words(row)))
-        kept = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)
-        if not kept:
+        vocabulary = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)
+        if not vocabulary:
             raise DataError(
                 f"bag-of-words: no word of {job.task.name!r} stands in {job.config.min_rows} training rows."
             )
         tfidf = TfidfVectorizer(
             analyzer=words,  # pyright: ignore[reportArgumentType]
-            vocabulary=kept,
+            vocabulary=vocabulary,
             lowercase=False,  # the words are in lower case, the names of fields before them are as they are
             sublinear_tf=True,
         )
@@ -70,7 +70,7 @@ class BagOfWords(DirectMethod):
         strength = job.config.regularisation or choose_regularisation(x, y, held, held_y, job.seed)
         weight, bias = logistic(x, y, len(job.format.labels), strength, job.seed)
         value = WordCounts(
-            words=tuple(kept),
+            words=tuple(vocabulary),
             idf_V=torch.from_numpy(tfidf.idf_).float(),
             weight_CV=torch.from_numpy(weight).float(),
             bias_C=torch.from_numpy(bias).float(),

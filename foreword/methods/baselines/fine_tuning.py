@@ -1,4 +1,4 @@
-"""Fine-tuning: every weight of the model moves; the prompt is the hand-written one. A baseline, and the ceiling."""
+"""Fine-tune every weight of the model under the hand-written prompt, as a baseline and a ceiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

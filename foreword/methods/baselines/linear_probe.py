@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression over the frozen model's hidden states."""
+"""Fit a linear probe: logistic regression over the frozen model's hidden states."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

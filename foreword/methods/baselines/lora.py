@@ -1,4 +1,4 @@
-"""LoRA through PEFT: low-rank updates of attention weights (Hu et al. 2021). The baseline people ask for."""
+"""Learn low-rank updates of the attention weights through PEFT, as a baseline (LoRA, Hu et al. 2021)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,9 +63,9 @@ class Lora(GradientMethod):
 
 
 def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
-    """A copy of the model with PEFT's low-rank layers in it; the model itself stays as it is.
+    """Return a copy of the model with PEFT's low-rank layers in it; the model itself does not change.
 
-    Raises: ConfigError where PEFT is missing or knows no such modules.
+    Raises: ConfigError if PEFT is missing or knows no such modules.
     """
     try:
         import peft
@@ -95,7 +95,7 @@ def inject(lm: FrozenLM, config: LoraConfig, seed: int) -> FrozenLM:
 
 
 def _require_foldable(lm: FrozenLM, injected: FrozenLM, config: LoraConfig) -> None:
-    """Raises: ConfigError where an update is of no matrix of the model's own alone, so that none is kept of it."""
+    """Raise a ConfigError if an update is not of one matrix of the model's own, since it could not be folded."""
     plain = lm.named_weights()
     for name in injected.named_weights():
         module = name.partition(".lora_")[0]
@@ -109,7 +109,7 @@ def _require_foldable(lm: FrozenLM, injected: FrozenLM, config: LoraConfig) -> N
 
 
 def folded(leaves: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], scale: float) -> LowRank:
-    """PEFT's leaves as factors of the plain model's weights, under the plain model's names."""
+    """Return PEFT's leaves as factors of the plain model's weights, under the plain model's names."""
     factors, transposed = {}, []
     for name, down in leaves.items():
         if ".lora_A." not in name:

@@ -1,4 +1,4 @@
-"""Logistic regression for the two baselines that need no gradient through the model, by scikit-learn."""
+"""Fit the logistic regressions of the baselines without a gradient through the model, by scikit-learn."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ DEFAULT_STRENGTH = 1.0
 
 
 def require_classes(name: str, task: Task) -> None:
-    """Raises: DataError unless the training rows have two labels or more, which a regression needs."""
+    """Raise a DataError unless the training rows have at least two labels, as a regression needs."""
     seen = sorted({row.label for row in task.train if row.label is not None})
     if len(seen) < 2:
         have = f"are all labelled {task.labels[seen[0]]!r}" if seen else "are missing"
@@ -20,7 +20,7 @@ def require_classes(name: str, task: Task) -> None:
 
 
 def logistic(x: Any, y: np.ndarray, labels: int, strength: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial weights (labels, columns) and biases; a label without a training row gets a bias far below."""
+    """Return multinomial weights (labels, columns) and biases; a label without a training row gets a bias of -30."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
@@ -38,7 +38,7 @@ def logistic(x: Any, y: np.ndarray, labels: int, strength: float, seed: int) -> 
 
 
 def choose_regularisation(x: Any, y: np.ndarray, held: Any, held_y: np.ndarray, seed: int) -> float:
-    """The strength whose development log-likelihood is best; 1.0 where there are no development rows."""
+    """Return the strength with the best log-likelihood on the validation rows; 1.0 without any."""
     if held is None or not len(held_y):
         return DEFAULT_STRENGTH
     labels = int(max(y.max(), held_y.max())) + 1
@@ -53,5 +53,5 @@ def choose_regularisation(x: Any, y: np.ndarray, held: Any, held_y: np.ndarray, 
 
 
 def x_times(x: Any, weight: np.ndarray) -> np.ndarray:
-    """Rows (dense or sparse) times weights."""
+    """Return rows (dense or sparse) times weights."""
     return x @ weight.T

@@ -1,4 +1,4 @@
-"""APE: instructions proposed from demonstrations, chosen under a budget of evaluations (Zhou et al. 2022)."""
+"""Propose instructions from demonstrations, and choose one under a budget of evaluations (APE, Zhou et al. 2022)."""
 
 import math
 import random
@@ -21,7 +21,7 @@ from foreword.tasks.rows import Row
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive, Share, Whole
 
-TOGETHER = 5  # texts asked for with one prompt
+TOGETHER = 5  # texts that one prompt asks for
 
 
 @documented
@@ -99,8 +99,8 @@ class Ape(DirectMethod):
     def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
-        how = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
-        proposer = proposing(lm, config, how, state)
+        sampling = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
+        proposer = proposing(lm, config, sampling, state)
         pool = Pool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
         pool.add_as_written()
         for text in given_instructions(config.instructions, job.task.name):
@@ -121,15 +121,15 @@ class Ape(DirectMethod):
         )
         record = described(pool, reader, rows, outcome, config.score, config.budget)
         record["remote_tokens"] = state.spent
-        told: dict[str, Any] = {"search": record, "search_rows": rows.hashes(job.task)}
+        metrics: dict[str, Any] = {"search": record, "search_rows": rows.hashes(job.task)}
         if config.exhaustive:
-            told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
-        told["candidates"] = candidates(pool, outcome)
-        return Made(NONE, pool.arms[outcome.winner].format, metrics=told)
+            metrics["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
+        metrics["candidates"] = candidates(pool, outcome)
+        return Made(NONE, pool.arms[outcome.winner].format, metrics=metrics)
 
 
 class _Maker:
-    """Puts proposals into the pool."""
+    """Put proposals into the pool of candidates."""
 
     def __init__(self, job: Job, rows: Sequence[Row], proposer: Writer | Filler | None, pool: Pool) -> None:
         self._job, self._rows, self._proposer, self._pool = job, rows, proposer, pool
@@ -140,14 +140,14 @@ class _Maker:
         self._answers_shown = {answer_of(job.format, row).lower().rstrip(".") for row in rows}
 
     def first(self) -> None:
-        """Seed instructions, then proposals from demonstrations."""
+        """Add seed instructions, then proposals from demonstrations."""
         if self._config.seeds:
             for text in proposal_prompts.seeds(self._job.format):
                 self._pool.add(text, "seed")
         self._collect(self._config.candidates, self._proposed)
 
     def around(self, best: Ranked) -> None:
-        """New candidates around the best."""
+        """Add new candidates around the best."""
         if self._config.resample == "history" and isinstance(self._proposer, Writer):
             scored = sorted(((arm.text, _shown(self._config.score, mean)) for arm, mean in best if arm.text),
                             key=lambda pair: pair[1])  # fmt: skip
@@ -159,7 +159,7 @@ class _Maker:
         )
 
     def _collect(self, wanted: int, ask: "Callable[[], _Request]") -> None:
-        """Ask until so many new candidates are there, three times as often as would be needed if all were new."""
+        """Ask until `wanted` new candidates are there, at most three times as often as needed if all were new."""
         got, left = 0, 3 * math.ceil(wanted / TOGETHER)
         while got < wanted and left and not self._spent:
             # A writer is asked for all that is still missing at once; what a filler is asked hangs on the pool.
@@ -168,14 +168,14 @@ class _Maker:
             requests = [ask() for _ in range(turn)]
             for request, texts in zip(requests, self._answers(requests), strict=False):
                 for text in texts:
-                    made = proposal_prompts.instruction_of(text, self._rows)
-                    if made and made.lower().rstrip(".") not in self._answers_shown and got < wanted:
-                        got += self._pool.add(made, request.source)
+                    instruction = proposal_prompts.instruction_of(text, self._rows)
+                    if instruction and instruction.lower().rstrip(".") not in self._answers_shown and got < wanted:
+                        got += self._pool.add(instruction, request.source)
 
     def _answers(self, requests: "Sequence[_Request]") -> Iterator[Sequence[str]]:
-        """The texts of each request, as far as the tokens of a remote model go."""
-        asked = [(request.prompt, request.seed) for request in requests if request.prompt is not None]
-        written = self._proposer.write(asked, TOGETHER) if isinstance(self._proposer, Writer) else iter(())
+        """Yield the texts of each request, as far as the tokens of a remote model's budget go."""
+        prompts = [(request.prompt, request.seed) for request in requests if request.prompt is not None]
+        written = self._proposer.write(prompts, TOGETHER) if isinstance(self._proposer, Writer) else iter(())
         try:
             for request in requests:
                 yield request.texts if request.prompt is None else next(written)
@@ -234,7 +234,7 @@ class _Maker:
 
 @dataclass(frozen=True)
 class _Request:
-    """Texts that were proposed, or the prompt that a writer is asked for them with, and where they are from."""
+    """Hold proposed texts, or the prompt that asks a writer for them, and where they come from."""
 
     source: str
     prompt: str | None = None
@@ -243,5 +243,5 @@ class _Request:
 
 
 def _shown(score: str, mean: float) -> float:
-    """A score between 0 and 1: a metric as it is, a mean log-likelihood as the probability it stands for."""
+    """Return a score between 0 and 1: a metric as it is, a mean log-likelihood as a probability."""
     return mean if score == "metric" else math.exp(min(0.0, mean))

@@ -1,5 +1,4 @@
-"""Template search: words around the answer filled in by a language model, the best template chosen before anything is
-trained (Gao et al. 2021, LM-BFF)."""
+"""Fill in words around the answer with a language model, and choose the best template (LM-BFF, Gao et al. 2021)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -78,17 +77,17 @@ class TemplateSearch(DirectMethod):
         outcome = search(
             pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells), block=rows.block
         )
-        told: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "search": described(pool, reader, rows, outcome, config.score, config.budget),
             "search_rows": rows.hashes(job.task),
         }
         if config.exhaustive:
-            told["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
-        told["candidates"] = candidates(pool, outcome)
-        return Made(NONE, pool.arms[outcome.winner].format, metrics=told)
+            metrics["exhaustive"] = exhaustive(pool, reader, len(rows.selection), outcome)
+        metrics["candidates"] = candidates(pool, outcome)
+        return Made(NONE, pool.arms[outcome.winner].format, metrics=metrics)
 
     def _fillings(self, lm: FrozenLM, job: Job, rows: Sequence[Row], state: SearchState) -> list[str]:
-        """The likeliest fillings, shape by shape in turn: sources of a template, or of a chat's last user turn."""
+        """Return the likeliest fillings, one shape after the other: templates, or last user turns of a chat."""
         config: TemplateSearchConfig = job.config
         proposer = lm if config.proposer == "self" else load(config.proposer)
         chat = job.format.template.chat
@@ -102,15 +101,15 @@ class TemplateSearch(DirectMethod):
             examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]
             infiller = Infiller(proposer, examples, config.beam, state, identity(proposer))
             filled = [infiller.fill(shape) for shape in _shapes(job, lm, proposer, config.longest)]
-            ranked = [[turn_of(f) if chat else _source(f, lm.kind) for f in some] for some in filled]
-        found: list[str] = []
+            ranked = [[turn_of(f) if chat else _source(f, lm.kind) for f in fillings] for fillings in filled]
+        chosen: list[str] = []
         for turn in range(config.beam):
-            found += [some[turn] for some in ranked if turn < len(some)]
-        return found[: config.candidates]
+            chosen += [fillings[turn] for fillings in ranked if turn < len(fillings)]
+        return chosen[: config.candidates]
 
 
 def _shapes(job: Job, lm: FrozenLM, proposer: FrozenLM, longest: int) -> list[Any]:
-    """Shapes that the model can read and the proposer can fill: a causal proposer sees nothing behind a gap."""
+    """Return shapes that the model can read and the proposer can fill; a causal one sees nothing behind a gap."""
     kind = "causal" if "causal" in (lm.kind, proposer.kind) else "masked"
     return shapes(tuple(job.task.fields), kind, longest)
 

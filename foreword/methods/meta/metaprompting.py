@@ -1,4 +1,4 @@
-"""MetaPrompting: learn where a prompt's training should start, over many small tasks (Hou et al. 2022)."""
+"""Learn over many small tasks where a prompt's training should start (MetaPrompting, Hou et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -137,12 +137,12 @@ class MetaPrompting(GradientMethod):
         budget = config.tokens_per_batch or lm.batch_tokens
 
         def record(leaves: Mapping[str, Tensor]) -> dict[str, Any]:
-            return told(config, source, formats, leaves)
+            return meta_recipe(config, source, formats, leaves)
 
         lens = PromptLens(read, twice, shape)
         if config.pool:
             lens = PoolLens(read, twice, config.prototypes, config.sharpness, config.transductive)
-        own = MetaStep(lens, deck, plan, job.seed, budget, record, alone=config.tune_model)
+        meta_step = MetaStep(lens, deck, plan, job.seed, budget, record, alone=config.tune_model)
 
         stored = {n: w.dtype for n, w in lm.named_weights().items()} if config.tune_model else {}
 
@@ -154,17 +154,17 @@ class MetaPrompting(GradientMethod):
             return Tuned(prompt, Weights(weights)) if weights else prompt
 
         form = formats[0] if not (source.by_classes or job.family) else replace(formats[0], labels=(), words=())
-        return Learner(leaves, build, form, config, own=own)
+        return Learner(leaves, build, form, config, own=meta_step)
 
 
 def plan_of(config: MetaPromptingConfig) -> Plan:
-    """What a meta-step has to know of the config."""
-    own = {f.name: getattr(config, f.name) for f in fields(Plan) if f.name != "tasks"}
-    return Plan(tasks=config.batch_size, **own)
+    """Return the part of the config that a meta-step needs."""
+    same = {f.name: getattr(config, f.name) for f in fields(Plan) if f.name != "tasks"}
+    return Plan(tasks=config.batch_size, **same)
 
 
 def formats_of(lm: FrozenLM, job: Job) -> list[Format]:
-    """The format of each task: the job's own where it is one task."""
+    """Return the format of each task; the job's own if there is one task."""
     if not job.family:
         return [job.format]
     keep = {"truncate": job.format.truncate, "max_length": job.format.max_length}
@@ -173,7 +173,7 @@ def formats_of(lm: FrozenLM, job: Job) -> list[Format]:
 
 
 def slotted(form: Format, config: MetaPromptingConfig) -> Format:
-    """The format with slots for a soft prompt, in front where it has none; without any for a prefix."""
+    """Return the format with slots for a soft prompt (in front, if it has none), or without any for a prefix."""
     if config.prompt == "soft":
         return form if form.template.slots else replace(form, template=form.template.with_soft(config.length))
     if form.template.slots:
@@ -182,7 +182,7 @@ def slotted(form: Format, config: MetaPromptingConfig) -> Format:
 
 
 def check_lengths(deck: Deck, config: MetaPromptingConfig) -> None:
-    """Raises: ConfigError where the tasks' templates have slots for prompts of different lengths."""
+    """Raise a ConfigError if the templates of the tasks have slots for prompts of different lengths."""
     lengths = {encoder.prompt_length for encoder in deck._encoders}
     if config.prompt == "soft" and len(lengths) > 1:
         raise ConfigError(
@@ -192,24 +192,24 @@ def check_lengths(deck: Deck, config: MetaPromptingConfig) -> None:
 
 
 def initial_leaf(lm: FrozenLM, job: Job, form: Format) -> tuple[Tensor, Shape]:
-    """Where meta-training starts, drawn from the job's seed."""
+    """Return the leaf from which meta-training starts, drawn from the job's seed, and what it stands for."""
     config: MetaPromptingConfig = job.config
     generator = torch.Generator().manual_seed(job.seed)
     if config.prompt == "soft":
-        own: Any = SlotConfig(length=config.length, init=config.init, init_text=config.init_text)  # pyright: ignore
-        _, embed_PD = initial_prompt(lm, replace(job, config=own, format=form), generator)
+        prompt_config: Any = SlotConfig(length=config.length, init=config.init, init_text=config.init_text)  # pyright: ignore
+        _, embed_PD = initial_prompt(lm, replace(job, config=prompt_config, format=form), generator)
         return embed_PD, Shape("soft")
     lm.require_prefix()
     # Activations of sampled words, where those are asked for: of a format without labels.
     init: Any = "labels" if config.init == "vocabulary" else config.init
-    own = PrefixTuningConfig(length=config.length, init=init, init_text=config.init_text)
+    prompt_config = PrefixTuningConfig(length=config.length, init=init, init_text=config.init_text)
     form = replace(form, labels=(), words=()) if config.init == "vocabulary" else form
-    pair = initial_prefix(lm, Encoder.build(lm, form, config.length), own, generator)
+    pair = initial_prefix(lm, Encoder.build(lm, form, config.length), prompt_config, generator)
     return pair, Shape("prefix", config.length)
 
 
 def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
-    """Keys from a normal distribution, and for each a prompt drawn as `init` says."""
+    """Draw keys from a normal distribution, and for each a prompt as `init` says."""
     config: MetaPromptingConfig = job.config
     values = [initial_leaf(lm, replace(job, seed=1_000_003 * (n + 1) + job.seed), form)[0] for n in range(config.pool)]
     generator = torch.Generator().manual_seed(job.seed)
@@ -217,10 +217,10 @@ def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
     return {"keys": keys.to(lm.device), "values": torch.stack(values)}
 
 
-def told(
+def meta_recipe(
     config: MetaPromptingConfig, source: Source, formats: Sequence[Format], leaves: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """For the record: what was adapted and how, the tasks, and learnt step sizes."""
+    """Return the recipe of meta-training: what was adapted and how, the tasks, and learnt step sizes."""
     rates = rates_of(plan_of(config), points_of(leaves) | {k: v for k, v in leaves.items() if k.startswith(RATE)})
     learnt = {name: rates[name].flatten().tolist() for name in rates if RATE + name in leaves}
     tasks = [

@@ -1,4 +1,4 @@
-"""P-tuning: input embeddings in the template's slots, made by a small network that is folded away (Liu et al. 2021)."""
+"""Learn input embeddings in the template's slots through a small network that is folded away (Liu et al. 2021)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,19 +75,20 @@ class PTuning(GradientMethod):
 
 
 def mlp_leaves(width: int, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Three layers, width to width; the last starts at zero."""
+    """Draw three layers, width to width; the last is zero."""
     sizes = (width, hidden, hidden, width)
     return _layers("mlp", sizes, generator)
 
 
 def mlp(table_PD: Float[Tensor, "P D"], leaves: Leaves) -> Float[Tensor, "P D"]:
+    """Run the three layers of `mlp_leaves`."""
     return _perceptron(table_PD, "mlp", 3, leaves)
 
 
 def lstm_leaves(width: int, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two LSTM layers, each with both directions stacked (forward first), then two layers, of which the last is zero.
+    """Draw two LSTM layers, each with both directions stacked (forward first), then two layers; the last is zero.
 
-    The gates' rows are in the order input, forget, cell, output; one bias, where some libraries keep the sum of two.
+    The gates' rows are in the order input, forget, cell, output. There is one bias; some libraries keep two.
     """
     uniform = _uniform(generator)
     leaves = {}
@@ -99,8 +100,10 @@ def lstm_leaves(width: int, hidden: int, generator: torch.Generator) -> dict[str
 
 
 def lstm(table_PD: Float[Tensor, "P D"], leaves: Leaves) -> Float[Tensor, "P D"]:
-    """Both directions of a layer run as one batch of two; plain arithmetic, so that it is the same on every device and
-    can be differentiated twice."""
+    """Run both directions of a layer as one batch of two.
+
+    It is plain arithmetic, so that it is the same on every device and can be differentiated twice.
+    """
     state_PX = table_PD
     for layer in range(2):
         both = torch.stack([state_PX, state_PX.flip(0)])
@@ -112,7 +115,7 @@ def lstm(table_PD: Float[Tensor, "P D"], leaves: Leaves) -> Float[Tensor, "P D"]
 
 
 def _recur(gates_P2X: tuple[Float[Tensor, "2 X"], ...], weight_2XH: Float[Tensor, "2 X H"]) -> Float[Tensor, "P 2 H"]:
-    """Hidden states of each position (Hochreiter & Schmidhuber 1997, with forget gates), from zero."""
+    """Return the hidden state of each position, from zero (Hochreiter & Schmidhuber 1997, with forget gates)."""
     hidden_2H = cell_2H = weight_2XH.new_zeros(weight_2XH.shape[0], weight_2XH.shape[2])
     states = []
     for gates_2X in gates_P2X:
@@ -125,7 +128,7 @@ def _recur(gates_P2X: tuple[Float[Tensor, "2 X"], ...], weight_2XH: Float[Tensor
 
 
 def _perceptron(state_PX: Tensor, name: str, layers: int, leaves: Leaves) -> Tensor:
-    """Linear layers with ReLU between them."""
+    """Run linear layers with ReLU between them."""
     for layer in range(layers):
         state_PX = linear(state_PX, leaves[f"{name}.{layer}.weight"], leaves[f"{name}.{layer}.bias"])
         if layer < layers - 1:
@@ -134,7 +137,7 @@ def _perceptron(state_PX: Tensor, name: str, layers: int, leaves: Leaves) -> Ten
 
 
 def _layers(name: str, sizes: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights and biases of linear layers; the last layer is zero."""
+    """Draw weights and biases of linear layers; the last layer is zero."""
     uniform = _uniform(generator)
     leaves = {}
     for layer, (inputs, outputs) in enumerate(pairwise(sizes)):

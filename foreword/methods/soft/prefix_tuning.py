@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values of every layer, learnt by gradient (Li & Liang 2021)."""
+"""Learn keys and values of every layer by gradient (prefix tuning, Li & Liang 2021)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,10 +81,10 @@ class PrefixTuning(GradientMethod):
             )
         form = job.format
         generator = torch.Generator().manual_seed(job.seed)
-        given = started(lm, job)
+        learnt = started(lm, job)
         sites = chosen_sites(lm, config)
-        if isinstance(given, PrefixPrompt):
-            initial, start = given_prefix(lm, given, config, sites), given.start
+        if isinstance(learnt, PrefixPrompt):
+            initial, start = given_prefix(lm, learnt, config, sites), learnt.start
         else:
             initial = initial_sites(lm, Encoder.build(lm, form), config, generator, sites)
             start = config.length if config.start == "after" else 0
@@ -99,7 +99,7 @@ class PrefixTuning(GradientMethod):
 
 
 def chosen_sites(lm: FrozenLM, config: PrefixTuningConfig) -> tuple[str, ...]:
-    """The sites that get a prefix, in the model's order. Raises: ConfigError for one that the model does not have."""
+    """Return the sites that get a prefix, in the model's order. Raises: ConfigError for a site that it lacks."""
     if config.sites == "all":
         return tuple(lm.sites)
     named = [name.strip() for name in config.sites.split(",")]
@@ -113,7 +113,7 @@ def chosen_sites(lm: FrozenLM, config: PrefixTuningConfig) -> tuple[str, ...]:
 
 
 def _leaf(site: str, name: str) -> str:
-    """A leaf's name; those of the only site of most models have no prefix."""
+    """Return a leaf's name, which says the site unless it is the only one of most models."""
     return name if site == "self" else f"{site}.{name}"
 
 
@@ -123,37 +123,37 @@ def _direct(sites: tuple[str, ...], start: int, leaves: Mapping[str, Tensor]) ->
 
 
 def _folded(initial: Pairs, start: int, leaves: Mapping[str, Tensor]) -> PrefixPrompt:
-    """Each site's network, run, and added to the activations that it starts from."""
-    found = {}
+    """Run each site's network, and add its output to the site's initial activations."""
+    pairs = {}
     for site, first in initial.items():
-        own = {
+        weights = {
             name: leaves[_leaf(site, name)] for name in ("table", "down.weight", "down.bias", "up.weight", "up.bias")
         }
-        hidden = torch.tanh(own["table"] @ own["down.weight"].T + own["down.bias"])
-        flat_PX = hidden @ own["up.weight"].T + own["up.bias"]
+        hidden = torch.tanh(weights["table"] @ weights["down.weight"].T + weights["down.bias"])
+        flat_PX = hidden @ weights["up.weight"].T + weights["up.bias"]
         two, layers, length, heads, size = first.shape
         pair = first + flat_PX.view(length, two, layers, heads, size).permute(1, 2, 0, 3, 4)
-        found[site] = (pair[0], pair[1])
-    return PrefixPrompt(found, start)
+        pairs[site] = (pair[0], pair[1])
+    return PrefixPrompt(pairs, start)
 
 
-def given_prefix(lm: FrozenLM, given: PrefixPrompt, config: PrefixTuningConfig, sites: tuple[str, ...]) -> Pairs:
-    """The prefix of an artefact. Raises: ConfigError where the sites, the length or the start asked for are others."""
-    if given.length != config.length or given.start != (config.length if config.start == "after" else 0):
+def given_prefix(lm: FrozenLM, prefix: PrefixPrompt, config: PrefixTuningConfig, sites: tuple[str, ...]) -> Pairs:
+    """Return the prefix of an artefact. Raises: ConfigError if the config asks for other sites, length or start."""
+    if prefix.length != config.length or prefix.start != (config.length if config.start == "after" else 0):
         raise ConfigError(
-            f"prefix-tuning: the start given has {given.length} positions with the text at {given.start}; set length="
-            f"{given.length} and start={'zero' if given.start == 0 else 'after'}, or take another start."
+            f"prefix-tuning: the start given has {prefix.length} positions with the text at {prefix.start}; set length="
+            f"{prefix.length} and start={'zero' if prefix.start == 0 else 'after'}, or take another start."
         )
-    if {*sites} != {*given.sites}:
+    if {*sites} != {*prefix.sites}:
         raise ConfigError(
-            f"prefix-tuning: the start given has a prefix at {', '.join(given.sites)} and {', '.join(sites)} was asked "
-            f"for; set sites={','.join(given.sites)}, or take another start."
+            f"prefix-tuning: the start given has a prefix at {', '.join(prefix.sites)} and {', '.join(sites)} was "
+            f"asked for; set sites={','.join(prefix.sites)}, or take another start."
         )
-    return {site: torch.stack(given.sites[site]).detach().float().clone().to(lm.device) for site in sites}
+    return {site: torch.stack(prefix.sites[site]).detach().float().clone().to(lm.device) for site in sites}
 
 
 def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """A table of P rows of width D and a two-layer network to all keys and values; the last layer starts at zero."""
+    """Draw a table of P rows of width D, and a two-layer network to all keys and values; the last layer is zero."""
     two, layers, length, heads, size = shape
     width, out = lm.dims.width, two * layers * heads * size
 
@@ -173,14 +173,14 @@ def mlp_leaves(lm: FrozenLM, shape: torch.Size, hidden: int, generator: torch.Ge
 def initial_prefix(
     lm: FrozenLM, encoder: Encoder, config: PrefixTuningConfig, generator: torch.Generator
 ) -> Float[Tensor, "2 N P H K"]:
-    """Keys and values a seed starts from, fp32, at the only site of a masked or causal model."""
+    """Return the initial keys and values of a seed, fp32, at the only site of a masked or causal model."""
     return initial_sites(lm, encoder, config, generator, ("self",))["self"]
 
 
 def initial_sites(
     lm: FrozenLM, encoder: Encoder, config: PrefixTuningConfig, generator: torch.Generator, sites: tuple[str, ...]
 ) -> Pairs:
-    """Keys and values a seed starts from, fp32. "random" draws them at the scale that words have there.
+    """Return the initial keys and values of a seed, fp32. "random" draws them at the scale that words have there.
 
     Raises: ConfigError for "text" without a text.
     """
@@ -189,11 +189,11 @@ def initial_sites(
     else:
         ids = torch.cat([*label_ids(encoder), sampled_ids(lm, config.length, generator)])[: config.length]
     words = lm.prefix_from_words(ids.to(lm.device))
-    found = {}
+    initial = {}
     for site in sites:
         pair = torch.stack(words.sites[site]).detach().float().clone()
         if config.init == "random":
             scale = pair.std(dim=(2, 3, 4), keepdim=True)
             pair = torch.randn(pair.shape, generator=generator).to(pair.device) * scale
-        found[site] = pair
-    return found
+        initial[site] = pair
+    return initial

@@ -1,4 +1,4 @@
-"""Prompt tuning: input embeddings in the template's slots, learnt by gradient (Lester et al. 2021)."""
+"""Learn input embeddings in the template's slots by gradient (prompt tuning, Lester et al. 2021)."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ from foreword.training.warm_start import shares_in, started
 VOCABULARY_HEAD = 5000
 UNIFORM_SCALE = 0.5
 Init = Literal["uniform", "vocabulary", "labels", "text"] | Start
-OWN = -1.0  # an option that was not given; the config that is recorded never holds it
+OWN = -1.0  # stands for an option that was not given; no recorded config holds it
 
 
 @documented
@@ -87,9 +87,9 @@ class PromptTuning(GradientMethod):
 
 @torch.no_grad()
 def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[Format, Float[Tensor, "P D"]]:
-    """The job's format with its slots, and the prompt a seed starts from, fp32 (Lester et al. 2021, section 3.2).
+    """Return the job's format with its slots, and the initial prompt, fp32 (Lester et al. 2021, section 3.2).
 
-    Slots written as words start from those. The job's config is a `SlotConfig`.
+    Slots that are written as words begin as those words. The job's config is a `SlotConfig`.
 
     Raises: ConfigError for "text" without a text.
     """
@@ -97,14 +97,14 @@ def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[
     template = job.format.template
     form = replace(job.format, template=template.with_soft(config.length, config.place))
     encoder = Encoder.build(lm, form)
-    given = started(lm, job)
-    if isinstance(given, SoftPrompt):
-        if given.embed_PD.shape != (encoder.prompt_length, lm.dims.width):
+    start = started(lm, job)
+    if isinstance(start, SoftPrompt):
+        if start.embed_PD.shape != (encoder.prompt_length, lm.dims.width):
             raise ConfigError(
-                f"{job.method.name}: the start given has {given.length} positions and the template's slots "
-                f"{encoder.prompt_length}; write {{soft:{given.length}}} in the template, or take another start."
+                f"{job.method.name}: the start given has {start.length} positions and the template's slots "
+                f"{encoder.prompt_length}; write {{soft:{start.length}}} in the template, or take another start."
             )
-        return form, given.embed_PD.detach().float().clone().to(lm.device)
+        return form, start.embed_PD.detach().float().clone().to(lm.device)
     initial = _drawn(lm, encoder, config, job.method.name, generator)
     written = encoder.init_ids_P
     if written is not None:
@@ -116,7 +116,7 @@ def initial_prompt(lm: FrozenLM, job: Job, generator: torch.Generator) -> tuple[
 def _drawn(
     lm: FrozenLM, encoder: Encoder, config: SlotConfig, method: str, generator: torch.Generator
 ) -> Float[Tensor, "P D"]:
-    """What `init` asks for, in every slot."""
+    """Draw what `init` asks for, in every slot."""
     length = encoder.prompt_length
     if config.init == "uniform":
         return ((torch.rand(length, lm.dims.width, generator=generator) - 0.5) * (2 * UNIFORM_SCALE)).to(lm.device)
@@ -133,14 +133,14 @@ def embedded(lm: FrozenLM, ids_P: Int[Tensor, "P"]) -> Float[Tensor, "P D"]:
 
 
 def label_ids(encoder: Encoder) -> list[Int[Tensor, "P"]]:
-    """For each label the pieces of all its words, in order; empty where rows bring their own options."""
+    """Return the tokens of all words of each label, in order; nothing if rows bring their own options."""
     if encoder.plan is None:
         return []
     return [torch.tensor([piece for word in words for piece in word]) for words in encoder.plan.words]
 
 
 def text_ids(encoder: Encoder, text: str, method: str, length: int) -> Int[Tensor, "P"]:
-    """Pieces of a text, cut or repeated to the length."""
+    """Return the tokens of a text, cut or repeated to the length."""
     [ids] = encoder.pieces.following([text.strip()])
     if not ids:
         raise ConfigError(f"{method}: init=text needs a text; give one with -o init_text='...'.")
@@ -148,9 +148,9 @@ def text_ids(encoder: Encoder, text: str, method: str, length: int) -> Int[Tenso
 
 
 def sampled_ids(lm: FrozenLM, count: int, generator: torch.Generator) -> Int[Tensor, "P"]:
-    """Distinct ids among the first 5,000 ordinary pieces (vocabularies list the frequent ones first).
+    """Draw distinct ids among the first 5,000 ordinary tokens (vocabularies list the frequent ones first).
 
-    Special tokens and BERT's `[unused...]` rows are no words and are left out; more than there are wrap around.
+    Special tokens and BERT's `[unused...]` rows are left out. If more are asked for than there are, ids repeat.
     """
     special = set(lm.tokenizer.all_special_ids)
     pieces = lm.tokenizer.convert_ids_to_tokens(list(range(min(len(lm.tokenizer), lm.dims.vocab))))

@@ -1,4 +1,4 @@
-"""A soft verbalizer: a learnt vector a label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
+"""Learn a vector for each label in place of its words' output rows (WARP, Hambardzumyan et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -76,7 +76,7 @@ class SoftVerbalizer(DirectMethod):
 
 @torch.no_grad()
 def label_rows(lm: FrozenLM, form: Format) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
-    """The output row and bias of each label, averaged over the pieces of its words, fp32."""
+    """Return the output row and bias of each label, averaged over the tokens of its words, fp32."""
     plan = Encoder.build(lm, form).plan
     assert plan is not None, "formats with labels have words"
     unit_XD = torch.eye(lm.dims.width, device=lm.device, dtype=lm.dtype)

@@ -1,4 +1,4 @@
-"""AutoPrompt: words before the answer, found by gradient-guided search (Shin et al. 2020), verified on a pool."""
+"""Search words before the answer by gradient, and verify them on a pool of rows (AutoPrompt, Shin et al. 2020)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -106,15 +106,15 @@ def _search(lm: FrozenLM, job: Job, state: SearchState) -> Made:
         steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps, config.fluency,
         config.verify,
     )  # fmt: skip
-    kept = state.get(SEARCH)
-    if kept is None:
+    stored = state.get(SEARCH)
+    if stored is None:
         begun = starts(field, config.init)
         costs = penalties(field, plan, [p for p, _ in begun.values()])
         losses = {name: loss + cost for (name, (_, loss)), cost in zip(begun.items(), costs, strict=True)}
         chosen = min(losses, key=losses.__getitem__)
         beam, begin = State.at(begun[chosen][0], losses[chosen]), {"losses": losses, "chosen": chosen}
     else:
-        beam, begin = State.from_json(kept["beam"]), kept["starts"]
+        beam, begin = State.from_json(stored["beam"]), stored["starts"]
     state.begin(beam.step)
 
     def after(beam: State) -> None:
@@ -157,9 +157,9 @@ def _as_published(lm: FrozenLM, job: Job, state: SearchState) -> Made:
         return choose(field, [prompt])[0][-1].accuracy
 
     rows = published_loop.PaperRows(field, config.accumulation, development)
-    kept = state.get(SEARCH)
+    stored = state.get(SEARCH)
     first = published_loop.first_prompt(field)
-    loop = published_loop.PaperState(first, first) if kept is None else published_loop.PaperState.from_json(kept)
+    loop = published_loop.PaperState(first, first) if stored is None else published_loop.PaperState.from_json(stored)
     state.begin(loop.step)
     while loop.step < config.steps:
         published_loop.paper_step(rows, loop, config.candidates)

@@ -46,12 +46,12 @@ def alternate(lm: FrozenLM, job: Job, state: SearchState, search: Search, rounds
 
     On the validation rows, the result is never below the manual prompt with the words given.
     """
-    kept = state.get(ROUND)
-    if kept is None:
+    stored = state.get(ROUND)
+    if stored is None:
         choice = find_words(lm, job.task, job.format, seed=job.seed)[0]
         first, words, form = 0, [asdict(choice)], with_words(job.format, choice)
     else:
-        first, words, form = kept["number"], [*kept["words"]], Format.from_json(kept["format"])
+        first, words, form = stored["number"], [*stored["words"]], Format.from_json(stored["format"])
     best: Made | None = None
     for number in range(first, rounds):
         state.put({ROUND: {"number": number, "format": form.to_json(), "words": [*words]}})

@@ -1,4 +1,4 @@
-"""PEZ: a soft prompt learnt through its nearest tokens, which are what is kept (Wen et al. 2023)."""
+"""Learn a soft prompt through its nearest tokens, and keep those tokens (PEZ, Wen et al. 2023)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -53,11 +53,11 @@ class Pez(DirectMethod):
         descent = Descent(embeddings_of(lm, begun[begin][0]), config.learning_rate)
         passed: list[tuple[Prompt, float]] = [begun[begin]]
         steps: list[dict[str, Any]] = []
-        kept = state.get(SEARCH)
-        if kept is not None:
-            descent.restore(kept["descent"])
-            passed, steps = [(tuple(p), loss) for p, loss in kept["passed"]], kept["steps"]
-            field.pool.read = kept["read"]
+        stored = state.get(SEARCH)
+        if stored is not None:
+            descent.restore(stored["descent"])
+            passed, steps = [(tuple(p), loss) for p, loss in stored["passed"]], stored["steps"]
+            field.pool.read = stored["read"]
         state.begin(descent.step)
         while descent.step < config.steps:
             prompt, loss = descent.advance(lm, field.gradient_blocks(descent.step), field.allowed_A, config.objective)
@@ -73,7 +73,7 @@ class Pez(DirectMethod):
 
 
 def _measured(field: Field, prompt: Prompt, passed: list[tuple[Prompt, float]]) -> float | None:
-    """The pool's loss, remembered where the prompt can be used and was not passed before."""
+    """Return the pool's loss and remember it; None if the prompt cannot be used or was passed before."""
     if any(prompt == p for p, _ in passed) or not field.readable([prompt])[0]:
         return None
     [loss] = field.pool.losses([prompt])

@@ -1,7 +1,7 @@
-"""Chain of thought: the model writes its reasoning first, and the answer is found in it or scored after it.
+"""Let the model write its reasoning first, then find the answer in it or score label words after it.
 
 Wei et al. 2022 (demonstrations with reasoning), Kojima et al. 2022 (an instruction alone, and the answer scored in a
-second stage), Wang et al. 2022 (several samples that vote). Words alone: nothing is trained.
+second stage), Wang et al. 2022 (several samples that vote). Nothing is trained.
 """
 
 import random
@@ -97,14 +97,19 @@ class ChainOfThought(DirectMethod):
         template = reasoning_template(job.format, shown, config.instruction, config.conclude)
         several = config.samples > 1
         # What was said of decoding holds for reasoning too, but where an answer in text ends.
-        asked = job.format.decoding or Decoding()
+        task_decoding = job.format.decoding or Decoding()
         drawn = {n: getattr(config, n) for n in ("temperature", "top_p", "top_k")} if several else {}
-        stops = (*_stops(job.format.template, bool(shown)), *(stop for stop in asked.stop_strings if stop != "\n"))
-        plain = replace(job.format, template=template, decoding=replace(asked, max_new_tokens=1, min_new_tokens=0))
+        stops = (
+            *_stops(job.format.template, bool(shown)),
+            *(stop for stop in task_decoding.stop_strings if stop != "\n"),
+        )
+        plain = replace(
+            job.format, template=template, decoding=replace(task_decoding, max_new_tokens=1, min_new_tokens=0)
+        )
         decoding = replace(
-            asked,
+            task_decoding,
             max_new_tokens=config.max_new_tokens or reasoning_limit(lm, plain, job.task, config.conclude),
-            do_sample=several or asked.do_sample,
+            do_sample=several or task_decoding.do_sample,
             **drawn,
             stop_strings=tuple(dict.fromkeys(stops)),
             extract=extract,
@@ -133,18 +138,18 @@ def reasoning_limit(lm: FrozenLM, form: Format, task: Task, conclude: str) -> in
 
 
 def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, conclude: str) -> Template:
-    """The template with solved rows before it and the instruction where the answer begins; in a chat they are turns."""
+    """Return the template with solved rows before it (turns, in a chat) and the instruction where the answer begins."""
     template = form.template.for_kind("causal")
     if template.chat:
         first = [t for t in template.turns if t.role == "system"]
-        asked = [t for t in template.turns if t.role != "system"]
-        told = (Words(f"\n{instruction}"),) if instruction else ()
-        asked[-1] = Turn(asked[-1].role, (*asked[-1].parts, *told))
+        others = [t for t in template.turns if t.role != "system"]
+        end = (Words(f"\n{instruction}"),) if instruction else ()
+        others[-1] = Turn(others[-1].role, (*others[-1].parts, *end))
         turns = list(first)
         for row in shown:
-            turns += [Turn(t.role, joined(_filled(t.parts, row))) for t in asked]
+            turns += [Turn(t.role, joined(_filled(t.parts, row))) for t in others]
             turns.append(Turn("assistant", joined(_solved(form, row, conclude))))
-        return Template((*turns, *asked))
+        return Template((*turns, *others))
     before = [part for part in template.turns[0].parts if not isinstance(part, Answer)]
     if instruction:
         last = before[-1] if before else None
@@ -157,7 +162,7 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
 
 
 def _filled(parts: Sequence[Part], row: Row) -> list[Part]:
-    """The parts with a row's texts, in which no token is a special one."""
+    """Return the parts with a row's texts, in which no token is a special one."""
     assert not any(isinstance(part, Soft) for part in parts), "there are words only"
     return [
         Words(row.fields[part.name], data=True) if isinstance(part, Field) else part
@@ -167,7 +172,7 @@ def _filled(parts: Sequence[Part], row: Row) -> list[Part]:
 
 
 def _stripped(parts: Sequence[Part]) -> list[Part]:
-    """The parts without the spaces that they end with."""
+    """Return the parts without the spaces at their end."""
     *before, last = parts
     assert isinstance(last, Words), "filled parts are texts"
     text = last.text.rstrip()
@@ -175,7 +180,7 @@ def _stripped(parts: Sequence[Part]) -> list[Part]:
 
 
 def _solved(form: Format, row: Row, conclude: str) -> list[Part]:
-    """A row's reasoning and its answer."""
+    """Return a row's reasoning and its answer."""
     if row.targets:
         answer = row.targets[0]
     else:
@@ -186,7 +191,7 @@ def _solved(form: Format, row: Row, conclude: str) -> list[Part]:
 
 
 def _demonstrations(job: Job, config: ChainOfThoughtConfig) -> list[Row]:
-    """Training rows with reasoning whose texts are in no other split."""
+    """Draw training rows with reasoning whose texts are in no other split."""
     if not config.demonstrations:
         return []
     elsewhere = {row.text() for row in (*job.task.validation, *job.task.test)}
@@ -200,7 +205,7 @@ def _demonstrations(job: Job, config: ChainOfThoughtConfig) -> list[Row]:
 
 
 def _extract(config: ChainOfThoughtConfig, task: Task) -> Extract | None:
-    """What is looked for; None where label words are scored."""
+    """Return what is looked for in the text; None if label words are scored."""
     choosing = task.answers != "text"
     if config.extract == "auto":
         if choosing:
@@ -222,7 +227,7 @@ def _is_number(text: str) -> bool:
 
 
 def _stops(template: Template, shown: bool) -> tuple[str, ...]:
-    """Where the model goes on to a row of its own."""
+    """Return the texts at which the model would begin a row of its own."""
     first = template.turns[0].parts[0] if template.turns[0].parts and not template.chat else None
     begins = first.text.strip().partition("\n")[0] if isinstance(first, Words) else ""
     return (*((BETWEEN,) if shown and not template.chat else ()), *((f"\n{begins}",) if begins else ()))

@@ -1,4 +1,4 @@
-"""Which rows are shown, how many fit, and in which order."""
+"""Choose which rows are shown, how many fit, and in which order."""
 
 import random
 from collections.abc import Sequence
@@ -20,31 +20,31 @@ from foreword.tasks.metrics import log_probabilities
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
-LONGEST_TRIED = 4  # rows whose exact length decides; tokenisation may add a piece where texts meet
+LONGEST_TRIED = 4  # rows whose exact length decides; tokenisation may add a token where texts meet
 
 
 def pool_of(task: Task) -> list[Row]:
-    """Training rows that may be shown: labelled, each text once, and none whose text is a development or test row's.
+    """Return training rows that may be shown: labelled, each text once, and no text of a validation or test row.
 
-    Raises: DataError where there is none.
+    Raises: DataError if there is none.
     """
     held = {row.text() for split in ("validation", "test") for row in task.rows(split)}
-    found = {row.text(): row for row in task.train if row.label is not None and row.text() not in held}
-    if not found:
+    rows = {row.text(): row for row in task.train if row.label is not None and row.text() not in held}
+    if not rows:
         why = "they are all development or test rows too" if task.train else "there are no training rows"
         raise DataError(f"{task.name!r} has no row to show as a demonstration: {why}; add labelled training rows.")
-    return list(found.values())
+    return list(rows.values())
 
 
 def example_of(form: Format, row: Row) -> Example:
-    """A row with the first word of its label."""
+    """Return a row with the first word of its label."""
     assert row.label is not None, "only labelled rows are shown"
     word = form.words[row.label][0] if form.words else row.options[row.label]
     return Example(dict(row.fields), word)
 
 
 def drawn(pool: Sequence[Row], select: Literal["random", "balanced"], rng: random.Random) -> list[Row]:
-    """All rows in a drawn order, the first of which are shown: any, or as many of each label as can be."""
+    """Return all rows in a drawn order; "balanced" takes the labels in turn."""
     rows = rng.sample(pool, len(pool))
     if select == "random":
         return rows
@@ -58,15 +58,15 @@ def drawn(pool: Sequence[Row], select: Literal["random", "balanced"], rng: rando
 
 
 def put(form: Format, rows: Sequence[Row], separator: str) -> Format:
-    """The format with these rows shown."""
+    """Return the format with these rows shown."""
     examples = [example_of(form, row) for row in rows]
     return replace(form, template=with_demos(form.template, examples, separator, data=not form.words))
 
 
 def longest_rows(lm: FrozenLM, form: Format, task: Task, uncut: float) -> list[Row]:
-    """The rows that demonstrations leave whole: the longest of all splits, or of the share `uncut` that is shortest.
+    """Return the rows that demonstrations must leave whole: the longest of all splits, or of their shortest `uncut`.
 
-    Raises: ConfigError where such a row has no room even alone.
+    Raises: ConfigError if such a row has no room even alone.
     """
     rows = [row for split in ("train", "validation", "test") for row in task.rows(split)]
     bare = replace(form, template=form.template.without_demos(), truncate="tail")
@@ -85,7 +85,7 @@ def longest_rows(lm: FrozenLM, form: Format, task: Task, uncut: float) -> list[R
 
 
 def count_fitting(lm: FrozenLM, form: Format, shown: Sequence[Row], beside: Sequence[Row], separator: str) -> int:
-    """How many of these, from the first on, fit before each of the rows without cutting anything."""
+    """Return how many of `shown`, from the first on, fit before each row of `beside` without cutting anything."""
     low, high = 0, len(shown)
     while low < high:
         middle = (low + high + 1) // 2
@@ -109,7 +109,7 @@ def scores_of(
 
 
 def entropy(score_NC: Float[Tensor, "N C"]) -> tuple[float, float]:
-    """Of the labels that are predicted, and the mean of each row's own (Lu et al. 2022, GlobalE and LocalE), in nats.
+    """Return the entropy of the predicted labels and the mean of each row's, in nats (Lu et al. 2022).
 
     An order under which every row gets the same label has a global entropy of 0.
     """

@@ -1,4 +1,4 @@
-"""Few-shot: training rows with their answers stand before each row, and the frozen model goes on from them."""
+"""Show training rows with their answers before each row (few-shot)."""
 
 import hashlib
 import random
@@ -92,11 +92,11 @@ class FewShot(DirectMethod):
         return Made(Ensemble(tuple(Member(nothing, form) for form in forms), rule), forms[0], metrics=notes)
 
 
-def describe(counts: Sequence[int], asked: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """How many demonstrations stand before a row, how many were asked for, and hashes of the rows that they are."""
+def describe(counts: Sequence[int], wanted: int, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return how many demonstrations stand before a row, how many were wanted for, and a hash of the rows."""
     shown = min(counts) if min(counts) == max(counts) else sum(counts) / len(counts)
     hashes = sorted({text_hash(row) for row in rows})
-    return {"shown": shown, "asked": asked, "rows": hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]}
+    return {"shown": shown, "asked": wanted, "rows": hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]}
 
 
 def text_hash(row: Row) -> str:
@@ -106,7 +106,7 @@ def text_hash(row: Row) -> str:
 def _one_set(
     lm: FrozenLM, job: Job, config: FewShotConfig, pool: Sequence[Row], beside: Sequence[Row], rng: random.Random
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of one prompt in their order, and what decided."""
+    """Return the rows of one prompt in their order, and what decided."""
     balanced: Literal["random", "balanced"] = "random" if config.select == "random" else "balanced"
     draws = [drawn(pool, balanced, rng) for _ in range(config.candidates if config.select == "validated" else 1)]
     wanted = min(config.demos or len(pool), len(pool))
@@ -131,7 +131,7 @@ def _shuffled(rows: Sequence[Row], rng: random.Random) -> list[Row]:
 
 
 def _best(lm: FrozenLM, job: Job, config: FewShotConfig, sets: Sequence[list[Row]]) -> list[Row]:
-    """The set with the best development accuracy, then likelihood."""
+    """Return the set with the best accuracy on the validation rows, then likelihood."""
     rows = [row for row in job.task.validation if row.label is not None]
     if not rows:
         raise ConfigError(
@@ -146,7 +146,7 @@ def _best(lm: FrozenLM, job: Job, config: FewShotConfig, sets: Sequence[list[Row
 def _most_diverse(
     lm: FrozenLM, job: Job, config: FewShotConfig, orders: Sequence[list[Row]]
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The order whose predictions of the development texts have the highest entropy, over rows and then within them."""
+    """Return the order whose predictions of the validation texts have the highest entropy."""
     rows = job.task.validation
     if not rows:
         raise ConfigError(
@@ -155,9 +155,12 @@ def _most_diverse(
     scores = scores_of(lm, _forms(job, config, orders), rows, job.encoded_rows)
     entropies = [entropy(score) for score in scores]
     best = max(range(len(orders)), key=lambda i: (*entropies[i], -i))
-    chosen, lowest = entropies[best][0], min(e[0] for e in entropies)
-    note = {"chosen": round(chosen, 4), "lowest": round(lowest, 4), "orders": len(orders)}
-    return orders[best], {"order_entropy": note}
+    record = {
+        "chosen": round(entropies[best][0], 4),
+        "lowest": round(min(f[0] for f in entropies), 4),
+        "orders": len(orders),
+    }
+    return orders[best], {"order_entropy": record}
 
 
 def _forms(job: Job, config: FewShotConfig, sets: Sequence[Sequence[Row]]) -> list[Format]:

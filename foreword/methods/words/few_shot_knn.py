@@ -1,4 +1,4 @@
-"""Few-shot with each row's own demonstrations: the training rows nearest to it."""
+"""Show each row the training rows nearest to it (few-shot, KATE)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +15,7 @@ from foreword.models.base import FrozenLM
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint
 
-PROBED = 50  # training rows that say how many demonstrations fit, where there are no development rows
+PROBED = 50  # training rows that say how many demonstrations fit, if there are no validation rows
 
 
 @documented

@@ -1,4 +1,4 @@
-"""The hand-written prompt, zero-shot: the template and the label words as a person wrote them."""
+"""Use the hand-written prompt: the template and the label words as a person wrote them."""
 
 import torch
 
