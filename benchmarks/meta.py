@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from benchmarks.parts import cells, cloned, measure, shapes
-from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.episode_rows import EpisodeRows
 from foreword.methods.meta.inner_loop import Product, product
 from foreword.methods.meta.meta_gradient import meta_gradient, spread, unrolled, weights_of
-from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
+from foreword.methods.meta.task_losses import EpisodeRow, PromptLoss, Shape
 from foreword.models.base import FrozenLM
-from foreword.tasks.episodes import Source
+from foreword.tasks.episodes import EpisodeSource
 from foreword.tasks.task import Task
 
 NAMES = ["memory", "time/1", "time/5", "tokens/1", "tokens/5", "clone"]
@@ -86,13 +86,13 @@ class Case:
 
     model: Any
     lm: FrozenLM
-    support: list[Fold]
-    query: list[Fold]
+    support: list[EpisodeRow]
+    query: list[EpisodeRow]
     tasks: int
     start: dict[str, torch.Tensor]
     rates: dict[str, torch.Tensor]
 
-    def loss(self, rows: Sequence[Fold]) -> PromptLoss:
+    def loss(self, rows: Sequence[EpisodeRow]) -> PromptLoss:
         return PromptLoss(self.lm, self.lm.second_order(), Shape("soft"), rows, self.tasks, self.lm.batch_tokens)
 
 
@@ -107,8 +107,8 @@ def case_of(setting: Setting, shots: int, template: str = TEMPLATE) -> Case:
     task = Task(train=records, test=[{"text": "none of these", "label": LABELS[0]}], text="text", template=template,
                 labels=LABELS)  # fmt: skip
     task = task.with_(train=task.train + task.validation, validation=())
-    source = Source((task,), 5, shots, setting.queries)
-    deck = Deck(lm, source, [task.format("masked")])
+    source = EpisodeSource((task,), 5, shots, setting.queries)
+    deck = EpisodeRows(lm, source, [task.format("masked")])
     episodes = source.episodes("train", 0, setting.tasks)
     draw = torch.Generator().manual_seed(0)
     length = int(max(row.slot_S.max() for row in deck.rows("train", 0))) + 1

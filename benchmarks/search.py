@@ -27,9 +27,9 @@ from benchmarks.parts.search_peer import PaperLoop
 from foreword.methods.registry import make_job
 from foreword.methods.triggers.beam_search import Verify
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
-from foreword.methods.triggers.search_space import Field, make_field
-from foreword.methods.triggers.selection_rows import Pool
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace, make_field
+from foreword.methods.triggers.selection_rows import SelectionRows
 from foreword.methods.triggers.swaps import propose
 
 CELLS = ("gpt2/10", "bert/10", "gpt2/100", "bert/100")
@@ -113,7 +113,7 @@ def measure(family: str, candidates: int, given: argparse.Namespace) -> dict[str
     }
 
 
-def field_of(lm: Any, file: Path | None, rows: int) -> Field:
+def field_of(lm: Any, file: Path | None, rows: int) -> SearchSpace:
     """The same field that a search has; its gradient is over 32 rows at most."""
     task = shapes.task_of(shapes.sentences(file, rows))
     task = task.with_(train=task.train[:rows])
@@ -123,7 +123,7 @@ def field_of(lm: Any, file: Path | None, rows: int) -> Field:
 
 
 def our_step(
-    field: Field, pool: Pool, now: Prompt, candidates: int, verify: Verify
+    field: SearchSpace, pool: SelectionRows, now: Prompt, candidates: int, verify: Verify
 ) -> tuple[list[Prompt], list[float], float, float]:
     """The candidates of one step, their losses, operations and seconds. The prompt's own loss comes with the rest."""
     bound = float("inf") if verify == "all" else pool.losses([now])[0]  # a search knows it from the step before

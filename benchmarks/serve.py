@@ -129,12 +129,12 @@ class Bench:
         return {"requests": size, "gate": apart["largest"], "seconds_each": took, "ratio": ratios}
 
     def _labels(self, engine: Engine, versions: list[Any], asked: list[tuple[int, str]]) -> torch.Tensor:
-        futures = [engine.classify([served.Asked(versions[task], text)]) for task, text in asked]
+        futures = [engine.classify([served.RowRequest(versions[task], text)]) for task, text in asked]
         return torch.tensor([[*future.result()[0].probabilities.values()] for future in futures])
 
     def _texts(self, engine: Engine, load: served.Load, versions: list[Any], asked: list[tuple[int, str]]) -> list[str]:
         sampling = served.Sampling(max_tokens=load.new, temperature=0.0)
-        tickets = [engine.generate(served.Asked(versions[task], text), sampling) for task, text in asked]
+        tickets = [engine.generate(served.RowRequest(versions[task], text), sampling) for task, text in asked]
         return [ticket.result.result().text for ticket in tickets]
 
     def _apart(self, kind: str, found: dict[str, Any]) -> dict[str, Any]:

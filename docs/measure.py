@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
+ROOT = Path(sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
 PACKAGE = ROOT / "foreword"
 # Docstrings that begin with one of these begin with a noun, an article or a relative clause instead of a verb.
 NOT_VERBS = set(

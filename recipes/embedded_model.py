@@ -39,7 +39,7 @@ from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 from foreword.core.files import write_folder, write_whole
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError
-from foreword.evaluation.compare import Failure
+from foreword.evaluation.compare import FailedRun
 from foreword.models.hf.loading import EMBEDDED
 
 EMBEDDING, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"  # of the tied output
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(given), given.threads)
 
 
-def run(given: argparse.Namespace) -> list[Failure]:
+def run(given: argparse.Namespace) -> list[FailedRun]:
     if given.export:
         state = State(given.start, given.device)
         state.restore(given.out / "checkpoint.safetensors", None)

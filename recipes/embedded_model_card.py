@@ -30,7 +30,7 @@ from foreword.cli.progress import Bars
 from foreword.core.files import write_whole
 from foreword.errors import ForewordError
 from foreword.evaluation import facts
-from foreword.evaluation.compare import Failure, How, compare
+from foreword.evaluation.compare import CompareOptions, FailedRun, compare
 from foreword.evaluation.report import percent
 from foreword.evaluation.statistics import Interval
 from foreword.models.base import FrozenLM
@@ -117,7 +117,7 @@ class Worth:
                 found = compare(
                     self._lm(kind), rows, [method], out=self._out / "runs" / name,
                     seeds=self.given.seeds if shots else 1, shots=shots, options={method: options},
-                    how=How(keep_bytes=0, sensitivity=False), progress=bars,
+                    how=CompareOptions(keep_bytes=0, sensitivity=False), progress=bars,
                 )  # fmt: skip
             if found.failures:
                 raise ForewordError(f"{task}, {method}: {found.failures[0].reason}")
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(given), given.threads)
 
 
-def run(given: argparse.Namespace) -> list[Failure]:
+def run(given: argparse.Namespace) -> list[FailedRun]:
     text = page(given)
     put(given.write, "embedded_model_card", text, "foreword-mini")
     print(text)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from foreword.errors import ForewordError
-from foreword.evaluation.compare import Failure
+from foreword.evaluation.compare import FailedRun
 
 
-def ended(out: Path, work: Callable[[], Sequence[Failure]], threads: int | None = None) -> int:
+def ended(out: Path, work: Callable[[], Sequence[FailedRun]], threads: int | None = None) -> int:
     """The exit status of `work`, which gives the runs that failed: 0; 2 with a failure or an error; 130 if stopped.
 
     `threads` are torch's, where they are given.

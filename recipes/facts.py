@@ -33,8 +33,8 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.errors import ForewordError
 from foreword.evaluation import facts as lines
-from foreword.evaluation.compare import Failure
-from foreword.tasks.metrics import rank_metrics
+from foreword.evaluation.compare import FailedRun
+from foreword.tasks.label_metrics import rank_metrics
 from foreword.tasks.relations import Facts, countries, evidenced, perturbed, read_facts
 from foreword.training.contract import Step
 
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(given), given.threads)
 
 
-def run(given: argparse.Namespace) -> list[Failure]:
+def run(given: argparse.Namespace) -> list[FailedRun]:
     """Every seed, and the tables on stdout."""
     facts = countries() if given.data == "countries" else read_facts(given.data)
     if given.relations != "all" and given.data != "countries":
@@ -103,7 +103,7 @@ def run_seed(given: argparse.Namespace, lm: Any, facts: Facts, seed: int) -> Non
     """Every arm that is not there yet, relation by relation where it is learnt, so that a stop loses one of them."""
     asked = lines.ask(lm, facts, given.candidates, train=given.rows or None, test=given.test or None, seed=seed)
     if given.evidence:
-        asked = [lines.Asked(a.relation, None if a.task is None else told(a, seed), a.reason) for a in asked]
+        asked = [lines.RelationQuery(a.relation, None if a.task is None else told(a, seed), a.reason) for a in asked]
     for one in asked:
         if one.task is None:
             print(f"{one.relation.name}: {one.reason}", file=sys.stderr)
@@ -157,7 +157,7 @@ def keep(given: Any, lm: Any, asked: list[Any], artefacts: dict[str, Artefact], 
         return
     swapped: dict[str, Any] = {}
     if given.evidence:
-        control = [lines.Asked(a.relation, None if a.task is None else perturbed(a.task, seed)) for a in asked]
+        control = [lines.RelationQuery(a.relation, None if a.task is None else perturbed(a.task, seed)) for a in asked]
         swapped = {a.relation: a.rank_R for a in lines.answer(lm, control, artefacts, arm, seed)}
     for found in lines.answer(lm, asked, artefacts, arm, seed):
         [one] = [a for a in asked if a.relation.name == found.relation]

@@ -32,7 +32,7 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import DataError
-from foreword.evaluation.compare import Failure
+from foreword.evaluation.compare import FailedRun
 from foreword.evaluation.statistics import Interval, interval, resample_values
 from foreword.inference.answers import answer_rows
 from foreword.methods.instructions.ape import ApeConfig
@@ -103,7 +103,7 @@ def main() -> int:
     return ended(arguments.out, lambda: run(arguments), arguments.threads)
 
 
-def run(arguments: argparse.Namespace) -> list[Failure]:
+def run(arguments: argparse.Namespace) -> list[FailedRun]:
     options = {**SMALL, **dict(text.split("=", 1) for text in arguments.options)}
     folders = sorted(p.parent for p in arguments.data.glob("*/train.jsonl"))
     if arguments.only:

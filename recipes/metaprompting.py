@@ -33,14 +33,14 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
-from foreword.evaluation.compare import Failure
+from foreword.evaluation.compare import FailedRun
+from foreword.evaluation.episode_comparison import EpisodeArm, Protocol, measure_arms
 from foreword.evaluation.episode_report import EpisodeLine, lines_of, markdown, over, percent
-from foreword.evaluation.episodes import Arm, Protocol, measure_arms
 from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.class_splits import SPLITS, plain, read_classes
-from foreword.tasks.episodes import Source, joined
+from foreword.tasks.episodes import EpisodeSource, joined
 from foreword.tasks.read import read_task
 from foreword.tasks.task import Task
 from foreword.training.trainer import train_many
@@ -236,12 +236,12 @@ def lines(bench: Bench, question: tuple[str, str, int], chosen: list[Cell]) -> t
     """What the starts of one question are worth, with the arms that need none; what was measured is not again."""
     starts = [(cell, make_start(bench, cell)) for cell in chosen]
     tasks = [*bench.tested_on(question).values()]
-    source = Source(tuple(tasks), ways=5, shots=question[2], queries=2 if bench.given.quick else 15)
+    source = EpisodeSource(tuple(tasks), ways=5, shots=question[2], queries=2 if bench.given.quick else 15)
     plain = [cell.start in SPREAD for cell, _ in starts]
-    arms = [Arm(c.start, "zero-step", s) for (c, s), p in zip(starts, plain, strict=True) if not p]
-    arms += [Arm(c.start, "adapted", s) for c, s in starts]
+    arms = [EpisodeArm(c.start, "zero-step", s) for (c, s), p in zip(starts, plain, strict=True) if not p]
+    arms += [EpisodeArm(c.start, "adapted", s) for c, s in starts]
     if any(not p for p in plain):
-        arms += [Arm("prototypes", "prototypes"), Arm("fine-tuning", "fine-tuning")]
+        arms += [EpisodeArm("prototypes", "prototypes"), EpisodeArm("fine-tuning", "fine-tuning")]
     out = bench.given.out / "episodes" / "-".join(map(str, question))
     found = measure_arms(
         bench.asked, source, [bench.form(t) for t in tasks], arms, protocol_of(bench.given), out=out,
@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(bench, chosen), given.threads)
 
 
-def run(bench: Bench, chosen: list[Cell]) -> list[Failure]:
+def run(bench: Bench, chosen: list[Cell]) -> list[FailedRun]:
     """Every question that a chosen cell belongs to, and the page, which is also printed."""
     given = bench.given
     for question in dict.fromkeys(cell.question for cell in chosen):

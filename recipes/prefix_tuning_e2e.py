@@ -25,7 +25,7 @@ from ending import ended
 from prefix_tuning_e2e_page import Cell, page, results
 
 from foreword.core.format import Decoding, Format
-from foreword.evaluation.compare import Failure, How, compare
+from foreword.evaluation.compare import CompareOptions, FailedRun, compare
 from foreword.models.base import FrozenLM
 from foreword.models.load import load
 from foreword.tasks.read import read_task
@@ -136,10 +136,10 @@ def form_of(cell: Cell, how: Setting) -> Any:
     return form
 
 
-def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
+def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[FailedRun]:
     """Run what is missing, run by run."""
     lm, task, how = load(given.model, dtype=given.dtype), read(given), setting_of(given)
-    failures: list[Failure] = []
+    failures: list[FailedRun] = []
     for number, cell in enumerate(chosen, 1):
         print(f"{number} of {len(chosen)}: {cell.path}", file=sys.stderr, flush=True)
         for subset in cell.subsets:
@@ -151,7 +151,7 @@ def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
                 out=given.out / cell.path / f"subset-{subset}",
                 seeds=cell.seeds,
                 options={cell.method: cell.options},
-                how=How(keep_bytes=1 << 20, form=form_of(cell, how)),
+                how=CompareOptions(keep_bytes=1 << 20, form=form_of(cell, how)),
             )
             failures += found.failures
     return failures
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run_all(given, chosen), given.threads)
 
 
-def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[FailedRun]:
     """What is missing, unless the page alone is asked for; then the page of all that is there."""
     failures = [] if given.page else run(given, chosen)
     given.only = []

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from foreword.evaluation.predictions import Texts
+from foreword.evaluation.predictions import TextPredictions
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import points, scale, title, valued
 from foreword.evaluation.statistics import Interval, Resampled, difference, interval
@@ -45,7 +45,7 @@ class Result:
     """What a cell found: its runs, with what each wrote, by subset and seed."""
 
     cell: Cell
-    runs: dict[tuple[int, int], tuple[Record, Texts]]
+    runs: dict[tuple[int, int], tuple[Record, TextPredictions]]
     draws: dict[tuple[int, int], dict[str, Resampled]]
 
     def value(self, name: str) -> Interval:
@@ -70,7 +70,7 @@ def results(out: Path, chosen: Sequence[Cell]) -> dict[str, Result]:
             store = Store(place)
             for record in store.records() if place.is_dir() else ():
                 texts = store.predictions(record) if record.role == "result" else None
-                if isinstance(texts, Texts) and fits(record, cell):
+                if isinstance(texts, TextPredictions) and fits(record, cell):
                     runs[subset, record.seed] = record, texts
         if runs:
             found[cell.path] = Result(cell, runs, {key: texts.resampled(SHOWN) for key, (_, texts) in runs.items()})

@@ -22,7 +22,7 @@ from ending import ended
 from markers import put
 
 from foreword.cli.progress import Bars
-from foreword.evaluation.compare import Failure, How, compare
+from foreword.evaluation.compare import CompareOptions, FailedRun, compare
 from foreword.evaluation.grid import parse_options
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import markdown, matrix
@@ -103,9 +103,9 @@ def rows_of(task: Task, cell: Cell, full: bool) -> Task:
     return task.limit(train=ROWS["train"], validation=ROWS["validation"], test=None)
 
 
-def run_cells(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+def run_cells(given: argparse.Namespace, chosen: list[Cell]) -> list[FailedRun]:
     """Run what is missing, cell by cell. Tuning stops at the development rows."""
-    failures: list[Failure] = []
+    failures: list[FailedRun] = []
     models: dict[str, Any] = {}
     tasks = {name: load_task(given.data, name, given.full) for name in dict.fromkeys(c.task for c in chosen)}
     for number, cell in enumerate(chosen, 1):
@@ -122,7 +122,7 @@ def run_cells(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
                 seeds=given.seeds or SETTINGS[cell.setting],
                 shots=cell.shots,
                 options={cell.method: {**cell.options(), **grid}},
-                how=How(test=not given.tune, keep_bytes=0),
+                how=CompareOptions(test=not given.tune, keep_bytes=0),
                 progress=bars,
                 on_stage=bars.stage,
             )
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(given, chosen), given.threads)
 
 
-def run(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+def run(given: argparse.Namespace, chosen: list[Cell]) -> list[FailedRun]:
     """What is missing, unless tables alone are asked for; then the tables, which are also printed."""
     failures = [] if given.table else run_cells(given, chosen)
     if not given.tune:

@@ -18,9 +18,9 @@ from ending import ended
 from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Decoding
-from foreword.evaluation.compare import Failure
+from foreword.evaluation.compare import FailedRun
 from foreword.evaluation.episode_report import percent
-from foreword.evaluation.predictions import Texts
+from foreword.evaluation.predictions import TextPredictions
 from foreword.evaluation.statistics import Resampled, difference, interval
 from foreword.inference.predictor import Prompted
 from foreword.methods.registry import train
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run(given), given.threads)
 
 
-def run(given: argparse.Namespace) -> list[Failure]:
+def run(given: argparse.Namespace) -> list[FailedRun]:
     """Every artefact and text that is missing, then the page."""
     lm = load(given.model, dtype=given.dtype)
     tasks = {place: read_task(f"builtin:{name}") for place, name in TESTS.items()}
@@ -86,17 +86,17 @@ def made_of(given: argparse.Namespace, lm: FrozenLM, task: Task, method: str, se
     return artefact
 
 
-def texts_of(given: argparse.Namespace, lm: FrozenLM, made: Artefact, task: Task, name: str) -> Texts:
+def texts_of(given: argparse.Namespace, lm: FrozenLM, made: Artefact, task: Task, name: str) -> TextPredictions:
     """What the artefact writes of the test rows, written unless it is there."""
     file = given.out / "texts" / f"{name}.json"
     if not file.exists():
         print(f"writing {name}", file=sys.stderr, flush=True)
-        read = Texts.of(task.judge, Prompted(lm, made).answers(task.test), task.test)
+        read = TextPredictions.of(task.judge, Prompted(lm, made).answers(task.test), task.test)
         write_whole(file, json.dumps(read.answers).encode())
     answers = tuple(json.loads(file.read_text(encoding="utf-8")))
     samples = tuple((answer or "",) for answer in answers)
     targets = tuple(row.targets for row in task.test)
-    return Texts(task.judge, answers, samples, targets, (1,) * len(answers), task.judge.meanings(task.test))
+    return TextPredictions(task.judge, answers, samples, targets, (1,) * len(answers), task.judge.meanings(task.test))
 
 
 def page(

@@ -20,13 +20,13 @@ from typing import Any
 
 from ending import ended
 
-from foreword.evaluation.compare import Failure, How, Tools, compare
+from foreword.evaluation.compare import Backend, CompareOptions, FailedRun, compare
 from foreword.evaluation.plots import plot_curves
 from foreword.evaluation.predictions import ReadCache, Readers
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import percent, points
 from foreword.evaluation.statistics import Interval
-from foreword.evaluation.summary import Line, summarise
+from foreword.evaluation.summary import TableRow, summarise
 from foreword.models.load import load
 from foreword.tasks.read import read_task
 from foreword.tasks.rows import Row
@@ -96,13 +96,13 @@ def without_labels(task: Task) -> Task:
     return task.with_(train=(), validation=tuple(rows[:UNLABELLED]))
 
 
-def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
+def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[FailedRun]:
     """Run what is missing, cell by cell. Rows read with the same words are read once for all calibrations."""
     lm = load(given.model, dtype=given.dtype)
-    own = Tools.own()
+    own = Backend.own()
     tools = replace(own, cache=ReadCache(Readers(own.score, own.answer)))
     tasks = {name: read(given, name) for name in dict.fromkeys(c.task for c in chosen)}
-    failures: list[Failure] = []
+    failures: list[FailedRun] = []
     for number, cell in enumerate(chosen, 1):
         print(f"{number} of {len(chosen)}: {cell.path}", file=sys.stderr, flush=True)
         task = tasks[cell.task]
@@ -117,7 +117,7 @@ def run(given: argparse.Namespace, chosen: Sequence[Cell]) -> list[Failure]:
             seeds=given.seeds if cell.shots else [0],
             shots=cell.shots or None,
             options={cell.method: options},
-            how=How(keep_bytes=0),
+            how=CompareOptions(keep_bytes=0),
             tools=tools,
         )
         failures += found.failures
@@ -133,7 +133,7 @@ def variant(record: Record) -> str | None:
     return None
 
 
-def curves(given: argparse.Namespace) -> list[Line]:
+def curves(given: argparse.Namespace) -> list[TableRow]:
     """A line for every variant at every number of labels. What has no labels is beside all of them, on their seeds."""
     store = Store.open(given.out)
     runs = [r for r in store.records() if r.role == "result" and r.task in [t.split(":")[-1] for t in given.tasks]]
@@ -151,11 +151,11 @@ def curves(given: argparse.Namespace) -> list[Line]:
     return summarise([*alone, *labelled, *beside], store.predictions, baselines=AGAINST)
 
 
-def by_place(lines: Sequence[Line]) -> dict[tuple[str, int, str], Line]:
+def by_place(lines: Sequence[TableRow]) -> dict[tuple[str, int, str], TableRow]:
     return {(line.task, line.k or 0, line.method): line for line in lines if "accuracy" in line.metrics}
 
 
-def table(lines: Sequence[Line], task: str) -> str:
+def table(lines: Sequence[TableRow], task: str) -> str:
     """Accuracy of one task: variants down, labels a class across; and how many demonstrations stood before a row."""
     found = by_place(lines)
     shots = sorted({k for t, k, _ in found if t == task})
@@ -170,7 +170,7 @@ def table(lines: Sequence[Line], task: str) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in body)
 
 
-def answers(lines: Sequence[Line], task: str) -> list[str]:
+def answers(lines: Sequence[TableRow], task: str) -> list[str]:
     """From how many labels on each learner is shown above words, said by the paired differences alone."""
     found = by_place(lines)
     told = []
@@ -195,7 +195,7 @@ def _and(numbers: Sequence[int]) -> str:
     return " and ".join(map(str, numbers))
 
 
-def lacking(given: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
+def lacking(given: argparse.Namespace, lines: Sequence[TableRow]) -> list[str]:
     """A sentence on the cells that have not been run with every seed, by task and number of labels."""
     found = {place for place, line in by_place(lines).items() if not place[1] or len(line.seeds) == len(given.seeds)}
     missing = [c for c in cells(given) if (c.task.split(":")[-1], c.shots, c.name) not in found]
@@ -205,7 +205,7 @@ def lacking(given: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
     return [f"Not run yet, or not with every seed: {len(missing)} of {len(cells(given))} cells, in {listed}."]
 
 
-def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
+def page(given: argparse.Namespace, lines: Sequence[TableRow]) -> str:
     tasks = list(dict.fromkeys(line.task for line in lines))
     machines = sorted({r.computed_on for r in Store.open(given.out).records()})
     hashes = {r.task: r.hashes["test"][:12] for r in Store.open(given.out).records()}
@@ -230,7 +230,7 @@ def page(given: argparse.Namespace, lines: Sequence[Line]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(given: argparse.Namespace, lines: Sequence[Line]) -> None:
+def draw(given: argparse.Namespace, lines: Sequence[TableRow]) -> None:
     panels: dict[str, dict[str, list[tuple[int, Interval]]]] = {}
     for (task, k, name), line in sorted(by_place(lines).items(), key=lambda item: item[0][1]):
         if name in DRAWN:
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     return ended(given.out, lambda: run_all(given, chosen), given.threads)
 
 
-def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[Failure]:
+def run_all(given: argparse.Namespace, chosen: list[Cell]) -> list[FailedRun]:
     """What is missing, unless the page alone is asked for; then the page."""
     failures = [] if given.page else run(given, chosen)
     lines = curves(given)

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from foreword.models.base import FrozenLM
-from foreword.models.hf.tiny import byte_tokenizer, random_model
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer, random_model
 from foreword.models.load import wrap
 
 # As Qwen 2.5: without a system message of yours it writes one of its own.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 LOADED = [
     "foreword.cli.main", "foreword.evaluation.tasks", "foreword.training.trainer", "foreword.models.hf.lm",
-    "foreword.models.hf.tiny", "foreword.models.load", "transformers.models.bert.modeling_bert", "tests.killed",
+    "foreword.models.hf.tiny_checkpoints", "foreword.models.load", "transformers.models.bert.modeling_bert",
+    "tests.killed",
 ]  # fmt: skip
 CLOCK = ("timings.jsonl",)
 

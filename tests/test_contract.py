@@ -16,7 +16,7 @@ from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.methods.registry import make_job, train
 from foreword.models.load import load
-from foreword.tasks.metrics import accuracy
+from foreword.tasks.label_metrics import accuracy
 from foreword.tasks.task import Task
 from foreword.training.contract import Step
 from foreword.training.trainer import Trained, TrainingInterrupted, train_many

@@ -16,10 +16,10 @@ from foreword.inference.features import encode_rows
 from foreword.inference.predictor import Prompted
 from foreword.methods import METHODS
 from foreword.methods.instructions.chat_turns import fill_turn, places
-from foreword.methods.instructions.proposers import LocalWriter, Sampling
+from foreword.methods.instructions.proposers import LocalWriter, ProposalSampling
 from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
 from foreword.training.answer_log import AnswerLog
@@ -129,7 +129,7 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
     lm = wrap(lm._model.double(), lm.tokenizer, kind="causal")  # type: ignore[attr-defined]
     seen: list[list[int]] = []
     whole = "Two rows:\n\na {b} c<|im_end|>\n\nThe instruction was to"
-    writer = LocalWriter(lm, Sampling(1.0, 0.8, 6), AnswerLog(), "x")
+    writer = LocalWriter(lm, ProposalSampling(1.0, 0.8, 6), AnswerLog(), "x")
     encoded = writer._encoder.encode(writer._fields(whole))
     seen.append(encoded.ids_S.tolist())
     asked = [
@@ -147,7 +147,7 @@ def test_a_proposer_begins_its_own_turn_and_many_prompts_are_answered_as_each_al
     assert seen == [[*own, *wanted]]
     prompts = [(whole, 3), ("Other words.\nIn other words:", 4), (whole, 9)]
     together = list(writer.write(prompts, 3))
-    alone = [next(LocalWriter(lm, Sampling(1.0, 0.8, 6), AnswerLog(), "x").write([one], 3)) for one in prompts]
+    alone = [next(LocalWriter(lm, ProposalSampling(1.0, 0.8, 6), AnswerLog(), "x").write([one], 3)) for one in prompts]
     assert together == alone and together[0] != together[2]
     assert all("\n" not in text for texts in together for text in texts)
 
@@ -194,7 +194,7 @@ def test_an_instruction_goes_to_the_system_where_there_is_one(lm):
 def test_label_words_follow_the_generation_prompt_as_the_template_writes_an_answer(lm):
     task = drawn("labels")
     encoder = Encoder.build(lm, task.format("causal", chat=True))
-    [encoded] = encoder.encode_rows([Line(dict(task.test[0].fields))])
+    [encoded] = encoder.encode_rows([PlainRow(dict(task.test[0].fields))])
     source = encoder.format.template.source
     content = source[0]["content"].replace("{text|shorten}", task.test[0].fields["text"])
     for label, words in zip(task.labels, encoded.plan.words, strict=True):

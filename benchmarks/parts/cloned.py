@@ -8,11 +8,17 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foreword.core.shapes import Tensor
-from foreword.methods.meta.task_losses import Fold
+from foreword.methods.meta.task_losses import EpisodeRow
 
 
 def meta_gradient(
-    model: Any, support: Sequence[Fold], query: Sequence[Fold], start_PD: Tensor, rate: float, steps: int, tasks: int
+    model: Any,
+    support: Sequence[EpisodeRow],
+    query: Sequence[EpisodeRow],
+    start_PD: Tensor,
+    rate: float,
+    steps: int,
+    tasks: int,
 ) -> list[Tensor]:
     """Each task's gradient by the shared start, through transformers' own forward of padded rows."""
     found = []
@@ -29,7 +35,7 @@ def meta_gradient(
     return found
 
 
-def _loss(model: Any, rows: Sequence[Fold], prompt_PD: Tensor) -> Tensor:
+def _loss(model: Any, rows: Sequence[EpisodeRow], prompt_PD: Tensor) -> Tensor:
     """Mean cross-entropy over the pieces of the label words at the mask; all rows in one padded batch."""
     longest = max(len(r.encoded.ids_S) for r in rows)
     ids_BS = torch.zeros(len(rows), longest, dtype=torch.long)

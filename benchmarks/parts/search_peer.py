@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from foreword.methods.triggers.slots import Prompt, columns_of
+from foreword.methods.triggers.prompt_slots import Prompt, columns_of
 from foreword.models.encoding.batch import Encoded
 
 

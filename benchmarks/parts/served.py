@@ -20,7 +20,7 @@ from foreword.core.prompts import SoftPrompt
 from foreword.core.template import Template
 from foreword.models.base import FrozenLM
 from foreword.serving.engine import Engine
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.protocol import RowRequest, Sampling
 from foreword.serving.store import Version
 
 LENGTH = 20
@@ -80,7 +80,7 @@ class Load:
     new: int
 
     def send(self, engine: Engine, version: Version, number: int) -> Future[Any]:
-        row = Asked(version, self.texts[number % len(self.texts)])
+        row = RowRequest(version, self.texts[number % len(self.texts)])
         if self.kind == "classification":
             return engine.classify([row])
         return engine.generate(row, Sampling(max_tokens=self.new, temperature=0.0)).result
@@ -98,7 +98,7 @@ def warm(engine: Engine, load: Load, versions: Sequence[Version], size: int = 20
     """Ask for every prompt once, so that what fits in memory and compiled is there."""
     for start in range(0, len(versions), size):
         part = versions[start : start + size]
-        futures = [engine.classify([Asked(version, "film")]) for version in part]
+        futures = [engine.classify([RowRequest(version, "film")]) for version in part]
         for future in futures:
             future.result()
 

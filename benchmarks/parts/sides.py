@@ -22,7 +22,7 @@ from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.task import Task
 from foreword.training.contract import GradientMethod, Learner
-from foreword.training.loop import Rows, Run, batch_rows
+from foreword.training.loop import ExampleRows, Run, batch_rows
 
 Method = Literal["prompt", "prefix", "prefix-mlp"]
 Padding = Literal["examples", "buckets"]
@@ -54,7 +54,7 @@ def our_run(lm: FrozenLM, task: Task, method: Method, *, steps: int, batch_size:
         learner = _bare(learner)
     encoded = encode_rows(lm, learner.format, task.train, 0 if method == "prompt" else length)
     labels = [row.label for row in task.train if row.label is not None]
-    return Run(f"{method}", learner, Rows(encoded, labels), Rows([], []), seed=0)
+    return Run(f"{method}", learner, ExampleRows(encoded, labels), ExampleRows([], []), seed=0)
 
 
 def _bare(learner: Learner) -> Learner:

@@ -26,7 +26,7 @@ from foreword.cli.shared_options import (
 from foreword.errors import ConfigError, ForewordError
 
 if TYPE_CHECKING:
-    from foreword.evaluation.compare import Comparison, How
+    from foreword.evaluation.compare import CompareOptions, Comparison
     from foreword.tasks.task import Task
 
 
@@ -100,7 +100,7 @@ def compare(
     foreword compare --model gpt2 --data data/e2e --methods prefix-tuning,fine-tuning --shots 50 --subsets 5 --seeds 2 \
         --out runs/low
     """
-    from foreword.evaluation.compare import How
+    from foreword.evaluation.compare import CompareOptions
     from foreword.evaluation.grid import parse_options
     from foreword.methods.registry import find_method
 
@@ -115,7 +115,7 @@ def compare(
     task = which.read(data)
     loaders = [functools.partial(how.load, model) for model in models]
     asked = sensitivity and not no_test
-    chosen = How(
+    chosen = CompareOptions(
         allowed=allowed,
         test=not no_test,
         stack=stack,
@@ -132,7 +132,7 @@ def compare(
     report(found, out, as_json)
 
 
-def run(loaders: list, task: "Task", names: list[str], *, out: Path, how: "How", **more) -> "Comparison":
+def run(loaders: list, task: "Task", names: list[str], *, out: Path, how: "CompareOptions", **more) -> "Comparison":
     """`evaluation.compare` with bars; after Ctrl-C it says how to go on."""
     from foreword.evaluation.compare import compare as compare_methods
 

@@ -36,13 +36,19 @@ def demo(out: Path, task: str, model: str, as_json: bool, how: ModelChoice) -> N
     Takes a few minutes on two cores and leaves results.jsonl and the learnt artefacts in --out. A second run only
     prints the table.
     """
-    from foreword.evaluation.compare import How
+    from foreword.evaluation.compare import CompareOptions
     from foreword.tasks.read import read_task
 
     rows = read_task(f"builtin:{task}").limit(train=TRAIN_ROWS, test=TEST_ROWS)
     note(f"{rows.describe()}. A generator wrote the text, so the numbers say nothing about real data.")
     found = run(
-        [functools.partial(how.load, model)], rows, list(METHODS), out=out, how=How(), seeds=SEEDS, options=OPTIONS
+        [functools.partial(how.load, model)],
+        rows,
+        list(METHODS),
+        out=out,
+        how=CompareOptions(),
+        seeds=SEEDS,
+        options=OPTIONS,
     )
     report(found, out, as_json, brief=True)
     learnt = next((r.artefact for r in found.records if r.method == "prompt-tuning" and r.artefact), None)

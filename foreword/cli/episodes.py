@@ -86,9 +86,9 @@ def episodes(
     \b
     foreword episodes --model MODEL --data data/reuters --start maml=starts/x --start multitask=starts/y --out runs/e
     """
+    from foreword.evaluation.episode_comparison import Protocol, arms_of, measure_arms
     from foreword.evaluation.episode_report import lines_of, over
-    from foreword.evaluation.episodes import Protocol, arms_of, measure_arms
-    from foreword.tasks.episodes import Source
+    from foreword.tasks.episodes import EpisodeSource
 
     kinds = [name.strip() for name in arms.split(",") if name.strip()]
     unknown = [name for name in kinds if name not in KINDS]
@@ -102,7 +102,7 @@ def episodes(
         fine_tuning_rates=numbers("--fine-tuning-rates", fine_tuning_rates), seed=seed, transductive=transductive,
     )  # fmt: skip
     of: list[Task] = [*read_family(tasks, which).values()] if tasks else [read_source(data or "", classes, which)]
-    source = Source(tuple(of), ways, shots, queries)
+    source = EpisodeSource(tuple(of), ways, shots, queries)
     lm = how.load(model)
     forms = [how_put.build(task, lm) for task in of]
     try:

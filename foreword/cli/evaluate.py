@@ -111,12 +111,12 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
     fewer are worth, and rows without an answer."""
     import numpy as np
 
-    from foreword.evaluation.predictions import Scored, Texts
+    from foreword.evaluation.predictions import Scored, TextPredictions
     from foreword.inference.answers import judged, majority_curve
     from foreword.inference.predictor import require_same_answers
     from foreword.inference.reasoning import vote_scores
     from foreword.tasks.extract import NO_ANSWER
-    from foreword.tasks.metrics import log_probabilities
+    from foreword.tasks.label_metrics import log_probabilities
 
     require_same_answers(opened.artefact, task)
     form = opened.artefact.format
@@ -134,7 +134,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
         "majority": majority_curve(form, task, answered, rows),
     }
     if task.metric:
-        return Texts.of(task.judge, answered, rows), samples
+        return TextPredictions.of(task.judge, answered, rows), samples
     return Scored(log_probabilities(vote_scores(form, rows, answered).numpy()), label_N), samples
 
 

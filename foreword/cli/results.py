@@ -13,7 +13,7 @@ from foreword.cli.console import out, table
 
 if TYPE_CHECKING:
     from foreword.evaluation.compare import Comparison
-    from foreword.evaluation.summary import Line
+    from foreword.evaluation.summary import TableRow
 
 LABELS = ("model", "parameters", "task", "training rows", "method")
 FIRST = (
@@ -25,7 +25,7 @@ FIRST = (
 GAP = 2
 
 
-def print_lines(lines: "Sequence[Line]", *, brief: bool = False) -> None:
+def print_lines(lines: "Sequence[TableRow]", *, brief: bool = False) -> None:
     """Caption, table and notes on stdout; `brief` keeps what fits into one table."""
     from foreword.evaluation import report
 

@@ -107,9 +107,9 @@ def serve(
     name, chosen = _model(store, model, how)
     prompts = f"{len(store.names()):,} prompts"
     if replicas > 1:
-        from foreword.serving.replicas import Plan, serve_replicas
+        from foreword.serving.replicas import ReplicaPlan, serve_replicas
 
-        plan = Plan(folder.resolve(), partial(chosen.load, name), room, limits, allow_other_weights)
+        plan = ReplicaPlan(folder.resolve(), partial(chosen.load, name), room, limits, allow_other_weights)
         have = f"{prompts} over {replicas} replicas of {name}"
         serve_replicas(plan, replicas, host, port, ready=lambda address: note(f"{address} serves {have}"))
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from foreword.core.template import (
-    Answer,
+    AnswerPlace,
     Decoder,
     Demos,
     Field,
@@ -70,9 +70,9 @@ def _plain(template: Template, examples: Sequence[Example], separator: str, data
 def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
     """One demonstration. After a field the answer has one space, as when it is scored."""
     parts: list[Part] = []
-    answer = next((p for p in body if isinstance(p, Answer)), None)
-    for part in [*body, *([] if answer else [Answer()])]:
-        if isinstance(part, Answer):
+    answer = next((p for p in body if isinstance(p, AnswerPlace)), None)
+    for part in [*body, *([] if answer else [AnswerPlace()])]:
+        if isinstance(part, AnswerPlace):
             last = parts[-1] if parts else None
             bare = last is not None and (last.data if isinstance(last, Literal) else True)
             ends = not answer and isinstance(last, Literal) and not last.text[-1:].isspace()

@@ -66,7 +66,7 @@ class Soft:
 
 @final
 @dataclass(frozen=True)
-class Answer:
+class AnswerPlace:
     """Where the label word stands; `name` is how it was written, "mask" or "answer"."""
 
     name: str = "answer"
@@ -94,8 +94,8 @@ class Filled:
     shorten: bool
 
 
-Part = Literal | Field | Soft | Answer | Demos | Decoder
-Segment = Literal | Filled | Soft | Answer | Demos | Decoder
+Part = Literal | Field | Soft | AnswerPlace | Demos | Decoder
+Segment = Literal | Filled | Soft | AnswerPlace | Demos | Decoder
 
 
 @final
@@ -125,7 +125,7 @@ class Template:
             turns = tuple(_parse_message(message, i) for i, message in enumerate(source, 1))
             if not turns:
                 raise ConfigError("The template is an empty list; give at least one {role, content} message.")
-        answers = [p for turn in turns for p in turn.parts if isinstance(p, Answer)]
+        answers = [p for turn in turns for p in turn.parts if isinstance(p, AnswerPlace)]
         if len(answers) > 1:
             raise ConfigError(f"The template {source!r} has {len(answers)} places for the answer; it may have one.")
         if answers and turns[0].role:
@@ -166,8 +166,8 @@ class Template:
         return tuple(p for p in self.parts if isinstance(p, Soft))
 
     @property
-    def answer(self) -> Answer | None:
-        return next((p for p in self.parts if isinstance(p, Answer)), None)
+    def answer(self) -> AnswerPlace | None:
+        return next((p for p in self.parts if isinstance(p, AnswerPlace)), None)
 
     @property
     def halves(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
@@ -226,7 +226,7 @@ class Template:
             return self
         (turn,) = self.turns
         if kind == "masked":
-            return self if self.answer else Template((Turn("", (*turn.parts, Literal(" "), Answer("mask"))),))
+            return self if self.answer else Template((Turn("", (*turn.parts, Literal(" "), AnswerPlace("mask"))),))
         if self.answer is None:
             return self
         at = turn.parts.index(self.answer)
@@ -236,7 +236,7 @@ class Template:
                 f"The template {self.source!r} goes on after its answer, which a {kind} model has not read; give one "
                 "that ends with it."
             )
-        return Template((Turn("", (*turn.parts[:at], Answer("answer"))),))
+        return Template((Turn("", (*turn.parts[:at], AnswerPlace("answer"))),))
 
     def without_soft(self) -> "Template":
         """This template without its slots; the spaces around a slot become one."""
@@ -282,7 +282,7 @@ def _check_decoder(source: Any, turns: Sequence[Turn]) -> None:
             f"The template {source!r} has {_write(odd[0])} after {{decoder}}, where only words, slots and {{answer}} "
             "may stand: the encoder reads the row; move it before {decoder}."
         )
-    if any(isinstance(p, Answer) for p in parts[:at]):
+    if any(isinstance(p, AnswerPlace) for p in parts[:at]):
         raise ConfigError(
             f"The template {source!r} has its answer before {{decoder}}; the decoder writes it: move it to the end."
         )
@@ -357,7 +357,7 @@ def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part
             raise fail(at, f"{{{inside}}} needs a length or words in quotes")
         return Soft(length=int(value))
     if body in ("mask", "answer"):
-        return Answer(body)
+        return AnswerPlace(body)
     if body == "demos":
         return Demos()
     if body == "decoder":
@@ -398,7 +398,7 @@ def _write(part: Part) -> str:
             return f"{{soft:{length}}}"
         case Soft(_, words):
             return f"{{soft:{_quoted(words or '')}}}"
-        case Answer(name):
+        case AnswerPlace(name):
             return "{" + name + "}"
 
 

@@ -18,13 +18,13 @@ from foreword.core.format import Format
 from foreword.core.html import html_table
 from foreword.errors import ConfigError, DataError
 from foreword.evaluation.grid import Options, points
+from foreword.evaluation.planned_runs import PlannedRun, RunContext, make_cells, make_desk
 from foreword.evaluation.predictions import Answer, ReadCache, Readers, Score, primary
 from foreword.evaluation.records import Record, Store
 from foreword.evaluation.report import caption, notes, table
-from foreword.evaluation.run import Cell, Desk, make_cells, make_desk
-from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.schedule import FailedRun, Schedule, run_method
 from foreword.evaluation.sensitivity import over_templates
-from foreword.evaluation.summary import Line, summarise
+from foreword.evaluation.summary import TableRow, summarise
 from foreword.inference.answers import answer_rows
 from foreword.methods.registry import fitting
 from foreword.models.base import FrozenLM
@@ -48,7 +48,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class How:
+class CompareOptions:
     """What most comparisons leave as it is.
 
     `allowed` grid points a method (None: as many as the largest grid has). `test=False` stops at the development rows.
@@ -66,7 +66,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Tools:
+class Backend:
     """The methods, what trains them and what reads artefacts; comparisons that are given one cache share it."""
 
     methods: Mapping[str, Method]
@@ -80,21 +80,21 @@ class Tools:
         return self.cache or ReadCache(Readers(self.score, self.answer))
 
     @staticmethod
-    def own() -> "Tools":
+    def own() -> "Backend":
         from foreword.inference.scoring import score_rows
         from foreword.methods import METHODS
         from foreword.training.trainer import train_many
 
-        return Tools(METHODS, train_many, score_rows)
+        return Backend(METHODS, train_many, score_rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """The lines of the table, the runs behind them, what failed, and the folder that holds it all."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     records: tuple[Record, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedRun, ...]
     folder: Path
 
     def _repr_html_(self) -> str:
@@ -115,10 +115,10 @@ def compare(
     shots: int | None = None,
     subsets: int | None = None,
     options: Options | None = None,
-    how: How | None = None,
+    how: CompareOptions | None = None,
     progress: Progress | None = None,
     on_stage: Callable[[Stage], None] | None = None,
-    tools: Tools | None = None,
+    tools: Backend | None = None,
 ) -> Comparison:
     """Train and test every method with every seed on every model; results go to `out` run by run.
 
@@ -128,7 +128,7 @@ def compare(
 
     Raises: ConfigError or DataError for a request that cannot be met, before anything is trained.
     """
-    how, tools, options = how or How(), tools or Tools.own(), options or {}
+    how, tools, options = how or CompareOptions(), tools or Backend.own(), options or {}
     chosen = _methods(methods, tools, options)
     grids = {m.name: points(m, options.get(m.name, {}), how.allowed) for m in chosen}
     tasks = _drawn(task, _seeds(seeds), shots, subsets)
@@ -159,7 +159,7 @@ def compare(
 
             own = replace(desk, templates=_templates(desk, tools, how, method))
             plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
-            cells: dict[tuple[int | None, int] | int, list[Cell]] = {
+            cells: dict[tuple[int | None, int] | int, list[PlannedRun]] = {
                 draw: make_cells(
                     desk, [_job(t, forms[draw], method, c, draw[1]) for c in grids[method.name]], shots, subset=draw[0]
                 )
@@ -183,7 +183,9 @@ def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
     return frozen(lm.tokenizer, form, lm.name) if form.template.chat else form
 
 
-def _templates(desk: Desk, tools: Tools, how: How, method: Method) -> Callable[[Job], dict[str, Any]] | None:
+def _templates(
+    desk: RunContext, tools: Backend, how: CompareOptions, method: Method
+) -> Callable[[Job], dict[str, Any]] | None:
     """What measures a method of words in other templates; None where that is not asked for or makes no sense."""
     if not (how.sensitivity and how.test and method.retemplates):
         return None
@@ -199,7 +201,7 @@ def _job(task: Task, form: Format, method: Method, config: Any, seed: int) -> Jo
     return Job(task, fitting(method, form), method, config, seed, f"{task.name}/{method.name}/seed {seed}")
 
 
-def _methods(names: Sequence[str], tools: Tools, options: Options) -> list[Method]:
+def _methods(names: Sequence[str], tools: Backend, options: Options) -> list[Method]:
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in tools.methods:
@@ -236,7 +238,7 @@ def _drawn(
     return {(subset, seed): part for subset, part in parts.items() for seed in seeds}
 
 
-def _check_rows(task: Task, tasks: Mapping[Any, Task], grids: Mapping[str, Sequence[Any]], how: How) -> None:
+def _check_rows(task: Task, tasks: Mapping[Any, Task], grids: Mapping[str, Sequence[Any]], how: CompareOptions) -> None:
     if how.test and not task.test:
         raise DataError(
             f"Task {task.name!r} has no test rows to compare on; give some, or stop at the development rows."

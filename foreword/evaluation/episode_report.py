@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from foreword.errors import ConfigError
-from foreword.evaluation.episodes import Measured
+from foreword.evaluation.episode_comparison import EpisodeScores
 from foreword.evaluation.statistics import DRAWS, Interval, Resampled, difference, interval
-from foreword.tasks.episodes import Source, Split
+from foreword.tasks.episodes import EpisodeSource, Split
 
 Over = Literal["episodes", "classes"]
 REFERENCES = ("multitask", "vocabulary")
@@ -38,7 +38,7 @@ class EpisodeLine:
         return "not shown" if not apart.shown else "shown better" if apart.mean > 0 else "shown worse"
 
 
-def over(source: Source, split: Split) -> Over:
+def over(source: EpisodeSource, split: Split) -> Over:
     """What intervals resample: classes where an episode uses every row of its classes, so that episodes differ in their
     classes alone; else episodes."""
     pools = [rows for some in source._pools[split] for rows in some.values()]
@@ -47,7 +47,7 @@ def over(source: Source, split: Split) -> Over:
     )
 
 
-def resampled(measured: Measured, what: Over, seed: int = 0) -> Resampled:
+def resampled(measured: EpisodeScores, what: Over, seed: int = 0) -> Resampled:
     """Mean accuracy and its value on resamples; the same episodes give any arm the same resamples."""
     accuracy_E = measured.accuracy_E
     if what == "episodes":
@@ -66,7 +66,7 @@ def resampled(measured: Measured, what: Over, seed: int = 0) -> Resampled:
     return Resampled(float(accuracy_E.mean()), draws_D, len(value_X))
 
 
-def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
+def lines_of(found: Sequence[EpisodeScores], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
     """A line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given,
     as far as both arms have them.
 
@@ -74,7 +74,7 @@ def lines_of(found: Sequence[Measured], what: Over, references: Sequence[str] = 
     """
     if len({m.hash for m in found}) > 1:
         raise ConfigError("The arms were measured on different episodes and cannot be compared; measure them again.")
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str], list[EpisodeScores]] = {}
     for measured in found:
         groups.setdefault((measured.arm, measured.how), []).append(measured)
     drawn = {key: [resampled(m, what) for m in some] for key, some in groups.items()}

@@ -16,7 +16,7 @@ from foreword.inference.scoring import score_rows
 from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.tokenise import Pieces
-from foreword.tasks.metrics import rank_metrics, ranks
+from foreword.tasks.label_metrics import rank_metrics, ranks
 from foreword.tasks.relations import Facts, Relation, fact_task, templates_of
 from foreword.tasks.task import Task
 from foreword.training.contract import Progress
@@ -29,7 +29,7 @@ DRAWS = 2000
 
 @final
 @dataclass(frozen=True, eq=False)
-class Asked:
+class RelationQuery:
     """A relation with its task over the candidates; `reason` says why there is none."""
 
     relation: Relation
@@ -39,7 +39,7 @@ class Asked:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Answered:
+class RelationRanks:
     """The ranks of the right objects of one relation under one arm, and the prompt that gave them."""
 
     relation: str
@@ -68,7 +68,7 @@ def ask(
     train: int | None = None,
     test: int | None = None,
     seed: int = 0,
-) -> list[Asked]:
+) -> list[RelationQuery]:
     """Every relation as a task over its own objects, or over all objects of the source, of one piece for this model."""
     everything = single_pieces(lm, facts.objects)
     asked = []
@@ -80,18 +80,18 @@ def ask(
                     f"the template {relation.template!r} goes on after its answer, which {lm.kind} models cannot"
                 )
             task = fact_task(relation, own).limit(train=train, validation=train, test=test, seed=seed)
-            asked.append(Asked(relation, task))
+            asked.append(RelationQuery(relation, task))
         except ForewordError as error:
-            asked.append(Asked(relation, None, str(error)))
+            asked.append(RelationQuery(relation, None, str(error)))
     return asked
 
 
-def manual(lm: FrozenLM, asked: Sequence[Asked]) -> list[Artefact]:
+def manual(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
     """Each relation's own template."""
     return [_written(lm, a.task, None) for a in asked if a.task is not None]
 
 
-def best_paraphrase(lm: FrozenLM, asked: Sequence[Asked]) -> list[Artefact]:
+def best_paraphrase(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
     """The paraphrase (the manual template among them) with the best mean reciprocal rank on development rows; without
     such rows the manual one. All paraphrases of all relations share batches."""
     pairs: list[tuple[Artefact, Any]] = []
@@ -121,7 +121,7 @@ def majority_ranks(task: Task) -> NDArray[np.int64]:
 
 
 def learnt(
-    lm: FrozenLM, asked: Sequence[Asked], method: str, options: Mapping[str, Any], seed: int,
+    lm: FrozenLM, asked: Sequence[RelationQuery], method: str, options: Mapping[str, Any], seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Artefact | str]:  # fmt: skip
     """A prompt for every relation with training rows, learnt in one process (gradient methods in one mixed stack); why
@@ -135,14 +135,14 @@ def learnt(
 
 
 def answer(
-    lm: FrozenLM, asked: Sequence[Asked], artefacts: Mapping[str, Artefact], arm: str, seed: int
-) -> list[Answered]:
+    lm: FrozenLM, asked: Sequence[RelationQuery], artefacts: Mapping[str, Artefact], arm: str, seed: int
+) -> list[RelationRanks]:
     """Ranks on the test rows: the rows of all relations, each with its own prompt, in shared batches."""
     own = [a for a in asked if a.task is not None and a.relation.name in artefacts]
     pairs = [(artefacts[a.relation.name], a.task.test) for a in own if a.task is not None]
     score = score_rows(lm, pairs)
     return [
-        Answered(a.relation.name, arm, seed, artefact, _ranks(score_NC, rows))
+        RelationRanks(a.relation.name, arm, seed, artefact, _ranks(score_NC, rows))
         for a, (artefact, rows), score_NC in zip(own, pairs, score, strict=True)
     ]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from foreword.errors import ArtefactError, ConfigError
 from foreword.evaluation.report import title, where
 from foreword.evaluation.statistics import Interval
-from foreword.evaluation.summary import Line
+from foreword.evaluation.summary import TableRow
 
 
-def plot_accuracy(lines: Sequence[Line], file: str | Path) -> Path:
+def plot_accuracy(lines: Sequence[TableRow], file: str | Path) -> Path:
     """One panel a model, task and number of training rows; the file's ending decides the format.
 
     Raises: ConfigError where matplotlib is not installed, nothing was tested, or the ending names no format.
@@ -23,7 +23,7 @@ def plot_accuracy(lines: Sequence[Line], file: str | Path) -> Path:
         raise ConfigError(
             "Plots need matplotlib, which is not installed; run: pip install 'foreword[plots]'."
         ) from error
-    panels: dict[str, list[Line]] = {}
+    panels: dict[str, list[TableRow]] = {}
     for line in tested:
         panels.setdefault(where(line), []).append(line)
     heights = [max(len(rows), 2) for rows in panels.values()]

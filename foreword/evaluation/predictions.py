@@ -22,7 +22,7 @@ from foreword.models.base import FrozenLM
 from foreword.tasks.corpus_metrics import Summed
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.extract import Found as Extracted
-from foreword.tasks.metrics import all_metrics, log_probabilities
+from foreword.tasks.label_metrics import all_metrics, log_probabilities
 from foreword.tasks.rows import Row, require_answers
 from foreword.tasks.slots import Meaning
 from foreword.tasks.task import Task
@@ -53,7 +53,7 @@ class Scored(NamedTuple):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Texts:
+class TextPredictions:
     """What was written for each row: its answer (None: there is none), the samples it was found in, and the targets.
 
     `judge` says how they are measured; `meanings` are the attributes of each row, where slot errors are. `cut` is each
@@ -69,8 +69,8 @@ class Texts:
     cut: tuple[float, ...] = ()
 
     @staticmethod
-    def of(judge: Judge, answered: Sequence[Answered], rows: Sequence[Row]) -> "Texts":
-        return Texts(
+    def of(judge: Judge, answered: Sequence[Answered], rows: Sequence[Row]) -> "TextPredictions":
+        return TextPredictions(
             judge,
             tuple(None if a is NO_ANSWER else cast("str", a) for a in judged(judge, answered)),
             tuple(a.texts for a in answered),
@@ -94,7 +94,7 @@ class Texts:
         """Those of the metrics asked for."""
         return resample_summed({name: one for name, one in self.summed.items() if name in names})
 
-    def pick(self, rows: Sequence[int]) -> "Texts":
+    def pick(self, rows: Sequence[int]) -> "TextPredictions":
         """Some of the rows, by number."""
         picked = {
             name: tuple(column[i] for i in rows)
@@ -118,10 +118,10 @@ class Texts:
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
     @staticmethod
-    def load(data: bytes) -> "Texts":
+    def load(data: bytes) -> "TextPredictions":
         """Raises: ValueError, KeyError, TypeError where the lines are not those of `dump`."""
         lines = [json.loads(line) for line in data.decode().splitlines()]
-        return Texts(
+        return TextPredictions(
             judge=Judge(**{name: lines[0][name] for name in ("metric", "case", "slots") if name in lines[0]})
             if lines
             else Judge(),
@@ -134,12 +134,12 @@ class Texts:
         )
 
 
-Found = Scored | Texts
+Found = Scored | TextPredictions
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Reading:
+class SplitPredictions:
     """What was found on rows, and how many of them a second.
 
     `reasoned` is, of labels that were found in what was written, the share of rows without an answer and that of texts
@@ -158,7 +158,7 @@ class Readers:
     score: Score
     answer: Answer
 
-    def read(self, lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> Reading:
+    def read(self, lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> SplitPredictions:
         """Read an artefact on labelled rows of a task.
 
         Raises: DataError where there are no rows, or one has no label or target.
@@ -171,7 +171,7 @@ class Readers:
         decoding = artefact.format.decoding
         if task.metric:
             answered = self.answer(lm, [(artefact, rows)])[0]
-            found: Found = Texts.of(task.judge, answered, rows)
+            found: Found = TextPredictions.of(task.judge, answered, rows)
         else:
             if decoding is not None and decoding.conclude is None:
                 answered = self.answer(lm, [(artefact, rows)])[0]
@@ -184,7 +184,7 @@ class Readers:
                 scores = self.score(lm, [(artefact, rows)])[0]
             score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
             found = Scored(log_probabilities(score_RC), np.array([row.label for row in rows], dtype=np.int64))
-        return Reading(found, len(rows) / max(time.perf_counter() - began, 1e-9), reasoned)
+        return SplitPredictions(found, len(rows) / max(time.perf_counter() - began, 1e-9), reasoned)
 
 
 class ReadCache:
@@ -195,9 +195,9 @@ class ReadCache:
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._found: dict[str, Reading] = {}
+        self._found: dict[str, SplitPredictions] = {}
 
-    def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> Reading:
+    def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> SplitPredictions:
         """The artefact on the task's test rows."""
         form = artefact.format
         if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or form.premise is not None:
@@ -216,7 +216,7 @@ class ReadCache:
         if key not in self._found:
             self._found[key] = self._readers.read(lm, replace(artefact, format=bare), task, task.test)
         reading = self._found[key]
-        if not form.calibrated or isinstance(reading.found, Texts):
+        if not form.calibrated or isinstance(reading.found, TextPredictions):
             return reading
         shifted_RC = (reading.found.logprob_RC + np.array(form.shift or [0.0])) / form.temperature
         return replace(reading, found=reading.found._replace(logprob_RC=log_probabilities(shifted_RC)))

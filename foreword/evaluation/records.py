@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
-from foreword.evaluation.predictions import Found, Scored, Texts, primary
+from foreword.evaluation.predictions import Found, Scored, TextPredictions, primary
 from foreword.tasks.text_metric import recorded
 
 RESULTS, TIMINGS, PREDICTIONS, ARTEFACTS = "results.jsonl", "timings.jsonl", "predictions", "artefacts"
@@ -173,7 +173,7 @@ class Store:
     def add(self, record: Record, found: Found | None = None) -> Record:
         """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
         if found is not None:
-            place = f"{PREDICTIONS}/{record.id}.{'jsonl' if isinstance(found, Texts) else 'safetensors'}"
+            place = f"{PREDICTIONS}/{record.id}.{'jsonl' if isinstance(found, TextPredictions) else 'safetensors'}"
             record = replace(record, predictions=place)
             with writing(self.folder / place):
                 write_whole(self.folder / place, _packed(found))
@@ -191,7 +191,7 @@ class Store:
         try:
             data = (self.folder / record.predictions).read_bytes()
             if record.predictions.endswith(".jsonl"):
-                return Texts.load(data)
+                return TextPredictions.load(data)
             arrays = load_arrays(data)
             return Scored(arrays["logprob"].astype(np.float64), arrays["label"].astype(np.int64))
         except (OSError, KeyError, ValueError, TypeError, SafetensorError):
@@ -230,7 +230,7 @@ class Store:
 
 
 def _packed(found: Found) -> bytes:
-    if isinstance(found, Texts):
+    if isinstance(found, TextPredictions):
         return found.dump()
     return save_arrays({"logprob": found.logprob_RC.astype(np.float32), "label": found.label_R.astype(np.int32)})
 

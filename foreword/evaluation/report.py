@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from foreword.evaluation.statistics import Interval
-from foreword.evaluation.summary import BASELINES, Line
+from foreword.evaluation.summary import BASELINES, TableRow
 
 
-def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def table(lines: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of cells; columns that say the same in every line are left out (the caption says it)."""
     columns: dict[str, list[str]] = {}
     if len({(line.model, line.kind) for line in lines}) > 1:
@@ -60,7 +60,7 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def markdown(lines: Sequence[TableRow]) -> str:
     """Caption, table and notes."""
     if not lines:
         return "No run has finished.\n"
@@ -71,7 +71,7 @@ def markdown(lines: Sequence[Line]) -> str:
     return "\n\n".join(part for part in (caption(lines), grid, under) if part) + "\n"
 
 
-def caption(lines: Sequence[Line]) -> str:
+def caption(lines: Sequence[TableRow]) -> str:
     """What was compared on what, with how many seeds, and what the columns hold."""
     models = ", ".join(
         dict.fromkeys(f"{line.model} ({line.kind}, {count(line.model_numbers)} parameters)" for line in lines)
@@ -113,7 +113,7 @@ def caption(lines: Sequence[Line]) -> str:
     )
 
 
-def notes(lines: Sequence[Line]) -> list[str]:
+def notes(lines: Sequence[TableRow]) -> list[str]:
     """Sentences: what is below the hand-written prompt, which differences are not shown, how points were chosen."""
     told = []
     many = len({line.question for line in lines}) > 1
@@ -202,7 +202,7 @@ def title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
-def _measured(lines: Sequence[Line]) -> list[str]:
+def _measured(lines: Sequence[TableRow]) -> list[str]:
     """The metrics of any line, in order; no answers and cut texts have a column only where there were some."""
     names = dict.fromkeys(name for line in lines for name in line.metrics)
     never = {n for n in ("no_answer", "cut") if all(line.metrics[n].mean == 0 for line in lines if n in line.metrics)}
@@ -241,7 +241,7 @@ def points(gap: Interval, name: str = "accuracy") -> str:
     return f"{by * gap.mean:+.{digits}f} [{by * gap.low:+.{digits}f}, {by * gap.high:+.{digits}f}]"
 
 
-def versus(line: Line, base: str) -> str:
+def versus(line: TableRow, base: str) -> str:
     gap = line.versus.get(base)
     if gap is not None and not gap.measured:
         return NOT_MEASURED
@@ -249,7 +249,7 @@ def versus(line: Line, base: str) -> str:
     return told if gap is None or gap.shown else f"{told} ="
 
 
-def seeds_of(lines: Sequence[Line]) -> str:
+def seeds_of(lines: Sequence[TableRow]) -> str:
     """How many seeds, and on how many draws of training rows each, where these were drawn apart."""
     seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
     subsets = " or ".join(str(n) for n in sorted({line.subsets for line in lines if line.subsets}))
@@ -257,11 +257,11 @@ def seeds_of(lines: Sequence[Line]) -> str:
     return f"{told} on each of {subsets} subsets" if subsets else told
 
 
-def training(line: Line) -> str:
+def training(line: TableRow) -> str:
     return f"{line.train_rows:,} training rows" if line.k is None else f"{line.k} shots a label"
 
 
-def where(line: Line) -> str:
+def where(line: TableRow) -> str:
     return f"{line.task}, {line.model} ({line.kind}), {training(line)}"
 
 
@@ -273,12 +273,12 @@ def count(n: int) -> str:
     return str(n)
 
 
-def matrix(lines: Sequence[Line]) -> str:
+def matrix(lines: Sequence[TableRow]) -> str:
     """What each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
 
     `markdown` has the rest.
     """
-    groups: dict[tuple[str, str, int | None], list[Line]] = {}
+    groups: dict[tuple[str, str, int | None], list[TableRow]] = {}
     for line in lines:
         if line.metrics:
             groups.setdefault((line.model, line.kind, line.k), []).append(line)
@@ -309,12 +309,12 @@ def matrix(lines: Sequence[Line]) -> str:
     return "\n\n".join([*parts, key]) + "\n"
 
 
-def _head(task: str, lines: Sequence[Line]) -> str:
+def _head(task: str, lines: Sequence[TableRow]) -> str:
     line = next(line for line in lines if line.task == task)
     return f"{task} ({line.train_rows:,} train, {line.test_rows:,} test)"
 
 
-def _marked(line: Line) -> str:
+def _marked(line: TableRow) -> str:
     gap = line.versus.get(BASELINES[0])
     mark = "" if gap is None or not gap.measured or gap.low > 0 else " <" if gap.high < 0 else " ="
     return valued(line.primary, line.metrics[line.primary]) + mark

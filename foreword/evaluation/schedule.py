@@ -15,19 +15,19 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import remove_whole, write_whole
 from foreword.core.locks import clear_locks, held_or_not
 from foreword.errors import ArtefactError, ForewordError
+from foreword.evaluation.planned_runs import PlannedRun, RunContext, is_kept, record_result, record_trial
 from foreword.evaluation.predictions import primary
 from foreword.evaluation.records import CHECKPOINTS, Record, writing
-from foreword.evaluation.run import Cell, Desk, is_kept, record_result, record_trial
 from foreword.training.contract import Method, Progress
 from foreword.training.trainer import Outcome, Trained
 
-OnMade = Callable[[Cell, Trained, int], None]
-Cells = Sequence[Cell]
+OnMade = Callable[[PlannedRun, Trained, int], None]
+Cells = Sequence[PlannedRun]
 SHORTEST, LONGEST = 0.05, 2.0  # seconds between two looks at the stacks that other processes have
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedRun:
     """A run that ended in an error; it is tried again the next time."""
 
     model: str
@@ -45,18 +45,18 @@ class Schedule:
     At most `stack` runs train as one (None: no limit).
     """
 
-    desk: Desk
+    desk: RunContext
     method: Method
     train_many: Callable[..., list[Outcome]]
     stack: int | None
     progress: Progress | None
     tell: Callable[[int], None]
     found: dict[tuple[str, str], Record]
-    failures: list[Failure]
+    failures: list[FailedRun]
     read_to: list[int] = field(default_factory=lambda: [0])  # the one number: bytes of the results that were taken in
 
 
-IsDone = Callable[[Schedule, Cell], bool]
+IsDone = Callable[[Schedule, PlannedRun], bool]
 
 
 def run_method(plan: Schedule, seeds: Mapping[Any, Cells]) -> list[Record]:
@@ -74,7 +74,7 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
     rivals_of = {cell.id: cells for cells in seeds for cell in cells}
     plan.tell(len(everything) - len(needed))
 
-    def end(cell: Cell, trained: Trained, together: int) -> None:
+    def end(cell: PlannedRun, trained: Trained, together: int) -> None:
         rivals = rivals_of[cell.id]
         if len(rivals) == 1:
             _result(plan, cell, trained, together)
@@ -108,12 +108,12 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
     return results
 
 
-def _choice(plan: Schedule, cell: Cell) -> Path:
+def _choice(plan: Schedule, cell: PlannedRun) -> Path:
     """Where a grid point waits that was trained in company, the best so far: made again alone it would not be equal."""
     return plan.desk.store.folder / CHECKPOINTS / f"choice-{cell.id}"
 
 
-def _recall_choice(plan: Schedule, cell: Cell) -> tuple[Trained, int] | None:
+def _recall_choice(plan: Schedule, cell: PlannedRun) -> tuple[Trained, int] | None:
     timing = plan.found["trial", cell.id].timing
     try:
         artefact = Artefact.load(_choice(plan, cell))
@@ -122,13 +122,13 @@ def _recall_choice(plan: Schedule, cell: Cell) -> tuple[Trained, int] | None:
     return Trained(artefact, timing.train_seconds if timing else 0.0, 0.0), timing.stack if timing else 1
 
 
-def _drop_choice(plan: Schedule, cell: Cell) -> None:
+def _drop_choice(plan: Schedule, cell: PlannedRun) -> None:
     place = _choice(plan, cell)
     shutil.rmtree(place, ignore_errors=True)
     _drop_empty(place.parent)
 
 
-def best_point(plan: Schedule, cells: Cells) -> Cell | None:
+def best_point(plan: Schedule, cells: Cells) -> PlannedRun | None:
     """The point best on the development rows, then likeliest, then the first; one point needs no choice."""
     if len(cells) == 1:
         return cells[0] if ("result", cells[0].id) in plan.found else None
@@ -144,18 +144,18 @@ def is_complete(plan: Schedule, cells: Cells) -> bool:
     return winner is not None and _is_tested(plan, winner)
 
 
-def _is_missing(plan: Schedule, cell: Cell) -> bool:
+def _is_missing(plan: Schedule, cell: PlannedRun) -> bool:
     return cell.rivals == 1 or ("trial", cell.id) not in plan.found
 
 
-def _is_tested(plan: Schedule, cell: Cell) -> bool:
+def _is_tested(plan: Schedule, cell: PlannedRun) -> bool:
     result = plan.found.get(("result", cell.id))
     if result is None or (plan.desk.templates and "templates" not in result.details):
         return False
     return not plan.desk.test or is_kept(plan.desk.store, result)
 
 
-def _result(plan: Schedule, cell: Cell, trained: Trained, together: int) -> None:
+def _result(plan: Schedule, cell: PlannedRun, trained: Trained, together: int) -> None:
     plan.found["result", cell.id] = record_result(plan.desk, cell, trained, together)
 
 
@@ -190,9 +190,9 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
     checkpoint = _checkpoint(plan, stack)
     ended: set[int] = set()
 
-    def fail(cell: Cell, reason: str) -> None:
+    def fail(cell: PlannedRun, reason: str) -> None:
         job = cell.job
-        plan.failures.append(Failure(plan.desk.lm.name, job.task.name, job.method.name, job.seed, reason, cell.name))
+        plan.failures.append(FailedRun(plan.desk.lm.name, job.task.name, job.method.name, job.seed, reason, cell.name))
         plan.tell(1)
 
     def on_done(index: int, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from foreword.errors import DataError
 from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy
+from foreword.tasks.label_metrics import accuracy
 from foreword.tasks.task import Task
 
 

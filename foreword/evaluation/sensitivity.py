@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from foreword.core.artefact import Artefact
-from foreword.core.template import Answer, Template
+from foreword.core.template import AnswerPlace, Template
 from foreword.errors import ForewordError
 from foreword.models.base import FrozenLM
 from foreword.tasks.paraphrases import paraphrases
@@ -45,7 +45,7 @@ def _like(own: Template, other: Template, kind: str) -> Template:
     """The other template as the job's is given: for this kind of model, or as a message."""
     if not own.chat:
         return other.for_kind(kind)
-    at = next(i for i, part in enumerate(other.parts) if isinstance(part, Answer))
+    at = next(i for i, part in enumerate(other.parts) if isinstance(part, AnswerPlace))
     asked = Template((replace(other.turns[0], parts=other.parts[:at]),)).source
     assert isinstance(asked, str), "a plain template has a plain source"
     return Template.parse([{"role": "user", "content": asked.rstrip()}])

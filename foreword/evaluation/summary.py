@@ -18,7 +18,7 @@ ReadPredictions = Callable[[Record], Found | None]
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One method on one model, task and number of training rows: a mean over its seeds, on each of its `subsets` of
     rows where these were drawn apart (0: they were not).
 
@@ -74,7 +74,7 @@ class Line:
         return (self.model, self.kind, self.task, self.k, self.train_rows)
 
 
-def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[Line]:
+def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[TableRow]:
     """One line a method, in the order in which questions and methods first appear.
 
     Of several results of one method and seed the last one stands. Runs are compared only on equal test rows.
@@ -129,11 +129,11 @@ def _difference(mine: Draws, base: Draws) -> Interval | None:
     return difference([mine[s][name] for s in shared], [base[s][name] for s in shared])
 
 
-def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval]) -> Line:
+def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval]) -> TableRow:
     first = records[0]
     every = list(draws.values())
     names = [name for name in (every[0] if every else ()) if all(name in one for one in every)]
-    return Line(
+    return TableRow(
         model=first.model,
         kind=first.kind,
         model_numbers=first.model_numbers,

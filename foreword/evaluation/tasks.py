@@ -14,10 +14,10 @@ from foreword.core.arguments import checked
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.errors import ForewordError
-from foreword.evaluation.compare import Stage, Tools
+from foreword.evaluation.compare import Backend, Stage
+from foreword.evaluation.planned_runs import make_cells, make_desk
 from foreword.evaluation.records import Record, Store, writing
-from foreword.evaluation.run import make_cells, make_desk
-from foreword.evaluation.schedule import Failure, Schedule, run_method
+from foreword.evaluation.schedule import FailedRun, Schedule, run_method
 from foreword.evaluation.statistics import Interval, difference, interval
 from foreword.methods.registry import find_method, make_job
 from foreword.models.base import FrozenLM
@@ -117,7 +117,7 @@ def train_jobs(
     on_stage: Callable[[Stage], None] | None = None,
 ) -> TaskReport:
     """`train_tasks` for jobs by name, which may differ in method, options and seed."""
-    store, tools = Store.open(out), Tools.own()
+    store, tools = Store.open(out), Backend.own()
     desk = make_desk(lm, store, tools.own_cache, allowed=1, test=True, keep_bytes=None)
     reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
     sound = {name: job for name, job in jobs.items() if isinstance(job, Job) and name not in reasons}
@@ -137,7 +137,7 @@ def train_jobs(
             if on_stage:
                 on_stage(Stage(lm.name, f"{len(sound)} tasks", name, done, total))
 
-        failures: list[Failure] = []
+        failures: list[FailedRun] = []
         plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, found, failures)
         run_method(plan, {number: [cell] for number, cell in enumerate(cells)})
         for failure in failures:

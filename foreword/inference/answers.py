@@ -10,7 +10,7 @@ import numpy as np
 from foreword.core.format import Decoding, Format
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.generate import Sample
+from foreword.models.generate import GeneratedText
 from foreword.tasks.answer_metrics import comparable
 from foreword.tasks.corpus_metrics import Summed, mean_of
 from foreword.tasks.extract import Found, extract
@@ -46,10 +46,10 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
     Raises: ModelError, ConfigError, DataError as `write_samples` says.
     """
     ballots = [[_ballot(artefact.format) for _ in rows] for artefact, rows in pairs]
-    texts: list[list[dict[int, Sample]]] = [[{} for _ in rows] for _, rows in pairs]
+    texts: list[list[dict[int, GeneratedText]]] = [[{} for _ in rows] for _, rows in pairs]
     words = [[choices_of(artefact.format, row) for row in rows] for artefact, rows in pairs]
 
-    def hear(artefact: int, row: int, sample: int, written: Sample) -> int:
+    def hear(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
         found = extract(decoding.extract, written.text, words[artefact][row], written.ended)
         # Beams have no likelihood, and one text of a row needs no weight.
@@ -141,7 +141,7 @@ def _key(decoding: Decoding, found: Found) -> Hashable:
     return comparable(found)
 
 
-def _answered(ballot: Ballot, written: Mapping[int, Sample], decoding: Decoding) -> Answered:
+def _answered(ballot: Ballot, written: Mapping[int, GeneratedText], decoding: Decoding) -> Answered:
     return Answered(
         answer=ballot.winner,
         texts=tuple(written[sample].text for sample in sorted(written)),

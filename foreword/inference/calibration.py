@@ -24,9 +24,9 @@ from foreword.core.template import Field, Template, Turn, joined
 from foreword.core.values import Ensemble, Learnt, Member
 from foreword.errors import ConfigError, DataError
 from foreword.inference.features import EncodedRows
-from foreword.inference.scoring import Reading, combined, score_readings
+from foreword.inference.scoring import ScoreRequest, combined, score_readings
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
@@ -155,19 +155,19 @@ def _read(
     rules: Sequence[Rule],
     encoded_rows: EncodedRows | None,
 ) -> list[_Read]:
-    readings: list[Reading] = []
+    readings: list[ScoreRequest] = []
     fields = tuple(task.fields)
-    wanted: list[tuple[str, Callable[[Member], Reading]]] = []
+    wanted: list[tuple[str, Callable[[Member], ScoreRequest]]] = []
     if task.validation:
-        wanted.append(("rows", lambda m: Reading(m.value, _bare(m.format), task.validation, fields, encoded_rows)))
+        wanted.append(("rows", lambda m: ScoreRequest(m.value, _bare(m.format), task.validation, fields, encoded_rows)))
     if "contextual" in rules:
         free = [Row(dict.fromkeys(fields, text), None, (), "the content-free text") for text in _texts(config)]
-        wanted.append(("free", lambda m: Reading(m.value, _bare(m.format), free, fields)))
+        wanted.append(("free", lambda m: ScoreRequest(m.value, _bare(m.format), free, fields)))
     if "pmi" in rules:
         put = _premise(config, asked)
         nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
         own = task.validation if not task.labels else [Row({}, None, (), "the premise")]
-        wanted.append(("premise", lambda m: Reading(nothing, replace(_bare(m.format), template=put), own, ())))
+        wanted.append(("premise", lambda m: ScoreRequest(nothing, replace(_bare(m.format), template=put), own, ())))
     for member in members:
         readings += [make(member) for _, make in wanted]
     try:

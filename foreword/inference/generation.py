@@ -15,15 +15,17 @@ from foreword.core.values import Probe, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
-from foreword.models.decoding import Sampling, Writer, looking_back
+from foreword.models.decoding import IncrementalText, Sampling, looking_back
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.generate import Ask, Sample, write
+from foreword.models.generate import Ask, GeneratedText, write
 from foreword.models.shared_prefix import can_split, compile_prefixes, shared_columns
 from foreword.tasks.rows import Row
 
 Pairs = Sequence[tuple[Artefact, Sequence[Row]]]
-OnText = Callable[[int, int, int, Sample], int]  # artefact, row, sample, text: how many more the row needs at least
+OnText = Callable[
+    [int, int, int, GeneratedText], int
+]  # artefact, row, sample, text: how many more the row needs at least
 ALL = 1 << 30  # as many as were asked for
 
 
@@ -36,7 +38,7 @@ def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
     """
     texts = [[""] * len(rows) for _, rows in pairs]
 
-    def keep(artefact: int, row: int, sample: int, found: Sample) -> int:
+    def keep(artefact: int, row: int, sample: int, found: GeneratedText) -> int:
         texts[artefact][row] = found.text
         return 0
 
@@ -72,7 +74,7 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
         _write_beams(read, bank, beams, on_text)
         flat = [one for one in flat if one[2].decoding.num_beams == 1]
 
-        def told(number: int, sample: int, found: Sample, flat: Sequence[tuple[int, int, Ask]] = flat) -> int:
+        def told(number: int, sample: int, found: GeneratedText, flat: Sequence[tuple[int, int, Ask]] = flat) -> int:
             return on_text(flat[number][0], flat[number][1], sample, found)
 
         write(read, [ask for _, _, ask in flat], bank, told)
@@ -200,8 +202,8 @@ def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank
     return replace(made, soft_TPD=bank.soft_TPD[torch.tensor([ask.task for ask in asks], device=lm.device)])
 
 
-def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> Sample:
-    writer, ended = Writer(lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings), False
+def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> GeneratedText:
+    writer, ended = IncrementalText(lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings), False
     count = 0
     for id in ids:
         count += 1
@@ -209,4 +211,4 @@ def _beam_text(lm: FrozenLM, ask: Ask, ids: Sequence[int]) -> Sample:
             ended = True
             break
     writer.end()
-    return Sample(writer.text, count, float("nan"), ended)
+    return GeneratedText(writer.text, count, float("nan"), ended)

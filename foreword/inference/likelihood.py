@@ -17,7 +17,7 @@ from foreword.tasks.rows import Row
 
 @final
 @dataclass(frozen=True, eq=False)
-class Asked:
+class LikelihoodRequest:
     """A prompt with its format, the rows to put to it, and the text whose likelihood is asked for in each."""
 
     value: Learnt
@@ -40,7 +40,9 @@ class Likelihood:
         return self.logprob_N / self.pieces_N.to(self.logprob_N)
 
 
-def text_likelihoods(lm: FrozenLM, asked: Sequence[Asked], tokens_per_batch: int | None = None) -> list[Likelihood]:
+def text_likelihoods(
+    lm: FrozenLM, asked: Sequence[LikelihoodRequest], tokens_per_batch: int | None = None
+) -> list[Likelihood]:
     """log p(text | prompt, row) of each row: the chain rule over all its pieces, each normalised over the vocabulary.
 
     For a masked model the sum over as many masks, filled independently. Label words, shifts and temperatures of the

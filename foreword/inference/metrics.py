@@ -11,7 +11,7 @@ from foreword.inference.answers import answer_rows, text_metrics
 from foreword.inference.features import EncodedRows
 from foreword.inference.scoring import score_rows
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy, macro_f1, nll
+from foreword.tasks.label_metrics import accuracy, macro_f1, nll
 from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 from foreword.tasks.text_metric import recorded

@@ -19,7 +19,7 @@ from foreword.models.compatibility import check, suited
 from foreword.models.load import load
 from foreword.tasks.extract import NO_ANSWER
 from foreword.tasks.input_rows import Given, items_of, row_of
-from foreword.tasks.metrics import all_metrics
+from foreword.tasks.label_metrics import all_metrics
 from foreword.tasks.rows import Row, require_answers
 from foreword.tasks.task import Task
 

@@ -9,14 +9,14 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
-from foreword.core.template import Answer, Field, Literal, Template, Turn
+from foreword.core.template import AnswerPlace, Field, Literal, Template, Turn
 from foreword.core.values import text_start
 from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import ALL, Pairs, write_samples
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.generate import Sample
+from foreword.models.generate import GeneratedText
 from foreword.tasks.rows import Row
 
 REASONED = "the model's reasoning"  # the name of the field that holds it, which no column has
@@ -61,7 +61,7 @@ def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
     """Every sample's text, by artefact and row."""
     found: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
 
-    def keep(artefact: int, row: int, sample: int, written: Sample) -> int:
+    def keep(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
         found[artefact][row][sample] = written.text
         return ALL
 
@@ -77,10 +77,10 @@ def concluded_form(form: Format) -> Format:
     if template.chat:
         turns = (Turn("assistant", (reasoning,)), Turn("user", (Literal(conclude),)))
         return replace(form, template=Template((*template.turns, *turns)), decoding=None)
-    before = [part for part in template.turns[0].parts if not isinstance(part, Answer)]
+    before = [part for part in template.turns[0].parts if not isinstance(part, AnswerPlace)]
     last = before[-1] if before else None
     space = (Literal(" "),) if isinstance(last, Literal) and not last.text[-1:].isspace() else ()
-    parts = (*before, *space, reasoning, Literal(f" {conclude} "), Answer())
+    parts = (*before, *space, reasoning, Literal(f" {conclude} "), AnswerPlace())
     return replace(form, template=Template((Turn("", parts),)), decoding=None)
 
 

@@ -25,7 +25,7 @@ from foreword.tasks.rows import Row
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ScoreRequest:
     """Name rows to be read through something learnt; `fields` are the task's, which word counts need.
 
     `encoded_rows` has the rows of a run that are encoded already.
@@ -66,18 +66,18 @@ def score_rows(
     reasoning = [pair for pair in pairs if pair[0].format.decoding is not None]
     rest = [pair for pair in pairs if pair[0].format.decoding is None]
     reasoned = iter(reasoned_scores(lm, reasoning) if lm is not None else [])
-    readings = [Reading(a.value, a.format, rows, a.fields, encoded_rows) for a, rows in rest]
+    readings = [ScoreRequest(a.value, a.format, rows, a.fields, encoded_rows) for a, rows in rest]
     read = iter(score_readings(lm, readings, tokens_per_batch))
     return [next(read if artefact.format.decoding is None else reasoned) for artefact, _ in pairs]
 
 
 def score_readings(
-    lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_batch: int | None = None
+    lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None = None
 ) -> list[Float[Tensor, "N C"]]:
     """The scores of each reading's rows. All prompts share batches: those of different readings, the members of an
     ensemble, and what the scores of rows with their own options are calibrated by.
     """
-    flat: list[Reading] = []
+    flat: list[ScoreRequest] = []
     spans: list[list[range]] = []
     for reading in readings:
         own = []
@@ -114,17 +114,17 @@ def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:
     return torch.where(score_NC.isneginf(), score_NC, score_NC - other_NC)
 
 
-def _members(reading: Reading) -> list[Reading]:
+def _members(reading: ScoreRequest) -> list[ScoreRequest]:
     if not isinstance(reading.value, Ensemble):
         return [reading]
     return [replace(reading, value=m.value, format=m.format) for m in reading.value.members]
 
 
-def _uncalibrated(reading: Reading) -> Reading:
+def _uncalibrated(reading: ScoreRequest) -> ScoreRequest:
     return replace(reading, format=replace(reading.format, temperature=1.0, premise=None))
 
 
-def _premise(reading: Reading) -> Reading | None:
+def _premise(reading: ScoreRequest) -> ScoreRequest | None:
     """The rows' own options after the premise alone, where that is what calibrates them (Holtzman et al. 2021)."""
     form = reading.format
     if form.premise is None:
@@ -133,7 +133,7 @@ def _premise(reading: Reading) -> Reading | None:
     return replace(reading, value=HardPrompt(torch.zeros(0, dtype=torch.long)), format=put)
 
 
-def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_batch: int | None) -> list[Tensor]:
+def _score_flat(lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None) -> list[Tensor]:
     scores: list[Tensor | None] = [None] * len(readings)
     prompts: list[int] = []
     for index, reading in enumerate(readings):
@@ -172,7 +172,7 @@ def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row])
     return encode_rows(lm, form, rows, text_start(value))
 
 
-def probe_scores(lm: FrozenLM, probe: Probe, reading: Reading) -> Float[Tensor, "N C"]:
+def probe_scores(lm: FrozenLM, probe: Probe, reading: ScoreRequest) -> Float[Tensor, "N C"]:
     """Return the scores of a linear probe over hidden states."""
     features_ND = row_features(lm, reading.format, reading.rows, probe.pool, reading.encoded_rows)
     return features_ND @ probe.weight_CD.T + probe.bias_C

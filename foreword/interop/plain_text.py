@@ -10,7 +10,7 @@ import numpy as np
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Filled, Literal, Part, Soft, Template, Turn
+from foreword.core.template import AnswerPlace, Filled, Literal, Part, Soft, Template, Turn
 from foreword.errors import ArtefactError
 from foreword.interop.folder import SAMPLE, sample_fields, write_export
 from foreword.models.base import FrozenLM
@@ -97,7 +97,7 @@ def _words(form: Format) -> Words:
     for turn in template.turns:
         text = ""
         for part in Template((turn,)).fill(sample_fields(form)):
-            if isinstance(part, Answer):
+            if isinstance(part, AnswerPlace):
                 answered = True
             elif isinstance(part, Literal | Filled):
                 text, behind = (text, behind + part.text) if answered else (text + part.text, behind)

@@ -56,7 +56,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class EncoderSource:
     """What the encoder of an encoder-decoder model reads of each row, padded on the right."""
 
     embed_BSD: Float[Tensor, "B S D"]
@@ -78,7 +78,7 @@ class Inputs:
     position_BS: Int[Tensor, "B S"]
     read_BR: Int[Tensor, "B R"]
     tree_BSS: Bool[Tensor, "B S S"] | None = None
-    source: Source | None = None
+    source: EncoderSource | None = None
 
 
 class FrozenLM(ABC):

@@ -219,7 +219,7 @@ class _Stop:
 
 @final
 @dataclass(eq=False)
-class Writer:
+class IncrementalText:
     """New ids to text that does not change any more: half characters and what may begin a stop string are held back."""
 
     tokenizer: Any

@@ -21,7 +21,7 @@ from foreword.core.prompts import Bank, PrefixPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.decoding import Chooser, Sampling, Writer, choose
+from foreword.models.decoding import Chooser, IncrementalText, Sampling, choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.memory import is_out_of_memory
 
@@ -48,7 +48,7 @@ class Ask:
 
 @final
 @dataclass(frozen=True)
-class Sample:
+class GeneratedText:
     """One text: how many pieces it took, the mean of their log-probabilities, and whether it ended by itself."""
 
     text: str
@@ -76,14 +76,14 @@ class _Text:
     row: int
     sample: int
     chooser: Chooser
-    writer: Writer
+    writer: IncrementalText
     pieces: int = 0
     logprob: float = 0.0
     last: int = -1
     stopped: bool | None = None  # whether it ended by itself; None while it goes on
 
 
-OnSample = Callable[[int, int, Sample], int]  # row, sample, text: how many more the row needs at least
+OnSample = Callable[[int, int, GeneratedText], int]  # row, sample, text: how many more the row needs at least
 
 
 @torch.no_grad()
@@ -226,7 +226,7 @@ class _Loop:
         if trunk.row not in self.enough:
             self.live.add_copy(self.rows, trunk.at)
             chooser = Chooser.of(Sampling.of(ask.decoding, ask.seeds[trunk.begun]), self.lm.stops)
-            writer = Writer(self.lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings)
+            writer = IncrementalText(self.lm.tokenizer, ask.encoded.text_ids, ask.decoding.stop_strings)
             text = _Text(trunk.row, trunk.begun, chooser, writer)
             self.texts.append(text)
             trunk.begun += 1
@@ -285,7 +285,7 @@ class _Loop:
                 continue
             text.writer.end()
             self.told = True
-            sample = Sample(text.writer.text, text.pieces, text.logprob / text.pieces, text.stopped)
+            sample = GeneratedText(text.writer.text, text.pieces, text.logprob / text.pieces, text.stopped)
             trunk = self.by_row[text.row]
             trunk.ended += 1
             trunk.needed = self.on_sample(text.row, text.sample, sample)

@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.shapes import Float, Tensor
 from foreword.models.encoding.batch import Encoded
-from foreword.models.encoding.label_layout import Parts, Plan
+from foreword.models.encoding.label_layout import LabelPlan, Parts
 
 # What one pass may hold, in elements: padded tables of label words, logits that are looked up, and masks of tries.
 TABLES, LOOKED_UP, MASKS = 2**22, 2**27, 2**28
@@ -55,7 +55,7 @@ def _fits(encoded: Sequence[Encoded], trie: bool) -> bool:
     )
 
 
-def joined(plan: Plan | None, parts: Parts, word_BW: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
+def joined(plan: LabelPlan | None, parts: Parts, word_BW: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
     """Labels' scores from those of the words of all parts, in their order."""
     assert plan is not None, "parts are those of a plan"
     label_BW = torch.from_numpy(parts.label_W).to(word_BW.device).expand_as(word_BW)

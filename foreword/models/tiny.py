@@ -16,7 +16,7 @@ def tiny(
     device: Any = None,
 ) -> FrozenLM:
     """A BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; sentences in, chance out."""
-    from foreword.models.hf import tiny as parts
+    from foreword.models.hf import tiny_checkpoints as parts
     from foreword.models.hf.loading import as_dtype, wrap
 
     tokenizer = parts.byte_tokenizer(kind)

@@ -66,7 +66,7 @@ class ByRequest:
 
 
 @final
-class Waiting:
+class WaitingRows:
     """The rows that wait: keys take turns by what their rows cost, and within a key its requests do."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Labeller:
 
     lm: FrozenLM
     bank: PromptBank
-    waiting: Waiting = field(default_factory=Waiting)
+    waiting: WaitingRows = field(default_factory=WaitingRows)
     batches: int = 0
     rows: int = 0
     rate: float = 0.0

@@ -10,7 +10,7 @@ BACKLOG = 100  # connections that the kernel accepts for us, and that one turn o
 
 
 @runtime_checkable
-class Waiting(Protocol):
+class Connection(Protocol):
     """A connection: the address at its other end, whether no request of it is under way, and how to end it."""
 
     @property
@@ -32,9 +32,9 @@ class Connections:
 
     def __init__(self, most: int, seconds: float):
         self.most, self.seconds = most, seconds
-        self.open: dict[Waiting, None] = {}  # in the order in which they began to wait or were opened
+        self.open: dict[Connection, None] = {}  # in the order in which they began to wait or were opened
 
-    def enter(self, one: Waiting) -> bool:
+    def enter(self, one: Connection) -> bool:
         """Return whether there is room for one more, after another had to go if need be."""
         if len(self.open) >= self.most:
             waiting = [other for other in self.open if other.waits]
@@ -47,10 +47,10 @@ class Connections:
         self.open[one] = None
         return True
 
-    def leave(self, one: Waiting) -> None:
+    def leave(self, one: Connection) -> None:
         self.open.pop(one, None)
 
-    def waited(self, one: Waiting) -> None:
+    def waited(self, one: Connection) -> None:
         """Put it behind those that have waited for longer."""
         if one in self.open:
             del self.open[one]

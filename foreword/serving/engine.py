@@ -21,12 +21,12 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.serving.bank import SHARE, PromptBank
 from foreword.serving.classification import Labeller
-from foreword.serving.generation import Writers, continues, widest
-from foreword.serving.jobs import Labelling, Reading, Room, Writing, fail, is_fatal
-from foreword.serving.protocol import ANYBODY, Asked, Busy, Client, Delta, Judged, Load, Sampling, Stopped
+from foreword.serving.jobs import EncodingJob, Labelling, Room, TextJob, fail, is_fatal
+from foreword.serving.protocol import ANYBODY, Busy, Client, Delta, Judged, Load, RowRequest, Sampling, Stopped
 from foreword.serving.quota import Shares
-from foreword.serving.request_encoding import Reader
+from foreword.serving.request_encoding import RequestEncoder
 from foreword.serving.request_thread import Front
+from foreword.serving.text_generation import Writers, continues, widest
 
 STOPPED = "The server stopped before this was finished; ask again in a moment."
 AGAIN = 30.0  # seconds until another process may have taken the place of one that failed
@@ -51,10 +51,10 @@ class Engine:
         room = room or Room()
         self.lm, self.room = lm, room
         self.bank = PromptBank(lm, room.memory, room.compiled, allow_other_weights, room.work // SHARE, warn=warn)
-        self._reader = Reader(lm, self.bank, widest(lm, room), room.work)
+        self._reader = RequestEncoder(lm, self.bank, widest(lm, room), room.work)
         self._labeller = Labeller(lm, self.bank)
         self._writers = Writers(lm, self.bank, lm.cache(room.rows) if continues(lm) else None, room.rows)
-        self._jobs: queue.SimpleQueue[Labelling | Writing | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Labelling | TextJob | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unanswered: set[Future[Any]] = set()
         self._rows = Shares(self.room.waiting)  # those that were accepted and have not ended
@@ -99,22 +99,22 @@ class Engine:
 
     # What a front calls, from any thread.
 
-    def classify(self, rows: Sequence[Asked], by: Client = ANYBODY) -> Future[list[Judged]]:
+    def classify(self, rows: Sequence[RowRequest], by: Client = ANYBODY) -> Future[list[Judged]]:
         result: Future[list[Judged]] = Future()
         if not rows:
             result.set_result([])
             return result
         self._accept(len(rows), result, by)
         asked = tuple(rows)
-        self._front.submit(Reading(result, by.id, _size(asked), lambda: self._read_labelling(asked, result, by.id)))
+        self._front.submit(EncodingJob(result, by.id, _size(asked), lambda: self._read_labelling(asked, result, by.id)))
         return result
 
     def generate(
-        self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
-    ) -> Writing:
-        writing = Writing(Future(), sampling, on_delta, by.id)
+        self, row: RowRequest, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
+    ) -> TextJob:
+        writing = TextJob(Future(), sampling, on_delta, by.id)
         self._accept(1, writing.result, by)
-        self._front.submit(Reading(writing.result, by.id, _size([row]), lambda: self._read_writing(row, writing)))
+        self._front.submit(EncodingJob(writing.result, by.id, _size([row]), lambda: self._read_writing(row, writing)))
         return writing
 
     def check(self, artefact: Artefact) -> None:
@@ -179,7 +179,7 @@ class Engine:
 
     # What the front thread does.
 
-    def _read_labelling(self, asked: Sequence[Asked], result: Future[list[Judged]], by: str) -> None:
+    def _read_labelling(self, asked: Sequence[RowRequest], result: Future[list[Judged]], by: str) -> None:
         try:
             self._go_on()
             jobs = self._reader.labelling(asked, result)
@@ -190,7 +190,7 @@ class Engine:
             job.of.by = by
             self._put(job, result)
 
-    def _read_writing(self, asked: Asked, writing: Writing) -> None:
+    def _read_writing(self, asked: RowRequest, writing: TextJob) -> None:
         try:
             self._go_on()
             self._reader.writing(asked, writing)
@@ -204,7 +204,7 @@ class Engine:
             raise error
         fail(result, error)
 
-    def _put(self, job: Labelling | Writing, result: Future[Any]) -> None:
+    def _put(self, job: Labelling | TextJob, result: Future[Any]) -> None:
         with self._lock:  # after `_stop` nobody looks there any more
             if not self._over:
                 self._jobs.put(job)
@@ -272,7 +272,7 @@ class Engine:
         self._ended.set()
 
 
-def _size(asked: Sequence[Asked]) -> float:
+def _size(asked: Sequence[RowRequest]) -> float:
     """What reading costs, in characters; a row without any costs something too."""
     size = 0
     for one in asked:

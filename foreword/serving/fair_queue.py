@@ -9,7 +9,7 @@ SWEEP = 1024  # jobs from which those that nobody waits for any more are looked 
 
 
 @runtime_checkable
-class Job(Protocol):
+class QueuedWork(Protocol):
     """Work that waits: its key, its cost in a unit that all jobs of a queue share, and whether it has ended."""
 
     @property
@@ -22,11 +22,11 @@ class Job(Protocol):
     def ended(self) -> bool: ...
 
 
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=QueuedWork)
 
 
 @runtime_checkable
-class Line(Protocol[J]):
+class KeyQueue(Protocol[J]):
     """The order among the jobs of one key. `head` and `pop` are of a line that is not empty."""
 
     def __len__(self) -> int: ...
@@ -81,8 +81,8 @@ class Turns(Generic[J]):
     clocks 9 and 10. Next are B, A, B, A, A. What a key owes from before is at most the cost of its last job.
     """
 
-    line: Callable[[], Line[J]] = FirstCome
-    _jobs: dict[str, Line[J]] = field(default_factory=dict)  # of each key that has some; never an empty one
+    line: Callable[[], KeyQueue[J]] = FirstCome
+    _jobs: dict[str, KeyQueue[J]] = field(default_factory=dict)  # of each key that has some; never an empty one
     _clock: dict[str, float] = field(default_factory=dict)
     _now: float = 0.0  # the clock of the job that was taken last
     _size: int = 0

@@ -14,7 +14,7 @@ import torch
 from foreword.core.shapes import Float, Tensor
 from foreword.core.values import text_start
 from foreword.errors import ForewordError, ModelError
-from foreword.models.decoding import Chooser, Writer
+from foreword.models.decoding import Chooser, IncrementalText
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.encoding.label_layout import Parts
 from foreword.serving.bank import WORK, Entry
@@ -96,7 +96,7 @@ class Unit:
 
 @final
 @dataclass(eq=False)
-class Writing:
+class TextJob:
     """One text on its way, and its ticket: cancelling the result gives its place to the next.
 
     `spans` are the columns of the row whose pieces are to be shown, with the text of each; `prompt` has these pieces.
@@ -109,7 +109,7 @@ class Writing:
     entry: Entry | None = None
     row: Encoded | None = None
     chooser: Chooser | None = None
-    writer: Writer | None = None
+    writer: IncrementalText | None = None
     last: int = -1
     pieces: list[Piece] = field(default_factory=list)
     spans: Sequence[tuple[int, str]] = ()
@@ -130,7 +130,7 @@ class Writing:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Reading:
+class EncodingJob:
     """A request whose prompts are to be read and whose texts are to be tokenised; `cost` is in characters."""
 
     result: Future[Any]

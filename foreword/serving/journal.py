@@ -20,7 +20,7 @@ from typing import Any, final
 from foreword.core.files import read_plain, write_whole
 from foreword.errors import ConfigError
 from foreword.serving.names import NAME
-from foreword.serving.quota import Usage
+from foreword.serving.quota import KeyUsage
 
 NAMES, STATE = "names", "served.json"
 REVISION, LOCK = ".revision", ".lock"
@@ -38,7 +38,7 @@ class Journal:
         self.damaged: dict[str, str] = {}  # names whose state cannot be read, and why
         self.lock = threading.Lock()  # of what is in memory
         self.changes = 0  # how often `take` was called
-        self.usage = Usage()
+        self.usage = KeyUsage()
         self.read_only = False  # the folder cannot be written: nobody else changes it either, as far as we can lock
         self._names: list[str] | None = None  # in order, once somebody asked
         self._mark, self._last = b"", b""  # what .revision held, and its last line

@@ -90,7 +90,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowRequest:
     """A row to read with a prompt: its fields by name, or one text for a template with one field, or chat messages.
 
     `version` None is the model alone, which reads the text as it is. `options` are a row's own labels, where the
@@ -161,12 +161,12 @@ class Works(Protocol):
         """Seconds since it last made progress while work waits; 0 if it does, or nothing waits."""
         ...
 
-    def classify(self, rows: Sequence[Asked], by: Client = ANYBODY) -> Future[list[Judged]]:
+    def classify(self, rows: Sequence[RowRequest], by: Client = ANYBODY) -> Future[list[Judged]]:
         """Labels of rows, each with its own prompt. Raises: Busy; the future: ForewordError that says what is wrong."""
         ...
 
     def generate(
-        self, row: Asked, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
+        self, row: RowRequest, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
     ) -> Ticket:
         """Text after a row. `on_delta` is called on the engine's thread. Raises: Busy."""
         ...

@@ -124,7 +124,7 @@ class Used:
 
 
 @final
-class Usage:
+class KeyUsage:
     """What the store keeps for each key, by the states of its names."""
 
     def __init__(self) -> None:

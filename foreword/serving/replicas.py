@@ -50,7 +50,7 @@ QUIET = {"enable_access_log": False, "log_level": "WARNING"}  # ours has a line 
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class ReplicaPlan:
     """What every replica is made of. `load` gives the model; the whole travels to other processes by pickle."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Plan:
 class Replica:
     """One model with its engine and its routes, in a process of its own, as Ray Serve makes and ends it."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: ReplicaPlan):
         from ray import serve
 
         name = serve.get_replica_context().replica_id.unique_id
@@ -92,7 +92,7 @@ class Replica:
         self.engine.close(finish=False)
 
 
-def serve_replicas(plan: Plan, replicas: int, host: str, port: int, *, ready: Callable[[str], None]) -> None:
+def serve_replicas(plan: ReplicaPlan, replicas: int, host: str, port: int, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then end what was accepted; a second signal ends it at once.
 
     Raises: ConfigError where Ray is missing or too old, where the address is taken, and where replicas cannot start.
@@ -169,7 +169,7 @@ def _library() -> Any:
     return serve
 
 
-def _deployed(plan: Plan, replicas: int) -> "DeploymentHandle[Any]":
+def _deployed(plan: ReplicaPlan, replicas: int) -> "DeploymentHandle[Any]":
     """All replicas, once they answer. Raises: ConfigError with the reason why they cannot start."""
     import ray
     from ray import serve

@@ -10,13 +10,13 @@ from foreword.core.template import Template
 from foreword.core.values import text_start
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
-from foreword.models.decoding import Chooser, Writer
+from foreword.models.decoding import Chooser, IncrementalText
 from foreword.models.encoding.chat_template import frozen
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.encoding.text_spans import text_spans
 from foreword.serving.bank import Entry, PromptBank
-from foreword.serving.jobs import Judging, Labelling, Writing
-from foreword.serving.protocol import Asked, Judged, Sampling
+from foreword.serving.jobs import Judging, Labelling, TextJob
+from foreword.serving.protocol import Judged, RowRequest, Sampling
 from foreword.serving.store import Version
 from foreword.tasks.input_rows import row_of
 from foreword.tasks.rows import Row
@@ -27,7 +27,7 @@ PLAIN = "{text}{answer}"  # how the model alone is given a text
 
 @final
 @dataclass(frozen=True, eq=False)
-class Reader:
+class RequestEncoder:
     """Prompts of a bank and rows for them. A text and what is to be written after it have `columns` at most, and all
     rows of a request that are labelled `work` tokens."""
 
@@ -36,7 +36,7 @@ class Reader:
     columns: int
     work: int
 
-    def labelling(self, asked: Sequence[Asked], result: Future[list[Judged]]) -> list[Labelling]:
+    def labelling(self, asked: Sequence[RowRequest], result: Future[list[Judged]]) -> list[Labelling]:
         """The rows of one request, in order. Raises: ForewordError that says what is wrong with one of them."""
         whole = Judging(result, [None] * len(asked), len(asked))
         jobs: dict[int, Labelling] = {}
@@ -78,7 +78,7 @@ class Reader:
                 f"{ANSWER:,} are allowed; send fewer rows."
             )
 
-    def writing(self, asked: Asked, writing: Writing) -> None:
+    def writing(self, asked: RowRequest, writing: TextJob) -> None:
         """Fill in the row that a text follows. Raises: ForewordError that says what is wrong."""
         self._check_sampling(writing.sampling, 0 if asked.echo else 1)
         entry, encoder, row = self._to_continue(asked)
@@ -100,7 +100,7 @@ class Reader:
             placed = replace(placed, shared=0)  # what is compiled cannot say how likely its own tokens are
         writing.entry, writing.row = entry, placed
         writing.chooser = Chooser.of(writing.sampling)
-        writing.writer = Writer(self.lm.tokenizer, tail, writing.sampling.stop)
+        writing.writer = IncrementalText(self.lm.tokenizer, tail, writing.sampling.stop)
 
     def _check_sampling(self, sampling: Sampling, least: int) -> None:
         if self.lm.kind != "causal":
@@ -114,7 +114,7 @@ class Reader:
             if not rule(value) and not (greedy and value == 0):
                 raise ConfigError(f"{name} is {value!r}; it must be {greedy}{allowed}.")
 
-    def _to_continue(self, asked: Asked) -> tuple[Entry | None, Encoder, Row]:
+    def _to_continue(self, asked: RowRequest) -> tuple[Entry | None, Encoder, Row]:
         """The prompt, how a row is put to the model, and the row."""
         if asked.version is not None:
             entry = self.bank.entry(asked.version)
@@ -144,7 +144,7 @@ class Reader:
         return replace(dated, chat_options=dated.chat_options.at(dated.chat_options.clock.partition("T")[0]))
 
 
-def _row(entry: Entry, asked: Asked, *, labelled: bool) -> Row:
+def _row(entry: Entry, asked: RowRequest, *, labelled: bool) -> Row:
     """What was asked as a row of the prompt's fields. Raises: DataError, ConfigError that say what is missing."""
     given: Any = dict(asked.fields)
     if asked.messages:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import final
 
 from foreword.serving.fair_queue import Turns
-from foreword.serving.jobs import Reading
+from foreword.serving.jobs import EncodingJob
 
 
 @final
@@ -18,14 +18,14 @@ class Front:
 
     def __init__(self, failed: Callable[[BaseException], None]):
         self._failed = failed
-        self._turns: Turns[Reading] = Turns()
+        self._turns: Turns[EncodingJob] = Turns()
         self._changed = threading.Condition()
         self._open = True
         self.since: float | None = None  # when the request that is being read was begun
         self._thread = threading.Thread(target=self._run, name="foreword-front", daemon=True)
         self._thread.start()
 
-    def submit(self, reading: Reading) -> None:
+    def submit(self, reading: EncodingJob) -> None:
         with self._changed:
             self._turns.append(reading)
             self._changed.notify()
@@ -37,7 +37,7 @@ class Front:
             self._changed.notify()
         self._thread.join(seconds)
 
-    def _next(self) -> Reading | None:
+    def _next(self) -> EncodingJob | None:
         """None if it is to end."""
         with self._changed:
             while (reading := self._turns.next()) is None:

@@ -37,7 +37,7 @@ class EngineFailed(Exception):  # noqa: N818 - what it is
     """The process ends since its engine has failed: nothing that whoever started it did wrong."""
 
 
-class Connection(H11Protocol):
+class BoundedConnection(H11Protocol):
     """A connection. It has to bring a whole head within `seconds` of its opening, and of its last answer.
 
     It is also ended if it stops to read what it is sent.
@@ -135,9 +135,9 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-def protocol(most: int, seconds: float) -> type[Connection]:
+def protocol(most: int, seconds: float) -> type[BoundedConnection]:
     """Return the class of one server's connections: at most so many, each with so many seconds to bring a head."""
-    return type("Connection", (Connection,), {"limits": Connections(most, seconds)})
+    return type("BoundedConnection", (BoundedConnection,), {"limits": Connections(most, seconds)})
 
 
 class _Stopping(uvicorn.Server):

@@ -37,7 +37,7 @@ class Episode:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Source:
+class EpisodeSource:
     """Where episodes come from: one task with many classes, or several tasks with labels and label words of their own.
 
     An episode has `ways` classes (all, where a task has no more), `shots` support rows of each and `queries` query rows

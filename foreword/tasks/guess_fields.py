@@ -29,7 +29,7 @@ Record = Mapping[str, Any]
 
 @final
 @dataclass(frozen=True)
-class Sample:
+class ColumnSample:
     """Records that columns are judged on.
 
     `answers` are each record's answer as text, in one or more readings. `names` says whether they are labels, whose
@@ -51,14 +51,18 @@ class Sample:
         return ["" if cell is None else str(cell) for cell in cells]
 
 
-def sample_of(records: Sequence[Record], answers: Callable[[Record], Sequence[str] | None], *, names: bool) -> Sample:
+def sample_of(
+    records: Sequence[Record], answers: Callable[[Record], Sequence[str] | None], *, names: bool
+) -> ColumnSample:
     """Return records that have an answer, evenly spaced; `answers` reads it, None if there is none."""
     step = max(1, len(records) // ROWS)
     pairs = [(record, readings) for record in records[::step] if (readings := answers(record)) is not None]
-    return Sample([record for record, _ in pairs], [*zip(*(readings for _, readings in pairs), strict=True)], names)
+    return ColumnSample(
+        [record for record, _ in pairs], [*zip(*(readings for _, readings in pairs), strict=True)], names
+    )
 
 
-def guess_texts(where: str, columns: Sequence[str], sample: Sample) -> tuple[tuple[str, ...], list[str]]:
+def guess_texts(where: str, columns: Sequence[str], sample: ColumnSample) -> tuple[tuple[str, ...], list[str]]:
     """Return the columns of texts among those free to be, with a line for each that was left out for what it holds.
 
     Numbers and ids are no texts as long as another column is one.
@@ -96,7 +100,7 @@ def warning(column: str, reason: str) -> str:
     return f"warning: column {column!r} {reason}; if it was made from the answer, the figures mean nothing"
 
 
-def gives_away(values: Sequence[str], sample: Sample, *, strict: bool = False) -> str | None:
+def gives_away(values: Sequence[str], sample: ColumnSample, *, strict: bool = False) -> str | None:
     """Say how a column gives the answer away; None if it does not.
 
     `strict` leaves out what texts may do by themselves: to be alike but for their digits, to name the label, and to be

@@ -19,7 +19,7 @@ from foreword.tasks.cells import (
     text_of,
     unlabelled,
 )
-from foreword.tasks.guess_fields import Sample, answer_text, gives_away, guess_texts, sample_of, warning
+from foreword.tasks.guess_fields import ColumnSample, answer_text, gives_away, guess_texts, sample_of, warning
 
 UNLABELLED = (-1, "-1")  # what published test sets without labels hold
 TARGETS = ("targets", "output", "answer")  # columns of answers in text, where there is none of labels
@@ -118,7 +118,7 @@ class Columns:
 
 @final
 @dataclass(frozen=True)
-class Wanted:
+class WantedColumns:
     """The columns asked for. `targets` names the column of answers in text; None: found where there are no labels."""
 
     text: str | Sequence[str] | None = None
@@ -127,7 +127,7 @@ class Wanted:
     targets: str | None = None
 
 
-def target_column(tables: Sequence[Table], wanted: Wanted) -> str | None:
+def target_column(tables: Sequence[Table], wanted: WantedColumns) -> str | None:
     """The column of answers in text: the one asked for, or without a column of labels the first of TARGETS there is."""
     present = [name for table in tables for name in table.columns()]
     if wanted.targets is not None or wanted.options is not None or wanted.label in present or wanted.label != "label":
@@ -135,7 +135,7 @@ def target_column(tables: Sequence[Table], wanted: Wanted) -> str | None:
     return next((name for name in TARGETS if name in present), None)
 
 
-def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
+def choose_columns(tables: Sequence[Table], wanted: WantedColumns) -> Columns:
     """Check the columns asked for; without `text` take "text", or text_a and text_b, or guess (tasks/guess)."""
     table = next((t for t in tables if t.records), None)
     if table is None:
@@ -179,7 +179,7 @@ def choose_columns(tables: Sequence[Table], wanted: Wanted) -> Columns:
     return Columns(names, label, chosen, targets is not None, reasoning, tuple(lines))
 
 
-def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targets: bool) -> Sample:
+def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targets: bool) -> ColumnSample:
     """Records of all tables with their answers: the label, of options also the text of the right one, or a target."""
     names = next((table.names for table in tables if table.names), None)
 

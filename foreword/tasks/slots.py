@@ -60,7 +60,7 @@ def slot_errors(slots: Slots, answers: Sequence[str], meanings: Sequence[Meaning
     for meaning in meanings:
         for name, value in meaning.items():
             known.setdefault(name, {})[value] = None
-    search = _Search(slots, {name: tuple(values) for name, values in known.items()})
+    search = _SlotSearch(slots, {name: tuple(values) for name, values in known.items()})
     rows = [[*search.count(text, meaning), len(meaning)] for text, meaning in zip(answers, meanings, strict=True)]
     return Summed(np.array(rows, dtype=np.float64).reshape(-1, 4), rate, high=float("inf"))
 
@@ -70,7 +70,7 @@ def rate(sums_DF: Sums, rows: int) -> Values:
 
 
 @final
-class _Search:
+class _SlotSearch:
     """Finds values in texts. Values that are said as they are come from all rows, so that others can be told."""
 
     def __init__(self, slots: Slots, known: Mapping[str, tuple[str, ...]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.cells import options_of, text_of
-from foreword.tasks.rows import Columns, Table, Wanted, choose_columns, label_names, option_cells, target_column
+from foreword.tasks.rows import Columns, Table, WantedColumns, choose_columns, label_names, option_cells, target_column
 from foreword.tasks.splits import CARVE_RULE, SPLIT_RULE, carve, hashed_split
 
 
@@ -16,7 +16,7 @@ def where_of(name: str, split: str) -> str:
 
 
 def arrange(
-    tables: Mapping[str, Table], wanted: Wanted, seed: int
+    tables: Mapping[str, Table], wanted: WantedColumns, seed: int
 ) -> tuple[dict[str, Table], Columns, tuple[str, ...]]:
     """The three splits, made as `Task.__init__` says, the columns that are read, and notes on what was done."""
     splits, notes = dict(tables), []

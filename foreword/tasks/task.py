@@ -16,7 +16,7 @@ from foreword.errors import ConfigError
 from foreword.tasks.answer_metrics import NAMES, Metric
 from foreword.tasks.formats import build_format, default_decoding
 from foreword.tasks.option_labels import option_index, reading_of
-from foreword.tasks.rows import Row, Table, Wanted, merge_sources, to_rows
+from foreword.tasks.rows import Row, Table, WantedColumns, merge_sources, to_rows
 from foreword.tasks.sources import split_mapping, table_of
 from foreword.tasks.split_tables import arrange, labels_of, where_of
 from foreword.tasks.splits import draw, draw_shots
@@ -104,7 +104,7 @@ class Task:
             split: source if isinstance(source, Table) else table_of(source, where_of(name, split), label)
             for split, source in sources.items()
         }
-        wanted = Wanted(text, label, options, targets)
+        wanted = WantedColumns(text, label, options, targets)
         splits, columns, notes = arrange(tables, wanted, seed)
         names = labels_of(splits, tables, columns, labels, name)
         judge = _judge(metric, case, slots, columns.targets, name)

@@ -18,14 +18,14 @@ from foreword.inference.metrics import require_targets
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import turn_end
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.label_layout import LabelPlan
 from foreword.tasks.rows import Row, label_of
-from foreword.training.joint_step import Example
+from foreword.training.joint_step import TrainingExample
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ExampleRows:
     """Hold encoded rows with their labels.
 
     For answers in text there are no labels: `encoded` has every reference of every row, and `of_N[n]` is the range of
@@ -44,16 +44,16 @@ class Rows:
         extra: int,
         texts: bool,
         encoded_rows: EncodedRows | None = None,
-    ) -> "Rows":
+    ) -> "ExampleRows":
         """Encode rows, or take them from `encoded_rows`. If answers are `texts`, encode each row's references.
 
         Raises: DataError for a row without its label or target, or that has no room.
         """
         if not texts:
             encoded = (encoded_rows or EncodedRows()).of(lm, form, rows, extra)
-            return Rows(encoded, [label_of(row) for row in rows])
+            return ExampleRows(encoded, [label_of(row) for row in rows])
         ends = [0, *accumulate(len(row.targets) for row in rows)]
-        return Rows(encode_targets(lm, form, rows, extra), (), [range(a, b) for a, b in pairwise(ends)])
+        return ExampleRows(encode_targets(lm, form, rows, extra), (), [range(a, b) for a, b in pairwise(ends)])
 
     def __len__(self) -> int:
         return len(self.of_N) or len(self.label_N)
@@ -63,7 +63,7 @@ class Rows:
         """Return how many tokens each reference has, its end included."""
         return [_plan(encoded).longest for encoded in self.encoded]
 
-    def examples(self, owner: int, rows: Sequence[int], first: int, seed: int) -> list[Example]:
+    def examples(self, owner: int, rows: Sequence[int], first: int, seed: int) -> list[TrainingExample]:
         """Build the training examples of one step, starting at position `first` in the stream of rows.
 
         Each example is weighted so that the losses sum to their mean over labels, or over tokens of references. Except
@@ -71,11 +71,11 @@ class Rows:
         with R references shows each of them once, in a drawn order.
         """
         if not self.of_N:
-            return [Example(owner, self.encoded[n], self.label_N[n], 1.0 / len(rows)) for n in rows]
+            return [TrainingExample(owner, self.encoded[n], self.label_N[n], 1.0 / len(rows)) for n in rows]
         epochs = [(first + i) // len(self) for i in range(len(rows))]
         chosen = [self.encoded[self._reference(n, epoch, seed)] for n, epoch in zip(rows, epochs, strict=True)]
         share = 1.0 / sum(_plan(encoded).longest for encoded in chosen)
-        return [Example(owner, encoded, None, share) for encoded in chosen]
+        return [TrainingExample(owner, encoded, None, share) for encoded in chosen]
 
     def _reference(self, row: int, epoch: int, seed: int) -> int:
         references = self.of_N[row]
@@ -131,17 +131,17 @@ def reference_nll(
 
     Raises: DataError, ConfigError as `encode_targets` says.
     """
-    read = Rows.of(lm, form, rows, text_start(value), texts=True)
+    read = ExampleRows.of(lm, form, rows, text_start(value), texts=True)
     [score_X1] = stacked_scores(lm, [value], [read.encoded], tokens_per_batch)
     return mean_nll(read, score_X1)
 
 
-def mean_nll(rows: Rows, score_XC: Float[Tensor, "X C"]) -> float:
+def mean_nll(rows: ExampleRows, score_XC: Float[Tensor, "X C"]) -> float:
     """Return minus the mean per token of the references' scores, which are in the first column."""
     return -float(score_XC[:, 0].double().sum()) / max(1, sum(rows.pieces_X))
 
 
-def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[Plan]:
+def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[LabelPlan]:
     """Return the tokens of each target alone. Raises: DataError that names the row of a target that has none."""
     try:
         return encoder.planner.texts([target for _, target in pairs])
@@ -155,7 +155,7 @@ def _plans(encoder: Encoder, pairs: Sequence[tuple[Row, str]]) -> list[Plan]:
 
 
 def _ended(
-    lm: FrozenLM, encoder: Encoder, texts: Sequence[str], plans: Sequence[Plan], stops: Sequence[str]
+    lm: FrozenLM, encoder: Encoder, texts: Sequence[str], plans: Sequence[LabelPlan], stops: Sequence[str]
 ) -> list[tuple[int, ...]]:
     """Return the tokens of each text, with the end of the text after them."""
     if lm.stops:
@@ -168,7 +168,7 @@ def _ended(
     return [tuple(ids) for ids in planner.place.ids(planner.pieces, [text.strip() + stop for text in texts])]
 
 
-def _plan(of: Encoded | Plan | None) -> Plan:
+def _plan(of: Encoded | LabelPlan | None) -> LabelPlan:
     plan = of.plan if isinstance(of, Encoded) else of
     assert plan is not None, "a row with its reference has a plan"
     return plan

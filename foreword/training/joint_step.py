@@ -22,7 +22,7 @@ from foreword.training.contract import Learner
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class TrainingExample:
     """Hold one encoded row of a learner's step, its label (None for text), and its share of the learner's mean."""
 
     owner: int
@@ -69,7 +69,7 @@ def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
 
 
 def step_gradients(
-    lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[Example], budget: int
+    lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[TrainingExample], budget: int
 ) -> tuple[list[float], int]:
     """Leave the gradients in each learner's leaves; return its mean loss over its own rows, and the budget that fitted.
 
@@ -111,7 +111,11 @@ def step_gradients(
 
 
 def _accumulate(
-    lm: FrozenLM, learners: Sequence[Learner], values: Sequence[Learnt], examples: Sequence[Example], budget: int
+    lm: FrozenLM,
+    learners: Sequence[Learner],
+    values: Sequence[Learnt],
+    examples: Sequence[TrainingExample],
+    budget: int,
 ) -> list[float]:
     losses = [0.0] * len(learners)
     checkpointing = learners[0].config.checkpointing
@@ -143,7 +147,7 @@ def _backward(
     lm: FrozenLM,
     values: Mapping[int, Learnt],
     prefixes: Mapping[int, PrefixPrompt],
-    batch: Sequence[Example],
+    batch: Sequence[TrainingExample],
     losses: list[float],
     dropout: bool,
 ) -> None:

@@ -13,9 +13,9 @@ from foreword.core.values import Learnt
 from foreword.errors import ForewordError, ModelError
 from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.training.contract import Learner, Progress, Step
-from foreword.training.examples import Rows, mean_nll
+from foreword.training.examples import ExampleRows, mean_nll
 from foreword.training.joint_step import step_gradients
 from foreword.training.optimizers import learning_rate, make_optimizer
 
@@ -26,8 +26,8 @@ class Run:
 
     name: str
     learner: Learner
-    train: Rows
-    dev: Rows
+    train: ExampleRows
+    dev: ExampleRows
     seed: int
     step: int = 0
     loss: float = float("nan")

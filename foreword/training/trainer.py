@@ -21,7 +21,7 @@ from foreword.models.encoding.encoder import count_cut
 from foreword.training.answer_log import AnswerLog
 from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import DirectMethod, GradientMethod, Job, Progress, SearchState
-from foreword.training.examples import Rows, mean_nll
+from foreword.training.examples import ExampleRows, mean_nll
 from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
 from foreword.training.recipe import make_artefact, recipe_hash
@@ -158,7 +158,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
         parts = [job.task.train, job.task.validation]
     extra = text_start(learner.saved(learner.leaves))
     texts = job.task.answers == "text"
-    rows = [Rows.of(learner.lm or lm, learner.format, part, extra, texts, job.encoded_rows) for part in parts]
+    rows = [ExampleRows.of(learner.lm or lm, learner.format, part, extra, texts, job.encoded_rows) for part in parts]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
 
 
@@ -224,7 +224,7 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     return Trained(artefact, run.seconds, run.examples / run.seconds if run.seconds else 0.0)
 
 
-def _on_validation(lm: FrozenLM, artefact: Artefact, job: Job, dev: Rows) -> dict[str, Any]:
+def _on_validation(lm: FrozenLM, artefact: Artefact, job: Job, dev: ExampleRows) -> dict[str, Any]:
     """Return the metrics of the validation rows; if answers are texts, those of the generated ones, and the loss of all
     references per token."""
     rows = job.task.validation

@@ -115,7 +115,7 @@ def test_model_that_is_not_in_the_cache(train, tmp_path):
 
 def test_model_without_a_pad_token(train, tmp_path):
     """No error at all: padding is masked, so any id will do."""
-    from foreword.models.hf.tiny import byte_tokenizer, random_model
+    from foreword.models.hf.tiny_checkpoints import byte_tokenizer, random_model
 
     tokenizer = byte_tokenizer("causal")
     random_model("causal", tokenizer, 0, 16, 1, 256).save_pretrained(tmp_path / "m")
@@ -258,7 +258,7 @@ def test_artefact_that_was_tampered_with(foreword, copy):
 
 
 def test_artefact_of_another_model(foreword, artefact, data, tmp_path):
-    from foreword.models.hf.tiny import byte_tokenizer, random_model
+    from foreword.models.hf.tiny_checkpoints import byte_tokenizer, random_model
 
     tokenizer = byte_tokenizer("masked")
     for name, (seed, width) in {"weights": (1, 32), "shape": (0, 64)}.items():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.core.template import Answer, Demos, Field, Filled, Literal, Soft, Template, Turn
+from foreword.core.template import AnswerPlace, Demos, Field, Filled, Literal, Soft, Template, Turn
 from foreword.errors import ConfigError, DataError
 
 NASTY = [
@@ -41,7 +41,7 @@ def parts_of_templates(draw) -> tuple:
     """The parts of any template: literals never stand side by side, and there is one answer at most."""
     parts = draw(st.lists(st.one_of(literals, other), max_size=8))
     if draw(st.booleans()):
-        parts.insert(draw(st.integers(0, len(parts))), Answer(draw(st.sampled_from(["mask", "answer"]))))
+        parts.insert(draw(st.integers(0, len(parts))), AnswerPlace(draw(st.sampled_from(["mask", "answer"]))))
     if draw(st.booleans()):
         parts.insert(draw(st.integers(0, len(parts))), Demos())
     own = [isinstance(p, Literal) and not p.data for p in parts]
@@ -59,12 +59,12 @@ def test_every_form():
         Literal(" was "),
         Field("b"),
         Literal(": "),
-        Answer("mask"),
+        AnswerPlace("mask"),
         Literal("."),
     )
     assert template.fields == ("text", "b")
     assert template.slots == (Soft(length=20), Soft(words="It's } "))
-    assert template.answer == Answer("mask")
+    assert template.answer == AnswerPlace("mask")
     assert not template.chat
 
 
@@ -124,7 +124,7 @@ def test_one_answer_only():
 @given(st.text() | st.sampled_from(NASTY))
 def test_data_stays_literal(text):
     filled = Template.parse("{text} {soft:2} {{x}} {mask}").fill({"text": text})
-    assert filled == (Filled("text", text, False), Literal(" "), Soft(length=2), Literal(" {x} "), Answer("mask"))
+    assert filled == (Filled("text", text, False), Literal(" "), Soft(length=2), Literal(" {x} "), AnswerPlace("mask"))
 
 
 def test_missing_field_and_wrong_type():

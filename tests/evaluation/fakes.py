@@ -11,7 +11,7 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.errors import ModelError
-from foreword.evaluation.compare import Tools
+from foreword.evaluation.compare import Backend
 from foreword.models.base import Dims, Fingerprint, FrozenLM
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
@@ -86,8 +86,8 @@ class World:
     broken: frozenset[tuple[str, int]] = frozenset()
     ended: int = 0
 
-    def tools(self) -> Tools:
-        return Tools(METHODS, self.train_many, self.score)
+    def tools(self) -> Backend:
+        return Backend(METHODS, self.train_many, self.score)
 
     def train_many(
         self,

@@ -8,9 +8,9 @@ import pytest
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ConfigError, DataError
-from foreword.evaluation.compare import Comparison, How, compare
+from foreword.evaluation.compare import CompareOptions, Comparison, compare
 from foreword.evaluation.records import Store
-from foreword.evaluation.summary import Line
+from foreword.evaluation.summary import TableRow
 from foreword.tasks.task import Task
 from tests.evaluation.fakes import FakeLM, Killed, World, fake_task
 
@@ -28,7 +28,7 @@ def trained(world: World) -> list[tuple[str, int, float]]:
     return [(job.method.name, job.seed, job.config.skill) for jobs in world.calls for job in jobs]
 
 
-def told(found: Comparison) -> list[Line]:
+def told(found: Comparison) -> list[TableRow]:
     """The lines without what the clock said."""
     return [replace(line, train_seconds=None, examples_per_second=None) for line in found.lines]
 
@@ -51,7 +51,7 @@ def test_a_method_that_mixes_gets_all_seeds_and_points_as_one_stack(tmp_path: Pa
 
 def test_stack_limits_how_many_train_together(tmp_path: Path) -> None:
     world = World()
-    run(world, tmp_path, ("stacked",), options=GRID, how=How(stack=4))
+    run(world, tmp_path, ("stacked",), options=GRID, how=CompareOptions(stack=4))
     assert [len(jobs) for jobs in world.calls] == [4, 4, 1]
 
 
@@ -89,7 +89,7 @@ def test_a_tie_in_accuracy_goes_to_the_likelier(tmp_path: Path, monkeypatch: pyt
 def test_every_method_has_the_same_allowance_and_large_grids_are_drawn_from(tmp_path: Path) -> None:
     world = World()
     options = {"stacked": {"length": list(range(1, 21))}, "fine-tuning": {"length": [1, 2]}}
-    found = run(world, tmp_path, options=options, how=How(allowed=4))
+    found = run(world, tmp_path, options=options, how=CompareOptions(allowed=4))
     assert [(line.method, line.tried, line.allowed) for line in found.lines] == [
         ("manual", 1, 4), ("stacked", 4, 4), ("fine-tuning", 2, 4),
     ]  # fmt: skip
@@ -224,21 +224,23 @@ def test_a_prompt_that_nothing_trained_is_read_once(tmp_path: Path) -> None:
 
 
 def test_artefacts_are_kept_with_their_test_metrics_up_to_a_size(tmp_path: Path) -> None:
-    found = run(World(), tmp_path, ("stacked",), options={"stacked": {"length": 3}}, how=How(keep_bytes=48))
+    found = run(World(), tmp_path, ("stacked",), options={"stacked": {"length": 3}}, how=CompareOptions(keep_bytes=48))
     for record in found.records:
         assert record.artefact is not None
         artefact = Artefact.load(tmp_path / record.artefact)
         assert artefact.seed == record.seed
         assert artefact.metrics["test"]["accuracy"] == record.metrics["accuracy"]
         assert artefact.metrics["test"]["accuracy_low"] < record.metrics["accuracy"]
-    found = run(World(), tmp_path / "b", ("stacked",), options={"stacked": {"length": 3}}, how=How(keep_bytes=47))
+    found = run(
+        World(), tmp_path / "b", ("stacked",), options={"stacked": {"length": 3}}, how=CompareOptions(keep_bytes=47)
+    )
     assert [r.artefact for r in found.records] == [None] * 3
     assert not (tmp_path / "b" / "artefacts").exists()
 
 
 def test_without_test_no_test_row_is_read(tmp_path: Path) -> None:
     world = World()
-    found = run(world, tmp_path, ("stacked",), options=GRID, how=How(test=False))
+    found = run(world, tmp_path, ("stacked",), options=GRID, how=CompareOptions(test=False))
     assert not world.scored
     assert not found.lines[0].metrics
     assert found.lines[0].development["accuracy"] == pytest.approx(0.9)

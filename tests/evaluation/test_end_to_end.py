@@ -16,7 +16,7 @@ from foreword.evaluation.compare import compare
 from foreword.evaluation.records import Store
 from foreword.inference.scoring import score_rows
 from foreword.models.load import load
-from foreword.tasks.metrics import log_probabilities
+from foreword.tasks.label_metrics import log_probabilities
 from foreword.training.contract import Progress, Step
 from tests.planted import planted_task
 

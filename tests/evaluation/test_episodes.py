@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from foreword.errors import ArtefactError, ConfigError
-from foreword.evaluation import episodes as module
+from foreword.evaluation import episode_comparison as module
+from foreword.evaluation.episode_comparison import RESULTS, EpisodeArm, EpisodeScores, Protocol, arms_of, measure_arms
 from foreword.evaluation.episode_report import lines_of, markdown, over, resampled
-from foreword.evaluation.episodes import RESULTS, Arm, Measured, Protocol, arms_of, measure_arms
 from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
-from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.episode_rows import EpisodeRows
 from foreword.methods.meta.inner_loop import gradient
 from foreword.methods.meta.meta_gradient import spread
 from foreword.methods.registry import train
 from foreword.models.load import load
-from foreword.tasks.episodes import Source
+from foreword.tasks.episodes import EpisodeSource
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.methods.meta.test_metaprompting import SHORT, TINY, many_classes
@@ -27,8 +27,8 @@ from tests.seeds import new_seed
 QUICK = Protocol(episodes=3, validation=2, steps=2, rates=(0.1, 0.5), fine_tuning_rates=(1e-3,))
 
 
-def source_of(task: Task, **sizes) -> Source:
-    return Source((task,), **{"ways": 3, "shots": 2, "queries": 3, **sizes})
+def source_of(task: Task, **sizes) -> EpisodeSource:
+    return EpisodeSource((task,), **{"ways": 3, "shots": 2, "queries": 3, **sizes})
 
 
 def start_of(**options):
@@ -41,7 +41,7 @@ def test_an_adapted_arm_is_prompt_tuning_on_the_episode(tmp_path):
     source = source_of(many_classes())
     form = many_classes().format("masked")
     protocol = replace(QUICK, rates=(0.5,), validation=0)
-    [found] = measure_arms(lm, source, [form], [Arm("x", "adapted", start)], protocol, out=tmp_path)
+    [found] = measure_arms(lm, source, [form], [EpisodeArm("x", "adapted", start)], protocol, out=tmp_path)
     for number, episode in enumerate(source.episodes("test", 0, 3)):
         task = source.as_task("test", episode)
         made = train(
@@ -109,7 +109,7 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
     lm = load("foreword-mini")
     task = many_classes(new_seed(), rows=12, noise=False)
     start = train(lm, task, "metaprompting", **{**SHORT, "ways": 3, "algorithm": "vocabulary"}).artefact
-    arms = [Arm("s", "adapted", start), Arm("prototypes", "prototypes")]
+    arms = [EpisodeArm("s", "adapted", start), EpisodeArm("prototypes", "prototypes")]
     protocol = Protocol(episodes=24, validation=0, steps=2, rates=(0.3,))
     form = task.format("masked")
     true, null = (
@@ -122,9 +122,9 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(tmp_path):
         assert abs(measured.accuracy_E.mean() - 1 / 3) < 0.25
 
 
-def measured(arm: str, right: list[tuple[int, ...]], how: str = "adapted", **more) -> Measured:
+def measured(arm: str, right: list[tuple[int, ...]], how: str = "adapted", **more) -> EpisodeScores:
     classes = tuple(tuple(f"c{(e + n) % 4}" for n in range(len(r))) for e, r in enumerate(right))
-    return Measured(arm, how, None, 0.1, "test", more.get("hash", "h"), classes, tuple(right), (10,) * len(right))
+    return EpisodeScores(arm, how, None, 0.1, "test", more.get("hash", "h"), classes, tuple(right), (10,) * len(right))
 
 
 def test_differences_are_paired_and_said_to_be_shown_only_if_they_are():
@@ -174,7 +174,9 @@ def test_random_support_labels_give_no_gain_over_the_start_as_it_is():
     start = train(lm, task, "metaprompting", **{**SHORT, "ways": 3, "algorithm": "vocabulary"}).artefact
     source = source_of(task, shots=3, queries=6)
     leaves, extra, lens = leaves_of(lm, start)
-    deck = Deck(lm, source, [replace(start.format, labels=task.labels, words=task.format("masked").words)], extra)
+    deck = EpisodeRows(
+        lm, source, [replace(start.format, labels=task.labels, words=task.format("masked").words)], extra
+    )
     episodes = source.episodes("test", 0, 8)
     support, query = (deck.folds("test", episodes, (part,)) for part in ("support", "query"))
     drawn = random.Random(new_seed())

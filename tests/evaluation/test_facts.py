@@ -12,7 +12,7 @@ import foreword
 from foreword.core.artefact import Artefact
 from foreword.evaluation import facts as lines
 from foreword.inference.scoring import score_rows
-from foreword.tasks.metrics import ranks
+from foreword.tasks.label_metrics import ranks
 from foreword.tasks.relations import Facts, read_facts
 from tests.methods.triggers.trigger_setups import word_lm
 

@@ -13,8 +13,8 @@ from foreword.evaluation.plots import plot_accuracy
 from foreword.evaluation.predictions import Scored
 from foreword.evaluation.records import Record, Timing
 from foreword.evaluation.statistics import Interval
-from foreword.evaluation.summary import Line, summarise
-from foreword.tasks.metrics import all_metrics
+from foreword.evaluation.summary import TableRow, summarise
+from foreword.tasks.label_metrics import all_metrics
 from tests.evaluation.test_records import record
 
 ROWS = 300
@@ -39,18 +39,18 @@ def planted(method: str, seed: int, skill: float, **changes) -> tuple[Record, np
     return made, logprob_RC
 
 
-def lines_of(runs: list[tuple[Record, np.ndarray]]) -> list[Line]:
+def lines_of(runs: list[tuple[Record, np.ndarray]]) -> list[TableRow]:
     kept = {made.id: logprob_RC for made, logprob_RC in runs}
     return summarise([made for made, _ in runs], lambda r: Scored(kept[r.id], LABEL_R) if r.id in kept else None)
 
 
 @pytest.fixture(scope="module")
-def lines() -> list[Line]:
+def lines() -> list[TableRow]:
     skills = {"manual": 0.60, "prompt-tuning": 0.61, "prefix-tuning": 0.75, "lora": 0.5, "fine-tuning": 0.75}
     return lines_of([planted(name, seed, skill) for name, skill in skills.items() for seed in range(3)])
 
 
-def test_means_and_differences_are_those_of_the_runs(lines: list[Line]) -> None:
+def test_means_and_differences_are_those_of_the_runs(lines: list[TableRow]) -> None:
     by_name = {line.method: line for line in lines}
     assert [*by_name] == ["manual", "prompt-tuning", "prefix-tuning", "lora", "fine-tuning"]
     runs = {name: [planted(name, s, k)[0] for s in range(3)] for name, k in (("manual", 0.6), ("prefix-tuning", 0.75))}
@@ -65,7 +65,7 @@ def test_means_and_differences_are_those_of_the_runs(lines: list[Line]) -> None:
     assert prefix.train_seconds == pytest.approx(3.0)
 
 
-def test_the_text_says_which_differences_are_not_shown(lines: list[Line]) -> None:
+def test_the_text_says_which_differences_are_not_shown(lines: list[TableRow]) -> None:
     told = report.notes(lines)
     assert any(re.search(r"Not shown: a difference between prompt-tuning and manual \([+-]\d", line) for line in told)
     assert any("between prefix-tuning and fine-tuning" in line for line in told)
@@ -78,7 +78,7 @@ def test_the_text_says_which_differences_are_not_shown(lines: list[Line]) -> Non
     assert "3 seeds" in text
 
 
-def test_markdown_is_a_table_whatever_the_names_hold(lines: list[Line]) -> None:
+def test_markdown_is_a_table_whatever_the_names_hold(lines: list[TableRow]) -> None:
     odd = [replace(line, method=f"a|b {line.method}") for line in lines]
     text = report.markdown(odd)
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -141,7 +141,7 @@ def test_nothing_finished_is_said() -> None:
         plot_accuracy([], "x.png")
 
 
-def test_a_plot_is_drawn(lines: list[Line], tmp_path: Path) -> None:
+def test_a_plot_is_drawn(lines: list[TableRow], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = plot_accuracy([*lines, replace(lines[0], task="other")], tmp_path / "x.svg")
     drawn = file.read_text()

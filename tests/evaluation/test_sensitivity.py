@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from foreword.core.template import Template
-from foreword.evaluation.compare import How, compare
+from foreword.evaluation.compare import CompareOptions, compare
 from foreword.evaluation.report import markdown
 from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.models.load import load
-from foreword.tasks.metrics import accuracy
+from foreword.tasks.label_metrics import accuracy
 from foreword.tasks.paraphrases import paraphrases
 from tests.planted import planted_task
 
@@ -22,7 +22,7 @@ def test_worst_median_and_best_are_those_of_each_template_alone(name, tmp_path):
     lm, task = load(name), planted_task(4, train=8, validation=6, test=20)
     methods = ["manual", "few-shot", "bag-of-words"]
     options = {"few-shot": {"demos": 2}, "manual": {"calibrate": "batch"}}
-    how = How(sensitivity=True)
+    how = CompareOptions(sensitivity=True)
     found = compare(lm, task, methods, out=tmp_path, seeds=1, options=options, how=how)
     told = {r.method: r.details.get("templates") for r in found.records}
     assert told["bag-of-words"] is None

@@ -9,7 +9,7 @@ import scipy.stats
 from sklearn.metrics import f1_score
 
 from foreword.evaluation.statistics import MEASURES, Resampled, difference, interval, resample, resample_all
-from foreword.tasks.metrics import accuracy, ece, log_probabilities, macro_f1, nll
+from foreword.tasks.label_metrics import accuracy, ece, log_probabilities, macro_f1, nll
 
 OWN = {"accuracy": accuracy, "macro_f1": macro_f1, "nll": nll, "ece": ece}
 

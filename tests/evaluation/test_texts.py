@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from foreword.errors import ConfigError, DataError
-from foreword.evaluation.compare import How, compare
-from foreword.evaluation.predictions import Texts
+from foreword.evaluation.compare import CompareOptions, compare
+from foreword.evaluation.predictions import TextPredictions
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown, matrix
 from foreword.evaluation.statistics import resample_values
@@ -54,7 +54,7 @@ def test_what_is_recorded_is_what_was_written(lm, tmp_path: Path) -> None:
         assert np.mean(right) == record.metrics["exact_match"]
         assert [one["targets"] for one in kept] == [list(row.targets) for row in task.test]
         again = store.predictions(record)
-        assert isinstance(again, Texts) and again.metrics() == record.metrics
+        assert isinstance(again, TextPredictions) and again.metrics() == record.metrics
     lines = (tmp_path / "results.jsonl").read_bytes()
     compare(lm, task, methods, out=tmp_path, seeds=2, options=options)
     assert (tmp_path / "results.jsonl").read_bytes() == lines
@@ -88,7 +88,7 @@ def test_corpus_metrics_are_in_the_table_with_paired_differences(lm, tmp_path: P
     assert line.primary == "bleu" and line.case == "lower" and "nist" in line.metrics
     record = next(r for r in found.records if r.method == "manual")
     texts = Store(tmp_path).predictions(record)
-    assert isinstance(texts, Texts) and texts.metrics() == record.metrics and texts.judge == task.judge
+    assert isinstance(texts, TextPredictions) and texts.metrics() == record.metrics and texts.judge == task.judge
     streams = [[own[i] if i < len(own) else None for own in texts.targets] for i in range(2)]
     told = BLEU(force=True).corpus_score([a or "" for a in texts.answers], streams).score / 100
     assert line.metrics["bleu"].mean == pytest.approx(told)
@@ -116,7 +116,7 @@ def test_lost_or_broken_texts_are_read_again(lm, tmp_path: Path) -> None:
 
 
 def test_development_rows_alone(lm, tmp_path: Path) -> None:
-    found = compare(lm, answers_task(), ["manual"], out=tmp_path, seeds=1, how=How(test=False))
+    found = compare(lm, answers_task(), ["manual"], out=tmp_path, seeds=1, how=CompareOptions(test=False))
     assert "| development exact match |" in markdown(found.lines)
     assert found.lines[0].development["exact_match"] == 1.0
 

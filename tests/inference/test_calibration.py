@@ -15,12 +15,12 @@ from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import fit_temperature
-from foreword.inference.scoring import Reading, score_readings, score_rows
+from foreword.inference.scoring import ScoreRequest, score_readings, score_rows
 from foreword.methods.registry import train
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
-from foreword.tasks.metrics import accuracy, ece, nll
+from foreword.tasks.label_metrics import accuracy, ece, nll
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from tests.planted import planted_task
@@ -42,7 +42,7 @@ def task():
 
 def read(lm, form, rows) -> torch.Tensor:
     """Scores of a format as it is, calibration included, by the ordinary road."""
-    return score_readings(lm, [Reading(NOTHING, form, rows)])[0].double()
+    return score_readings(lm, [ScoreRequest(NOTHING, form, rows)])[0].double()
 
 
 def plain(form):

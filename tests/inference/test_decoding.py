@@ -18,7 +18,7 @@ from foreword.inference.generation import encode_to_write, write_rows
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.rows import Row
 from tests.compiled import graphs_of, lines_of

@@ -16,9 +16,9 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.inference.generation import ALL, encode_to_write, write_rows, write_samples
 from foreword.models.base import FrozenLM
-from foreword.models.generate import Sample
+from foreword.models.generate import GeneratedText
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.models.shared_prefix import shared_columns
 from foreword.models.tiny import tiny
@@ -116,7 +116,7 @@ def test_samples_differ_by_number_and_seed_and_not_by_company():
     def drawn(pairs, of: int) -> dict[tuple[int, int], str]:
         found = {}
 
-        def keep(artefact: int, row: int, sample: int, written: Sample) -> int:
+        def keep(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
             if artefact == of:
                 assert (row, sample) not in found
                 found[row, sample] = written.text
@@ -160,8 +160,8 @@ def test_a_lead_is_read_once_and_a_row_once_for_all_its_samples(monkeypatch):
     assert sum(columns) > lead + sum(own)
 
 
-def ending(lm: FrozenLM, made: Artefact, some: list[Row]) -> list[Sample]:
-    found: list[Sample] = []
+def ending(lm: FrozenLM, made: Artefact, some: list[Row]) -> list[GeneratedText]:
+    found: list[GeneratedText] = []
     write_samples(lm, [(made, some)], lambda a, r, s, written: found.append(written) or 0)
     return found
 

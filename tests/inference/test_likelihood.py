@@ -13,7 +13,7 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import DataError
-from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import LikelihoodRequest, text_likelihoods
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
 from foreword.tasks.rows import Row
@@ -42,7 +42,7 @@ def test_causal_is_the_teacher_forced_chain_rule(seed):
     plain = AutoModelForCausalLM.from_pretrained(EMBEDDED, is_decoder=True, attn_implementation="eager").float().eval()
     rows, answers = drawn(seed, 12)
     sources = ["Say it again.\nIn: {text}\nOut: {answer}", "{text} and then"]
-    asked = [Asked(NONE, Format(Template.parse(s)), rows, answers) for s in sources]
+    asked = [LikelihoodRequest(NONE, Format(Template.parse(s)), rows, answers) for s in sources]
     for source, got in zip(sources, text_likelihoods(lm, asked), strict=True):
         for n, (row, answer) in enumerate(zip(rows, answers, strict=True)):
             before = source.replace("{text}", row.fields["text"]).replace(" {answer}", "")
@@ -64,7 +64,9 @@ def test_masked_is_the_sum_over_its_masks(seed):
     lm = load("foreword-mini")
     plain = AutoModelForMaskedLM.from_pretrained(EMBEDDED, attn_implementation="eager").float().eval()
     rows, answers = drawn(seed, 8)
-    [got] = text_likelihoods(lm, [Asked(NONE, Format(Template.parse("{text} means {mask}.")), rows, answers)])
+    [got] = text_likelihoods(
+        lm, [LikelihoodRequest(NONE, Format(Template.parse("{text} means {mask}.")), rows, answers)]
+    )
     mask = lm.tokenizer.mask_token
     for n, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         alone = lm.tokenizer(f"a {answer}", add_special_tokens=False)["input_ids"][1:]
@@ -84,14 +86,14 @@ def test_one_by_one_in_any_batch_and_with_a_prompt_it_is_the_same(name, seed):
     mark = "{mask}" if lm.kind == "masked" else "{answer}"
     form = Format(Template.parse("{soft:3} Repeat: {text} = " + mark), labels=("a", "b"), words=(("a",), ("b",)))
     prompts = [SoftPrompt(torch.randn(3, 32, dtype=torch.float64)) for _ in range(2)]
-    asked = [Asked(p, form, rows, answers) for p in prompts]
+    asked = [LikelihoodRequest(p, form, rows, answers) for p in prompts]
     together = text_likelihoods(lm, asked, tokens_per_batch=300)
     for one, prompt in zip(together, prompts, strict=True):
         for n in range(len(rows)):
-            [alone] = text_likelihoods(lm, [Asked(prompt, form, rows[n : n + 1], answers[n : n + 1])])
+            [alone] = text_likelihoods(lm, [LikelihoodRequest(prompt, form, rows[n : n + 1], answers[n : n + 1])])
             torch.testing.assert_close(alone.logprob_N[0], one.logprob_N[n], atol=1e-5, rtol=1e-6)
     assert (together[0].logprob_N - together[1].logprob_N).abs().max() > 1e-3, "the prompt is read"
-    assert text_likelihoods(lm, [Asked(prompts[0], form, [], [])])[0].logprob_N.shape == (0,)
+    assert text_likelihoods(lm, [LikelihoodRequest(prompts[0], form, [], [])])[0].logprob_N.shape == (0,)
 
 
 def test_an_empty_text_is_told_with_its_row():
@@ -99,4 +101,4 @@ def test_an_empty_text_is_told_with_its_row():
     rows, answers = drawn(0, 4)
     answers[2] = "  "
     with pytest.raises(DataError, match="row 2: The text '' has no pieces"):
-        text_likelihoods(lm, [Asked(NONE, Format(Template.parse("{text}:")), rows, answers)])
+        text_likelihoods(lm, [LikelihoodRequest(NONE, Format(Template.parse("{text}:")), rows, answers)])

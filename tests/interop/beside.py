@@ -18,7 +18,7 @@ from foreword.core.values import text_start
 from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from tests.models import zoo
 

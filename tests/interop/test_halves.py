@@ -24,7 +24,7 @@ from foreword.interop.peft_seq2seq import unread
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.models.tiny import tiny
 from tests.models.seq2seq_zoo import CONFIGS, of_config

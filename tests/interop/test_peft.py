@@ -19,7 +19,7 @@ from foreword.interop.card import SAMPLE
 from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read, scale_of, scaled
 from foreword.interop.peft_files import TENSORS, Adapter
 from foreword.models.encoding.encoder import Encoder
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from tests.interop.beside import (
     EXACT,

@@ -31,7 +31,7 @@ from foreword.inference.predictor import Prompted
 from foreword.interop.vllm import export
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder, collate, prepare
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from tests.interop.standin import documented, serving
 from tests.models import trained, zoo

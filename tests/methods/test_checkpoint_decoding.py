@@ -16,7 +16,7 @@ from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
 from foreword.models.hf.seq2seq import HFSeq2Seq
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
 from tests.inference.test_decoding import NEW, library, put

@@ -11,7 +11,7 @@ import pytest
 
 from foreword.core.format import Decoding
 from foreword.core.template import Template
-from foreword.evaluation.compare import How, compare
+from foreword.evaluation.compare import CompareOptions, compare
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown
 from foreword.inference.answers import answer_rows
@@ -88,7 +88,9 @@ def test_targets_that_are_longer_than_answers_are_told_in_the_artefact_and_the_t
     made = train(lm, task, "manual", form=form).artefact
     assert made.metrics["longer_targets"] == {"rows": rows, "of": rows, "max_new_tokens": 10}
     assert "longer_targets" not in train(lm, task, "manual").artefact.metrics
-    found = compare(lm, task, ["manual"], out=tmp_path, seeds=1, how=How(form=lambda *_: form, sensitivity=False))
+    found = compare(
+        lm, task, ["manual"], out=tmp_path, seeds=1, how=CompareOptions(form=lambda *_: form, sensitivity=False)
+    )
     assert f"answers end at 10 tokens, and the targets of {rows} of {rows} training" in markdown(found.lines)
 
 

@@ -18,7 +18,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError, ModelError
 from foreword.inference.generation import write_rows, write_samples
-from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import LikelihoodRequest, text_likelihoods
 from foreword.inference.predictor import Prompted, open_artefact
 from foreword.methods.registry import make_job, train
 from foreword.methods.soft.prefix_tuning import PrefixTuning
@@ -154,7 +154,7 @@ def test_a_text_s_likelihood_is_that_of_its_own_writing(lm: FrozenLM) -> None:
     rows = [Row({"text": text}, None, where=text) for text in ("a", "some words")]
     form = Format(Template.parse("{text}"))
     prefix = lm.prefix_from_words(torch.tensor([70, 80]))
-    asked = [Asked(value, form, rows, ["yes", "no no"]) for value in (NOTHING, prefix)]
+    asked = [LikelihoodRequest(value, form, rows, ["yes", "no no"]) for value in (NOTHING, prefix)]
     together = text_likelihoods(lm, asked)
     for one, found in zip(asked, together, strict=True):
         for n in range(2):

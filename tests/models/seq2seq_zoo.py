@@ -12,9 +12,9 @@ from torch import Tensor
 
 from foreword.core.inject import PrefixBatch, inject_prefix, inject_soft
 from foreword.core.prompts import Bank
-from foreword.models.base import FrozenLM, Inputs, Source
+from foreword.models.base import EncoderSource, FrozenLM, Inputs
 from foreword.models.hf import families
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from tests.models.zoo import VOCAB
 
@@ -108,7 +108,7 @@ def inputs_of(
             embed_BSD = inject_soft(bank, task_B, slot_BS, embed_BSD)
         return embed_BSD, attend_BS
 
-    source = Source(*padded(sources, None if slots is None else slots[0]))
+    source = EncoderSource(*padded(sources, None if slots is None else slots[0]))
     embed_BSD, attend_BS = padded(targets, None if slots is None else slots[1])
     position_BS = torch.arange(attend_BS.shape[1]).expand(attend_BS.shape)
     prefix = None if bank is None else inject_prefix(bank, task_B, lm.dtype)

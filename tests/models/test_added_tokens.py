@@ -14,7 +14,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.methods.words.chain_of_thought import reasoning_template
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.tasks.formats import generic_chat
 from foreword.tasks.rows import Row
 from tests.models.trained import CAUSAL, MASKED, TextLM
@@ -154,6 +154,6 @@ def test_words_and_spaces_that_were_added_stay_words(name):
 def test_rows_in_a_batch_are_rows_alone(seed):
     with_marks, _ = pair("causal-unigram")
     encoder = Encoder.build(with_marks, Format(Template.parse("{soft:2}{text} So {answer}")))
-    rows = [Line({"text": text}) for text in drawn(seed, 10)]
+    rows = [PlainRow({"text": text}) for text in drawn(seed, 10)]
     for row, found in zip(rows, encoder.encode_rows(rows), strict=True):
         assert found.ids_S.tolist() == encoder.encode(row.fields).ids_S.tolist()

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.models.decoding import Chooser, Sampling, Writer, choose, narrowed
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.decoding import Chooser, IncrementalText, Sampling, choose, narrowed
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load
 from tests.seeds import new_seed
 
@@ -29,7 +29,7 @@ def test_text_comes_out_whole_and_only_once_it_is_sure(text, data):
     whole = TOKENIZER.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     start = data.draw(st.integers(0, len(whole) - 1)) if whole else 0
     stop = tuple(w for w in (whole[start : start + data.draw(st.integers(1, 4))],) if data.draw(st.booleans()) and w)
-    writer, ready, stopped = Writer(TOKENIZER, [], stop), [], False
+    writer, ready, stopped = IncrementalText(TOKENIZER, [], stop), [], False
     for id in ids:
         _, text_now, stopped = writer.add(id)
         ready.append(text_now)
@@ -45,7 +45,7 @@ def test_text_comes_out_whole_and_only_once_it_is_sure(text, data):
 
 
 def test_what_may_begin_a_stop_word_is_held_back_and_let_go():
-    writer = Writer(TOKENIZER, [], ("abc", "xx"))
+    writer = IncrementalText(TOKENIZER, [], ("abc", "xx"))
     assert [writer.add(i)[1] for i in ids_of("-ab-abx")] == ["-", "", "", "ab-", "", "", "ab"]
     assert writer.end() == "x"
     assert writer.text == "-ab-abx"
@@ -81,7 +81,7 @@ def released(pieces: list[str], stop: tuple[str, ...]) -> tuple[list[str], bool]
     st.lists(st.text("ab", min_size=1, max_size=9), max_size=4),
 )
 def test_stop_strings_are_found_as_by_trying_all(pieces, stop):
-    writer, ready, stopped = Writer(_Joined(pieces), [], tuple(stop)), [], False
+    writer, ready, stopped = IncrementalText(_Joined(pieces), [], tuple(stop)), [], False
     for id in range(len(pieces)):
         ready.append(writer.add(id)[1])
         _, stopped = released(pieces[: len(ready)], tuple(stop))
@@ -103,7 +103,7 @@ def test_the_length_of_a_stop_string_costs_nothing():
             return super().__getitem__(at)
 
     word = Counted("q" * 10**6)
-    writer = Writer(_Joined(["qqq", "x"]), [], (word,))
+    writer = IncrementalText(_Joined(["qqq", "x"]), [], (word,))
     for _ in range(1000):
         assert writer.add(0)[1] == ""
     assert writer.add(1)[1] == "q" * 3000 + "x"
@@ -115,7 +115,7 @@ def test_pieces_of_words_are_joined_as_the_tokenizer_joins_them():
     tokenizer = load("foreword-mini").tokenizer
     ids = tokenizer("unbelievably playful gatherings, honestly", add_special_tokens=False)["input_ids"]
     for cut in range(1, len(ids)):
-        writer = Writer(tokenizer, ids[:cut])
+        writer = IncrementalText(tokenizer, ids[:cut])
         added = "".join(writer.add(i)[1] for i in ids[cut:]) + writer.end()
         before, whole = (tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (ids[:cut], ids))
         assert before + added == whole

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import ModelError
-from foreword.models.hf.tiny import byte_tokenizer, random_model
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer, random_model
 from foreword.models.load import load
 
 

@@ -18,7 +18,7 @@ from foreword.core.prompts import SoftPrompt, stack
 from foreword.errors import ConfigError, ModelError
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.hf.head import is_plain
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.models.score import score
 from foreword.tasks.formats import build_format

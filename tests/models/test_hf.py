@@ -19,7 +19,7 @@ from foreword.core.inject import inject_prefix
 from foreword.core.prompts import stack
 from foreword.errors import ConfigError, ModelError
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.models.tiny import tiny
 from tests.models.zoo import CONFIGS, WITHOUT_PREFIX, batch, build, frozen, gap, logits, read, sentences

@@ -14,13 +14,13 @@ from foreword.core.prompts import SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.models import label_parts
 from foreword.models.encoding import label_layout
-from foreword.models.encoding.encoder import Encoder, Line
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.encoder import Encoder, PlainRow
+from foreword.models.encoding.label_layout import LabelPlan
 from foreword.models.score import score, score_all
 from tests.live import Live
 from tests.models.test_score import made
 
-ROWS = [Line({"text": text}) for text in ("a fine film with great actors", "dull", "the team won the last game")]
+ROWS = [PlainRow({"text": text}) for text in ("a fine film with great actors", "dull", "the team won the last game")]
 SMALL = {"COLUMNS": 7, "PASSES": 2, "CELLS": 200, "TABLE": 60, "FEW": 0}
 
 
@@ -134,7 +134,7 @@ def test_every_part_keeps_within_the_limits():
             cut = sorted({0, len(listed), *rng.sample(range(len(listed)), min(4, len(listed)))})
             given = tuple(tuple(listed[a:b]) for a, b in itertools.pairwise(cut))
             for kind, trie in (("causal", True), ("causal", False), ("masked", True)):
-                plan = Plan(kind, given)
+                plan = LabelPlan(kind, given)
                 found = plan.parts(trie)
                 if found is None:
                     continue

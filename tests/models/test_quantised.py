@@ -32,9 +32,9 @@ from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
 from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
-from foreword.training.loop import Rows, Run, fit
+from foreword.training.loop import ExampleRows, Run, fit
 from tests.models.zoo import MASKED, VOCAB, batch, build, gap, logits, read, sentences
 from tests.planted import planted_task
 
@@ -176,7 +176,7 @@ def test_training_is_that_of_the_dequantised_model_and_leaves_the_base(family: s
         job = make_job(model, TASK, method, options=options)
         learner = METHODS[method].start(lm, job)  # the same initial prompt for all
         parts = [
-            Rows(encode_rows(model, learner.format, part, 3), [row.label for row in part])
+            ExampleRows(encode_rows(model, learner.format, part, 3), [row.label for row in part])
             for part in (TASK.train, TASK.validation)
         ]
         run = Run("x", learner, *parts, seed=0)

@@ -30,12 +30,12 @@ from foreword.methods.triggers.row_block import Block
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.rope import RowRotary
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.models.score import score, score_all
 from foreword.models.shared_prefix import compile_prompt
 from foreword.serving.engine import Engine
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.protocol import RowRequest, Sampling
 from foreword.tasks.rows import Row
 from tests.models.zoo import DECODER, MIXED, SIZES, batch, gap, logits, read, sentences
 from tests.serving.made import saved
@@ -329,8 +329,10 @@ def test_a_served_row_is_answered_as_it_is_alone(tmp_path: Any, monkeypatch: pyt
 
     def ask() -> tuple[list[torch.Tensor], list[str]]:
         with Engine(lm) as engine:
-            judged = engine.classify([Asked(version, text) for text in texts])
-            tickets = [engine.generate(Asked(version, text), Sampling(max_tokens=8, temperature=0.0)) for text in texts]
+            judged = engine.classify([RowRequest(version, text) for text in texts])
+            tickets = [
+                engine.generate(RowRequest(version, text), Sampling(max_tokens=8, temperature=0.0)) for text in texts
+            ]
             probabilities = [torch.tensor(list(one.probabilities.values())) for one in judged.result(60)]
             return probabilities, [ticket.result.result(60).text for ticket in tickets]
 

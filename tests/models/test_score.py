@@ -22,7 +22,7 @@ from foreword.core.prompts import Bank, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.models.load import wrap
 from foreword.models.score import score, score_all
 from tests.models import trained
@@ -74,7 +74,7 @@ def made(name: str) -> tuple[FrozenLM, Any]:
 
 def encoded(lm: FrozenLM, texts=TEXTS, words=WORDS, source: str | None = None, **options):
     format = Format(Template.parse(source or SOURCE[lm.kind]), LABELS[: len(words)], words, **options)
-    return Encoder.build(lm, format).encode_rows([Line({"text": text}) for text in texts])
+    return Encoder.build(lm, format).encode_rows([PlainRow({"text": text}) for text in texts])
 
 
 def tasks(*numbers: int) -> torch.Tensor:
@@ -196,7 +196,7 @@ def test_rows_with_their_own_options(name):
     lm, _ = made(name)
     options = [("good", "bad"), ("new york", "newark", "music and plot"), ("a", "dull", "not good", "new york")]
     encoder = Encoder.build(lm, Format(Template.parse("{soft:2}" + SOURCE[lm.kind])))
-    rows = encoder.encode_rows([Line({"text": t}, o) for t, o in zip(TEXTS, options, strict=True)])
+    rows = encoder.encode_rows([PlainRow({"text": t}, o) for t, o in zip(TEXTS, options, strict=True)])
     rows += encoded(lm, texts=TEXTS[:1], words=WORDS, source="{soft:2}" + SOURCE[lm.kind])
     prompt = torch.randn(2, 24, dtype=torch.float64, requires_grad=True)
     bank = stack([SoftPrompt(prompt)], lm.embed)

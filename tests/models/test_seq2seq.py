@@ -169,7 +169,7 @@ def test_every_site_gets_a_gradient_in_every_layer(family: str, layers: tuple[in
         config.num_layers, config.num_decoder_layers = layers
     else:
         config.encoder_layers, config.decoder_layers = layers
-    from foreword.models.hf.tiny import byte_tokenizer
+    from foreword.models.hf.tiny_checkpoints import byte_tokenizer
     from foreword.models.load import wrap
 
     lm = wrap(of_config(config), byte_tokenizer("seq2seq"))

@@ -15,10 +15,10 @@ from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.models.hf.loading import kind_of
 from foreword.models.hf.seq2seq import HFSeq2Seq
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.models.score import score
 from foreword.models.tiny import tiny
@@ -45,7 +45,7 @@ def test_label_words_are_scored_as_the_library_s_decoder_reads_them(family: str,
     model, lm = build(family), frozen(family)
     template = "Say {text}: {answer}" if not opening else f"Say {{text}}:{{decoder}}{opening} {{answer}}"
     made = form(template)
-    encoded = Encoder.build(lm, made).encode_rows([Line({"text": text}) for text in TEXTS])
+    encoded = Encoder.build(lm, made).encode_rows([PlainRow({"text": text}) for text in TEXTS])
     found = score(lm, encoded, stack([NOTHING], lm.embed), torch.zeros(3, dtype=torch.long))
     start = [lm.opening[0]]
     wanted = []
@@ -71,7 +71,7 @@ def test_texts_are_scored_whole_and_differentiably_and_the_source_once_a_row(fam
     model, lm = build(family), frozen(family)
     texts = ["yes", "certainly not", "x"]
     encoder = Encoder.build(lm, form("{text}").without_labels())
-    encoded = encoder.encode_texts([Line({"text": text}) for text in TEXTS], texts)
+    encoded = encoder.encode_texts([PlainRow({"text": text}) for text in TEXTS], texts)
     prompt = random_prefix(lm, 3, torch.Generator().manual_seed(61))
     leaves = {site: tuple(t.requires_grad_() for t in pair) for site, pair in prompt.sites.items()}
     plain = score(lm, encoded, None, torch.zeros(3, dtype=torch.long))[:, 0]
@@ -143,7 +143,7 @@ def test_truncation_cuts_the_source_and_the_decoder_has_room_of_its_own() -> Non
     with pytest.raises(DataError, match="takes 78 tokens and there is room for 64"):
         Encoder.build(lm, form("{text}!", truncate="error")).encode({"text": "x" * 76})
     with pytest.raises(DataError, match="text to be written takes 70 tokens after 1"):
-        Encoder.build(lm, made.without_labels()).encode_texts([Line({"text": "a"})], ["y" * 70])
+        Encoder.build(lm, made.without_labels()).encode_texts([PlainRow({"text": "a"})], ["y" * 70])
     with pytest.raises(ConfigError, match="label words 99 more"):
         Encoder.build(lm, form("{text}", words=(("y" * 100,), ("n",))))
     with pytest.raises(ConfigError, match="max_new_tokens 64 is more than the decoder"):

@@ -14,9 +14,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 from foreword.core.format import Decoding
 from foreword.core.inject import inject_prefix
 from foreword.core.prompts import PrefixPrompt, stack
-from foreword.models.decoding import Chooser, Sampling, Writer, choose
+from foreword.models.decoding import Chooser, IncrementalText, Sampling, choose
 from foreword.models.encoding.batch import Encoded, SourceRow, collate, prepare
-from foreword.models.generate import Ask, Sample, write
+from foreword.models.generate import Ask, GeneratedText, write
 from tests.compiled import graphs_of, lines_of
 from tests.models.seq2seq_zoo import END, FAMILIES, PAD, START, build, frozen, inputs_of, logits
 from tests.models.test_seq2seq import FP64, ONE, blind, kept, mixed_prompts, random_prefix
@@ -133,10 +133,10 @@ def asks_of(lm: Any, count: int, decoding: Decoding, seed: int) -> tuple[list[As
     return asks, prompts
 
 
-def written(lm: Any, asks: list[Ask], prompts: list[Any]) -> dict[tuple[int, int], Sample]:
-    found: dict[tuple[int, int], Sample] = {}
+def written(lm: Any, asks: list[Ask], prompts: list[Any]) -> dict[tuple[int, int], GeneratedText]:
+    found: dict[tuple[int, int], GeneratedText] = {}
 
-    def hear(row: int, sample: int, text: Sample) -> int:
+    def hear(row: int, sample: int, text: GeneratedText) -> int:
         found[row, sample] = text
         return 1 << 30
 
@@ -160,7 +160,7 @@ def recomputed(lm: Any, ask: Ask, prompts: list[Any], seed: int) -> str:
         ids.append(int(choose(logits_BV, [chooser])[0]))
         if ids[-1] in lm.stops:
             break
-    writer = Writer(lm.tokenizer, ask.encoded.text_ids)  # bytes that are no character go by what stands before
+    writer = IncrementalText(lm.tokenizer, ask.encoded.text_ids)  # bytes that are no character go by what stands before
     for id in ids:
         if id not in lm.stops:
             writer.add(id)
@@ -168,7 +168,7 @@ def recomputed(lm: Any, ask: Ask, prompts: list[Any], seed: int) -> str:
     return writer.text
 
 
-def same(one: Sample, other: Sample) -> bool:
+def same(one: GeneratedText, other: GeneratedText) -> bool:
     """The same text, token for token; the likelihood's last digits depend on the batch."""
     close = abs(one.mean_logprob - other.mean_logprob) < FP64
     return close and replace(one, mean_logprob=0.0) == replace(other, mean_logprob=0.0)

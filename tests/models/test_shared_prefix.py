@@ -11,7 +11,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt, stack
 from foreword.core.template import Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.encoder import Encoded, Encoder, Line
+from foreword.models.encoding.encoder import Encoded, Encoder, PlainRow
 from foreword.models.score import score
 from foreword.models.shared_prefix import compile_prompt
 from foreword.models.tiny import tiny
@@ -39,7 +39,7 @@ def scores(lm: FrozenLM, rows: list[Encoded], bank: object) -> torch.Tensor:
 def test_compiled_prompt_scores_as_the_soft_prompt(family: str, source: str, whole: bool) -> None:
     lm, format = frozen(family, torch.float64), format_of(source)
     soft = SoftPrompt(torch.randn(3, lm.dims.width, dtype=torch.float64))
-    rows = Encoder.build(lm, format).encode_rows([Line({"text": text}) for text in TEXTS])
+    rows = Encoder.build(lm, format).encode_rows([PlainRow({"text": text}) for text in TEXTS])
     expected = scores(lm, rows, stack([soft], lm.embed))
     compiled = compile_prompt(lm, format, soft)
     assert (compiled.rest is None) == whole
@@ -53,7 +53,7 @@ def test_compiled_prompt_scores_as_the_soft_prompt(family: str, source: str, who
 def test_words_compile_too() -> None:
     lm, format = tiny("causal"), format_of("{soft:'Judge this'} {text} It was")
     encoder = Encoder.build(lm, format)
-    rows = encoder.encode_rows([Line({"text": text}) for text in TEXTS])
+    rows = encoder.encode_rows([PlainRow({"text": text}) for text in TEXTS])
     ids = encoder.init_ids_P
     assert ids is not None
     compiled = compile_prompt(lm, format, HardPrompt(ids))

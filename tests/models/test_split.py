@@ -23,7 +23,7 @@ from foreword.methods.registry import make_job, train
 from foreword.models.base import FrozenLM
 from foreword.models.hf import storage
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.training.trainer import train_many
 from tests.models.placed import Placed, devices, place

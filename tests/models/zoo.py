@@ -12,7 +12,7 @@ from torch import Tensor
 from foreword.core.inject import PrefixBatch, inject_soft
 from foreword.core.prompts import Bank
 from foreword.models.base import FrozenLM, Inputs
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 
 VOCAB = 263  # the byte tokenizer's

@@ -60,7 +60,7 @@ def test_quick_cells_end_in_tables_and_are_not_made_again(data, tmp_path, capsys
         raise AssertionError("trained or measured again")
 
     monkeypatch.setattr(recipe, "train_many", again)
-    monkeypatch.setattr("foreword.evaluation.episodes._answers", again)
+    monkeypatch.setattr("foreword.evaluation.episode_comparison._answers", again)
     assert recipe.main([*given, "--table"]) == 0
     assert capsys.readouterr().out == told
     # Another question's table does not take this one's place.

@@ -10,7 +10,7 @@ from foreword.core.prompts import stack
 from foreword.core.shapes import Float, Tensor
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import collate, prepare
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.models.score import score
 
 
@@ -25,7 +25,7 @@ def alone_scores(lm: FrozenLM, made: Artefact, text: str) -> Float[Tensor, "C"]:
 def alone_text(lm: FrozenLM, made: Artefact, text: str, new: int) -> str:
     """The text that follows."""
     extra = made.value.start if made.form == "prefix" else 0
-    row = Encoder.build(lm, replace(made.format, labels=(), words=()), extra).encode_rows([Line({"text": text})])
+    row = Encoder.build(lm, replace(made.format, labels=(), words=()), extra).encode_rows([PlainRow({"text": text})])
     bank = stack([made.value], lm.embed)
     zero = torch.zeros(1, dtype=torch.long)
     inputs, prefix = prepare(lm, collate(row), bank, zero)

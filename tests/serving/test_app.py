@@ -11,7 +11,7 @@ from foreword.models.load import load
 from foreword.serving.archive import pack_archive
 from foreword.serving.engine import Engine
 from foreword.serving.keys import KeyRing
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.protocol import RowRequest, Sampling
 from foreword.serving.store import PromptStore
 from tests.serving.made import artefact
 from tests.serving.running import NAMES, ROOM, Limits, Lines, client, filled, server
@@ -40,7 +40,7 @@ def upload(tmp_path, lm, form: str = "ahead", **more) -> bytes:
 def test_labels_are_the_engine_s(http, root, lm):
     with Engine(lm, ROOM) as engine:
         version = PromptStore.open(root).resolve("beta")
-        wanted = engine.classify([Asked(version, "fine film"), Asked(version, "dull")]).result(60)
+        wanted = engine.classify([RowRequest(version, "fine film"), RowRequest(version, "dull")]).result(60)
     answer = http.post("/v1/classify", json={"model": "beta", "input": ["fine film", {"text": "dull"}]})
     assert answer.status_code == 200
     told = answer.json()
@@ -56,7 +56,7 @@ def test_texts_whole_and_streamed_are_the_engine_s(http, root, lm):
     with Engine(lm, ROOM) as engine:
         version = PromptStore.open(root).resolve("two")
         sampling = Sampling(max_tokens=9, temperature=0.0)
-        wanted = [engine.generate(Asked(version, text), sampling).result.result(60) for text in ("a film", "b")]
+        wanted = [engine.generate(RowRequest(version, text), sampling).result.result(60) for text in ("a film", "b")]
     whole = http.post("/v1/completions", json=asked).json()
     assert [c["text"] for c in whole["choices"]] == [wanted[i].text for i in (0, 0, 1, 1)]
     assert [c["index"] for c in whole["choices"]] == [0, 1, 2, 3]

@@ -21,17 +21,17 @@ from foreword.core.template import Template
 from foreword.errors import ArtefactError, ConfigError
 from foreword.models.encoding import label_layout
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.label_layout import LabelPlan
 from foreword.models.load import load
 from foreword.serving import classification
-from foreword.serving.app.text_responses import Wanted, Writing
+from foreword.serving.app.text_responses import TextRequest, TextStreams
 from foreword.serving.archive import pack_archive
 from foreword.serving.bank import PromptBank
-from foreword.serving.classification import Waiting
+from foreword.serving.classification import WaitingRows
 from foreword.serving.engine import Engine
 from foreword.serving.jobs import Judging, Labelling
-from foreword.serving.jobs import Writing as WritingJob
-from foreword.serving.protocol import Asked, Generated, Piece, Sampling
+from foreword.serving.jobs import TextJob as WritingJob
+from foreword.serving.protocol import Generated, Piece, RowRequest, Sampling
 from tests.serving.made import artefact, saved
 from tests.serving.running import ROOM, client, filled, server
 
@@ -197,7 +197,7 @@ def test_log_probabilities_that_are_too_many_are_refused_before_they_wait(http):
 def test_others_are_served_between_the_texts_of_one_answer(lm, tmp_path, monkeypatch):
     count, turns = 50, 0
     piece = Piece("é", -1.0, (("é", -1.0),))
-    wanted = Wanted(ALONE, [Asked(None, "a")], [Sampling(10, logprobs=1)] * count, [], False, False, False)
+    wanted = TextRequest(ALONE, [RowRequest(None, "a")], [Sampling(10, logprobs=1)] * count, [], False, False, False)
 
     def ended(row, sampling, *_) -> WritingJob:
         job = WritingJob(Future(), sampling, None)
@@ -206,7 +206,7 @@ def test_others_are_served_between_the_texts_of_one_answer(lm, tmp_path, monkeyp
 
     async def counted(own) -> bytes:
         nonlocal turns
-        task = asyncio.create_task(Writing(own, wanted, asyncio.get_running_loop()).whole())
+        task = asyncio.create_task(TextStreams(own, wanted, asyncio.get_running_loop()).whole())
         while not task.done():
             turns += 1
             await asyncio.sleep(0)
@@ -243,7 +243,12 @@ def test_label_words_in_parts_have_the_engine_s_answers(lm, tmp_path, monkeypatc
     rng = random.Random(8)
     version = saved(tmp_path, "parts", hard(lm, tuple(("".join(rng.choices("abc", k=6)), f"w{n}") for n in range(30))))
     other = saved(tmp_path, "other", artefact(lm, "ahead"))
-    asked = [Asked(version, "a fine film"), Asked(other, "dull"), Asked(version, "b"), Asked(other, "c")]
+    asked = [
+        RowRequest(version, "a fine film"),
+        RowRequest(other, "dull"),
+        RowRequest(version, "b"),
+        RowRequest(other, "c"),
+    ]
     with Engine(lm, ROOM) as engine:
         wanted = engine.classify(asked).result(60)
         assert engine.load().batches == 1
@@ -256,7 +261,7 @@ def test_label_words_in_parts_have_the_engine_s_answers(lm, tmp_path, monkeypatc
         assert one.label == same.label and one.probabilities == pytest.approx(same.probabilities, abs=1e-6)
 
 
-def queued(turns: Waiting, entry, rows: int, cost: int) -> Judging:
+def queued(turns: WaitingRows, entry, rows: int, cost: int) -> Judging:
     of = Judging(Future(), [None] * rows, rows)
     row = Encoded(np.zeros(cost, np.int64), np.full(cost, -1, np.int64), cost - 1, None)
     for index in range(rows):
@@ -266,7 +271,7 @@ def queued(turns: Waiting, entry, rows: int, cost: int) -> Judging:
 
 def test_requests_take_turns(lm, tmp_path):
     """A row that comes while many wait is in the next pass, whatever came before; the many go on all the same."""
-    turns, entry = Waiting(), PromptBank(lm, 2**20, 2**20).entry(saved(tmp_path, "p", artefact(lm, "ahead")))
+    turns, entry = WaitingRows(), PromptBank(lm, 2**20, 2**20).entry(saved(tmp_path, "p", artefact(lm, "ahead")))
     many = queued(turns, entry, 256, 100)
     assert [unit.job.of for unit in turns.take(250)] == [many, many]
     for _ in range(2):  # whichever pass it comes after
@@ -303,9 +308,9 @@ def test_one_row_is_read_in_the_pass_that_follows(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(classification.Labeller, "_label", watched)
     version = saved(tmp_path, "p", artefact(lm, "ahead"))
     with Engine(lm, replace(ROOM, waiting=4096)) as engine:
-        many = engine.classify([Asked(version, "a long text " * 10)] * 200)
+        many = engine.classify([RowRequest(version, "a long text " * 10)] * 200)
         assert held.wait(60)
-        one = engine.classify([Asked(version, "b")])
+        one = engine.classify([RowRequest(version, "b")])
         while not engine._jobs.qsize():
             pass
         before = len(passes)
@@ -320,9 +325,11 @@ def test_options_of_rows_are_not_kept(lm, tmp_path):
     version = saved(tmp_path, "open", hard(lm, ()))
     with Engine(lm, ROOM) as engine:
         for n in range(40):
-            engine.classify([Asked(version, "a", options=(f"yes {n}", f"no {n}"))]).result(60)
+            engine.classify([RowRequest(version, "a", options=(f"yes {n}", f"no {n}"))]).result(60)
         gc.collect()
-        alive = [one for one in gc.get_objects() if type(one) is Plan and one.labels == 2 and len(one.words[0][0]) > 4]
+        alive = [
+            one for one in gc.get_objects() if type(one) is LabelPlan and one.labels == 2 and len(one.words[0][0]) > 4
+        ]
     assert len(alive) < 5
 
 
@@ -382,6 +389,6 @@ def test_a_request_may_not_ask_for_an_answer_without_end(lm, tmp_path, monkeypat
     monkeypatch.setattr(request_encoding, "ANSWER", 500)
     version = saved(tmp_path, "p", artefact(lm, "ahead"))
     with Engine(lm, ROOM) as engine:
-        engine.classify([Asked(version, "a")] * 5).result(60)
+        engine.classify([RowRequest(version, "a")] * 5).result(60)
         with pytest.raises(ConfigError, match="send fewer rows"):
-            engine.classify([Asked(version, "a")] * 50).result(60)
+            engine.classify([RowRequest(version, "a")] * 50).result(60)

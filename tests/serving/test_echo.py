@@ -9,8 +9,8 @@ import transformers
 
 from foreword.core.prompts import stack
 from foreword.models.encoding.batch import collate, prepare
-from foreword.models.encoding.encoder import Encoder, Line
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.encoding.encoder import Encoder, PlainRow
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.serving.app import Limits
 from tests.serving.made import artefact
@@ -135,7 +135,7 @@ def test_a_learnt_prompt_s_text_is_scored_after_its_prompt(http, lm, name):
     assert choice["text"].startswith(text) and choice["text"].startswith("".join(told["tokens"]))
     count = next(n for n, offset in enumerate(told["text_offset"]) if offset >= len(text))
     extra = made.value.start if form == "prefix" else 0
-    [row] = Encoder.build(lm, made.format.without_labels(), extra).encode_rows([Line({"text": text})])
+    [row] = Encoder.build(lm, made.format.without_labels(), extra).encode_rows([PlainRow({"text": text})])
     ids = [int(i) for i in row.ids_S]
     own = lm.tokenizer(text, add_special_tokens=False)["input_ids"][1:]  # its first byte may join the template's space
     at = next(n for n in range(len(ids)) if ids[n : n + len(own)] == own)

@@ -19,10 +19,10 @@ from foreword.inference.ensemble import ensemble
 from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
-from foreword.serving.protocol import Asked, Busy, Delta, Sampling
+from foreword.serving.protocol import Busy, Delta, RowRequest, Sampling
 from tests.models.zoo import build
 from tests.planted import planted_task
 from tests.serving.alone import alone_scores, alone_text
@@ -71,7 +71,7 @@ def test_labels_in_mixed_batches_are_those_of_rows_alone(name, llama, tmp_path):
     rng = random.Random(1)
     versions = prompts(lm, tmp_path, 12, rng)
     with Engine(lm, SMALL) as engine:
-        asked = [Asked(rng.choice(versions), text_of(rng)) for _ in range(60)]
+        asked = [RowRequest(rng.choice(versions), text_of(rng)) for _ in range(60)]
         futures = [engine.classify(asked[i : i + 5]) for i in range(0, 60, 5)]
         found = [one for future in futures for one in future.result(60)]
         for one, row in zip(found, asked, strict=True):
@@ -105,7 +105,7 @@ def test_texts_that_join_and_leave_are_those_of_the_library_alone(llama, tmp_pat
         asked = [(rng.choice(versions), text_of(rng), rng.randint(1, 24)) for _ in range(40)]
         tickets = []
         for version, text, new in asked:
-            tickets.append(engine.generate(Asked(version, text), Sampling(max_tokens=new, temperature=0.0)))
+            tickets.append(engine.generate(RowRequest(version, text), Sampling(max_tokens=new, temperature=0.0)))
             if rng.random() < 0.2:
                 time.sleep(0.01)
         found = [ticket.result.result(120) for ticket in tickets]
@@ -127,7 +127,7 @@ def test_families_with_windows_and_positions_of_their_own(family, tmp_path):
     with Engine(lm, replace(SMALL, rows=3)) as engine:
         asked = [(version, word) for version in versions for word in ("ab", "c d")]
         rng.shuffle(asked)
-        tickets = [engine.generate(Asked(v, t), Sampling(max_tokens=9, temperature=0.0)) for v, t in asked]
+        tickets = [engine.generate(RowRequest(v, t), Sampling(max_tokens=9, temperature=0.0)) for v, t in asked]
         found = [ticket.result.result(60).text for ticket in tickets]
         made = {version: engine.bank.entry(version).artefact for version in versions}
     assert found == [alone_text(lm, made[v], t, 9) for v, t in asked]
@@ -136,7 +136,9 @@ def test_families_with_windows_and_positions_of_their_own(family, tmp_path):
 def test_what_is_drawn_does_not_depend_on_who_is_there(llama, tmp_path):
     rng = random.Random(4)
     versions = prompts(llama, tmp_path, 6, rng)
-    asked = [(Asked(rng.choice(versions), text_of(rng)), Sampling(max_tokens=12, seed=n, top_p=0.9)) for n in range(12)]
+    asked = [
+        (RowRequest(rng.choice(versions), text_of(rng)), Sampling(max_tokens=12, seed=n, top_p=0.9)) for n in range(12)
+    ]
     with Engine(llama, SMALL) as engine:
         tickets = [engine.generate(row, sampling) for row, sampling in asked]
         together = [t.result.result(60).text for t in tickets]
@@ -149,11 +151,13 @@ def test_what_is_drawn_does_not_depend_on_who_is_there(llama, tmp_path):
 def test_deltas_add_up_and_stop_words_end_a_text(llama, tmp_path):
     version = saved(tmp_path, "p", artefact(llama, "ahead"))
     with Engine(llama, SMALL) as engine:
-        whole = engine.generate(Asked(version, "garden"), Sampling(max_tokens=30, temperature=0.0)).result.result(60)
+        whole = engine.generate(RowRequest(version, "garden"), Sampling(max_tokens=30, temperature=0.0)).result.result(
+            60
+        )
         stop = whole.text[6:8]
         deltas: list[Delta] = []
         sampling = Sampling(max_tokens=30, temperature=0.0, stop=(stop,), logprobs=2)
-        found = engine.generate(Asked(version, "garden"), sampling, deltas.append).result.result(60)
+        found = engine.generate(RowRequest(version, "garden"), sampling, deltas.append).result.result(60)
     assert "".join(d.text for d in deltas) == found.text == whole.text.partition(stop)[0]
     assert [d.finish for d in deltas] == [None] * (len(deltas) - 1) + ["stop"]
     assert sum(len(d.pieces) for d in deltas) == len(found.pieces)
@@ -170,7 +174,7 @@ def test_tiers_stay_within_their_bytes_and_answers_stay_right(llama, tmp_path):
     with Engine(llama, room) as engine:
         for _ in range(4):
             rng.shuffle(versions)
-            rows = [Asked(version, text_of(rng)) for version in versions]
+            rows = [RowRequest(version, text_of(rng)) for version in versions]
             futures = [engine.classify([row]) for row in rows]
             for future, row in zip(futures, rows, strict=True):
                 wanted = alone_scores(llama, engine.bank.entry(row.version).artefact, row.text).tolist()
@@ -191,8 +195,8 @@ def test_a_prompt_is_read_and_compiled_once(llama, tmp_path, monkeypatch):
             type(llama), "states", lambda lm, inputs: compiled.append(len(inputs.read_BR)) or inner(lm, inputs)
         )
         for n in range(200):
-            engine.classify([Asked(versions[n % 3], f"row {n}")]).result(60)
-        engine.generate(Asked(versions[0], "row"), Sampling(max_tokens=2)).result.result(60)
+            engine.classify([RowRequest(versions[n % 3], f"row {n}")]).result(60)
+        engine.generate(RowRequest(versions[0], "row"), Sampling(max_tokens=2)).result.result(60)
         assert sum(compiled) == 3
         assert engine.load().loads == 3
 
@@ -210,16 +214,16 @@ def test_one_bad_row_stops_no_other(llama, tmp_path):
     )
     with Engine(llama, SMALL) as engine:
         cases = [
-            (Asked(bad, "text"), ArtefactError, "hash differs"),
-            (Asked(saved(tmp_path, "probe", probe), "text"), ArtefactError, "form probe"),
-            (Asked(other, "text"), ArtefactError, "other weights"),
-            (Asked(good, ""), DataError, "empty"),
-            (Asked(good, fields={"txt": "a"}), DataError, "lacks text"),
-            (Asked(good, messages=(("system", "x"), ("user", "y"))), ConfigError, "own instruction"),
-            (Asked(None, "text"), ConfigError, "no labels"),
+            (RowRequest(bad, "text"), ArtefactError, "hash differs"),
+            (RowRequest(saved(tmp_path, "probe", probe), "text"), ArtefactError, "form probe"),
+            (RowRequest(other, "text"), ArtefactError, "other weights"),
+            (RowRequest(good, ""), DataError, "empty"),
+            (RowRequest(good, fields={"txt": "a"}), DataError, "lacks text"),
+            (RowRequest(good, messages=(("system", "x"), ("user", "y"))), ConfigError, "own instruction"),
+            (RowRequest(None, "text"), ConfigError, "no labels"),
         ]
         for row, kind, match in cases:
-            wrong, right = engine.classify([row]), engine.classify([Asked(good, "text")])
+            wrong, right = engine.classify([row]), engine.classify([RowRequest(good, "text")])
             with pytest.raises(kind, match=match):
                 wrong.result(60)
             assert right.result(60)[0].label in LABELS
@@ -231,10 +235,10 @@ def test_one_bad_row_stops_no_other(llama, tmp_path):
             (Sampling(max_tokens=300), "leaves no room"),
         ]:
             with pytest.raises(ConfigError, match=match):
-                engine.generate(Asked(good, "text"), sampling).result.result(60)
+                engine.generate(RowRequest(good, "text"), sampling).result.result(60)
         with pytest.raises(ConfigError, match="no chat template"):
-            engine.generate(Asked(None, messages=(("user", "x"),)), Sampling()).result.result(60)
-        assert engine.generate(Asked(None, "text"), Sampling(max_tokens=3)).result.result(60).finish
+            engine.generate(RowRequest(None, messages=(("user", "x"),)), Sampling()).result.result(60)
+        assert engine.generate(RowRequest(None, "text"), Sampling(max_tokens=3)).result.result(60).finish
 
 
 def test_a_pass_that_fails_is_tried_row_by_row(llama, tmp_path, monkeypatch):
@@ -251,8 +255,8 @@ def test_a_pass_that_fails_is_tried_row_by_row(llama, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "score", fails)
     with Engine(llama, SMALL) as engine:
-        hold = engine.generate(Asked(version, "hold the engine"), Sampling(max_tokens=40))
-        futures = [engine.classify([Asked(version, "x" * (120 if n == 3 else 5))]) for n in range(6)]
+        hold = engine.generate(RowRequest(version, "hold the engine"), Sampling(max_tokens=40))
+        futures = [engine.classify([RowRequest(version, "x" * (120 if n == 3 else 5))]) for n in range(6)]
         for n, future in enumerate(futures):
             if n == 3:
                 with pytest.raises(ModelError, match="planted"):
@@ -265,15 +269,15 @@ def test_a_pass_that_fails_is_tried_row_by_row(llama, tmp_path, monkeypatch):
 def test_a_full_engine_says_when_to_come_back(llama, tmp_path):
     version = saved(tmp_path, "p", artefact(llama, "ahead"))
     with Engine(llama, replace(SMALL, waiting=3, rows=1)) as engine:
-        first = [engine.generate(Asked(version, "x"), Sampling(max_tokens=60)) for _ in range(3)]
+        first = [engine.generate(RowRequest(version, "x"), Sampling(max_tokens=60)) for _ in range(3)]
         with pytest.raises(Busy, match="ask again") as caught:
-            engine.generate(Asked(version, "x"), Sampling())
+            engine.generate(RowRequest(version, "x"), Sampling())
         assert 1 <= caught.value.retry_after <= 60
         with pytest.raises(Busy):
-            engine.classify([Asked(version, "x")])
+            engine.classify([RowRequest(version, "x")])
         for ticket in first:
             ticket.result.result(60)
-        assert engine.classify([Asked(version, "x")] * 3).result(60)
+        assert engine.classify([RowRequest(version, "x")] * 3).result(60)
 
 
 def test_a_cancelled_text_gives_its_place_away(llama, tmp_path):
@@ -284,10 +288,10 @@ def test_a_cancelled_text_gives_its_place_away(llama, tmp_path):
         endless = next(
             text
             for text in WORDS * 9
-            if engine.generate(Asked(version, text), greedy).result.result(60).finish == "length"
+            if engine.generate(RowRequest(version, text), greedy).result.result(60).finish == "length"
         )
-        long = engine.generate(Asked(version, endless), greedy, lambda delta: begun.set())
-        waiting = engine.generate(Asked(version, endless), replace(greedy, max_tokens=3))
+        long = engine.generate(RowRequest(version, endless), greedy, lambda delta: begun.set())
+        waiting = engine.generate(RowRequest(version, endless), replace(greedy, max_tokens=3))
         assert begun.wait(60)
         long.cancel()
         assert len(waiting.result.result(60).pieces) == 3
@@ -303,8 +307,8 @@ def test_a_cancelled_text_gives_its_place_away(llama, tmp_path):
 def test_closing_ends_or_tells_what_was_accepted(llama, tmp_path, finish):
     version = saved(tmp_path, "p", artefact(llama, "ahead"))
     engine = Engine(llama, replace(SMALL, rows=2))
-    tickets = [engine.generate(Asked(version, f"x{n}"), Sampling(max_tokens=40)) for n in range(8)]
-    labels = engine.classify([Asked(version, "x")] * 20)
+    tickets = [engine.generate(RowRequest(version, f"x{n}"), Sampling(max_tokens=40)) for n in range(8)]
+    labels = engine.classify([RowRequest(version, "x")] * 20)
     engine.close(finish=finish)
     told = 0
     for result in (*(t.result for t in tickets), labels):
@@ -312,7 +316,7 @@ def test_closing_ends_or_tells_what_was_accepted(llama, tmp_path, finish):
         told += isinstance(result.exception(), Busy)
     assert told == 0 if finish else told > 0
     with pytest.raises(Busy, match="stopping"):
-        engine.classify([Asked(version, "x")])
+        engine.classify([RowRequest(version, "x")])
     engine.close()
 
 
@@ -323,8 +327,8 @@ def test_listeners_that_fail_end_their_own_text_alone(llama, tmp_path):
         raise OSError("gone")
 
     with Engine(llama, SMALL) as engine:
-        one = engine.generate(Asked(version, "x"), Sampling(max_tokens=5), fails)
-        other = engine.generate(Asked(version, "x"), Sampling(max_tokens=5))
+        one = engine.generate(RowRequest(version, "x"), Sampling(max_tokens=5), fails)
+        other = engine.generate(RowRequest(version, "x"), Sampling(max_tokens=5))
         assert other.result.result(60)
         with pytest.raises(ModelError, match="gone"):
             one.result.result(60)
@@ -339,9 +343,9 @@ def test_masked_models_label_and_do_not_write(tmp_path):
     lm = load("foreword-tiny")
     version = saved(tmp_path, "p", artefact(lm, "behind"))
     with Engine(lm, SMALL) as engine:
-        assert engine.classify([Asked(version, "x")]).result(60)
+        assert engine.classify([RowRequest(version, "x")]).result(60)
         with pytest.raises(ConfigError, match="cannot continue"):
-            engine.generate(Asked(version, "x"), Sampling()).result.result(60)
+            engine.generate(RowRequest(version, "x"), Sampling()).result.result(60)
 
 
 @pytest.mark.parametrize("kind", ["foreword-tiny", "foreword-tiny-causal"])
@@ -357,7 +361,7 @@ def test_demonstrations_and_calibration_are_served_as_they_were_measured(kind, t
     versions = {name: saved(tmp_path, name, one) for name, one in made.items()}
     texts = [row.fields["text"] for row in task.test]
     with Engine(lm, SMALL) as engine:
-        asked = [Asked(versions[name], text) for text in texts for name in versions]
+        asked = [RowRequest(versions[name], text) for text in texts for name in versions]
         judged = iter(engine.classify(asked).result(60))
         wanted = {name: score_rows(lm, [(one, task.test)])[0].softmax(-1) for name, one in made.items()}
         for n in range(len(texts)):
@@ -369,4 +373,4 @@ def test_demonstrations_and_calibration_are_served_as_they_were_measured(kind, t
             with pytest.raises(ArtefactError, match="more than one prompt before a row"):
                 engine.check(other)
             with pytest.raises(ArtefactError, match="serve one of its members"):
-                engine.classify([Asked(saved(tmp_path, name, other), "x")]).result(60)
+                engine.classify([RowRequest(saved(tmp_path, name, other), "x")]).result(60)

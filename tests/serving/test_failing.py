@@ -9,12 +9,12 @@ import httpx
 import pytest
 import torch
 
-import foreword.serving.generation as writing
+import foreword.serving.text_generation as writing
 from foreword.errors import ModelError
 from foreword.models.load import load
 from foreword.serving import run as run_module
 from foreword.serving.engine import Engine
-from foreword.serving.protocol import Asked, Busy, Sampling, Stopped
+from foreword.serving.protocol import Busy, RowRequest, Sampling, Stopped
 from foreword.serving.run import EngineFailed, run
 from tests.serving.made import artefact, saved
 from tests.serving.running import ROOM, Limits, Lines, client, filled, server
@@ -34,14 +34,14 @@ def version(lm, tmp_path):
 
 
 def texts(engine, version, count=6, **more):
-    tickets = [engine.generate(Asked(version, f"row {n}"), replace(GREEDY, seed=n, **more)) for n in range(count)]
+    tickets = [engine.generate(RowRequest(version, f"row {n}"), replace(GREEDY, seed=n, **more)) for n in range(count)]
     return [ticket.result for ticket in tickets]
 
 
 def whole(engine, version, wanted):
     """The engine answers as if nothing had been."""
     assert [one.result(60).text for one in texts(engine, version)] == wanted
-    assert engine.classify([Asked(version, "x")]).result(60) and not engine.ended and engine.failure is None
+    assert engine.classify([RowRequest(version, "x")]).result(60) and not engine.ended and engine.failure is None
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def lost(*_, **__):
 @pytest.mark.parametrize("place", ["choose", "score", "labelling", "take", "loop"])
 def test_an_engine_that_cannot_go_on_ends_and_tells_everybody(lm, version, monkeypatch, place):
     import foreword.serving.classification as labelling
-    from foreword.serving.request_encoding import Reader
+    from foreword.serving.request_encoding import RequestEncoder
 
     def ends(*_, **__):
         raise SystemExit("zanzibar")
@@ -123,7 +123,7 @@ def test_an_engine_that_cannot_go_on_ends_and_tells_everybody(lm, version, monke
     elif place == "score":
         monkeypatch.setattr(labelling, "score", lost)
     elif place == "labelling":
-        monkeypatch.setattr(Reader, "labelling", ends)
+        monkeypatch.setattr(RequestEncoder, "labelling", ends)
     elif place == "take":
         monkeypatch.setattr(type(engine._labeller.waiting), "take", ends)
     else:
@@ -131,7 +131,7 @@ def test_an_engine_that_cannot_go_on_ends_and_tells_everybody(lm, version, monke
     results = []
     with contextlib.suppress(Stopped):  # it may have ended before all was asked
         for _ in range(5):
-            results.append(engine.classify([Asked(version, "x")] * 3))
+            results.append(engine.classify([RowRequest(version, "x")] * 3))
             results += texts(engine, version, 1)
     # Some may have been answered before; nothing is left without an answer.
     errors = [one.exception(60) for one in results]
@@ -140,7 +140,7 @@ def test_an_engine_that_cannot_go_on_ends_and_tells_everybody(lm, version, monke
     assert engine._ended.wait(60) and engine.failure is not None
     assert "zanzibar" not in engine.failure + "".join(lines), "an error's words may quote what another client asked"
     assert lines == [engine.failure] and "has to be started again" in lines[0]
-    for ask in (lambda: engine.classify([Asked(version, "x")]), lambda: texts(engine, version, 1)):
+    for ask in (lambda: engine.classify([RowRequest(version, "x")]), lambda: texts(engine, version, 1)):
         with pytest.raises(Stopped, match=r"has failed \((RuntimeError|SystemExit) at "):
             ask()
     engine.close()
@@ -151,7 +151,7 @@ def test_a_server_that_was_asked_to_stop_is_not_one_that_has_failed(lm, version)
     engine.close()
     assert engine.ended and engine.failure is None
     with pytest.raises(Busy, match="stopping"):
-        engine.classify([Asked(version, "x")])
+        engine.classify([RowRequest(version, "x")])
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 from foreword.models.base import FrozenLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.serving.engine import Engine, Room
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.protocol import RowRequest, Sampling
 from tests.models.zoo import build
 from tests.seeds import new_seed
 from tests.serving.alone import alone_scores, alone_text
@@ -62,7 +62,7 @@ def test_labels_of_every_form_and_length(llama, tmp_path):
         rows += [(*one, some_text(rng, n + 1)) for n, one in enumerate(prompts)]
         fits = [row for row in rows if lm is llama or LENGTHS[-1] not in _lengths(row[1])]
         with Engine(lm, ROOM) as engine:
-            found = engine.classify([Asked(version, text) for version, _, text in fits]).result(120)
+            found = engine.classify([RowRequest(version, text) for version, _, text in fits]).result(120)
         for one, (version, made, text) in zip(found, fits, strict=True):
             wanted = alone_scores(lm, made, text).tolist()
             assert list(one.probabilities.values()) == pytest.approx(wanted, abs=1e-5), (version.name, text)
@@ -83,7 +83,7 @@ def test_texts_of_every_form_and_length_token_for_token(llama, tmp_path):
     assert len(rows) >= 32
 
     def texts(asked) -> list[str]:
-        tickets = [engine.generate(Asked(version, text), GREEDY) for version, _, text in asked]
+        tickets = [engine.generate(RowRequest(version, text), GREEDY) for version, _, text in asked]
         return [ticket.result.result(120).text for ticket in tickets]
 
     wanted = [alone_text(llama, made, text, NEW) for _, made, text in rows]
@@ -107,8 +107,8 @@ def test_compiled_once_is_what_encoding_it_again_gives(family, tmp_path):
     prompts = [(saved(tmp_path, f"p{n}", one), one) for n in range(4) for one in [artefact(lm, "ahead", 1 + n, 40 + n)]]
     rows = [(*prompts[n % 4], some_text(rng, rng.randint(1, 8))) for n in range(16)]
     with Engine(lm, ROOM) as engine:
-        first = engine.classify([Asked(version, text) for version, _, text in rows]).result(60)
-        again = [engine.classify([Asked(version, text)]).result(60)[0] for version, _, text in rows]
+        first = engine.classify([RowRequest(version, text) for version, _, text in rows]).result(60)
+        again = [engine.classify([RowRequest(version, text)]).result(60)[0] for version, _, text in rows]
         assert engine.load().prompts_compiled == 4
     moved = []
     for one, two, (_, made, text) in zip(first, again, rows, strict=True):
@@ -135,8 +135,10 @@ def test_a_thousand_requests_compile_each_prompt_once(llama, tmp_path, monkeypat
     monkeypatch.setattr(type(llama), "states", counted)
     with Engine(llama, ROOM) as engine:
         rng = random.Random(10)
-        futures = [engine.classify([Asked(rng.choice(prompts), f"row {n}")]) for n in range(700)]
-        tickets = [engine.generate(Asked(rng.choice(prompts), f"row {n}"), Sampling(max_tokens=2)) for n in range(300)]
+        futures = [engine.classify([RowRequest(rng.choice(prompts), f"row {n}")]) for n in range(700)]
+        tickets = [
+            engine.generate(RowRequest(rng.choice(prompts), f"row {n}"), Sampling(max_tokens=2)) for n in range(300)
+        ]
         assert all(future.result(120) for future in futures) and all(one.result.result(120) for one in tickets)
         assert engine.load().loads == 20
     assert sum(compiled) == len(leads)
@@ -148,5 +150,5 @@ def test_a_model_that_is_not_causal_compiles_nothing(tmp_path):
     version = saved(tmp_path, "p", artefact(lm, "ahead"))
     with Engine(lm, ROOM) as engine:
         for n in range(5):
-            engine.classify([Asked(version, f"row {n}")]).result(60)
+            engine.classify([RowRequest(version, f"row {n}")]).result(60)
         assert engine.load().prompts_compiled == 0 and engine.load().loads == 1

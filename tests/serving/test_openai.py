@@ -8,7 +8,7 @@ import pytest
 from foreword.models.load import load
 from foreword.serving.engine import Engine
 from foreword.serving.keys import KeyRing
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.protocol import RowRequest, Sampling
 from foreword.serving.store import PromptStore
 from tests.serving.running import NAMES, ROOM, filled, listening, server
 
@@ -35,7 +35,7 @@ def client(address):
 def wanted(lm, root, name: str, text: str, **more) -> str:
     with Engine(lm, ROOM) as engine:
         sampling = Sampling(**{"max_tokens": 8, "temperature": 0.0, **more})
-        return engine.generate(Asked(PromptStore.open(root).resolve(name), text), sampling).result.result(60).text
+        return engine.generate(RowRequest(PromptStore.open(root).resolve(name), text), sampling).result.result(60).text
 
 
 def test_models(client):

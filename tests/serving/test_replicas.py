@@ -19,7 +19,7 @@ from foreword.serving.app import Limits
 from foreword.serving.archive import pack_archive
 from foreword.serving.engine import Engine, Room
 from foreword.serving.keys import KeyRing
-from foreword.serving.protocol import Asked
+from foreword.serving.protocol import RowRequest
 from foreword.serving.store import PromptStore
 from tests.serving.made import artefact
 from tests.serving.processes import Process, is_loopback, listening, process
@@ -73,7 +73,7 @@ def by_both(http: httpx.Client, method: str, path: str, since: float, **body) ->
 def test_both_answer_what_one_engine_does(http, root, lm):
     asked = {"model": "beta", "input": ["fine film", "dull"]}
     with Engine(lm, ROOM) as engine:
-        wanted = engine.classify([Asked(PromptStore.open(root).resolve("beta"), text) for text in asked["input"]])
+        wanted = engine.classify([RowRequest(PromptStore.open(root).resolve("beta"), text) for text in asked["input"]])
         probabilities = [one.probabilities for one in wanted.result(60)]
     for answer in by_both(http, "POST", "/v1/classify", 0.0, json=asked):
         assert [one["probabilities"] for one in answer.json()["data"]] == [
@@ -215,7 +215,7 @@ def gone(own: Process) -> bool:
 def test_what_is_missing_or_taken_is_said(monkeypatch, tmp_path, running):
     from foreword.serving import replicas
 
-    plan = replicas.Plan(tmp_path, lambda: load("foreword-tiny"), Room(), Limits())
+    plan = replicas.ReplicaPlan(tmp_path, lambda: load("foreword-tiny"), Room(), Limits())
     port = int(running.address().rpartition(":")[2])
     with pytest.raises(ConfigError, match="cannot listen"):
         replicas.serve_replicas(plan, 2, "127.0.0.1", port, ready=print)

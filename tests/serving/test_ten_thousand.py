@@ -18,7 +18,7 @@ from foreword.errors import ArtefactError
 from foreword.models.load import load
 from foreword.serving.bank import PromptBank
 from foreword.serving.engine import Engine, Room
-from foreword.serving.protocol import Asked
+from foreword.serving.protocol import RowRequest
 from foreword.serving.store import PromptStore, UnknownPrompt
 from foreword.serving.weigh import bytes_of
 from tests.serving.alone import alone_scores
@@ -87,7 +87,7 @@ def test_hot_load(tmp_path, prompts, held, asked):
             name = f"p{min(int(rng.paretovariate(0.3)) - 1, 10**9) % prompts}"
             since, text = time.monotonic(), rng.choice(TEXTS)
             try:
-                [judged] = engine.classify([Asked(store.resolve(name), text)]).result(120)
+                [judged] = engine.classify([RowRequest(store.resolve(name), text)]).result(120)
             except UnknownPrompt:
                 assert None in book.valid(name, since, time.monotonic()), f"{name} was there"
                 continue
@@ -139,8 +139,8 @@ def test_hot_load(tmp_path, prompts, held, asked):
         told = engine.load()
         for name in bad[:5]:  # and it still says so, and still answers
             with pytest.raises(ArtefactError, match="hash differs"):
-                engine.classify([Asked(store.resolve(name), "x")]).result(60)
-        assert engine.classify([Asked(store.resolve("p0" if book.current("p0") else "p2"), "x")]).result(60)
+                engine.classify([RowRequest(store.resolve(name), "x")]).result(60)
+        assert engine.classify([RowRequest(store.resolve("p0" if book.current("p0") else "p2"), "x")]).result(60)
     assert not wrong, "\n".join(wrong[:10])
     assert told.waiting == told.generating == 0 and told.prompts_in_memory <= held and told.evictions > 0
     assert max(sizes[len(sizes) // 3 :]) - sizes[len(sizes) // 3] < GROWTH

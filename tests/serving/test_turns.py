@@ -14,7 +14,7 @@ from foreword.errors import ConfigError
 from foreword.models.load import load
 from foreword.serving.engine import Engine, Room
 from foreword.serving.fair_queue import SWEEP, FirstCome, Turns
-from foreword.serving.protocol import Asked, Busy, Client, Sampling
+from foreword.serving.protocol import Busy, Client, RowRequest, Sampling
 from foreword.serving.quota import Quota, Shares, parse_size
 from tests.seeds import new_seed
 from tests.serving.made import artefact, saved
@@ -165,11 +165,13 @@ def test_one_row_waits_for_a_pass_and_not_for_five_hundred_others(lm, version, m
     monkeypatch.setattr(labelling, "score", counted)
     monkeypatch.setattr(type(lm), "batch_tokens", property(lambda _: 400))
     with Engine(lm, ROOM) as engine:
-        many = [engine.classify([Asked(version, f"row {n} {i}") for i in range(50)], Client("A")) for n in range(10)]
+        many = [
+            engine.classify([RowRequest(version, f"row {n} {i}") for i in range(50)], Client("A")) for n in range(10)
+        ]
         until = time.monotonic() + 60
         while engine._jobs.qsize() < 440 and time.monotonic() < until:
             time.sleep(0.01)
-        one = engine.classify([Asked(version, "mine")], Client(other))
+        one = engine.classify([RowRequest(version, "mine")], Client(other))
         at: list[int] = []
         one.add_done_callback(lambda _: at.append(len(passes)))
         while engine._front.since is not None and time.monotonic() < until:
@@ -191,25 +193,25 @@ def test_rows_nobody_waits_for_are_not_computed(lm, version, monkeypatch):
 
     monkeypatch.setattr(labelling, "score", counted)
     with Engine(lm, ROOM) as engine:
-        first = engine.classify([Asked(version, "x")])
-        gone = [engine.classify([Asked(version, f"{n}")] * 50, Client("A")) for n in range(10)]
+        first = engine.classify([RowRequest(version, "x")])
+        gone = [engine.classify([RowRequest(version, f"{n}")] * 50, Client("A")) for n in range(10)]
         for future in gone:
             future.cancel()  # as a request does whose time is over, and one whose client has gone
         assert engine.load().waiting <= 1
         gate.set()
         first.result(60)
-        engine.classify([Asked(version, "y")], Client("A")).result(60)
+        engine.classify([RowRequest(version, "y")], Client("A")).result(60)
         assert sum(rows) <= 3
 
 
 def test_one_key_s_long_texts_leave_places_for_another_s_short_one(lm, version):
     greedy = Sampling(max_tokens=200, temperature=0.0)
     with Engine(lm, ROOM) as engine:
-        many = [engine.generate(Asked(version, f"row {n}"), greedy, None, Client("A")) for n in range(40)]
+        many = [engine.generate(RowRequest(version, f"row {n}"), greedy, None, Client("A")) for n in range(40)]
         until = time.monotonic() + 60
         while engine.load().generating < 3 and time.monotonic() < until:
             time.sleep(0.001)
-        short = engine.generate(Asked(version, "mine"), replace(greedy, max_tokens=2), None, Client("B"))
+        short = engine.generate(RowRequest(version, "mine"), replace(greedy, max_tokens=2), None, Client("B"))
         assert short.result.result(60)
         ended = sum(ticket.result.done() for ticket in many)
         assert ended < 30, "it did not wait for those that came before"
@@ -220,7 +222,7 @@ def test_one_key_s_long_texts_leave_places_for_another_s_short_one(lm, version):
         for ticket in many:
             ticket.cancel()
         # Without keys no place is left empty.
-        free = [engine.generate(Asked(version, f"row {n}"), greedy) for n in range(8)]
+        free = [engine.generate(RowRequest(version, f"row {n}"), greedy) for n in range(8)]
         most = 0
         while not all(ticket.result.done() for ticket in free) and time.monotonic() < until:
             most = max(most, engine.load().generating)
@@ -233,15 +235,15 @@ def test_a_full_engine_lets_another_key_in_and_a_key_has_a_limit_of_its_own(lm, 
     inner = labelling.score
     monkeypatch.setattr(labelling, "score", lambda *args: gate.wait(60) and inner(*args))
     with Engine(lm, replace(ROOM, waiting=100)) as engine:
-        held = [engine.classify([Asked(version, "x")] * 50, Client("A")) for _ in range(2)]
+        held = [engine.classify([RowRequest(version, "x")] * 50, Client("A")) for _ in range(2)]
         with pytest.raises(Busy, match=r"100 rows are waiting, 100 of them this key's"):
-            engine.classify([Asked(version, "x")], Client("A"))
-        held.append(engine.classify([Asked(version, "x")] * 50, Client("B")))
+            engine.classify([RowRequest(version, "x")], Client("A"))
+        held.append(engine.classify([RowRequest(version, "x")] * 50, Client("B")))
         with pytest.raises(Busy, match=r"50 of them this key's"):
-            engine.classify([Asked(version, "x")], Client("B"))
+            engine.classify([RowRequest(version, "x")], Client("B"))
         with pytest.raises(Busy, match=r"0 rows of this key are waiting and it may have 3"):
-            engine.classify([Asked(version, "x")] * 4, Client("C", 3))
-        held.append(engine.classify([Asked(version, "x")] * 3, Client("C", 3)))
+            engine.classify([RowRequest(version, "x")] * 4, Client("C", 3))
+        held.append(engine.classify([RowRequest(version, "x")] * 3, Client("C", 3)))
         gate.set()
         assert [len(one.result(60)) for one in held] == [50, 50, 50, 3]
         assert torch.is_grad_enabled()

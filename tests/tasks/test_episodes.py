@@ -10,7 +10,7 @@ import pytest
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.class_splits import named_splits, plain, read_classes, refuse_leakage
-from foreword.tasks.episodes import Episode, Source, joined
+from foreword.tasks.episodes import Episode, EpisodeSource, joined
 from foreword.tasks.read_again import read_again
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
@@ -37,8 +37,8 @@ def write(folder: Path, classes: int = 9, rows: int = 8) -> Path:
 
 
 @pytest.fixture
-def source(tmp_path) -> Source:
-    return Source((read_classes(write(tmp_path / "many")),), ways=2, shots=2, queries=3)
+def source(tmp_path) -> EpisodeSource:
+    return EpisodeSource((read_classes(write(tmp_path / "many")),), ways=2, shots=2, queries=3)
 
 
 def test_an_episode_is_balanced_and_its_rows_are_of_its_classes(source):
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_episodes_whoever_draws_them(source, tmp_pa
     assert source.hash("test", drawn) == whole
     parts = [e for first in range(0, 40, 7) for e in source.episodes("test", 5, min(7, 40 - first), first)]
     assert source.hash("test", parts) == whole
-    again = Source((read_classes(write(tmp_path / "many")),), ways=2, shots=2, queries=3)
+    again = EpisodeSource((read_classes(write(tmp_path / "many")),), ways=2, shots=2, queries=3)
     assert again.hash("test", again.episodes("test", 5, 40)) == whole
     assert source.hash("test", source.episodes("test", 6, 40)) != whole
     assert source.hash("validation", source.episodes("validation", 5, 40)) != whole
@@ -74,11 +74,11 @@ def test_the_same_seed_gives_the_same_episodes_whoever_draws_them(source, tmp_pa
 def test_as_many_queries_as_every_class_has_left(tmp_path):
     task = read_classes(write(tmp_path / "many"))
     fewer = task.with_(test=task.test[:-3])
-    source = Source((fewer,), ways=3, shots=2, queries=15)
+    source = EpisodeSource((fewer,), ways=3, shots=2, queries=15)
     assert {len(e.query) for e in source.episodes("test", 0, 5)} == {9}
     with pytest.raises(DataError, match="no two classes of 9 rows"):
-        Source((fewer,), ways=3, shots=8).draw("test", 0, 0)
-    assert not Source((fewer,), ways=3, shots=8).has("test")
+        EpisodeSource((fewer,), ways=3, shots=8).draw("test", 0, 0)
+    assert not EpisodeSource((fewer,), ways=3, shots=8).has("test")
 
 
 def test_leaks_of_classes_and_texts_are_refused(tmp_path):
@@ -92,10 +92,10 @@ def test_leaks_of_classes_and_texts_are_refused(tmp_path):
     good = write(tmp_path / "other")
     task = read_classes(good)
     mixed = task.with_(test=(*task.test, Row({"text": "new"}, task.train[0].label, (), "row x")))
-    Source((task,))
+    EpisodeSource((task,))
     with pytest.raises(DataError, match=r"x: .*row 1 of test has the text of other: .*row 1 of train"):
         refuse_leakage([task, task.with_(name="x", train=(), validation=(), test=task.train[:1])])
-    assert not Source((mixed,)).by_classes
+    assert not EpisodeSource((mixed,)).by_classes
     split = json.loads((good / "splits.json").read_text())
     for changed, said in (
         ({**split, "test": [*split["test"], "class 0"]}, "class in two parts"),
@@ -120,7 +120,7 @@ def test_a_text_of_one_task_may_not_test_another():
         train=[{"text": f"c {i}", "label": i % 2} for i in range(6)], test=[{"text": "Á, 3", "label": 1}], name="two"
     )
     with pytest.raises(DataError, match=r"two: .* of test has the text of one: .* of validation"):
-        Source((one, two))
+        EpisodeSource((one, two))
     assert plain(Row({"text": "É-a b!"}, 0)) == "eab"
     assert plain(Row({"text": "!?"}, 0)) == "!?"
 
@@ -143,7 +143,7 @@ def test_a_family_keeps_every_tasks_labels_and_is_one_record():
         )
         for n in ("alpha", "beta")
     }  # fmt: skip
-    source = Source(tuple(tasks.values()), ways=5, shots=1, queries=2)
+    source = EpisodeSource(tuple(tasks.values()), ways=5, shots=1, queries=2)
     drawn = source.episodes("train", 0, 30)
     assert {e.task for e in drawn} == {0, 1}
     assert source.as_task("train", next(e for e in drawn if e.task == 1)).label_words == {
@@ -165,13 +165,13 @@ def test_sizes_and_rows_that_cannot_be():
     task = Task(train=[{"text": f"a {i}", "label": i % 2} for i in range(6)], test=[{"text": "b", "label": 0}])
     for sizes in ({"ways": 1}, {"shots": 0}, {"queries": 0}):
         with pytest.raises(ConfigError, match="cannot be drawn"):
-            Source((task,), **sizes)
+            EpisodeSource((task,), **sizes)
     choices = Task(
         train=[{"text": f"a {i}", "label": 0, "options": ["x", "y"]} for i in range(6)], options="options",
         test=[{"text": "b", "label": 0, "options": ["x", "y"]}],
     )  # fmt: skip
     with pytest.raises(DataError, match="options in each row"):
-        Source((choices,))
+        EpisodeSource((choices,))
 
 
 def test_named_splits_are_disjoint():

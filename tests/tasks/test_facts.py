@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.metrics import rank_metrics, ranks
+from foreword.tasks.label_metrics import rank_metrics, ranks
 from foreword.tasks.read import read_task
 from foreword.tasks.relations import countries, evidenced, fact_task, perturbed, read_facts, templates_of
 

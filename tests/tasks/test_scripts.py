@@ -11,7 +11,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-from foreword.evaluation.compare import How, compare
+from foreword.evaluation.compare import CompareOptions, compare
 from foreword.evaluation.records import Store
 from foreword.evaluation.report import markdown
 from foreword.tasks.corpus_metrics import bleu, rouge_l, words_by
@@ -93,7 +93,7 @@ def test_not_measured_stands_in_the_table_and_the_record(tmp_path):
     lm = markov_lm({":": {"7": 1.0}})
     rows = [{"q": f"t{n}", "answer": "👍"} for n in range(6)]
     task = Task(train=rows, test=rows, template="Q {q} A:{answer}", metric="rouge_l").with_(validation=())
-    found = compare(lm, task, ["manual"], out=tmp_path, seeds=2, how=How(sensitivity=False))
+    found = compare(lm, task, ["manual"], out=tmp_path, seeds=2, how=CompareOptions(sensitivity=False))
     assert not found.failures
     text = markdown(found.lines)
     assert "| not measured |" in text and "nan" not in text.lower().replace("manual", "")
@@ -104,7 +104,7 @@ def test_not_measured_stands_in_the_table_and_the_record(tmp_path):
     [record, *_] = Store(tmp_path).records()
     assert math.isnan(record.metrics["rouge_l"]) and record.primary == "rouge_l"
     before = (tmp_path / "results.jsonl").read_bytes()
-    again = compare(lm, task, ["manual"], out=tmp_path, seeds=2, how=How(sensitivity=False))
+    again = compare(lm, task, ["manual"], out=tmp_path, seeds=2, how=CompareOptions(sensitivity=False))
     assert (tmp_path / "results.jsonl").read_bytes() == before and markdown(again.lines) == text
 
 
@@ -112,6 +112,6 @@ def test_the_table_says_which_words_were_counted(tmp_path):
     lm = markov_lm({":": {"7": 1.0}})
     rows = [{"q": f"t{n}", "answer": "这部电影非常好看"} for n in range(6)]
     task = Task(train=rows, test=rows, template="Q {q} A:{answer}", metric="bleu").with_(validation=())
-    found = compare(lm, task, ["manual"], out=tmp_path, seeds=1, how=How(sensitivity=False))
+    found = compare(lm, task, ["manual"], out=tmp_path, seeds=1, how=CompareOptions(sensitivity=False))
     assert "BLEU reads Chinese characters as words (sacrebleu's zh)" in markdown(found.lines)
     assert found.records[0].details["tokenizers"]["rouge_l"] == "unicode"

@@ -19,13 +19,13 @@ from foreword.methods import METHODS
 from foreword.methods.registry import make_job
 from foreword.models.base import FrozenLM
 from foreword.models.hf.lm import HFLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import load, wrap
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 from foreword.training.contract import GradientConfig, GradientMethod, Learner
-from foreword.training.examples import Rows, encode_targets, reference_nll
+from foreword.training.examples import ExampleRows, encode_targets, reference_nll
 from foreword.training.joint_step import step_gradients
 from foreword.training.loop import Run, fit
 from foreword.training.trainer import Trained, train_many
@@ -84,7 +84,7 @@ def plain_loss(lm: FrozenLM, leaf: torch.Tensor, pairs: list[tuple[Row, str]]) -
 def test_loss_and_gradient_are_those_of_the_unmodified_model(family, budget):
     lm = wrap(build(family, torch.float64), byte_tokenizer("causal"), kind="causal")
     learner, some = soft_learner(lm, 1), drawn(5, new_seed())
-    rows = Rows.of(lm, FORM, some, 0, texts=True)
+    rows = ExampleRows.of(lm, FORM, some, 0, texts=True)
     chosen = [3, 0, 4, 1]
     examples = rows.examples(0, chosen, 0, seed=7)
     losses, _ = step_gradients(lm, [learner], examples, budget)
@@ -106,7 +106,7 @@ def test_loss_and_gradient_are_those_of_the_unmodified_model(family, budget):
 def test_every_reference_is_seen_once_before_any_is_seen_again():
     lm = tiny("causal")
     some = drawn(6, 3, most=4)
-    rows = Rows.of(lm, FORM, some, 0, texts=True)
+    rows = ExampleRows.of(lm, FORM, some, 0, texts=True)
     number = {id(e): n for n, e in enumerate(rows.encoded)}
     for row, own in enumerate(rows.of_N):
         for turn in range(3):
@@ -138,7 +138,7 @@ def test_the_best_step_is_that_of_the_least_loss_on_development_references():
     lm = tiny("causal", dtype="float64")
     some = drawn(10, 4)
     learner = soft_learner(lm, 2, steps=8, batch_size=4, eval_every=1, learning_rate=0.5, clip=0.0)
-    rows = [Rows.of(lm, FORM, part, 0, texts=True) for part in (some[:6], some[6:])]
+    rows = [ExampleRows.of(lm, FORM, part, 0, texts=True) for part in (some[:6], some[6:])]
     run = Run("x", learner, rows[0], rows[1], seed=1)
     losses: dict[int, float] = {}
 
@@ -195,7 +195,7 @@ def test_targets_that_cannot_be_learnt_are_named(target, said):
     lm = tiny("causal")
     rows = [Row({"text": "ab"}, None, (), "row 0", ("cd",)), Row({"text": "ab"}, None, (), "row 1", target)]
     with pytest.raises(DataError, match=said):
-        Rows.of(lm, FORM, rows, 0, texts=True)
+        ExampleRows.of(lm, FORM, rows, 0, texts=True)
 
 
 def test_a_target_and_its_end_take_room_from_the_row():

@@ -14,8 +14,8 @@ from foreword.methods.registry import make_job, train
 from foreword.models.load import load
 from foreword.training import joint_step
 from foreword.training.contract import Learner
-from foreword.training.joint_step import Example, step_gradients
-from foreword.training.loop import Rows, Run, batch_rows, fit
+from foreword.training.joint_step import TrainingExample, step_gradients
+from foreword.training.loop import ExampleRows, Run, batch_rows, fit
 from foreword.training.trainer import Trained, train_many
 from tests.planted import planted_task
 
@@ -32,8 +32,8 @@ def learner_of(**options) -> Learner:
     return METHODS["prompt-tuning"].start(LM, job)
 
 
-def rows_of(learner: Learner, part) -> Rows:
-    return Rows(encode_rows(LM, learner.format, part), [row.label for row in part])
+def rows_of(learner: Learner, part) -> ExampleRows:
+    return ExampleRows(encode_rows(LM, learner.format, part), [row.label for row in part])
 
 
 def test_every_epoch_shows_every_row_once_and_steps_do_not_depend_on_where_training_stopped():
@@ -54,7 +54,7 @@ def test_accumulation_leaves_the_gradient_of_the_mean(budget):
     """Against central differences of the mean loss over all rows, computed row by row."""
     learner = learner_of()
     rows = rows_of(learner, TASK.train[:9])
-    examples = [Example(0, e, y, 1 / 9) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
+    examples = [TrainingExample(0, e, y, 1 / 9) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
     if budget == 1:
         with_one_row_each = batches_of(rows.encoded, budget)
         assert all(len(batch) == 1 for batch in with_one_row_each)
@@ -87,7 +87,7 @@ def test_what_a_learner_builds_runs_once_a_step_however_many_batches():
 
     learner = replace(plain, build=build)
     rows = rows_of(learner, TASK.train)
-    examples = [Example(0, e, y, 1 / 24) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
+    examples = [TrainingExample(0, e, y, 1 / 24) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
     step_gradients(LM, [learner], examples, 1)
     assert calls["build"] == 1
     assert learner.leaves["embed"].grad is not None
@@ -96,7 +96,7 @@ def test_what_a_learner_builds_runs_once_a_step_however_many_batches():
 def test_out_of_memory_halves_the_batch_and_says_so_once(monkeypatch, capsys):
     learner, reference = learner_of(), learner_of()
     rows = rows_of(learner, TASK.train)
-    examples = [Example(0, e, y, 1 / 24) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
+    examples = [TrainingExample(0, e, y, 1 / 24) for e, y in zip(rows.encoded, rows.label_N, strict=True)]
     step_gradients(LM, [reference], examples, 10_000)
     real = joint_step.score
     sizes = []

@@ -87,10 +87,10 @@ def test_a_row_with_many_references_is_tokenised_once(count):
     rows = [{"text": f"source number {n}", "targets": ["one", "two words", "three words here"]} for n in range(4)]
     task = Task(train=rows, validation=rows[:2], name="many", template="{text} :{answer}")
     form = task.format("causal")
-    from foreword.training.examples import Rows
+    from foreword.training.examples import ExampleRows
 
     count.clear()
-    encoded = Rows.of(lm, form, task.train, 0, texts=True)
+    encoded = ExampleRows.of(lm, form, task.train, 0, texts=True)
     assert len(encoded.encoded) == 12
     assert all(sum(count(row)) == 1 for row in task.train)
 

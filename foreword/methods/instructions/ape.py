@@ -10,9 +10,9 @@ from foreword.core.doc import Doc, documented
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
 from foreword.methods.instructions import proposal_prompts
-from foreword.methods.instructions.candidates import NONE, Pool, Reader, answer_of, with_instruction
+from foreword.methods.instructions.candidates import NONE, CandidatePool, CandidateScorer, answer_of, with_instruction
 from foreword.methods.instructions.instruction_file import given_instructions
-from foreword.methods.instructions.proposers import Filler, Sampling, Writer, check_proposer, proposing
+from foreword.methods.instructions.proposers import Filler, ProposalSampling, Proposer, check_proposer, proposing
 from foreword.methods.instructions.remote import BudgetSpentError
 from foreword.methods.instructions.rounds import Ranked, candidates, described, exhaustive, search
 from foreword.methods.instructions.search_rows import search_rows
@@ -99,15 +99,15 @@ class Ape(DirectMethod):
     def make(self, lm: FrozenLM, job: Job, state: SearchState) -> Made:
         config: ApeConfig = job.config
         rows = search_rows(job.task, job.seed, config.proposal_rows, config.selection_rows)
-        sampling = Sampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
+        sampling = ProposalSampling(config.proposal_temperature, config.proposal_top_p, config.proposal_tokens)
         proposer = proposing(lm, config, sampling, state)
-        pool = Pool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
+        pool = CandidatePool(lm, lambda text: with_instruction(job.format, text, lm.kind, config.frame))
         pool.add_as_written()
         for text in given_instructions(config.instructions, job.task.name):
             pool.add(text, "given")
         maker = _Maker(job, rows.proposal, proposer, pool)
         maker.first()
-        reader = Reader(lm, job.task, rows.selection, config.score, state)
+        reader = CandidateScorer(lm, job.task, rows.selection, config.score, state)
         reader.report_up_to(config.budget)
         outcome = search(
             pool,
@@ -131,7 +131,7 @@ class Ape(DirectMethod):
 class _Maker:
     """Put proposals into the pool of candidates."""
 
-    def __init__(self, job: Job, rows: Sequence[Row], proposer: Writer | Filler | None, pool: Pool) -> None:
+    def __init__(self, job: Job, rows: Sequence[Row], proposer: Proposer | Filler | None, pool: CandidatePool) -> None:
         self._job, self._rows, self._proposer, self._pool = job, rows, proposer, pool
         self._config: ApeConfig = job.config
         self._rng = random.Random(f"ape {job.seed}")
@@ -148,7 +148,7 @@ class _Maker:
 
     def around(self, best: Ranked) -> None:
         """Add new candidates around the best."""
-        if self._config.resample == "history" and isinstance(self._proposer, Writer):
+        if self._config.resample == "history" and isinstance(self._proposer, Proposer):
             scored = sorted(((arm.text, _shown(self._config.score, mean)) for arm, mean in best if arm.text),
                             key=lambda pair: pair[1])  # fmt: skip
             self._collect(self._config.resampled, lambda: self._from_history(scored))
@@ -163,7 +163,7 @@ class _Maker:
         got, left = 0, 3 * math.ceil(wanted / TOGETHER)
         while got < wanted and left and not self._spent:
             # A writer is asked for all that is still missing at once; what a filler is asked hangs on the pool.
-            turn = min(left, math.ceil((wanted - got) / TOGETHER)) if isinstance(self._proposer, Writer) else 1
+            turn = min(left, math.ceil((wanted - got) / TOGETHER)) if isinstance(self._proposer, Proposer) else 1
             left -= turn
             requests = [ask() for _ in range(turn)]
             for request, texts in zip(requests, self._answers(requests), strict=False):
@@ -175,7 +175,7 @@ class _Maker:
     def _answers(self, requests: "Sequence[_Request]") -> Iterator[Sequence[str]]:
         """Yield the texts of each request, as far as the tokens of a remote model's budget go."""
         prompts = [(request.prompt, request.seed) for request in requests if request.prompt is not None]
-        written = self._proposer.write(prompts, TOGETHER) if isinstance(self._proposer, Writer) else iter(())
+        written = self._proposer.write(prompts, TOGETHER) if isinstance(self._proposer, Proposer) else iter(())
         try:
             for request in requests:
                 yield request.texts if request.prompt is None else next(written)
@@ -212,7 +212,7 @@ class _Maker:
         return self._request(make(examples), "insert" if mode == "insert" else "forward")
 
     def _varied(self, text: str) -> "_Request":
-        if isinstance(self._proposer, Writer):
+        if isinstance(self._proposer, Proposer):
             prompt = proposal_prompts.variation(text)
             if self._proposer.fits(prompt):
                 return self._request(prompt, "variation")
@@ -221,7 +221,7 @@ class _Maker:
         return _Request("edited", texts=[proposal_prompts.edited(text, self._rng) for _ in range(TOGETHER)])
 
     def _from_history(self, scored: Sequence[tuple[str, float]]) -> "_Request":
-        assert isinstance(self._proposer, Writer), "only writers can be shown a history"
+        assert isinstance(self._proposer, Proposer), "only writers can be shown a history"
         examples, shown = self._examples(min(3, self._config.examples)), list(scored)
         while len(shown) > 1 and not self._proposer.fits(proposal_prompts.history(shown, examples)):
             shown.pop(0)

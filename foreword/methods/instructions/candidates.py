@@ -9,12 +9,12 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Field, Template, Turn
+from foreword.core.template import AnswerPlace, Field, Template, Turn
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError, ForewordError
 from foreword.inference.answers import answer_rows, text_values
 from foreword.inference.batched import stacked_scores
-from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import LikelihoodRequest, text_likelihoods
 from foreword.inference.scoring import encode_rows
 from foreword.methods.instructions.halving import Cells
 from foreword.models.base import FrozenLM
@@ -32,7 +32,7 @@ NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
 
 @final
 @dataclass(frozen=True)
-class Arm:
+class Candidate:
     """A candidate: its words ("" for the template as written), where they are from, and the format that has them."""
 
     text: str
@@ -57,7 +57,7 @@ def with_instruction(form: Format, instruction: str, kind: str, frame: str = "te
         for field in fields:
             parts += [Words(f"{field.name.replace('_', ' ').capitalize()}: " if several else "Input: "), field]
             parts.append(Words("\n"))
-        parts += [Words("Output: "), template.answer or Answer("mask" if kind == "masked" else "answer")]
+        parts += [Words("Output: "), template.answer or AnswerPlace("mask" if kind == "masked" else "answer")]
         return replace(form, template=Template((Turn("", _joined(parts)),)))
     if not instruction:
         return form
@@ -90,19 +90,19 @@ def usable(lm: FrozenLM, text: str, form: Format) -> bool:
 
 
 @final
-class Pool:
+class CandidatePool:
     """Candidates without repetition, in the order in which they came."""
 
     def __init__(self, lm: FrozenLM, build: Callable[[str], Format]) -> None:
         self._lm, self._build = lm, build
         self._seen: set[str] = set()
-        self.arms: list[Arm] = []
+        self.arms: list[Candidate] = []
         self.refused = 0
 
     def add_as_written(self) -> None:
         """The template as the person wrote it, whatever its length: what is found must beat it."""
         self._seen.add("")
-        self.arms.append(Arm("", "as written", self._build("")))
+        self.arms.append(Candidate("", "as written", self._build("")))
 
     def add(self, text: str, source: str) -> bool:
         """Whether the candidate is new and usable, and so was added."""
@@ -114,12 +114,12 @@ class Pool:
         if not usable(self._lm, text, form):
             self.refused += 1
             return False
-        self.arms.append(Arm(text, source, form))
+        self.arms.append(Candidate(text, source, form))
         return True
 
 
 @final
-class Reader:
+class CandidateScorer:
     """What candidates are worth on the selection rows: a log-probability of the right answer, or the metric.
 
     For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
@@ -139,12 +139,12 @@ class Reader:
         self._total = total
         self._state.begin()
 
-    def values(self, arms: Sequence[Arm], cells: Cells, score: Score | None = None) -> list[list[float]]:
+    def values(self, arms: Sequence[Candidate], cells: Cells, score: Score | None = None) -> list[list[float]]:
         """A value for each row of each cell, by this reader's score unless another is asked for."""
         kind: Score = score or self._score
         return [values for chunk in _chunks(cells) for values in self._chunk(arms, chunk, kind)]
 
-    def _chunk(self, arms: Sequence[Arm], cells: Cells, score: Score) -> list[list[float]]:
+    def _chunk(self, arms: Sequence[Candidate], cells: Cells, score: Score) -> list[list[float]]:
         """Values of each cell. A chunk is noted whole and read whole, so that one read again after a kill has the same
         company, and so the same last digits."""
         task, rows = self._task, self._rows
@@ -189,7 +189,7 @@ def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
 
 def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
     """The mean log-likelihood of the pieces of each row's canonical answer."""
-    asked = [Asked(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
+    asked = [LikelihoodRequest(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
     return [[float(v) for v in found.mean_N] for found in text_likelihoods(lm, asked)]
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from foreword.core.format import Format
-from foreword.core.template import Answer, Field, Literal, Part, Soft, Template, Turn, joined
+from foreword.core.template import AnswerPlace, Field, Literal, Part, Soft, Template, Turn, joined
 from foreword.methods.instructions.infill import WIDEST, Filling, beam_search, spaced, words_of
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from foreword.training.answer_log import key_of
 from foreword.training.contract import SearchState
 
@@ -65,7 +65,7 @@ def fill_turn(
     if words is None:
         open_ = _with_turn(template, at, (*template.turns[at].parts, Soft(length=length)))
         encoder = Encoder.build(lm, replace(form.without_labels(), template=open_))
-        lines = [Line({name: text[:WIDEST] for name, text in fields.items()}) for fields in examples]
+        lines = [PlainRow({name: text[:WIDEST] for name, text in fields.items()}) for fields in examples]
         before = [e.ids_S[: int(np.flatnonzero(e.slot_S >= 0)[0])].tolist() for e in encoder.encode_rows(lines)]
 
         def rows(ids: Sequence[int]) -> list[tuple[list[int], int]]:
@@ -79,7 +79,7 @@ def fill_turn(
 
 def turn_of(filling: Filling) -> str:
     """Return a filling of plain text as a user's turn: without the place of its answer, which the chat has itself."""
-    parts = [part for part in filling.template("causal").parts if not isinstance(part, Answer)]
+    parts = [part for part in filling.template("causal").parts if not isinstance(part, AnswerPlace)]
     source = Template((Turn("", tuple(parts)),)).source
     assert isinstance(source, str), "a filling is one string"
     return source.rstrip()

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from foreword.core.template import Answer, Field, Literal, Template, Turn
+from foreword.core.template import AnswerPlace, Field, Literal, Template, Turn
 from foreword.methods.instructions.proposal_prompts import tidy
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
@@ -19,14 +19,14 @@ WIDEST = 200  # characters of an example's text
 
 @final
 @dataclass(frozen=True)
-class Gap:
+class Blank:
     """A span to fill with so many pieces."""
 
     length: int
 
 
-ANSWER = Answer()
-Shape = tuple[str | Gap | Answer, ...]  # names of fields, gaps, and the place of the answer
+ANSWER = AnswerPlace()
+Shape = tuple[str | Blank | AnswerPlace, ...]  # names of fields, gaps, and the place of the answer
 
 
 @final
@@ -41,11 +41,11 @@ class Filling:
     def template(self, kind: str) -> Template:
         """The shape as a template with these words: single spaces between its parts, none before punctuation."""
         given = iter(self.words)
-        parts: list[Field | Literal | Answer] = []
+        parts: list[Field | Literal | AnswerPlace] = []
         text = ""
         first = next(p for p in self.shape if isinstance(p, str))
         for part in self.shape:
-            if isinstance(part, Gap):
+            if isinstance(part, Blank):
                 word = next(given)
                 text += word if text or not parts else spaced(word)
                 continue
@@ -56,8 +56,8 @@ class Filling:
             if text:
                 parts.append(Literal(text))
                 text = ""
-            if isinstance(part, Answer):
-                parts.append(Answer("mask" if kind == "masked" else "answer"))
+            if isinstance(part, AnswerPlace):
+                parts.append(AnswerPlace("mask" if kind == "masked" else "answer"))
             else:
                 parts.append(Field(part, part == first))
         return Template((Turn("", (*parts, *([Literal(text)] if text else []))),))
@@ -77,12 +77,12 @@ def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
     tail: Shape = tuple(rest)
     if kind == "causal":
         if not rest:
-            return [(first, Gap(n), ANSWER) for n in lengths]
-        return [(first, Gap(m), *tail, Gap(n), ANSWER) for m in (1, 2) for n in lengths]
+            return [(first, Blank(n), ANSWER) for n in lengths]
+        return [(first, Blank(m), *tail, Blank(n), ANSWER) for m in (1, 2) for n in lengths]
     if not rest:
-        found: list[Shape] = [(first, Gap(n), ANSWER, Gap(m)) for n in lengths for m in (1, 2)]
-        return [*found, *((Gap(n), ANSWER, Gap(1), first) for n in lengths)]
-    return [(first, Gap(m), ANSWER, Gap(n), *tail) for m in (1, 2) for n in lengths]
+        found: list[Shape] = [(first, Blank(n), ANSWER, Blank(m)) for n in lengths for m in (1, 2)]
+        return [*found, *((Blank(n), ANSWER, Blank(1), first) for n in lengths)]
+    return [(first, Blank(m), ANSWER, Blank(n), *tail) for m in (1, 2) for n in lengths]
 
 
 @final
@@ -106,7 +106,7 @@ class Infiller:
 
     def _search(self, shape: Shape) -> list[tuple[list[int], float]]:
         """Beam search over the pieces of all gaps, in order."""
-        length = sum(part.length for part in shape if isinstance(part, Gap))
+        length = sum(part.length for part in shape if isinstance(part, Blank))
 
         def rows(ids: Sequence[int]) -> list[tuple[list[int], int]]:
             return [self._row(shape, ids, len(ids), fields, answer) for fields, answer in self._examples]
@@ -120,7 +120,7 @@ class Infiller:
         masked = self._lm.kind == "masked"
         row, filled, column = [*self._pieces.before], 0, -1
         for part in shape:
-            if isinstance(part, Gap):
+            if isinstance(part, Blank):
                 for _ in range(part.length):
                     if filled == step:
                         column = len(row) if masked else len(row) - 1
@@ -129,7 +129,7 @@ class Infiller:
                     row.append(ids[filled] if filled < step else int(self._lm.tokenizer.mask_token_id or 0))
                     filled += 1
                 continue
-            text = answer if isinstance(part, Answer) else fields[part][:WIDEST]
+            text = answer if isinstance(part, AnswerPlace) else fields[part][:WIDEST]
             begins = len(row) == len(self._pieces.before)
             row += self._pieces.start([text])[0] if begins else self._pieces.after(("a",), [f" {text}"])[0]
         return [*row, *self._pieces.after_row], column
@@ -138,7 +138,7 @@ class Infiller:
         """The text of each gap."""
         found, at = [], 0
         for part in shape:
-            if isinstance(part, Gap):
+            if isinstance(part, Blank):
                 found.append(words_of(self._lm, ids[at : at + part.length]))
                 at += part.length
         return found
@@ -172,4 +172,7 @@ def words_of(lm: FrozenLM, ids: Sequence[int]) -> str:
 
 
 def shape_key(shape: Shape) -> list[str | int]:
-    return [part.length if isinstance(part, Gap) else "answer" if isinstance(part, Answer) else part for part in shape]
+    return [
+        part.length if isinstance(part, Blank) else "answer" if isinstance(part, AnswerPlace) else part
+        for part in shape
+    ]

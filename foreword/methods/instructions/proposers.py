@@ -17,9 +17,9 @@ from foreword.methods.instructions.remote import Endpoint, Remote
 from foreword.methods.instructions.vocabulary import piece_logprobs
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import begun
-from foreword.models.encoding.encoder import Encoder, Line, collate, prepare
+from foreword.models.encoding.encoder import Encoder, PlainRow, collate, prepare
 from foreword.models.encoding.tokenise import Pieces
-from foreword.models.generate import Ask, Sample, write
+from foreword.models.generate import Ask, GeneratedText, write
 from foreword.training.answer_log import key_of
 from foreword.training.contract import SearchState
 
@@ -44,7 +44,7 @@ class ProposerOptions(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Sampling:
+class ProposalSampling:
     """How proposals are sampled."""
 
     temperature: float
@@ -52,7 +52,7 @@ class Sampling:
     max_tokens: int
 
 
-class Writer(ABC):
+class Proposer(ABC):
     """Continues a prompt, or answers it."""
 
     @abstractmethod
@@ -68,14 +68,14 @@ class Writer(ABC):
 
 
 @final
-class LocalWriter(Writer):
+class LocalWriter(Proposer):
     """A causal model on this machine. `who` tells it from other models in the answer log.
 
     A prompt's last line begins the answer. A model that is asked in messages reads it as the beginning of its own turn:
     asked to go on with a line of the user's, small ones answer the examples instead.
     """
 
-    def __init__(self, lm: FrozenLM, how: Sampling, state: SearchState, who: str) -> None:
+    def __init__(self, lm: FrozenLM, how: ProposalSampling, state: SearchState, who: str) -> None:
         self._lm, self._how, self._state, self._who = lm, how, state, who
         asked = [{"role": "user", "content": "{prompt}"}]
         template = begun(lm.tokenizer, asked, "begun") if lm.instructed else Template.parse("{prompt}")
@@ -115,14 +115,14 @@ class LocalWriter(Writer):
         decoding = Decoding(
             how.max_tokens, do_sample=True, temperature=how.temperature, top_p=how.top_p, stop_strings=("\n",)
         )
-        encoded = self._encoder.encode_rows([Line(self._fields(prompt)) for prompt, _ in asked])
+        encoded = self._encoder.encode_rows([PlainRow(self._fields(prompt)) for prompt, _ in asked])
         asks = [
             Ask(e, None, 0, decoding, tuple(range(seed, seed + count)), count)
             for e, (_, seed) in zip(encoded, asked, strict=True)
         ]
         texts: list[dict[int, str]] = [{} for _ in asked]
 
-        def keep(prompt: int, sample: int, written: Sample) -> int:
+        def keep(prompt: int, sample: int, written: GeneratedText) -> int:
             texts[prompt][sample] = written.text
             if len(texts[prompt]) == count:
                 self._state.put({keys[prompt]: [texts[prompt][n] for n in range(count)]})
@@ -152,10 +152,10 @@ class LocalWriter(Writer):
 
 
 @final
-class RemoteWriter(Writer):
+class RemoteWriter(Proposer):
     """An endpoint; one call a text."""
 
-    def __init__(self, remote: Remote, how: Sampling) -> None:
+    def __init__(self, remote: Remote, how: ProposalSampling) -> None:
         self._remote, self._how = remote, how
 
     def fits(self, prompt: str) -> bool:
@@ -172,7 +172,7 @@ class RemoteWriter(Writer):
 class Filler:
     """A masked model that fills gaps, one piece after the other, each sampled."""
 
-    def __init__(self, lm: FrozenLM, how: Sampling, state: SearchState, who: str) -> None:
+    def __init__(self, lm: FrozenLM, how: ProposalSampling, state: SearchState, who: str) -> None:
         self._lm, self._how, self._state, self._who = lm, how, state, who
         self._pieces = Pieces.of(lm.tokenizer, "masked")
         self._mask = int(lm.tokenizer.mask_token_id)
@@ -225,7 +225,7 @@ class Filler:
         return self._lm.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def _drawn(logp_V: Tensor, how: Sampling, generator: torch.Generator) -> int:
+def _drawn(logp_V: Tensor, how: ProposalSampling, generator: torch.Generator) -> int:
     """A piece from the likeliest that have `top_p` together (Holtzman et al. 2020)."""
     p_V, order_V = (logp_V / how.temperature).softmax(-1).sort(descending=True)
     kept_V = p_V.cumsum(0) - p_V < how.top_p
@@ -246,7 +246,9 @@ def check_proposer(config: ProposerOptions) -> None:
         )
 
 
-def proposing(lm: FrozenLM, config: ProposerOptions, how: Sampling, state: SearchState) -> Writer | Filler | None:
+def proposing(
+    lm: FrozenLM, config: ProposerOptions, how: ProposalSampling, state: SearchState
+) -> Proposer | Filler | None:
     """The writer or filler; None for proposer=none.
 
     Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.

@@ -8,13 +8,13 @@ from typing import Any, final
 import numpy as np
 
 from foreword.errors import ConfigError
-from foreword.methods.instructions.candidates import Arm, Pool, Reader, Score
+from foreword.methods.instructions.candidates import Candidate, CandidatePool, CandidateScorer, Score
 from foreword.methods.instructions.halving import Cells, Evaluate, halve
 from foreword.methods.instructions.search_rows import SearchRows
 
 SHOWN = 10  # candidates that the artefact's record lists
 
-Ranked = Sequence[tuple[Arm, float]]
+Ranked = Sequence[tuple[Candidate, float]]
 
 
 @final
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def search(
-    pool: Pool,
+    pool: CandidatePool,
     rows: int,
     budget: int,
     evaluate: Evaluate,
@@ -67,7 +67,7 @@ def search(
             f"A budget of {budget} evaluations cannot read {len(pool.arms)} candidates once each; give a higher budget "
             "or fewer candidates."
         )
-    state = _Search(pool, rows, evaluate, block)
+    state = _Rounds(pool, rows, evaluate, block)
     phases = 1 + (rounds if resample else 0)
     field = list(range(len(pool.arms)))
     for phase in range(phases):
@@ -83,10 +83,10 @@ def search(
     return Outcome(state.order[0], state.best, state.common, state.spent, state.values)
 
 
-class _Search:
+class _Rounds:
     """What is known of each arm of the pool."""
 
-    def __init__(self, pool: Pool, rows: int, evaluate: Evaluate, block: int) -> None:
+    def __init__(self, pool: CandidatePool, rows: int, evaluate: Evaluate, block: int) -> None:
         self._pool, self._rows, self._evaluate, self._block = pool, rows, evaluate, block
         self.values: dict[int, tuple[float, ...]] = {}
         self.order: list[int] = []
@@ -108,7 +108,7 @@ class _Search:
 
 
 def described(
-    pool: Pool, reader: Reader, rows: SearchRows, outcome: Outcome, score: Score, budget: int
+    pool: CandidatePool, reader: CandidateScorer, rows: SearchRows, outcome: Outcome, score: Score, budget: int
 ) -> dict[str, Any]:
     """What is recorded of a search; its metric on the rows of the choice is no part of the budget."""
     winner = pool.arms[outcome.winner]
@@ -144,7 +144,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (ends - (counts - 1) / 2)[inverse]
 
 
-def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[str, Any]:
+def exhaustive(pool: CandidatePool, reader: CandidateScorer, rows: int, outcome: Outcome) -> dict[str, Any]:
     """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
 
     `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means;
@@ -166,7 +166,7 @@ def exhaustive(pool: Pool, reader: Reader, rows: int, outcome: Outcome) -> dict[
     }
 
 
-def candidates(pool: Pool, outcome: Outcome) -> list[dict[str, Any]]:
+def candidates(pool: CandidatePool, outcome: Outcome) -> list[dict[str, Any]]:
     """The winner and the best of the others, as the record lists them."""
     means = outcome.means()
     return [

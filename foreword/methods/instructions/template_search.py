@@ -10,7 +10,7 @@ from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
-from foreword.methods.instructions.candidates import NONE, Pool, Reader, Score, answer_of
+from foreword.methods.instructions.candidates import NONE, CandidatePool, CandidateScorer, Score, answer_of
 from foreword.methods.instructions.chat_turns import fill_turn, places, turn_of, with_content
 from foreword.methods.instructions.infill import Filling, Infiller, shapes
 from foreword.methods.instructions.proposers import identity
@@ -68,11 +68,11 @@ class TemplateSearch(DirectMethod):
         if job.format.template.slots:
             raise ConfigError("A search for words needs a template without {soft:...} slots; remove them.")
         rows = search_rows(job.task, job.seed, config.examples, config.selection_rows)
-        pool = Pool(lm, lambda text: _with(job.format, text))
+        pool = CandidatePool(lm, lambda text: _with(job.format, text))
         pool.add_as_written()
         for source in self._fillings(lm, job, rows.proposal, state):
             pool.add(source, "infilled")
-        reader = Reader(lm, job.task, rows.selection, config.score, state)
+        reader = CandidateScorer(lm, job.task, rows.selection, config.score, state)
         reader.report_up_to(config.budget)
         outcome = search(
             pool, len(rows.selection), config.budget, lambda cells: reader.values(pool.arms, cells), block=rows.block

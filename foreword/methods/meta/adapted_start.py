@@ -12,7 +12,7 @@ from foreword.methods.meta.inner_loop import Leaves, Rates, adapt
 from foreword.methods.meta.meta_gradient import spread
 from foreword.methods.meta.meta_step import Lens, PromptLens
 from foreword.methods.meta.pool_lens import PoolLens
-from foreword.methods.meta.task_losses import MODEL, Fold, Shape
+from foreword.methods.meta.task_losses import MODEL, EpisodeRow, Shape
 from foreword.models.base import FrozenLM
 from foreword.training.warm_start import shares_of
 
@@ -59,7 +59,7 @@ def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
 
 
 def adapt_start(
-    lens: Lens, leaves: Leaves, support: Sequence[Fold], tasks: int, rates: Rates, steps: int, budget: int
+    lens: Lens, leaves: Leaves, support: Sequence[EpisodeRow], tasks: int, rates: Rates, steps: int, budget: int
 ) -> Leaves:
     """The start after the inner loop on the support rows of each task, as a stack."""
     stacked = spread(leaves, tasks)

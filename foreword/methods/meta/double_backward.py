@@ -6,7 +6,7 @@ import torch
 
 from foreword.errors import ModelError
 from foreword.methods.meta.inner_loop import Leaves, product
-from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
+from foreword.methods.meta.task_losses import EpisodeRow, PromptLoss, Shape
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
 
@@ -47,7 +47,7 @@ def tell_if_coarse(lm: FrozenLM) -> None:
 
 def _fault(lm: FrozenLM, shape: Shape, start: Leaves, row: Encoded) -> str | None:
     """What torch says against a Hessian-vector product over this row, or nothing."""
-    loss = PromptLoss(lm, lm, shape, [Fold(0, row, 0, 1.0)], 1, len(row))
+    loss = PromptLoss(lm, lm, shape, [EpisodeRow(0, row, 0, 1.0)], 1, len(row))
     leaves = {name: leaf[None] for name, leaf in start.items()}
     ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}
     try:

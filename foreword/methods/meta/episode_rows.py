@@ -5,27 +5,27 @@ from dataclasses import replace
 from typing import Literal, final
 
 from foreword.core.format import Format
-from foreword.methods.meta.task_losses import Fold
+from foreword.methods.meta.task_losses import EpisodeRow
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder
-from foreword.models.encoding.label_layout import Plan
-from foreword.tasks.episodes import Episode, Source, Split
+from foreword.models.encoding.label_layout import LabelPlan
+from foreword.tasks.episodes import Episode, EpisodeSource, Split
 
 Part = Literal["support", "query"]
 
 
 @final
-class Deck:
+class EpisodeRows:
     """The rows of a source in the format of their task; `extra` columns of the context go to a prefix.
 
     A format names all labels of its task; the plan of an episode has those of its classes.
     """
 
-    def __init__(self, lm: FrozenLM, source: Source, formats: Sequence[Format], extra: int = 0):
+    def __init__(self, lm: FrozenLM, source: EpisodeSource, formats: Sequence[Format], extra: int = 0):
         self.source, self.formats = source, tuple(formats)
         self._encoders = [Encoder.build(lm, form, extra) for form in formats]
         self._rows: dict[tuple[str, int], list[Encoded]] = {}
-        self._plans: dict[tuple[int, tuple[int, ...]], Plan] = {}
+        self._plans: dict[tuple[int, tuple[int, ...]], LabelPlan] = {}
 
     def rows(self, split: Split, task: int) -> list[Encoded]:
         """All rows of a split of a task, encoded at the first call."""
@@ -39,7 +39,7 @@ class Deck:
         tasks = range(len(self.source.tasks))
         return max((row for task in tasks for row in self.rows(split, task)), key=lambda row: len(row.ids_S))
 
-    def folds(self, split: Split, episodes: Sequence[Episode], parts: Sequence[Part]) -> list[Fold]:
+    def folds(self, split: Split, episodes: Sequence[Episode], parts: Sequence[Part]) -> list[EpisodeRow]:
         """The rows of some parts of all episodes; episode n is task n of the fold."""
         found = []
         for number, episode in enumerate(episodes):
@@ -51,13 +51,13 @@ class Deck:
                 for place, row in enumerate(episode.support if part == "support" else episode.query)
             ]
             share = 1.0 / len(chosen)
-            found += [Fold(number, replace(rows[row], plan=plan), label, share) for row, label in chosen]
+            found += [EpisodeRow(number, replace(rows[row], plan=plan), label, share) for row, label in chosen]
         return found
 
-    def _plan(self, episode: Episode) -> Plan:
+    def _plan(self, episode: Episode) -> LabelPlan:
         key = episode.task, episode.classes
         if key not in self._plans:
             whole = self._encoders[episode.task].plan
             assert whole is not None, "a source's tasks have labels, and their formats words"
-            self._plans[key] = Plan(whole.kind, tuple(whole.words[c] for c in episode.classes), whole.mean)
+            self._plans[key] = LabelPlan(whole.kind, tuple(whole.words[c] for c in episode.classes), whole.mean)
         return self._plans[key]

@@ -11,14 +11,14 @@ import torch
 
 from foreword.core.shapes import Tensor
 from foreword.errors import ModelError
-from foreword.methods.meta.episode_rows import Deck, Part
+from foreword.methods.meta.episode_rows import EpisodeRows, Part
 from foreword.methods.meta.inner_loop import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
 from foreword.methods.meta.meta_gradient import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
-from foreword.methods.meta.task_losses import MODEL, TEXT_BYTES, Fold, PromptLoss, Shape, Texts, scores_of
+from foreword.methods.meta.task_losses import MODEL, TEXT_BYTES, EpisodeRow, PromptLoss, Shape, Texts, scores_of
 from foreword.models.base import FrozenLM
 from foreword.models.memory import is_out_of_memory
 from foreword.tasks.episodes import Episode
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.training.contract import OwnStep
 
 RATE = "rate."  # before the name of the leaf whose step sizes it holds, as logarithms of shares of the inner rate
@@ -27,7 +27,7 @@ VALIDATION_SEED = 0  # one set of validation episodes for every run
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class MetaPlan:
     """What a meta-step does; the fields are those of the method's config."""
 
     algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"]
@@ -50,11 +50,13 @@ class Lens(ABC):
     """How a kind of learner reads folded rows: losses that can be differentiated, and scores."""
 
     @abstractmethod
-    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+    def loss(self, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int) -> Loss:
         """The mean loss of each task on its query rows, or on its support rows where no query is given."""
 
     @abstractmethod
-    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+    def scores(
+        self, leaves: Leaves, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
+    ) -> list[Tensor]:
         """The scores of every query row under its task's leaves, in order."""
 
 
@@ -66,14 +68,16 @@ class PromptLens(Lens):
         self._lm, self._twice, self._shape = lm, twice, shape
         self._texts = Texts(lm, TEXT_BYTES) if shape.form == "soft" else None
 
-    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+    def loss(self, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int) -> Loss:
         return PromptLoss(self._lm, self._twice, self._shape, query or support, tasks, budget, self._texts)
 
-    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+    def scores(
+        self, leaves: Leaves, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
+    ) -> list[Tensor]:
         return scores_of(self._lm, self._shape, leaves, query, budget)
 
 
-def rates_of(plan: Plan, leaves: Mapping[str, Tensor]) -> Leaves:
+def rates_of(plan: MetaPlan, leaves: Mapping[str, Tensor]) -> Leaves:
     """The inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
     found: Leaves = {}
     for name, leaf in leaves.items():
@@ -92,7 +96,7 @@ def points_of(leaves: Mapping[str, Tensor]) -> Leaves:
 
 
 def adapted(
-    lens: Lens, plan: Plan, leaves: Mapping[str, Tensor], support: Sequence[Fold], tasks: int, budget: int
+    lens: Lens, plan: MetaPlan, leaves: Mapping[str, Tensor], support: Sequence[EpisodeRow], tasks: int, budget: int
 ) -> Leaves:
     """The leaves of every task after the inner loop on its support rows, as a stack."""
     start = spread(points_of(leaves), tasks)
@@ -108,8 +112,8 @@ class MetaStep(OwnStep):
     def __init__(
         self,
         lens: Lens,
-        deck: Deck,
-        plan: Plan,
+        deck: EpisodeRows,
+        plan: MetaPlan,
         seed: int,
         budget: int,
         record: Callable[[Mapping[str, Tensor]], dict[str, Any]],
@@ -189,7 +193,7 @@ class MetaStep(OwnStep):
             support, query = (self.deck.folds("validation", group, (part,)) for part in ("support", "query"))
 
             def scored(
-                budget: int, s: list[Fold] = support, q: list[Fold] = query, n: int = len(group)
+                budget: int, s: list[EpisodeRow] = support, q: list[EpisodeRow] = query, n: int = len(group)
             ) -> list[Tensor]:
                 return self.lens.scores(adapted(self.lens, self.plan, leaves, s, n, budget), s, q, budget)
 

@@ -12,15 +12,15 @@ from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt, PromptPool, Tuned, Weights
 from foreword.errors import ConfigError
 from foreword.methods.meta.double_backward import tell_if_coarse, twice_differentiable
-from foreword.methods.meta.episode_rows import Deck
-from foreword.methods.meta.meta_step import RATE, MetaStep, Plan, PromptLens, points_of, rates_of
+from foreword.methods.meta.episode_rows import EpisodeRows
+from foreword.methods.meta.meta_step import RATE, MetaPlan, MetaStep, PromptLens, points_of, rates_of
 from foreword.methods.meta.pool_lens import PoolLens
 from foreword.methods.meta.task_losses import MODEL, Shape
 from foreword.methods.soft.prefix_tuning import PrefixTuningConfig, initial_prefix
 from foreword.methods.soft.prompt_tuning import SlotConfig, initial_prompt
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
-from foreword.tasks.episodes import Source
+from foreword.tasks.episodes import EpisodeSource
 from foreword.training.contract import GradientConfig, GradientMethod, Job, Learner
 from foreword.training.options import Count, Fraction, Positive, Several, Whole
 from foreword.training.warm_start import rate_shape
@@ -109,12 +109,12 @@ class MetaPrompting(GradientMethod):
 
     def start(self, lm: FrozenLM, job: Job) -> Learner:
         config: MetaPromptingConfig = job.config
-        source = Source(job.family or (job.task,), config.ways, config.shots, config.queries)
+        source = EpisodeSource(job.family or (job.task,), config.ways, config.shots, config.queries)
         formats = [slotted(form, config) for form in formats_of(lm, job)]
         initial, shape = initial_leaf(lm, job, formats[0])
         name = "embed" if shape.form == "soft" else "pair"
         leaves = {name: initial}
-        deck = Deck(lm, source, formats, extra=shape.start)
+        deck = EpisodeRows(lm, source, formats, extra=shape.start)
         check_lengths(deck, config)
         if config.learn_rates:
             leaves[RATE + name] = torch.zeros(rate_shape(initial), device=initial.device)
@@ -157,10 +157,10 @@ class MetaPrompting(GradientMethod):
         return Learner(leaves, build, form, config, own=meta_step)
 
 
-def plan_of(config: MetaPromptingConfig) -> Plan:
+def plan_of(config: MetaPromptingConfig) -> MetaPlan:
     """Return the part of the config that a meta-step needs."""
-    same = {f.name: getattr(config, f.name) for f in fields(Plan) if f.name != "tasks"}
-    return Plan(tasks=config.batch_size, **same)
+    same = {f.name: getattr(config, f.name) for f in fields(MetaPlan) if f.name != "tasks"}
+    return MetaPlan(tasks=config.batch_size, **same)
 
 
 def formats_of(lm: FrozenLM, job: Job) -> list[Format]:
@@ -181,7 +181,7 @@ def slotted(form: Format, config: MetaPromptingConfig) -> Format:
     return form
 
 
-def check_lengths(deck: Deck, config: MetaPromptingConfig) -> None:
+def check_lengths(deck: EpisodeRows, config: MetaPromptingConfig) -> None:
     """Raise a ConfigError if the templates of the tasks have slots for prompts of different lengths."""
     lengths = {encoder.prompt_length for encoder in deck._encoders}
     if config.prompt == "soft" and len(lengths) > 1:
@@ -218,7 +218,7 @@ def pool_leaves(lm: FrozenLM, job: Job, form: Format) -> dict[str, Tensor]:
 
 
 def meta_recipe(
-    config: MetaPromptingConfig, source: Source, formats: Sequence[Format], leaves: Mapping[str, Tensor]
+    config: MetaPromptingConfig, source: EpisodeSource, formats: Sequence[Format], leaves: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """Return the recipe of meta-training: what was adapted and how, the tasks, and learnt step sizes."""
     rates = rates_of(plan_of(config), points_of(leaves) | {k: v for k, v in leaves.items() if k.startswith(RATE)})

@@ -19,7 +19,7 @@ from foreword.inference.prompt_pool import bank_of, features, frozen_features, m
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.methods.meta.meta_step import Lens
 from foreword.methods.meta.prototypes import by_task
-from foreword.methods.meta.task_losses import Fold
+from foreword.methods.meta.task_losses import EpisodeRow
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
 from foreword.models.score import score
@@ -38,10 +38,12 @@ class PoolLens(Lens):
         self._transductive = transductive
         self._kept: OrderedDict[int, tuple[Encoded, Tensor]] = OrderedDict()
 
-    def loss(self, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int) -> Loss:
+    def loss(self, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int) -> Loss:
         return _PoolLoss(self, support, query or support, tasks, budget)
 
-    def scores(self, leaves: Leaves, support: Sequence[Fold], query: Sequence[Fold], budget: int) -> list[Tensor]:
+    def scores(
+        self, leaves: Leaves, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
+    ) -> list[Tensor]:
         found: list[Tensor] = [torch.zeros(0)] * len(query)
         with torch.no_grad():
             loss = _PoolLoss(self, support, query, len(leaves["keys"]), budget)
@@ -64,7 +66,7 @@ class PoolLens(Lens):
         return found
 
     def combined(
-        self, twice: bool, pool: PromptPool, support: Sequence[Fold], query: Sequence[Fold], budget: int
+        self, twice: bool, pool: PromptPool, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
     ) -> Float[Tensor, "Q C"]:
         """Log-probabilities of one task's query rows; where those are the support itself its rows are read once."""
         lm = self._models[twice]
@@ -94,7 +96,9 @@ class PoolLens(Lens):
 class _PoolLoss(Loss):
     """A task a pass: prototypes tie its rows together."""
 
-    def __init__(self, lens: PoolLens, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int):
+    def __init__(
+        self, lens: PoolLens, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int
+    ):
         self.tasks, self._lens, self._budget = tasks, lens, budget
         self._support = [[support[i] for i in places] for places in by_task(support, tasks)]
         same = support is query

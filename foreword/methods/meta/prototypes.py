@@ -6,11 +6,11 @@ import torch
 
 from foreword.core.shapes import Float, Tensor
 from foreword.inference.prompt_pool import frozen_features, near
-from foreword.methods.meta.task_losses import Fold
+from foreword.methods.meta.task_losses import EpisodeRow
 from foreword.models.base import FrozenLM
 
 
-def by_task(rows: Sequence[Fold], tasks: int) -> list[list[int]]:
+def by_task(rows: Sequence[EpisodeRow], tasks: int) -> list[list[int]]:
     """The places of each task's rows."""
     found: list[list[int]] = [[] for _ in range(tasks)]
     for place, row in enumerate(rows):
@@ -19,7 +19,12 @@ def by_task(rows: Sequence[Fold], tasks: int) -> list[list[int]]:
 
 
 def prototype_scores(
-    lm: FrozenLM, support: Sequence[Fold], query: Sequence[Fold], tasks: int, budget: int, transductive: bool = False
+    lm: FrozenLM,
+    support: Sequence[EpisodeRow],
+    query: Sequence[EpisodeRow],
+    tasks: int,
+    budget: int,
+    transductive: bool = False,
 ) -> list[Float[Tensor, "C"]]:
     """Scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
     parts = [frozen_features(lm, [r.encoded for r in rows], budget) for rows in (support, query)]

@@ -39,7 +39,7 @@ Texts = PrefixCache[RowKey]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Fold:
+class EpisodeRow:
     """Hold one encoded row of one task of a meta-batch, its label there, and its share of the task's mean."""
 
     task: int
@@ -99,7 +99,7 @@ class PromptLoss(Loss):
         lm: FrozenLM,
         twice: FrozenLM,
         shape: Shape,
-        rows: Sequence[Fold],
+        rows: Sequence[EpisodeRow],
         tasks: int,
         budget: int,
         texts: Texts | None = None,
@@ -143,7 +143,7 @@ class PromptLoss(Loss):
 
 
 def scores_of(
-    lm: FrozenLM, shape: Shape, leaves: Leaves, rows: Sequence[Fold], budget: int
+    lm: FrozenLM, shape: Shape, leaves: Leaves, rows: Sequence[EpisodeRow], budget: int
 ) -> list[Float[Tensor, "C"]]:
     """Return the scores of every row under its task's prompt, in order; without gradients."""
     scores: list[Tensor] = [torch.zeros(0)] * len(rows)

@@ -15,7 +15,7 @@ from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import row_features
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import label_of
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Positive

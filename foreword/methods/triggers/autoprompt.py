@@ -8,14 +8,14 @@ import torch
 from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
-from foreword.methods.triggers.beam_search import Plan, State, Verify, descend, penalties
+from foreword.methods.triggers.beam_search import SearchPlan, State, Verify, descend, penalties
 from foreword.methods.triggers.explanation import explained
 from foreword.methods.triggers.final_choice import as_value, choose
 from foreword.methods.triggers.initial_prompts import Init, starts
 from foreword.methods.triggers.label_word_rounds import alternate
 from foreword.methods.triggers.objective import Objective
-from foreword.methods.triggers.search_space import Field, make_field
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace, make_field
 from foreword.models.base import FrozenLM
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Amount, Count, Several, Whole
@@ -102,7 +102,7 @@ def _search(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     config: AutoPromptConfig = job.config
     steps = max(1, config.steps // config.rounds)
     field = make_field(lm, job, config)
-    plan = Plan(
+    plan = SearchPlan(
         steps, config.candidates, config.beam, config.patience, config.restarts, config.swaps, config.fluency,
         config.verify,
     )  # fmt: skip
@@ -125,7 +125,7 @@ def _search(lm: FrozenLM, job: Job, state: SearchState) -> Made:
     return _best_finalist(field, beam, begin)
 
 
-def _best_finalist(field: Field, state: State, begin: dict[str, Any]) -> Made:
+def _best_finalist(field: SearchSpace, state: State, begin: dict[str, Any]) -> Made:
     """Return the finalist that does best on the validation rows, or the manual prompt if none beats it."""
     step = max(1, -(-len(state.passed) // FINALISTS))
     finalists = list(dict.fromkeys([p for p, _ in state.passed[::-1][::step]] + [state.passed[0][0]]))

@@ -9,16 +9,16 @@ from typing import Any, Literal, final
 from foreword.methods.triggers.fluency import fluency
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
 from foreword.methods.triggers.initial_prompts import random_prompt
-from foreword.methods.triggers.search_space import Field
-from foreword.methods.triggers.selection_rows import Measured
-from foreword.methods.triggers.slots import Prompt
-from foreword.methods.triggers.swaps import Candidate, propose
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace
+from foreword.methods.triggers.selection_rows import PromptScore
+from foreword.methods.triggers.swaps import SwappedPrompt, propose
 
 Verify = Literal["race", "all", "halving"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """How a search goes on: see `autoprompt.SearchConfig`, whose options these are."""
 
     steps: int
@@ -46,7 +46,7 @@ class State:
     step: int = 0
     misses: int = 0
     spent: set[Prompt] = field(default_factory=set)
-    known: dict[Prompt, Measured] = field(default_factory=dict)
+    known: dict[Prompt, PromptScore] = field(default_factory=dict)
     passed: list[tuple[Prompt, float]] = field(default_factory=list)
     left: list[bool] = field(default_factory=lambda: [False])
     trace: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class State:
 
     @staticmethod
     def at(start: Prompt, loss: float) -> "State":
-        return State([(start, loss)], (start, loss), known={start: Measured(loss, True)}, passed=[(start, loss)])
+        return State([(start, loss)], (start, loss), known={start: PromptScore(loss, True)}, passed=[(start, loss)])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,7 +76,7 @@ class State:
             beam=pairs("beam"),
             best=(tuple(kept["best"][0]), kept["best"][1]),
             spent={tuple(p) for p in kept["spent"]},
-            known={tuple(p): Measured(math.inf if loss is None else loss, w) for p, loss, w in kept["known"]},
+            known={tuple(p): PromptScore(math.inf if loss is None else loss, w) for p, loss, w in kept["known"]},
             passed=pairs("passed"),
             **{k: kept[k] for k in ("step", "misses", "left", "trace", "read", "done")},
         )
@@ -87,7 +87,7 @@ class State:
 class Seen:
     """Prompts that need not be measured again: known, or known to be above the bound."""
 
-    known: dict[Prompt, Measured]
+    known: dict[Prompt, PromptScore]
     bound: float
 
     def __contains__(self, prompt: object) -> bool:
@@ -95,7 +95,7 @@ class Seen:
         return found is not None and (found.whole or found.loss > self.bound)
 
 
-def descend(field: Field, plan: Plan, state: State, after: Callable[[State], None]) -> State:
+def descend(field: SearchSpace, plan: SearchPlan, state: State, after: Callable[[State], None]) -> State:
     """Go on until the steps are used up or every start has run out of patience; `after` hears of every step."""
     while not state.done and state.step < plan.steps:
         _step(field, plan, state)
@@ -108,13 +108,13 @@ def descend(field: Field, plan: Plan, state: State, after: Callable[[State], Non
     return state
 
 
-def swaps_at(plan: Plan, step: int) -> int:
+def swaps_at(plan: SearchPlan, step: int) -> int:
     """Slots changed at once: from `swaps` down to one over the first half of the steps."""
     half = max(1, plan.steps // 2)
     return max(1, math.ceil(plan.swaps * (1 - step / half))) if step < half else 1
 
 
-def penalties(field: Field, plan: Plan, prompts: list[Prompt]) -> list[float]:
+def penalties(field: SearchSpace, plan: SearchPlan, prompts: list[Prompt]) -> list[float]:
     """What the fluency term adds to each prompt's loss."""
     if not plan.fluency:
         return [0.0] * len(prompts)
@@ -123,7 +123,7 @@ def penalties(field: Field, plan: Plan, prompts: list[Prompt]) -> list[float]:
     return [math.inf if text is None else plan.fluency * next(costs) for text in texts]
 
 
-def _step(field: Field, plan: Plan, state: State) -> None:
+def _step(field: SearchSpace, plan: SearchPlan, state: State) -> None:
     """Expand the best prompt that has candidates left."""
     now, loss = next((p, value) for p, value in state.beam if p not in state.spent)
     _, grad_PD = slot_gradient(
@@ -163,7 +163,9 @@ def _step(field: Field, plan: Plan, state: State) -> None:
     state.trace.append(_told(field, state, (now, loss), given[first], found[first], accepted, found))
 
 
-def _measured(field: Field, plan: Plan, now: Prompt, given: list[Candidate], bound: float) -> list[Measured]:
+def _measured(
+    field: SearchSpace, plan: SearchPlan, now: Prompt, given: list[SwappedPrompt], bound: float
+) -> list[PromptScore]:
     prompts = [c.prompt for c in given]
     costs = penalties(field, plan, prompts)
     field.pool.set_base(now)
@@ -174,20 +176,20 @@ def _measured(field: Field, plan: Plan, now: Prompt, given: list[Candidate], bou
     return field.pool.race(prompts, costs, bound, shrink=plan.beam == 1)
 
 
-def _restart(field: Field, plan: Plan, state: State) -> None:
+def _restart(field: SearchSpace, plan: SearchPlan, state: State) -> None:
     """Begin again at the best prompt with half of its slots drawn anew."""
     rng = random.Random(f"{field.job.seed} restart {len(state.left)}")
     start = random_prompt(field, rng, state.best[0], -(-field.slotted.length // 2))
     [cost] = penalties(field, plan, [start])
     [loss] = field.pool.losses([start])
     state.beam, state.spent, state.misses = [(start, loss + cost)], set(), 0
-    state.known[start] = Measured(loss + cost, True)
+    state.known[start] = PromptScore(loss + cost, True)
     state.left.append(False)
 
 
 def _told(
-    field: Field, state: State, now: tuple[Prompt, float], tried: Candidate, found: Measured, accepted: bool,
-    all_found: list[Measured],
+    field: SearchSpace, state: State, now: tuple[Prompt, float], tried: SwappedPrompt, found: PromptScore,
+    accepted: bool, all_found: list[PromptScore],
 ) -> dict[str, Any]:  # fmt: skip
     """One step for the record. `true` is a lower bound where the prompt was not read whole."""
     return {

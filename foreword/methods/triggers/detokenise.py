@@ -9,10 +9,10 @@ import numpy as np
 from foreword.core.format import Format
 from foreword.core.template import Field, Literal, Part, Soft, Template, Turn
 from foreword.errors import ForewordError
-from foreword.methods.triggers.slots import Prompt, Slotted, columns_of, replaced, spans, worded
+from foreword.methods.triggers.prompt_slots import Prompt, Slotted, columns_of, replaced, spans, worded
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
-from foreword.models.encoding.encoder import Encoder, Line, TextRow
+from foreword.models.encoding.encoder import Encoder, PlainRow, TextRow
 
 CONTEXT = "a"  # decoded before every text, so that a leading space is seen whatever the decoder does with a first word
 PROBES = 4
@@ -20,7 +20,7 @@ PROBES = 4
 
 @final
 @dataclass(frozen=True, eq=False)
-class Writer:
+class Detokeniser:
     """Writes prompts as words in the template and tells which are read back as the tokens they came from.
 
     The words stand in for fields of `holed`, so that one encoder reads all of them in the full text of `probes`, rows
@@ -38,7 +38,7 @@ class Writer:
     @staticmethod
     def build(
         lm: FrozenLM, slotted: Slotted, rows: Sequence[TextRow], encoded: Sequence[Encoded], surfaces: Sequence[str]
-    ) -> "Writer":
+    ) -> "Detokeniser":
         """`encoded` are the rows with open slots; `surfaces` of the tokens in use say whether words bring a space."""
         holed = Encoder.build(lm, replace(slotted.format, template=_holed(slotted.format.template)))
         kinds: dict[str, int] = {}
@@ -50,7 +50,7 @@ class Writer:
         spaced = any(surface.startswith(" ") for surface in surfaces)
         apart = tuple(spaced and after for after in _after_field(slotted.format.template))
         probes, opened = tuple(rows[i] for i in chosen), tuple(encoded[i] for i in chosen)
-        return Writer(lm, slotted, holed, parts, probes, opened, apart)
+        return Detokeniser(lm, slotted, holed, parts, probes, opened, apart)
 
     def texts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...] | None]:
         """The words for each prompt's slots; None where no way to write them is read back as these tokens."""
@@ -87,7 +87,7 @@ class Writer:
 
     def _read_back(self, prompts: Sequence[Prompt], texts: Sequence[tuple[str, ...]]) -> list[bool]:
         lines = [
-            Line({**row.fields, **{_hole(n): text for n, text in enumerate(some)}}, tuple(row.options))
+            PlainRow({**row.fields, **{_hole(n): text for n, text in enumerate(some)}}, tuple(row.options))
             for some in texts
             for row in self.probes
         ]

@@ -9,8 +9,8 @@ import torch
 
 from foreword.errors import ModelError
 from foreword.methods.triggers.objective import readied, row_losses
-from foreword.methods.triggers.search_space import Field
-from foreword.methods.triggers.slots import Prompt, columns_of
+from foreword.methods.triggers.prompt_slots import Prompt, columns_of
+from foreword.methods.triggers.search_space import SearchSpace
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score_all
@@ -18,7 +18,7 @@ from foreword.models.score import score_all
 ROWS, WORDS = 64, 10
 
 
-def explained(field: Field, prompt: Prompt) -> dict[str, Any]:
+def explained(field: SearchSpace, prompt: Prompt) -> dict[str, Any]:
     """Losses on the pool with each token left out, and the likeliest words at the answer position, over rows."""
     rows = field.encoded[:ROWS]
     seen = prompt_attention(field, prompt)
@@ -36,7 +36,7 @@ def explained(field: Field, prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def leave_one_out(field: Field, prompt: Prompt) -> list[float]:
+def leave_one_out(field: SearchSpace, prompt: Prompt) -> list[float]:
     """The pool's mean loss without each of the tokens, its column gone from every row."""
     labels = torch.cat([block.label_B for block in field.pool.blocks])
     encoded = readied(field.encoded, field.objective)
@@ -48,7 +48,7 @@ def leave_one_out(field: Field, prompt: Prompt) -> list[float]:
     return losses
 
 
-def prompt_attention(field: Field, prompt: Prompt) -> list[dict[str, Any]]:
+def prompt_attention(field: SearchSpace, prompt: Prompt) -> list[dict[str, Any]]:
     """How much the answer position looks at each token: attention weights averaged over rows and heads, over all layers
     and in the last one. Weights say where the model looks, not what moves its answer (Jain & Wallace 2019); the losses
     without a token do. Empty for a model that does not show them."""
@@ -89,7 +89,7 @@ def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:
 
 
 @torch.no_grad()
-def top_words(field: Field, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
+def top_words(field: SearchSpace, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
     """The likeliest tokens at the answer position and their mean probability over the rows."""
     mean_V = mean_prediction(field.lm, rows)
     best = mean_V.topk(min(WORDS, len(field.surfaces)))

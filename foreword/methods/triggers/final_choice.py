@@ -12,15 +12,15 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.inference.batched import stacked_scores
 from foreword.methods.triggers.detokenise import reads_alike
-from foreword.methods.triggers.search_space import Field
-from foreword.methods.triggers.slots import Prompt
-from foreword.tasks.metrics import accuracy, nll
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row, label_of
 
 
 @final
 @dataclass(frozen=True)
-class Choice:
+class FinalCandidate:
     """A prompt with its development accuracy and likelihood; `prompt` is None for the manual one."""
 
     prompt: Prompt | None
@@ -32,7 +32,7 @@ class Choice:
         return self.accuracy, self.likelihood
 
 
-def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
+def choose(field: SearchSpace, prompts: list[Prompt]) -> tuple[list[FinalCandidate], FinalCandidate]:
     """The manual prompt first, then these, measured on the development rows (the pool where there are none); and the
     best. A tie goes to the manual prompt, then to the first."""
     job = field.job
@@ -49,13 +49,13 @@ def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
     return choices, max(choices, key=lambda c: c.rank)
 
 
-def measure(prompt: Prompt | None, score_NC: Float[Tensor, "N C"], rows: Sequence[Row]) -> Choice:
+def measure(prompt: Prompt | None, score_NC: Float[Tensor, "N C"], rows: Sequence[Row]) -> FinalCandidate:
     """Accuracy first, then likelihood, as for every method that keeps its best step."""
     score, label = score_NC.double().cpu().numpy(), np.asarray([label_of(row) for row in rows])
-    return Choice(prompt, float(accuracy(score, label)), -float(nll(score, label)))
+    return FinalCandidate(prompt, float(accuracy(score, label)), -float(nll(score, label)))
 
 
-def as_value(field: Field, prompt: Prompt) -> tuple[HardPrompt, Format]:
+def as_value(field: SearchSpace, prompt: Prompt) -> tuple[HardPrompt, Format]:
     """Words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
     [texts] = field.writer.texts([prompt])
     if texts is not None:

@@ -7,7 +7,7 @@ import torch
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
-from foreword.inference.likelihood import Asked, text_likelihoods
+from foreword.inference.likelihood import LikelihoodRequest, text_likelihoods
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
 
@@ -24,5 +24,5 @@ def fluency(lm: FrozenLM, texts: Sequence[tuple[str, ...]]) -> list[float]:
     form = Format(Template.parse(". {mask}" if lm.kind == "masked" else ". {answer}"))
     words = [" ".join(text.strip() for text in some) for some in texts]
     value = HardPrompt(torch.zeros(0, dtype=torch.long))
-    [found] = text_likelihoods(lm, [Asked(value, form, [ROW] * len(words), words)])
+    [found] = text_likelihoods(lm, [LikelihoodRequest(value, form, [ROW] * len(words), words)])
     return (-found.mean_N).clamp(min=0).double().tolist()

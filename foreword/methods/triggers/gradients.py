@@ -6,8 +6,8 @@ import torch
 
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.methods.triggers.objective import Objective, row_losses
+from foreword.methods.triggers.prompt_slots import Prompt
 from foreword.methods.triggers.row_block import Block
-from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 
 CHUNK = 2**24  # numbers of a (tokens, width) block of embeddings that exist at once

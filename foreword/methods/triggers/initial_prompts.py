@@ -7,8 +7,8 @@ from typing import Literal
 from foreword.errors import ConfigError
 from foreword.methods.triggers.gradients import embeddings_of
 from foreword.methods.triggers.projection import Descent
-from foreword.methods.triggers.search_space import Field
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace
 
 Init = Literal["best", "manual", "filler", "pez", "random"]
 FILLER = (".", ",", "-", ":", "the", "and", "so", "this")
@@ -16,7 +16,7 @@ PEZ_STEPS, PEZ_RATE = 24, 0.1
 TRIES = 64
 
 
-def starts(field: Field, init: Init) -> dict[str, tuple[Prompt, float]]:
+def starts(field: SearchSpace, init: Init) -> dict[str, tuple[Prompt, float]]:
     """The starts asked for with their losses on the pool; "best" makes all of them. Each can be written as words.
 
     Raises: ConfigError where there is none.
@@ -43,11 +43,11 @@ def starts(field: Field, init: Init) -> dict[str, tuple[Prompt, float]]:
     return {k: (p, loss) for (k, p), loss in zip(found.items(), field.pool.losses([*found.values()]), strict=True)}
 
 
-def _writable(field: Field, prompts: Sequence[Prompt]) -> list[Prompt]:
+def _writable(field: SearchSpace, prompts: Sequence[Prompt]) -> list[Prompt]:
     return [p for p, good in zip(prompts, field.readable(prompts), strict=True) if good]
 
 
-def _filler(field: Field) -> Prompt | None:
+def _filler(field: SearchSpace) -> Prompt | None:
     """One common token in every slot: the one with the lowest loss."""
     tokenizer = field.lm.tokenizer
     texts = [space + word for word in FILLER for space in (" ", "")]
@@ -61,7 +61,7 @@ def _filler(field: Field) -> Prompt | None:
     return prompts[min(range(len(prompts)), key=losses.__getitem__)]
 
 
-def _manual(field: Field, filler: Prompt | None) -> Prompt | None:
+def _manual(field: SearchSpace, filler: Prompt | None) -> Prompt | None:
     """The manual words in the last slots, filler in those before."""
     words, length = field.slotted.words, field.slotted.length
     if words is None:
@@ -72,7 +72,9 @@ def _manual(field: Field, filler: Prompt | None) -> Prompt | None:
     return next(iter(_writable(field, prompts)), None)
 
 
-def random_prompt(field: Field, rng: random.Random, around: Prompt | None = None, slots: int | None = None) -> Prompt:
+def random_prompt(
+    field: SearchSpace, rng: random.Random, around: Prompt | None = None, slots: int | None = None
+) -> Prompt:
     """A prompt of allowed tokens drawn by chance, or one that differs from another in so many slots.
 
     Raises: ConfigError where none of many can be written.
@@ -93,7 +95,7 @@ def random_prompt(field: Field, rng: random.Random, around: Prompt | None = None
     return good[0]
 
 
-def _pez(field: Field, begin: Prompt) -> Prompt | None:
+def _pez(field: SearchSpace, begin: Prompt) -> Prompt | None:
     """The best of the prompts that a short projected descent passes through."""
     descent = Descent(embeddings_of(field.lm, begin), PEZ_RATE)
     seen: dict[Prompt, float] = {}

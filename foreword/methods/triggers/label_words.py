@@ -14,10 +14,10 @@ from foreword.core.values import Learnt
 from foreword.errors import ConfigError
 from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.triggers.explanation import with_prompt
-from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
+from foreword.methods.triggers.token_filters import TokenFilter, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
 
@@ -137,7 +137,7 @@ def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
     """Tokens that are whole words: they bring their own space where the tokenizer writes one, and are of letters."""
     surfaces = surfaces_of(lm)
     texts = (text for row in task.train for text in row.fields.values())
-    allowed = allowed_ids(lm, Wanted(frozenset(), scripts_of(texts)), (), surfaces)
+    allowed = allowed_ids(lm, TokenFilter(frozenset(), scripts_of(texts)), (), surfaces)
     spaced = any(s.startswith(" ") for s in surfaces)
     whole = [i for i in allowed.tolist() if surfaces[i].startswith(" ") or not spaced]
     words = [i for i in whole if surfaces[i].strip().isalpha()]

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.models.encoding.batch import Encoded
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.label_layout import LabelPlan
 
 Objective = Literal["class", "likelihood", "margin"]
 MARGIN = 1.0
@@ -32,7 +32,7 @@ def readied(encoded: Sequence[Encoded], objective: Objective) -> list[Encoded]:
     """Rows whose label words are scored as the objective needs: over the vocabulary for likelihood."""
     if objective != "likelihood":
         return list(encoded)
-    plans: dict[int, Plan] = {}
+    plans: dict[int, LabelPlan] = {}
     for e in encoded:
         if e.plan is not None and id(e.plan) not in plans:
             plans[id(e.plan)] = replace(e.plan, normalised=True)

@@ -13,8 +13,8 @@ from foreword.methods.triggers.final_choice import as_value, choose
 from foreword.methods.triggers.gradients import embeddings_of
 from foreword.methods.triggers.initial_prompts import Init, starts
 from foreword.methods.triggers.projection import Descent
-from foreword.methods.triggers.search_space import Field, make_field
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.prompt_slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace, make_field
 from foreword.models.base import FrozenLM
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Positive
@@ -72,7 +72,7 @@ class Pez(DirectMethod):
         return _best_passed(field, passed, steps, begin)
 
 
-def _measured(field: Field, prompt: Prompt, passed: list[tuple[Prompt, float]]) -> float | None:
+def _measured(field: SearchSpace, prompt: Prompt, passed: list[tuple[Prompt, float]]) -> float | None:
     """Return the pool's loss and remember it; None if the prompt cannot be used or was passed before."""
     if any(prompt == p for p, _ in passed) or not field.readable([prompt])[0]:
         return None
@@ -81,7 +81,9 @@ def _measured(field: Field, prompt: Prompt, passed: list[tuple[Prompt, float]]) 
     return loss
 
 
-def _best_passed(field: Field, passed: list[tuple[Prompt, float]], steps: list[dict[str, Any]], begin: str) -> Made:
+def _best_passed(
+    field: SearchSpace, passed: list[tuple[Prompt, float]], steps: list[dict[str, Any]], begin: str
+) -> Made:
     """Return the prompt that does best on the validation rows, or the manual one if none beats it."""
     best = sorted(passed, key=lambda pair: pair[1])[:FINALISTS]
     choices, chosen = choose(field, [p for p, _ in best])

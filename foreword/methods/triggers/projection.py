@@ -8,8 +8,8 @@ import torch
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.methods.triggers.gradients import CHUNK, embeddings_of, slot_gradient
 from foreword.methods.triggers.objective import Objective
+from foreword.methods.triggers.prompt_slots import Prompt
 from foreword.methods.triggers.row_block import Block
-from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 
 

@@ -13,9 +13,9 @@ from typing import Any, final
 import torch
 
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
+from foreword.methods.triggers.prompt_slots import Prompt
 from foreword.methods.triggers.row_block import Block
-from foreword.methods.triggers.search_space import Field
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.search_space import SearchSpace
 
 BATCH = 32
 
@@ -45,7 +45,7 @@ class PaperState:
 class PaperRows:
     """All training rows in batches of 32, drawn anew: `accumulation` of them a gradient and as many a judgement."""
 
-    field: Field
+    field: SearchSpace
     accumulation: int
     development: Callable[[Prompt], float]
 
@@ -64,7 +64,7 @@ class PaperRows:
         ]  # fmt: skip
 
 
-def first_prompt(field: Field) -> Prompt:
+def first_prompt(field: SearchSpace) -> Prompt:
     """Masks in every slot, or for a causal model, which has none, the tokenizer's first common word."""
     mask = field.lm.tokenizer.mask_token_id if field.lm.kind == "masked" else None
     if mask is None:

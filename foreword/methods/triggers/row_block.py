@@ -12,7 +12,7 @@ from foreword.core.prompts import Bank, HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.inference.batched import stacked_scores
 from foreword.methods.triggers.objective import Objective, readied
-from foreword.methods.triggers.slots import Prompt, columns_of
+from foreword.methods.triggers.prompt_slots import Prompt, columns_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score, score_all

@@ -7,12 +7,12 @@ from typing import Any, final
 
 from foreword.core.shapes import Int, Tensor
 from foreword.errors import DataError
-from foreword.methods.triggers.detokenise import Writer
+from foreword.methods.triggers.detokenise import Detokeniser
 from foreword.methods.triggers.objective import Objective
+from foreword.methods.triggers.prompt_slots import Prompt, Slotted, with_slots
 from foreword.methods.triggers.row_block import Block
-from foreword.methods.triggers.selection_rows import BLOCK, Pool
-from foreword.methods.triggers.slots import Prompt, Slotted, with_slots
-from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
+from foreword.methods.triggers.selection_rows import BLOCK, SelectionRows
+from foreword.methods.triggers.token_filters import TokenFilter, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
 from foreword.tasks.rows import Row, label_of
@@ -21,21 +21,21 @@ from foreword.training.contract import Job
 
 @final
 @dataclass(frozen=True, eq=False)
-class Field:
+class SearchSpace:
     """The ground of a search. `spare` are training rows outside of the pool, for gradients; `surfaces` every token's
     text."""
 
     lm: FrozenLM
     job: Job
     slotted: Slotted
-    pool: Pool
+    pool: SelectionRows
     pool_rows: tuple[Row, ...]
     encoded: tuple[Encoded, ...]
     spare: tuple[Encoded, ...]
     spare_labels: tuple[int, ...]
     allowed_A: Int[Tensor, "A"]
     surfaces: tuple[str, ...]
-    writer: Writer
+    writer: Detokeniser
     objective: Objective
     gradient_rows: int
     written: bool  # whether every prompt must be read back from its words as it is
@@ -60,7 +60,7 @@ class Field:
         return [self.surfaces[i] or self.lm.tokenizer.convert_ids_to_tokens(i) for i in prompt]
 
 
-def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False) -> Field:
+def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False) -> SearchSpace:
     """The field of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token there is.
 
     Raises: DataError without labelled training rows; ConfigError where no token is left.
@@ -75,15 +75,15 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
     labels = [label_of(row) for row in task.train]
     pool_rows = tuple(task.train[i] for i in inside)
     own = tuple(encoded[i] for i in inside)
-    pool = Pool.build(lm, own, [labels[i] for i in inside], slotted.length, config.objective)
+    pool = SelectionRows.build(lm, own, [labels[i] for i in inside], slotted.length, config.objective)
     surfaces = surfaces_of(lm)
     words = frozenset(word for some in job.format.words for word in some)
     texts = (text for row in task.train for text in row.fields.values())
-    wanted = Wanted(words, scripts_of(texts), config.capitals, config.non_ascii)
+    wanted = TokenFilter(words, scripts_of(texts), config.capitals, config.non_ascii)
     plans = {id(e.plan): e.plan for e in encoded if e.plan is not None and job.format.words}
     pieces = {p for plan in plans.values() for label in plan.words for word in label for p in word if len(word) == 1}
     allowed = allowed_ids(lm, wanted, pieces, surfaces) if not everything else _all_ids(lm, surfaces)
-    return Field(
+    return SearchSpace(
         lm=lm,
         job=job,
         slotted=slotted,
@@ -94,7 +94,7 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
         spare_labels=tuple(labels[i] for i in outside),
         allowed_A=allowed,
         surfaces=tuple(surfaces),
-        writer=Writer.build(lm, slotted, pool_rows, own, [surfaces[i] for i in allowed.tolist()]),
+        writer=Detokeniser.build(lm, slotted, pool_rows, own, [surfaces[i] for i in allowed.tolist()]),
         objective=config.objective,
         gradient_rows=config.gradient_rows,
         written=config.words and not everything,

@@ -8,8 +8,8 @@ import torch
 
 from foreword.methods.instructions.halving import halve
 from foreword.methods.triggers.objective import Objective, row_losses
+from foreword.methods.triggers.prompt_slots import Prompt
 from foreword.methods.triggers.row_block import Block
-from foreword.methods.triggers.slots import Prompt
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
 
@@ -19,7 +19,7 @@ GROUP = 8  # prompts that are read side by side; the next ones know the best of 
 
 @final
 @dataclass(frozen=True)
-class Measured:
+class PromptScore:
     """A prompt's mean loss over the pool, `penalty` included; of one that was dropped, a number it is not below."""
 
     loss: float
@@ -28,7 +28,7 @@ class Measured:
 
 @final
 @dataclass(eq=False)
-class Pool:
+class SelectionRows:
     """Blocks of rows. `read` counts rows read with a prompt, gradients apart."""
 
     blocks: tuple[Block, ...]
@@ -40,11 +40,11 @@ class Pool:
     def build(
         lm: FrozenLM, rows: Sequence[Encoded], labels: Sequence[int], length: int, objective: Objective,
         *, block: int = BLOCK, reuse: bool = True,
-    ) -> "Pool":  # fmt: skip
+    ) -> "SelectionRows":  # fmt: skip
         """Rows in the order given."""
         parts = [slice(at, at + block) for at in range(0, len(rows), block)]
         blocks = [Block.build(lm, rows[p], labels[p], length, objective, reuse=reuse) for p in parts]
-        return Pool(tuple(blocks), objective)
+        return SelectionRows(tuple(blocks), objective)
 
     @property
     def rows(self) -> int:
@@ -63,13 +63,13 @@ class Pool:
 
     def race(
         self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float, *, shrink: bool = True
-    ) -> list[Measured]:
+    ) -> list[PromptScore]:
         """Measure prompts in this order; one whose rows so far put it above the bound is read no further.
 
         Row losses are never negative, so what is dropped is truly above it. With `shrink` the bound falls to the best
         loss found: the least of all is always whole, and the same as if nothing had been dropped.
         """
-        found: list[Measured] = []
+        found: list[PromptScore] = []
         for at in range(0, len(prompts), GROUP):
             group = list(range(at, min(at + GROUP, len(prompts))))
             sums = dict.fromkeys(group, 0.0)
@@ -80,12 +80,12 @@ class Pool:
                 for i, total in zip(alive, self._sums(block, [prompts[i] for i in alive]), strict=True):
                     sums[i] += total
                 alive = [i for i in alive if sums[i] / self.rows + penalties[i] <= bound]
-            found += [Measured(sums[i] / self.rows + penalties[i], i in alive) for i in group]
+            found += [PromptScore(sums[i] / self.rows + penalties[i], i in alive) for i in group]
             if shrink:
                 bound = min([bound, *(found[i].loss for i in alive)])
         return found
 
-    def halved(self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float) -> list[Measured]:
+    def halved(self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float) -> list[PromptScore]:
         """Measure with a quarter of the evaluations, by successive halving over blocks; the winner is read whole.
         Others are not: their loss is infinite, since nothing is promised of it."""
 
@@ -101,7 +101,7 @@ class Pool:
         budget = max(len(prompts), len(prompts) * len(self.blocks) // 4)
         winner = halve(len(prompts), len(self.blocks), budget, evaluate).winner
         [best] = self.race([prompts[winner]], [penalties[winner]], bound, shrink=False)
-        return [best if i == winner else Measured(float("inf"), False) for i in range(len(prompts))]
+        return [best if i == winner else PromptScore(float("inf"), False) for i in range(len(prompts))]
 
     def _sums(self, block: Block, prompts: Sequence[Prompt]) -> list[float]:
         """Each prompt's sum of losses over a block's rows."""

@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.methods.triggers.slots import Prompt
+from foreword.methods.triggers.prompt_slots import Prompt
 
 TOP = 32  # tokens a slot that swaps of several slots are drawn from
 Readable = Callable[[Sequence[Prompt]], Sequence[bool]]  # which prompts are read back from their words as they are
@@ -16,7 +16,7 @@ Readable = Callable[[Sequence[Prompt]], Sequence[bool]]  # which prompts are rea
 
 @final
 @dataclass(frozen=True)
-class Candidate:
+class SwappedPrompt:
     """A prompt to try: what is `predicted` of its loss, the slots that differ, and its rank among those proposed."""
 
     prompt: Prompt
@@ -37,11 +37,11 @@ class _Singles:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Candidate:
+    def __getitem__(self, index: int) -> SwappedPrompt:
         at = int(self._order[index])
         slot, token = divmod(at, len(self._allowed))
         prompt = (*self._prompt[:slot], int(self._allowed[token]), *self._prompt[slot + 1 :])
-        return Candidate(prompt, (slot,), float(self._change[at]), index)
+        return SwappedPrompt(prompt, (slot,), float(self._change[at]), index)
 
 
 def propose(
@@ -54,23 +54,23 @@ def propose(
     readable: Readable | None = None,
     swaps: int = 1,
     rng: random.Random | None = None,
-) -> list[Candidate]:
+) -> list[SwappedPrompt]:
     """At most `count` prompts, best first; ties go to the lower slot, then the lower token.
 
     Half of them change `swaps` slots at once where that is more than one (annealed by the caller). Prompts in `seen`,
     and those that are not `readable`, are left out.
     """
-    found: dict[Prompt, Candidate] = {}
+    found: dict[Prompt, SwappedPrompt] = {}
     if swaps > 1 and rng is not None:
         drawn = _several(change_PA, prompt, allowed_A, count, min(swaps, len(prompt)), rng)
         _take(found, drawn, count // 2, seen, readable)
     _take(found, _Singles(change_PA, prompt, allowed_A), count - len(found), seen, readable)
     ordered = sorted(found.values(), key=lambda c: c.predicted)
-    return [Candidate(c.prompt, c.slots, c.predicted, rank) for rank, c in enumerate(ordered)]
+    return [SwappedPrompt(c.prompt, c.slots, c.predicted, rank) for rank, c in enumerate(ordered)]
 
 
 def _take(
-    found: dict[Prompt, Candidate], given: "Sequence[Candidate] | _Singles", count: int,
+    found: dict[Prompt, SwappedPrompt], given: "Sequence[SwappedPrompt] | _Singles", count: int,
     seen: Container[Prompt], readable: Readable | None,
 ) -> None:  # fmt: skip
     """Move up to `count` new candidates over, written in batches as large as what is still wanted."""
@@ -88,7 +88,7 @@ def _take(
 
 def _several(
     change_PA: Tensor, prompt: Prompt, allowed_A: Tensor, count: int, swaps: int, rng: random.Random
-) -> list[Candidate]:
+) -> list[SwappedPrompt]:
     """Swaps of several slots at once, each token drawn from the best of its slot."""
     top = min(TOP, change_PA.shape[1])
     best_PK = change_PA.topk(top, largest=False, sorted=True)
@@ -101,5 +101,5 @@ def _several(
             new[slot] = int(allowed_A[best_PK.indices[slot, k]])
             predicted += float(best_PK.values[slot, k])
         if predicted < float("inf"):
-            drawn.append(Candidate(tuple(new), slots, predicted, 0))
+            drawn.append(SwappedPrompt(tuple(new), slots, predicted, 0))
     return sorted(drawn, key=lambda c: c.predicted)

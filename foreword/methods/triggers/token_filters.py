@@ -17,7 +17,7 @@ UNUSED = ("[unused", "<unused", "<reserved", "<|reserved")
 
 @final
 @dataclass(frozen=True)
-class Wanted:
+class TokenFilter:
     """What a search may use. `capitals` False drops tokens with a capital first letter (a cheap guess at names, which
     would give answers away), `non_ascii` False those with any character beyond ASCII. `words` are never used: label
     words, or the objects of facts. `scripts` are those of the training texts; tokens of others are dropped.
@@ -47,7 +47,7 @@ def surfaces_of(lm: FrozenLM) -> list[str]:
     return [text[len(before) :] if text.startswith(before) else "" for text in decoded]
 
 
-def allowed_ids(lm: FrozenLM, wanted: Wanted, pieces: Iterable[int], surfaces: list[str]) -> Int[Tensor, "A"]:
+def allowed_ids(lm: FrozenLM, wanted: TokenFilter, pieces: Iterable[int], surfaces: list[str]) -> Int[Tensor, "A"]:
     """The tokens that may be used, in order; `pieces` are those of label words.
 
     Raises: ConfigError where nothing is left.
@@ -71,7 +71,7 @@ def allowed_ids(lm: FrozenLM, wanted: Wanted, pieces: Iterable[int], surfaces: l
     return torch.tensor(found)
 
 
-def _passes(text: str, wanted: Wanted, words: set[str]) -> bool:
+def _passes(text: str, wanted: TokenFilter, words: set[str]) -> bool:
     if not text or not text.isprintable() or "\ufffd" in text or text.lower() in words:
         return False
     if not wanted.capitals and text[0].isupper():

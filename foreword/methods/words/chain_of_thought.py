@@ -14,7 +14,7 @@ import torch
 from foreword.core.doc import Doc, documented
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
+from foreword.core.template import AnswerPlace, Field, Part, Soft, Template, Turn, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.inference.answers import choices_of
@@ -150,7 +150,7 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
             turns += [Turn(t.role, joined(_filled(t.parts, row))) for t in others]
             turns.append(Turn("assistant", joined(_solved(form, row, conclude))))
         return Template((*turns, *others))
-    before = [part for part in template.turns[0].parts if not isinstance(part, Answer)]
+    before = [part for part in template.turns[0].parts if not isinstance(part, AnswerPlace)]
     if instruction:
         last = before[-1] if before else None
         spaced = not isinstance(last, Words) or not last.text[-1:].isspace()
@@ -158,7 +158,7 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
     solved: list[Part] = []
     for row in shown:
         solved += [*_stripped(_filled(before, row)), Words(" "), *_solved(form, row, conclude), Words(BETWEEN)]
-    return Template((Turn("", joined([*solved, *before, Answer()])),))
+    return Template((Turn("", joined([*solved, *before, AnswerPlace()])),))
 
 
 def _filled(parts: Sequence[Part], row: Row) -> list[Part]:

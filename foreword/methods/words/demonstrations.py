@@ -14,9 +14,9 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.errors import ConfigError, DataError
 from foreword.inference.features import EncodedRows, encode_rows
-from foreword.inference.scoring import Reading, score_readings
+from foreword.inference.scoring import ScoreRequest, score_readings
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import log_probabilities
+from foreword.tasks.label_metrics import log_probabilities
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
 
@@ -105,7 +105,7 @@ def scores_of(
 ) -> list[Float[Tensor, "N C"]]:
     """Return scores of the same rows in each format, all in mixed batches."""
     nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
-    return score_readings(lm, [Reading(nothing, form, rows, (), encoded_rows) for form in forms])
+    return score_readings(lm, [ScoreRequest(nothing, form, rows, (), encoded_rows) for form in forms])
 
 
 def entropy(score_NC: Float[Tensor, "N C"]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from foreword.methods.words.demonstrations import (
     scores_of,
 )
 from foreword.models.base import FrozenLM
-from foreword.tasks.metrics import accuracy, nll
+from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row
 from foreword.training.contract import DirectMethod, Job, Made, SearchState
 from foreword.training.options import Count, Joint, Share

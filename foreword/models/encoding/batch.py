@@ -11,8 +11,8 @@ from foreword.core.inject import PrefixBatch, inject_prefix, inject_soft
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ConfigError
-from foreword.models.base import FrozenLM, Inputs, Source
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.base import EncoderSource, FrozenLM, Inputs
+from foreword.models.encoding.label_layout import LabelPlan
 
 
 @final
@@ -37,7 +37,7 @@ class Encoded:
     ids_S: Int[np.ndarray, "S"]
     slot_S: Int[np.ndarray, "S"]
     answer: int
-    plan: Plan | None
+    plan: LabelPlan | None
     cut: int = 0
     shared: int = 0
     source: SourceRow | None = None
@@ -153,7 +153,7 @@ def prepare(
     prefix = None if bank is None else inject_prefix(bank, task_B, lm.dtype)
     source = None
     if batch.source is not None:
-        source = Source(_embedded(lm, batch.source, bank, task_B), batch.source.attend_BS.to(lm.device))
+        source = EncoderSource(_embedded(lm, batch.source, bank, task_B), batch.source.attend_BS.to(lm.device))
     inputs = Inputs(
         embed_BSD=text_BSD,
         attend_BS=batch.attend_BS.to(lm.device),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from foreword.core.format import ChatOptions, Format
-from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft, Template, Turn, joined
+from foreword.core.template import AnswerPlace, Decoder, Demos, Field, Literal, Soft, Template, Turn, joined
 from foreword.errors import ConfigError, DataError, ModelError
 from foreword.models.encoding.chat_template import ChatTemplate, frozen
 from foreword.models.encoding.row_items import Hole, Part
@@ -139,7 +139,7 @@ def _messages(
     for turn in template.turns:
         content = []
         for part in turn.parts:
-            assert not isinstance(part, Answer | Demos | Decoder), "messages have none of them"
+            assert not isinstance(part, AnswerPlace | Demos | Decoder), "messages have none of them"
             if isinstance(part, Literal) and not (data and part.data):
                 content.append(part.text)
             else:

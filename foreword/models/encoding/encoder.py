@@ -15,14 +15,14 @@ from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Batch, Encoded, SourceRow, collate, prepare
 from foreword.models.encoding.chat import Chat
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.label_layout import LabelPlan
 from foreword.models.encoding.layout import lay_out
-from foreword.models.encoding.row_items import Gap, Hole, Mark, Row, Text
+from foreword.models.encoding.row_items import Gap, Hole, Mark, RowItems, Text
 from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 from foreword.models.encoding.truncate import Part, share_out, which
 from foreword.models.encoding.verbalizer import Planner
 
-__all__ = ["Batch", "Encoded", "Encoder", "Line", "TextRow", "collate", "count_cut", "prepare"]
+__all__ = ["Batch", "Encoded", "Encoder", "PlainRow", "TextRow", "collate", "count_cut", "prepare"]
 
 
 @runtime_checkable
@@ -39,7 +39,7 @@ class TextRow(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Line:
+class PlainRow:
     """A row that comes from nowhere in particular."""
 
     fields: Mapping[str, str]
@@ -59,12 +59,12 @@ class Encoder:
 
     format: Format
     pieces: Pieces
-    row: Row
+    row: RowItems
     chat: Chat | None
     planner: Planner
     room: int
     own: int
-    plan: Plan | None
+    plan: LabelPlan | None
     opening: tuple[int, ...] = ()
     target: int = 0
 
@@ -114,7 +114,7 @@ class Encoder:
         return torch.tensor(self.row.init_P)
 
     def encode(self, fields: Mapping[str, str], options: Sequence[str] | None = None) -> Encoded:
-        return self.encode_rows([Line(fields, tuple(options or ()))])[0]
+        return self.encode_rows([PlainRow(fields, tuple(options or ()))])[0]
 
     def encode_rows(self, rows: Sequence[TextRow]) -> list[Encoded]:
         """Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
@@ -136,7 +136,7 @@ class Encoder:
                     raise DataError(f"{row.where}: {error}") from None
             raise
 
-    def _encode(self, rows: Sequence[TextRow], plans: Sequence[Plan | None]) -> list[Encoded]:
+    def _encode(self, rows: Sequence[TextRow], plans: Sequence[LabelPlan | None]) -> list[Encoded]:
         filled = self.filled(rows)
         if self.chat:
             self.chat.check([row.where for row in rows], filled)
@@ -159,7 +159,7 @@ class Encoder:
             encoded.append(self._join(ids, plan, cut, rows[i].where))
         return encoded
 
-    def _room(self, plan: Plan | None, where: str) -> int:
+    def _room(self, plan: LabelPlan | None, where: str) -> int:
         """Columns for the row's own text and the template's, beside its label words where those share the room."""
         grows = plan.longest - 1 if plan else 0
         if self.row.source is None:
@@ -203,7 +203,7 @@ class Encoder:
                 raise DataError(f"{row.where}: {error}") from None
         return filled
 
-    def _join(self, ids: Sequence[Sequence[int]], plan: Plan | None, cut: int, where: str) -> Encoded:
+    def _join(self, ids: Sequence[Sequence[int]], plan: LabelPlan | None, cut: int, where: str) -> Encoded:
         flat = [i for part in ids for i in part]
         if not flat or self.row.written == len(flat):
             raise DataError(f"{where}: the row has no tokens, so there is nothing to read; give it text.")
@@ -254,7 +254,7 @@ class Encoder:
             kept[index] = [i for n, i in enumerate(ids[index]) if n not in gone]
         return kept
 
-    def _plans_of(self, rows: Sequence[TextRow]) -> list[Plan | None]:
+    def _plans_of(self, rows: Sequence[TextRow]) -> list[LabelPlan | None]:
         """The plan of each row. Rows with the same options share one. None is kept: every row may bring new options."""
         options = list(dict.fromkeys(tuple(row.options) for row in rows if row.options))
         if not options:
@@ -277,7 +277,7 @@ class Encoder:
                 raise DataError(f"{row.where}: {error}") from None
 
 
-def _opening(row: Row, pieces: Pieces) -> tuple[int, ...]:
+def _opening(row: RowItems, pieces: Pieces) -> tuple[int, ...]:
     """Return the tokens of the text right before the first field that stay the same before texts of several kinds."""
     item = next((item for item in row.items if item.ids is None or isinstance(item, Mark)), None)
     if not isinstance(item, Text) or isinstance(item.parts[0], Hole):

@@ -77,13 +77,13 @@ class Layout:
 class Parts:
     """Plans of some words each, every word a label of its own, and the label that each word is of, in their order."""
 
-    plans: tuple["Plan", ...]
+    plans: tuple["LabelPlan", ...]
     label_W: Int[np.ndarray, "W"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Plan:
+class LabelPlan:
     """The label words of a row as pieces. Rows with the same labels share one plan, and its layouts are made once.
 
     `single` says that every word of every label is one piece: then logits rank labels as log-probabilities do, and no
@@ -179,7 +179,7 @@ class Plan:
         if len(groups) == 1 and table <= TABLE:
             return None
         normalised = self.normalised or not self.single
-        plans = [Plan(self.kind, tuple((word,) for word, _ in group), self.mean, normalised) for group in groups]
+        plans = [LabelPlan(self.kind, tuple((word,) for word, _ in group), self.mean, normalised) for group in groups]
         return Parts(tuple(plans), np.array([c for group in groups for _, c in group]))
 
     def layout(self, trie: bool = True, *, apart: bool = False) -> Layout:

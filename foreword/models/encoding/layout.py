@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import final
 
 from foreword.core.format import Format
-from foreword.core.template import Answer, Decoder, Soft, Template
+from foreword.core.template import AnswerPlace, Decoder, Soft, Template
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.chat import Chat
-from foreword.models.encoding.row_items import Gap, Item, Row, layout_row, with_answer, with_holes
+from foreword.models.encoding.row_items import Gap, Item, RowItems, layout_row, with_answer, with_holes
 from foreword.models.encoding.tokenise import Pieces
-from foreword.models.encoding.verbalizer import Place
+from foreword.models.encoding.verbalizer import LabelPlace
 
 __all__ = ["Laid", "lay_out"]
 
@@ -19,7 +19,7 @@ __all__ = ["Laid", "lay_out"]
 class Laid:
     """A row, where its label words stand, and its chat, if it is one."""
 
-    def __init__(self, row: Row, place: Place, chat: Chat | None):
+    def __init__(self, row: RowItems, place: LabelPlace, chat: Chat | None):
         self.row, self.place, self.chat = row, place, chat
 
 
@@ -36,7 +36,7 @@ def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
         raise ModelError(f"The tokenizer of {lm.name!r} has no mask token; load the model as causal.")
     parts = chat.parts if chat else with_answer(with_holes(template.parts))
     row = layout_row(parts, pieces, mask_id, filler, chat is not None, format.soft_first)
-    return Laid(row, Place(chat.tail, chat.lead) if chat else Place.of(parts), chat)
+    return Laid(row, LabelPlace(chat.tail, chat.lead) if chat else LabelPlace.of(parts), chat)
 
 
 def _two_parts(lm: FrozenLM, template: Template, pieces: Pieces, filler: int, soft_first: bool) -> Laid:
@@ -51,9 +51,13 @@ def _two_parts(lm: FrozenLM, template: Template, pieces: Pieces, filler: int, so
     written = layout_row(parts, begun, None, filler, False, False)
     ahead = len(read.init_P)
     later: list[Item] = [Gap(i.start + ahead, i.ids) if isinstance(i, Gap) else i for i in written.items]
-    row = Row((*read.items, *later), (*read.init_P, *written.init_P), len(read.items))
+    row = RowItems((*read.items, *later), (*read.init_P, *written.init_P), len(read.items))
     # After nothing but slots a text begins as it does without them.
-    return Laid(row, Place(None, "") if all(isinstance(p, Soft | Answer) for p in parts) else Place.of(parts), None)
+    return Laid(
+        row,
+        LabelPlace(None, "") if all(isinstance(p, Soft | AnswerPlace) for p in parts) else LabelPlace.of(parts),
+        None,
+    )
 
 
 def _check_answer(lm: FrozenLM, format: Format) -> None:
@@ -70,7 +74,7 @@ def _check_answer(lm: FrozenLM, format: Format) -> None:
     if lm.kind == "masked":
         if template.answer is None:
             raise ConfigError(f"The template {template.source!r} has no {{mask}}; {lm.name!r} reads its answer there.")
-    elif template.answer and not isinstance(template.parts[-1], Answer):
+    elif template.answer and not isinstance(template.parts[-1], AnswerPlace):
         told = "is causal and reads its answer at the end" if lm.kind == "causal" else "writes its answer at the end"
         raise ConfigError(
             f"The template {template.source!r} goes on after {{{template.answer.name}}}; {lm.name!r} {told}: move it "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from foreword.core.template import Answer, Decoder, Demos, Field, Literal, Soft
+from foreword.core.template import AnswerPlace, Decoder, Demos, Field, Literal, Soft
 from foreword.errors import ConfigError
 from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 
@@ -96,12 +96,12 @@ class Mark:
 
 
 Item = Text | Gap | Fixed | Mark
-Part = Literal | Hole | Soft | Answer
+Part = Literal | Hole | Soft | AnswerPlace
 
 
 @final
 @dataclass(frozen=True)
-class Row:
+class RowItems:
     """The items of every row of a template, and which positions of the prompt were given as words (-1: not).
 
     The first `source` items are an encoder's, and the others its decoder's; None where the model reads all as one.
@@ -132,7 +132,7 @@ class Row:
         return count
 
 
-def with_holes(parts: Sequence[Literal | Field | Soft | Answer | Demos | Decoder]) -> list[Part]:
+def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | Decoder]) -> list[Part]:
     """Raises: ConfigError where demonstrations have not been written into their place."""
     found: list[Part] = []
     for part in parts:
@@ -147,16 +147,16 @@ def with_holes(parts: Sequence[Literal | Field | Soft | Answer | Demos | Decoder
 
 def with_answer(parts: Sequence[Part]) -> list[Part]:
     """The parts with the answer at the end, after a space, where the template does not say where it is."""
-    if any(isinstance(part, Answer) for part in parts):
+    if any(isinstance(part, AnswerPlace) for part in parts):
         return list(parts)
     last = parts[-1] if parts else None
     space = isinstance(last, Literal) and not last.text[-1:].isspace()
-    return [*parts, *([Literal(" ")] if space else []), Answer()]
+    return [*parts, *([Literal(" ")] if space else []), AnswerPlace()]
 
 
 def layout_row(
     parts: Sequence[Part], pieces: Pieces, mask_id: int | None, filler_id: int, bare: bool, soft_first: bool
-) -> Row:
+) -> RowItems:
     """The items of a row. `mask_id` is None for causal models, whose answer is the row's end. `bare` rows (chats) get
     no special tokens but those in their text; others have them around the row, after leading slots if `soft_first`.
     """
@@ -177,12 +177,12 @@ def layout_row(
             group.append(part)
             continue
         spaces = ""
-        if isinstance(part, Soft | Answer) and group and isinstance(group[-1], str):
+        if isinstance(part, Soft | AnswerPlace) and group and isinstance(group[-1], str):
             text = str(group.pop())
             kept = text.rstrip(" ")
             spaces = text[len(kept) :]
             group.extend([kept] if kept else [])
-        if isinstance(part, Answer):
+        if isinstance(part, AnswerPlace):
             flush(mask_id)
             if mask_id is not None:
                 items.append(Mark((mask_id,)))
@@ -196,10 +196,10 @@ def layout_row(
             flush(part.ids[0])
             items.append(part)
     flush(None)
-    return Row(tuple(items), tuple(init))
+    return RowItems(tuple(items), tuple(init))
 
 
-Flat = list[str | Fixed | Hole | Soft | Answer]
+Flat = list[str | Fixed | Hole | Soft | AnswerPlace]
 
 
 def _flatten(parts: Sequence[Part], pieces: Pieces) -> Flat:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-from foreword.core.template import Answer
+from foreword.core.template import AnswerPlace
 from foreword.core.template import Literal as Text
 from foreword.errors import ConfigError
 from foreword.models.base import Kind
-from foreword.models.encoding.label_layout import Plan
+from foreword.models.encoding.label_layout import LabelPlan
 from foreword.models.encoding.row_items import Part
 from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 
@@ -17,7 +17,7 @@ LabelSet = tuple[Sequence[str], Sequence[Sequence[str]]]  # label names, and the
 
 @final
 @dataclass(frozen=True, eq=False)
-class Place:
+class LabelPlace:
     """Where label words stand: the template's own text before them (None where they begin the row), and the spaces
     between. After a field or a slot a word has one space."""
 
@@ -25,16 +25,16 @@ class Place:
     spaces: str
 
     @staticmethod
-    def of(parts: Sequence[Part]) -> "Place":
+    def of(parts: Sequence[Part]) -> "LabelPlace":
         """The place of the answer among a template's parts."""
-        at = next(i for i, p in enumerate(parts) if isinstance(p, Answer))
+        at = next(i for i, p in enumerate(parts) if isinstance(p, AnswerPlace))
         if at == 0:
-            return Place(None, "")
+            return LabelPlace(None, "")
         last = parts[at - 1]
         if not isinstance(last, Text):
-            return Place("", " ")
+            return LabelPlace("", " ")
         text = last.text.rstrip(" ")
-        return Place(text, last.text[len(text) :])
+        return LabelPlace(text, last.text[len(text) :])
 
     def ids(self, pieces: Pieces, words: Sequence[str]) -> list[list[int]]:
         """Pieces of words as they are in this place."""
@@ -53,7 +53,7 @@ class Planner:
     """Makes plans of label words for one tokenizer and place; `model` is its name in messages."""
 
     pieces: Pieces
-    place: Place
+    place: LabelPlace
     kind: Kind
     mean: bool
     model: str
@@ -64,7 +64,7 @@ class Planner:
         what: Literal["label", "option"],
         shift: tuple[float, ...] = (),
         temperature: float = 1.0,
-    ) -> list[Plan]:
+    ) -> list[LabelPlan]:
         """A plan for each set of labels; their words are tokenised in one call.
 
         Raises: ConfigError for words that the tokenizer has no pieces for, or cannot tell apart.
@@ -74,16 +74,16 @@ class Planner:
         for names, words in sets:
             self._check(names, words, ids, what)
             pieces = tuple(tuple(ids[w.strip()] for w in label) for label in words)
-            plans.append(Plan(self.kind, pieces, self.mean, shift=shift, temperature=temperature))
+            plans.append(LabelPlan(self.kind, pieces, self.mean, shift=shift, temperature=temperature))
         return plans
 
-    def texts(self, texts: Sequence[str]) -> list[Plan]:
+    def texts(self, texts: Sequence[str]) -> list[LabelPlan]:
         """A plan for each text, whose one label is that text: its score is the text's whole log-likelihood.
 
         Raises: ConfigError for a text that the tokenizer has no pieces for.
         """
         ids = self._ids(texts, "text")
-        return [Plan(self.kind, ((ids[text.strip()],),), mean=False, normalised=True) for text in texts]
+        return [LabelPlan(self.kind, ((ids[text.strip()],),), mean=False, normalised=True) for text in texts]
 
     def _ids(self, words: Sequence[str], what: str) -> dict[str, tuple[int, ...]]:
         """Pieces of each distinct word."""

@@ -16,9 +16,9 @@ from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Dims, Inputs, Kind, Site
-from foreword.models.hf import families, generation, prefix_attention, rope, shared_weights
+from foreword.models.hf import families, library_generation, prefix_attention, rope, shared_weights
 from foreword.models.hf.last_layer import reading_last
-from foreword.models.hf.masks import Rows
+from foreword.models.hf.masks import PackedRows
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.unpadded import Packing
 
@@ -84,7 +84,7 @@ class HFLM(HFModel):
             context=families.context_of(self._model, self._family),
         )
 
-    def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> Rows:
+    def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> PackedRows:
         """The rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the context.
@@ -104,7 +104,7 @@ class HFLM(HFModel):
         if longest > self.dims.context:
             self._check_context(position_BS)
         attend_BS = inputs.attend_BS if padded else None
-        return Rows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
+        return PackedRows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
 
     def _padded(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """Hidden states of the base model, of a family whose attention does not come to the seam."""
@@ -270,7 +270,7 @@ class HFLM(HFModel):
         told = prefix_attention.Seam(self._layer_of, prefix, backend=self._backend)
         names = {module: name for name, module in self._model.named_modules()}
         model = rope.reading(self._decoding, self._rotaries, names[self._base])
-        return generation.generate(model, told, inputs, self._offset, options)
+        return library_generation.generate(model, told, inputs, self._offset, options)
 
     def _check_length(self, inputs: Inputs, prefix: PrefixBatch | None, new: int) -> None:
         """Raises: ModelError where the library would go on with keys that were rotated by other frequencies."""
@@ -287,7 +287,7 @@ class HFLM(HFModel):
 
     @cached_property
     def _decoding(self) -> PreTrainedModel:
-        return generation.plainly(self._model)
+        return library_generation.plainly(self._model)
 
     def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFLM":
         return HFLM(model, self.tokenizer, self.kind, self.name, backend=backend, layers=self._layers)

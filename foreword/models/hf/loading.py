@@ -21,7 +21,7 @@ from transformers import (
 
 from foreword.errors import ConfigError, ModelError
 from foreword.models.base import Kind
-from foreword.models.hf import families, folder, shared_weights, storage
+from foreword.models.hf import families, model_folder, shared_weights, storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
@@ -48,7 +48,7 @@ def load(
     """Read a checkpoint with transformers and wrap it; see `foreword.models.load.load`."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    folder.require_model(source, name)
+    model_folder.require_model(source, name)
     with _told(name):
         config = AutoConfig.from_pretrained(source, **origin)
     kind = kind_of(config, name) if kind is None else kind
@@ -67,7 +67,7 @@ def load(
         options = {"config": config, "dtype": kept, "device_map": device_map, "output_loading_info": True}
         loaded: Any = auto.from_pretrained(source, **options, **quantised, **origin)
         model, report = loaded
-    if report["missing_keys"] and folder.sentences_of(source):
+    if report["missing_keys"] and model_folder.sentences_of(source):
         raise ModelError(
             f"{name} is a sentence-transformers model, which turns texts into vectors and has no output head; give a "
             "masked or causal language model."

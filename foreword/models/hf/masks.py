@@ -13,7 +13,7 @@ from foreword.models.hf.unpadded import Packing
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class PackedRows:
     """The rows that the model has as one row of packed tokens, or as they are where `packing` is None, and which text
     columns each of their positions may see, before any layer's causality and window.
 
@@ -38,7 +38,7 @@ class Rows:
         return self.packing
 
 
-def visible(rows: Rows, prefix: PrefixBatch | None, causal: bool, window: int | None) -> Tensor | None:
+def visible(rows: PackedRows, prefix: PrefixBatch | None, causal: bool, window: int | None) -> Tensor | None:
     """What each position sees, broadcastable to (B, 1, S, P+S); None where plain (causal) attention says it all."""
     text = _visible_text(rows, causal, window)
     ahead = None if prefix is None else _visible_prefix(rows, prefix, causal, window)
@@ -54,7 +54,7 @@ def visible(rows: Rows, prefix: PrefixBatch | None, causal: bool, window: int | 
     return torch.cat([ahead.expand(*shape, columns), text.expand(*shape, length)], dim=-1)
 
 
-def _visible_text(rows: Rows, causal: bool, window: int | None) -> Tensor | None:
+def _visible_text(rows: PackedRows, causal: bool, window: int | None) -> Tensor | None:
     parts = []
     length, device = rows.position_BS.shape[1], rows.position_BS.device
     if rows.attend_BS is not None:
@@ -74,7 +74,7 @@ def _visible_text(rows: Rows, causal: bool, window: int | None) -> Tensor | None
     return seen
 
 
-def _visible_prefix(rows: Rows, prefix: PrefixBatch, causal: bool, window: int | None) -> Tensor | None:
+def _visible_prefix(rows: PackedRows, prefix: PrefixBatch, causal: bool, window: int | None) -> Tensor | None:
     if prefix.whole and window is None:
         return None
     seen = prefix.real_BP[:, None, None, :]
@@ -85,7 +85,7 @@ def _visible_prefix(rows: Rows, prefix: PrefixBatch, causal: bool, window: int |
     return seen & ((apart_BSP if causal else apart_BSP.abs()) < window)[:, None]
 
 
-def visible_cached(rows: Rows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
+def visible_cached(rows: PackedRows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
     """Columns of a cache are positions: each row's own up to where it stands, or the last window of them; those of the
     prefixes that rows share come first."""
     device = rows.position_BS.device

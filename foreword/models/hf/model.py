@@ -20,7 +20,7 @@ from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
 from foreword.models.base import Fingerprint, FrozenLM, Inputs, Kind
 from foreword.models.encoding.chat import turn_end
-from foreword.models.hf import families, generation, prefix_attention, shared_weights, storage
+from foreword.models.hf import families, library_generation, prefix_attention, shared_weights, storage
 from foreword.models.hf.fused_activations import fuse_activations
 from foreword.models.hf.head import OutputHead
 
@@ -116,7 +116,7 @@ class HFModel(FrozenLM):
 
     @cached_property
     def set_aside(self) -> dict[str, Any]:
-        return generation.set_aside(self._model)
+        return library_generation.set_aside(self._model)
 
     @cached_property
     def stops(self) -> frozenset[int]:

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from foreword.core.inject import PrefixBatch
 from foreword.core.kv_cache import CachedRows
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.models.hf.masks import Rows, additive, below, boolean_mask, library_mask, visible, visible_cached
+from foreword.models.hf.masks import PackedRows, additive, below, boolean_mask, library_mask, visible, visible_cached
 from foreword.models.hf.relative_bias import RelativeBias
 from foreword.models.hf.shared_prefix_attention import after_trunks
 from foreword.models.hf.unpadded import Packing
@@ -46,7 +46,7 @@ class Seam:
     layer_of: Mapping[int, int]
     prefix: PrefixBatch | None = None
     cached: CachedRows | None = None
-    rows: Rows | None = None
+    rows: PackedRows | None = None
     backend: Backend | None = None
     seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
     enough: int | None = None
@@ -160,7 +160,7 @@ def _by_row(heads_1HYK: Tensor, rows: int) -> Tensor:
     return heads_1HYK[0].transpose(0, 1).unflatten(0, (rows, -1)).transpose(1, 2)
 
 
-def _of_read(mask: Tensor, rows: Rows) -> Tensor:
+def _of_read(mask: Tensor, rows: PackedRows) -> Tensor:
     """A mask over the columns of every position, at the positions read alone."""
     if mask.shape[2] == 1 or rows.read_BR is None:
         return mask
@@ -200,7 +200,7 @@ def eager(
 
 
 def layer_mask(
-    seam: Seam, rows: Rows, causal: bool, window: int | None, dtype: torch.dtype, fused: bool
+    seam: Seam, rows: PackedRows, causal: bool, window: int | None, dtype: torch.dtype, fused: bool
 ) -> Tensor | None:
     """The additive mask over prefix and text columns for layers of this kind; built once a pass for each kind.
 

@@ -17,9 +17,9 @@ from foreword.core.kv_cache import CachedRows, RowCache
 from foreword.core.prompts import PrefixPrompt
 from foreword.core.shapes import Bool, Float, Int, Tensor
 from foreword.errors import ModelError
-from foreword.models.base import Dims, Inputs, Kind, Site, Source
-from foreword.models.hf import families, generation, prefix_attention, shared_weights
-from foreword.models.hf.masks import Rows
+from foreword.models.base import Dims, EncoderSource, Inputs, Kind, Site
+from foreword.models.hf import families, library_generation, prefix_attention, shared_weights
+from foreword.models.hf.masks import PackedRows
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.relative_bias import RelativeBias
 
@@ -76,7 +76,7 @@ class HFSeq2Seq(HFModel):
         ids_BS = ids_BS.to(self.device)
         at_BS = torch.arange(2, device=self.device)[None]
         embed_BSD = self.embed(ids_BS)
-        inputs = Inputs(embed_BSD, at_BS >= 0, at_BS, at_BS, source=Source(embed_BSD, at_BS >= 0))
+        inputs = Inputs(embed_BSD, at_BS >= 0, at_BS, at_BS, source=EncoderSource(embed_BSD, at_BS >= 0))
         return inputs, {"input_ids": ids_BS, "decoder_input_ids": ids_BS}
 
     @property
@@ -93,7 +93,10 @@ class HFSeq2Seq(HFModel):
         return hidden_BSD.gather(1, at.to(hidden_BSD.device))
 
     def _encoded(
-        self, source: Source, prefix: PrefixBatch | None, seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None
+        self,
+        source: EncoderSource,
+        prefix: PrefixBatch | None,
+        seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None,
     ) -> Float[Tensor, "B S D"]:
         rows = self._placed(source.attend_BS, _columns(source.attend_BS), prefix)
         told = prefix_attention.Seam(
@@ -125,7 +128,7 @@ class HFSeq2Seq(HFModel):
             assert cached.source is not None, "the cache is of this model"
             last_B1 = cached.source.last_B[:, None].to(self.device)
             cross = prefix_attention.Seam(
-                self._layer_of["cross"], None, cached.source, Rows(None, None, last_B1, None, 0), self._backend
+                self._layer_of["cross"], None, cached.source, PackedRows(None, None, last_B1, None, 0), self._backend
             )
         told = prefix_attention.Seam(
             self._layer_of["self"], own, cached, rows, self._backend, seen,
@@ -148,7 +151,7 @@ class HFSeq2Seq(HFModel):
 
     def _placed(
         self, attend_BS: Bool[Tensor, "B S"], position_BS: Int[Tensor, "B S"], ahead: PrefixBatch | CachedRows | None
-    ) -> Rows:
+    ) -> PackedRows:
         """The rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the positions that the model has.
@@ -162,7 +165,7 @@ class HFSeq2Seq(HFModel):
                 f"{self.dims.context}: shorten the text or the prompt."
             )
         padded = not bool(attend_BS.all())
-        return Rows(None, attend_BS if padded else None, position_BS, None, last + 1)
+        return PackedRows(None, attend_BS if padded else None, position_BS, None, last + 1)
 
     def _bias(
         self, site: str, position_BS: Int[Tensor, "B S"], prefix: PrefixBatch | None, cached: CachedRows | None = None
@@ -208,7 +211,7 @@ class HFSeq2Seq(HFModel):
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
         embed_BSD = embed_PD[None].to(self.device, self.dtype)
         attend_BS = torch.ones(1, len(embed_PD), dtype=torch.bool, device=self.device)
-        source = Source(embed_BSD, attend_BS)
+        source = EncoderSource(embed_BSD, attend_BS)
         inputs = Inputs(embed_BSD, attend_BS, _columns(attend_BS), attend_BS[:, :1].long() * 0, source=source)
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
         self._decoded(inputs, self._encoded(source, None, seen), None, None, seen)
@@ -248,8 +251,10 @@ class HFSeq2Seq(HFModel):
         )  # fmt: skip
         source_BXD = self._encoded(inputs.source, _at(prefix, "encoder"))
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": sorted(self.stops) or None}
-        begun = generation.Begun(self._decoder, self._embedding, self.dims.layers, self._moved)
-        return generation.generate_from_source(self._model, begun, told, inputs, source_BXD, {**ends, **options})
+        begun = library_generation.Begun(self._decoder, self._embedding, self.dims.layers, self._moved)
+        return library_generation.generate_from_source(
+            self._model, begun, told, inputs, source_BXD, {**ends, **options}
+        )
 
     def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFSeq2Seq":
         return HFSeq2Seq(model, self.tokenizer, self.kind, self.name, backend=backend, found=self._found)

@@ -4,7 +4,7 @@ import re
 from urllib.parse import urlsplit
 
 from foreword.errors import ConfigError
-from foreword.serving.app.errors import Refused, answer
+from foreword.serving.app.error_responses import Refused, answer
 from foreword.serving.app.limits import App, Receive, Scope, Send
 from foreword.serving.app.server import Server
 from foreword.serving.keys import EVERYONE, Key

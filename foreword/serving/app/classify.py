@@ -8,11 +8,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from foreword.serving.app.completions import check_text
-from foreword.serving.app.errors import Refused
+from foreword.serving.app.error_responses import Refused
 from foreword.serving.app.futures import outcome, unless_gone
 from foreword.serving.app.schemas import Classification, ClassifyRequest, guarded
 from foreword.serving.app.server import key_of, server_of, told
-from foreword.serving.protocol import Asked, Judged
+from foreword.serving.protocol import Judged, RowRequest
 
 router = guarded()
 
@@ -42,9 +42,9 @@ async def classify(given: ClassifyRequest, request: Request) -> Response:
     for number, row in enumerate(rows):
         where = f"input {number}" if len(rows) > 1 else "input"
         if isinstance(row, str):
-            asked.append(Asked(version, row, options=options, where=where))
+            asked.append(RowRequest(version, row, options=options, where=where))
         else:
-            asked.append(Asked(version, fields=row, options=options, where=where))
+            asked.append(RowRequest(version, fields=row, options=options, where=where))
     name = given.model if version is None else version.id
     told(request).update(prompt=name, rows=len(rows))
     future = server.engine.classify(asked, server.client(key_of(request)))

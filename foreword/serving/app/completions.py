@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from foreword.serving.app.errors import Refused
+from foreword.serving.app.error_responses import Refused
 from foreword.serving.app.futures import unless_gone
 from foreword.serving.app.schemas import ChatCompletion, ChatRequest, Completion, CompletionRequest, Generating, guarded
 from foreword.serving.app.server import Server, key_of, server_of, told
 from foreword.serving.app.streaming import EventStream
-from foreword.serving.app.text_responses import Wanted, Writing
-from foreword.serving.protocol import Asked, Sampling
+from foreword.serving.app.text_responses import TextRequest, TextStreams
+from foreword.serving.protocol import RowRequest, Sampling
 
 TOKENS, CHAT_TOKENS = 16, 256
 SHOWN = 2**21  # log-probabilities that one answer may have
@@ -42,7 +42,7 @@ async def completions(given: CompletionRequest, request: Request) -> Response:
         if given.prompt is not None:
             raise Refused(400, "Give `prompt` or `fields`, not both.", "invalid", "fields")
         texts: list[str] = []
-        rows = [Asked(version, fields=given.fields, where="fields")]
+        rows = [RowRequest(version, fields=given.fields, where="fields")]
         check_text(server, given.fields.values(), "fields")
     else:
         if given.prompt is None:
@@ -50,7 +50,7 @@ async def completions(given: CompletionRequest, request: Request) -> Response:
         texts = [given.prompt] if isinstance(given.prompt, str) else given.prompt
         check_text(server, texts, "prompt")
         rows = [
-            Asked(version, text, where=f"prompt {n}" if len(texts) > 1 else "prompt", echo=bool(given.echo))
+            RowRequest(version, text, where=f"prompt {n}" if len(texts) > 1 else "prompt", echo=bool(given.echo))
             for n, text in enumerate(texts)
         ]
     if not rows:
@@ -66,7 +66,7 @@ async def completions(given: CompletionRequest, request: Request) -> Response:
     samplings = _samplings(server, given, len(rows), tokens, given.logprobs)
     _check_shown(samplings, len(rows) * tokens + sum(len(text.encode()) for text in echo))
     name = given.model if version is None else version.id
-    return await _answered(request, Wanted(name, rows, samplings, echo, False, bool(given.stream), _usage(given)))
+    return await _answered(request, TextRequest(name, rows, samplings, echo, False, bool(given.stream), _usage(given)))
 
 
 @router.post(
@@ -81,13 +81,13 @@ async def chat(given: ChatRequest, request: Request) -> Response:
     if given.top_logprobs is not None and not given.logprobs:
         raise Refused(400, "`top_logprobs` are shown beside `logprobs`; set that too.", "invalid", "top_logprobs")
     turns = tuple((message.role, message.text) for message in given.messages)
-    rows = [Asked(version, messages=turns, where="messages")]
+    rows = [RowRequest(version, messages=turns, where="messages")]
     likeliest = (given.top_logprobs or 0) if given.logprobs else None
     tokens = given.max_completion_tokens or given.max_tokens or CHAT_TOKENS
     samplings = _samplings(server, given, 1, tokens, likeliest)
     _check_shown(samplings, tokens)
     name = given.model if version is None else version.id
-    return await _answered(request, Wanted(name, rows, samplings, [], True, bool(given.stream), _usage(given)))
+    return await _answered(request, TextRequest(name, rows, samplings, [], True, bool(given.stream), _usage(given)))
 
 
 def check_text(server: Server, texts: Iterable[str], param: str) -> None:
@@ -145,11 +145,11 @@ def _usage(given: Generating) -> bool:
     return given.stream_options is not None and bool(given.stream_options.include_usage)
 
 
-async def _answered(request: Request, wanted: Wanted) -> Response:
+async def _answered(request: Request, wanted: TextRequest) -> Response:
     server = server_of(request)
     about: dict[str, Any] = told(request)
     about.update(prompt=wanted.model, rows=len(wanted.rows) * len(wanted.samplings))
-    writing = Writing(server, wanted, asyncio.get_running_loop(), server.client(key_of(request)))
+    writing = TextStreams(server, wanted, asyncio.get_running_loop(), server.client(key_of(request)))
     try:
         if wanted.stream:
             first = await unless_gone(request.receive, writing.first())

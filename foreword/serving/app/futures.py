@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from foreword.serving.app.errors import Gone
+from foreword.serving.app.error_responses import Gone
 from foreword.serving.app.limits import Receive
 
 T = TypeVar("T")

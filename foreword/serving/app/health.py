@@ -5,7 +5,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
-from foreword.serving.app.errors import Refused
+from foreword.serving.app.error_responses import Refused
 from foreword.serving.app.schemas import BEARER, FAILURES, Failure, Health
 from foreword.serving.app.server import server_of
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.errors import Refused, answer
+from foreword.serving.app.error_responses import Refused, answer
 from foreword.serving.quota import NO_LIMITS, Quota, Shares
 
 Scope = MutableMapping[str, Any]
@@ -54,7 +54,7 @@ class Places:
         return self.arriving.total + self.requests.total
 
 
-class Place:
+class RequestPlace:
     """One request's share of them: it takes a request's place when its body is whole, and gives all back at its end."""
 
     def __init__(self, places: Places, key: str, quota: Quota):

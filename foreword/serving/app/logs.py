@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, final
 
-from foreword.serving.app.errors import answer
+from foreword.serving.app.error_responses import answer
 from foreword.serving.app.limits import App, Message, Receive, Scope, Send
 from foreword.serving.app.server import Server
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import foreword
-from foreword.serving.app import classify, completions, errors, health, logs, models, prompts
+from foreword.serving.app import classify, completions, error_responses, health, logs, models, prompt_routes
 from foreword.serving.app.auth import Access
 from foreword.serving.app.limits import BodyLimit, Gate
 from foreword.serving.app.server import Server
@@ -30,8 +30,8 @@ def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.server = server
-    errors.install(app)
-    parts = (completions, classify, models, prompts, health)
+    error_responses.install(app)
+    parts = (completions, classify, models, prompt_routes, health)
     for part in parts:
         app.include_router(part.router)
     app.state.routes = [route for part in parts for route in part.router.routes]

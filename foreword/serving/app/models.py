@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import Path as InPath
 from fastapi import Request
 
-from foreword.serving.app.errors import missing
+from foreword.serving.app.error_responses import missing
 from foreword.serving.app.schemas import PROMPT, ModelCard, ModelList, guarded
 from foreword.serving.app.server import Server, key_of, server_of
 from foreword.serving.keys import Key

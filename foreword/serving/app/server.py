@@ -8,9 +8,9 @@ from anyio import to_thread
 from fastapi import Request
 
 from foreword.errors import ConfigError
-from foreword.serving.app.errors import Refused, missing
-from foreword.serving.app.limits import Limits, Place, Places
-from foreword.serving.app.metrics import Metrics
+from foreword.serving.app.error_responses import Refused, missing
+from foreword.serving.app.limits import Limits, Places, RequestPlace
+from foreword.serving.app.prometheus import Metrics
 from foreword.serving.keys import EVERYONE, Key, KeyRing
 from foreword.serving.names import parse
 from foreword.serving.protocol import Client, Works
@@ -58,8 +58,8 @@ class Server:
         """Whom the engine works for."""
         return Client("" if key is EVERYONE else key.id, self.quota(key).rows)
 
-    def place(self, key: Key) -> Place:
-        return Place(self.places, self.client(key).id, self.quota(key))
+    def place(self, key: Key) -> RequestPlace:
+        return RequestPlace(self.places, self.client(key).id, self.quota(key))
 
     async def admit(self, key: Key, method: str, path: str) -> None:
         """Raises: Refused, for a request that this key may not make whatever its body is."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Response
 
-from foreword.serving.app.errors import Gone
+from foreword.serving.app.error_responses import Gone
 from foreword.serving.app.futures import unless_gone
 from foreword.serving.app.limits import Receive, Scope, Send
 

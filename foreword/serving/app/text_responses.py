@@ -8,22 +8,22 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.serving.app.errors import answer
+from foreword.serving.app.error_responses import answer
 from foreword.serving.app.futures import outcome
 from foreword.serving.app.server import Server
 from foreword.serving.app.streaming import LAST, data
-from foreword.serving.protocol import ANYBODY, Asked, Client, Delta, Generated, Piece, Sampling, Ticket
+from foreword.serving.protocol import ANYBODY, Client, Delta, Generated, Piece, RowRequest, Sampling, Ticket
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TextRequest:
     """The rows of one request with what each is sampled by, and how an answer to them is written.
 
     `echo` has each row's own text where answers begin with it, and is empty where they do not.
     """
 
     model: str
-    rows: list[Asked]
+    rows: list[RowRequest]
     samplings: list[Sampling]
     echo: list[str]
     chat: bool
@@ -31,13 +31,13 @@ class Wanted:
     usage: bool
 
 
-class Writing:
+class TextStreams:
     """Texts under way: choice `row * n + sample` is sample `sample` of row `row`. Close it when nobody waits any more.
 
     Raises: Busy, and then nothing of it is under way.
     """
 
-    def __init__(self, server: Server, wanted: Wanted, loop: asyncio.AbstractEventLoop, by: Client = ANYBODY):
+    def __init__(self, server: Server, wanted: TextRequest, loop: asyncio.AbstractEventLoop, by: Client = ANYBODY):
         self.server, self.wanted = server, wanted
         self.id = f"{'chatcmpl' if wanted.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.began = int(time.time()), time.perf_counter()

@@ -42,7 +42,7 @@ def sentence(text: str) -> str:
     return re.sub(r"(^|[.!?] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
 
 
-class Deck:
+class ShuffledDeck:
     """Draws without replacement and reshuffles when empty, so that rare items are seen as often as others."""
 
     def __init__(self, rng: random.Random, items: Sequence[str]) -> None:

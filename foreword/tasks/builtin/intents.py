@@ -7,7 +7,7 @@ frames. Many intents share times, people, places and money, so that no single wo
 import random
 from collections.abc import Iterator
 
-from foreword.tasks.builtin.grammar import Deck, articles, build, fill, pools
+from foreword.tasks.builtin.grammar import ShuffledDeck, articles, build, fill, pools
 from foreword.tasks.builtin.intents_phrases import FRAMES, OPENINGS, PHRASES, SLOTS
 from foreword.tasks.task import Task
 
@@ -21,9 +21,9 @@ def make(split: str, label: int) -> Iterator[str]:
     """Endless requests of one intent."""
     rng = random.Random(f"intents {split} {label}")
     requests = pools(PHRASES[LABELS[label]], ";")
-    new, known = Deck(rng, requests[split]), Deck(rng, requests["train"])
-    order, opening = Deck(rng, _words(FRAMES, split)), Deck(rng, _words(OPENINGS, split))
-    slots = {name: Deck(rng, _words(source, split)) for name, source in SLOTS.items()}
+    new, known = ShuffledDeck(rng, requests[split]), ShuffledDeck(rng, requests["train"])
+    order, opening = ShuffledDeck(rng, _words(FRAMES, split)), ShuffledDeck(rng, _words(OPENINGS, split))
+    slots = {name: ShuffledDeck(rng, _words(source, split)) for name, source in SLOTS.items()}
     slots |= {f"{name}2": slots[name] for name in SLOTS}
     while True:
         familiar = split == "test" and rng.random() < FAMILIAR

@@ -10,7 +10,7 @@ training row has (listings-values); and two kinds of place that no training row 
 import random
 from collections.abc import Iterator
 
-from foreword.tasks.builtin.grammar import Deck, articles, pools
+from foreword.tasks.builtin.grammar import ShuffledDeck, articles, pools
 from foreword.tasks.builtin.listings_words import AREAS, FEATURES, FIRST, HOURS, LAST, NEW_KINDS, PRICES, SAID
 from foreword.tasks.rows import Table
 from foreword.tasks.task import Task
@@ -25,9 +25,9 @@ def places(part: str, tested: str = "") -> Iterator[dict[str, str]]:
     rng = random.Random(f"listings {part} {tested}")
     split = "test" if tested == "values" else "train"
     kinds = [kind for kind in FEATURES if (kind in NEW_KINDS) == (tested == "kinds")]
-    kind = Deck(rng, kinds)
-    first, last, area, hour = (Deck(rng, pools(words)[split]) for words in (FIRST, LAST, AREAS, HOURS))
-    features = {name: Deck(rng, pools(FEATURES[name])[split]) for name in kinds}
+    kind = ShuffledDeck(rng, kinds)
+    first, last, area, hour = (ShuffledDeck(rng, pools(words)[split]) for words in (FIRST, LAST, AREAS, HOURS))
+    features = {name: ShuffledDeck(rng, pools(FEATURES[name])[split]) for name in kinds}
     while True:
         own = kind()
         drawn = {

@@ -7,7 +7,7 @@ counting words is not enough. Test rows take every loaded word, and most of thei
 import random
 from collections.abc import Iterator
 
-from foreword.tasks.builtin.grammar import Deck, build, fill, lines, pools, sentence
+from foreword.tasks.builtin.grammar import ShuffledDeck, build, fill, lines, pools, sentence
 from foreword.tasks.builtin.sentiment_words import DOMAINS, GENERAL, VERDICTS
 from foreword.tasks.task import Task
 
@@ -70,9 +70,9 @@ FAMILIAR = 0.35  # share of test rows that take loaded words from the training p
 def make(split: str, label: int) -> Iterator[str]:
     """Endless reviews of one label, some plain, some turned round."""
     rng = random.Random(f"sentiment {split} {label}")
-    new = [Deck(rng, PLAIN[split]), Deck(rng, TURNED[split])]
-    known = [Deck(rng, PLAIN["train"]), Deck(rng, TURNED["train"])]
-    verdicts = {s: [Deck(rng, _clauses(v)[s]) for v in VERDICTS] for s in ("train", split)}
+    new = [ShuffledDeck(rng, PLAIN[split]), ShuffledDeck(rng, TURNED[split])]
+    known = [ShuffledDeck(rng, PLAIN["train"]), ShuffledDeck(rng, TURNED["train"])]
+    verdicts = {s: [ShuffledDeck(rng, _clauses(v)[s]) for v in VERDICTS] for s in ("train", split)}
     while True:
         words = "train" if split == "test" and rng.random() < FAMILIAR else split
         seen_shape = words == split and rng.random() < 0.4
@@ -80,7 +80,7 @@ def make(split: str, label: int) -> Iterator[str]:
         yield _review(rng, shape, split, words, label, verdicts[words][1 - label])
 
 
-def _review(rng: random.Random, shape: str, split: str, words: str, label: int, verdict: Deck) -> str:
+def _review(rng: random.Random, shape: str, split: str, words: str, label: int, verdict: ShuffledDeck) -> str:
     domains = [d for d in DOMAINS.values() if pools(d[0])[words]]
     items, remarks, aspects = rng.choice(domains)
     (aspect, loaded), (aspect2, loaded2) = rng.sample([*aspects.items()], 2)

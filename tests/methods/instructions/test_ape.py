@@ -16,7 +16,7 @@ from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.scoring import encode_rows
-from foreword.methods.instructions.candidates import NONE, Pool, Reader, with_instruction
+from foreword.methods.instructions.candidates import NONE, CandidatePool, CandidateScorer, with_instruction
 from foreword.methods.instructions.halving import Cells
 from foreword.methods.instructions.proposal_prompts import edited, instruction_of
 from foreword.methods.instructions.rounds import Ranked, candidates, exhaustive, search, spearman
@@ -39,7 +39,7 @@ def stated(mapping: dict[str, str]) -> str:
 class Executor:
     """Obeys the instruction in front of the template; where it says nothing about a noun it guesses."""
 
-    def __init__(self, rows: list[Row], pool: Pool, seed: int):
+    def __init__(self, rows: list[Row], pool: CandidatePool, seed: int):
         self.rows, self.pool, self.seed, self.read = rows, pool, seed, 0
 
     def obey(self, source: str, row: Row) -> str:
@@ -58,7 +58,7 @@ def lm():
     return tiny("causal", context=4096)
 
 
-def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[Pool, list[Row], str]:
+def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[CandidatePool, list[Row], str]:
     """A secret mapping of nouns to answers, rows of it, and a pool in which one candidate states it."""
     rng = random.Random(seed)
     nouns = rng.sample(NOUNS, len(NOUNS))
@@ -66,7 +66,7 @@ def planted(lm, seed: int, decoys: int = 199, stating: bool = True) -> tuple[Poo
     rows = [Row({"text": noun}, None, (), "", (secret[noun],)) for noun in nouns]
     task = Task([{"text": noun, "targets": secret[noun]} for noun in NOUNS[:20] if noun in secret] * 3, name="secret")
     form = task.format("causal", "{text}: {answer}")
-    pool = Pool(lm, lambda text: with_instruction(form, text, "causal"))
+    pool = CandidatePool(lm, lambda text: with_instruction(form, text, "causal"))
     pool.add_as_written()
     others = [{noun: rng.choice(ANSWERS) for noun in nouns} for _ in range(decoys)]
     texts = [*([stated(secret)] if stating else []), *map(stated, others)]
@@ -128,23 +128,25 @@ def test_values_are_those_of_rows_read_alone_and_come_from_the_ledger_afterwards
     lm = load(name)
     task = planted_task(new_seed(), train=20, validation=0, test=4)
     form = task.format(lm.kind)
-    pool = Pool(lm, lambda text: with_instruction(form, text, lm.kind))
+    pool = CandidatePool(lm, lambda text: with_instruction(form, text, lm.kind))
     pool.add_as_written()
     assert pool.add("Say yes or no.", "given") and not pool.add("say  YES or no", "given")
     ledger = AnswerLog()
     cells = [(0, range(5)), (1, range(2, 9))]
-    found = Reader(lm, task, task.train, "likelihood", ledger).values(pool.arms, cells)
+    found = CandidateScorer(lm, task, task.train, "likelihood", ledger).values(pool.arms, cells)
     for (arm, rows), values in zip(cells, found, strict=True):
         for row, value in zip(rows, values, strict=True):
             one = task.train[row]
             alone = stacked_scores(lm, [NONE], [encode_rows(lm, pool.arms[arm].format, [one])])[0][0]
             p = torch.exp(alone.double())
             assert value == pytest.approx(math.log(float(p[one.label] / p.sum())), abs=1e-5)
-    assert Reader(lm, task, task.train, "likelihood", ledger).values(pool.arms, cells) == found
-    right = Reader(lm, task, task.train, "metric", ledger).values(pool.arms, cells)
+    assert CandidateScorer(lm, task, task.train, "likelihood", ledger).values(pool.arms, cells) == found
+    right = CandidateScorer(lm, task, task.train, "metric", ledger).values(pool.arms, cells)
     assert {v for values in right for v in values} <= {0.0, 1.0}
-    outcome = search(pool, 20, 12, lambda c: Reader(lm, task, task.train, "likelihood", ledger).values(pool.arms, c))
-    whole = exhaustive(pool, Reader(lm, task, task.train, "likelihood", ledger), 20, outcome)
+    outcome = search(
+        pool, 20, 12, lambda c: CandidateScorer(lm, task, task.train, "likelihood", ledger).values(pool.arms, c)
+    )
+    whole = exhaustive(pool, CandidateScorer(lm, task, task.train, "likelihood", ledger), 20, outcome)
     assert whole["further_evaluations"] == 28
     assert (whole["choice_rank"], whole["regret"] == 0.0) in ((1, True), (2, False))
 
@@ -153,7 +155,7 @@ def test_values_are_those_of_rows_read_alone_and_come_from_the_ledger_afterwards
 def test_special_tokens_in_a_proposal_do_not_reach_a_template(kind):
     lm = load({"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}[kind])
     form = planted_task(1).format(lm.kind)
-    pool = Pool(lm, lambda text: with_instruction(form, text, lm.kind))
+    pool = CandidatePool(lm, lambda text: with_instruction(form, text, lm.kind))
     token = lm.tokenizer.mask_token if kind == "masked" else lm.tokenizer.eos_token
     assert not pool.add(f"Answer {token} now", "forward")
     assert not pool.add("long " * 400, "forward"), "no room for a row"

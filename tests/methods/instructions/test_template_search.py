@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM
 
 from foreword.core.template import Template
 from foreword.errors import ConfigError
-from foreword.methods.instructions.infill import ANSWER, Filling, Gap, Infiller, shapes
+from foreword.methods.instructions.infill import ANSWER, Blank, Filling, Infiller, shapes
 from foreword.methods.registry import train
 from foreword.models.hf.loading import EMBEDDED
 from foreword.models.load import load
@@ -29,7 +29,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     seed = new_seed()
     lm, examples = load("foreword-mini"), drawn(seed)
     plain = AutoModelForMaskedLM.from_pretrained(EMBEDDED, attn_implementation="eager").float().eval()
-    best = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Gap(1), ANSWER))
+    best = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Blank(1), ANSWER))
     total = torch.zeros(lm.dims.vocab)
     for fields, answer in examples:
         ids = torch.tensor([lm.tokenizer(f"{fields['text']} {lm.tokenizer.mask_token} {answer}")["input_ids"]])
@@ -40,7 +40,7 @@ def test_the_best_word_is_that_of_the_summed_log_probabilities():
     wanted = total.topk(3)
     assert [f.logprob for f in best] == pytest.approx(wanted.values.tolist(), abs=1e-3), seed
     assert [f.words[0] for f in best] == [lm.tokenizer.decode([i]).strip() for i in wanted.indices.tolist()], seed
-    two = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Gap(1), ANSWER, Gap(1)))
+    two = Infiller(lm, examples, 3, AnswerLog(), "x").fill(("text", Blank(1), ANSWER, Blank(1)))
     assert two == sorted(two, key=lambda f: -f.logprob)
 
 
@@ -48,7 +48,7 @@ def test_a_causal_model_reads_what_stands_before_the_gap_only():
     lm = tiny("causal", dtype="float64")
     examples = drawn(1)
     others = [(fields, "else") for fields, _ in examples]
-    shape = ("text", Gap(2), ANSWER)
+    shape = ("text", Blank(2), ANSWER)
     one, other = (Infiller(lm, some, 2, AnswerLog(), "x").fill(shape) for some in (examples, others))
     assert [f.words for f in one] == [f.words for f in other]
     masked = tiny("masked", dtype="float64")
@@ -66,7 +66,7 @@ def test_a_causal_model_reads_what_stands_before_the_gap_only():
     ],
 )
 def test_fillings_are_templates(fields, kind, words, source):
-    found = next(s for s in shapes(fields, kind, 3) if sum(isinstance(p, Gap) for p in s) == len(words))
+    found = next(s for s in shapes(fields, kind, 3) if sum(isinstance(p, Blank) for p in s) == len(words))
     template = Filling(found, words, 0.0).template(kind)
     assert template.source == source
     assert Template.parse(source) == template

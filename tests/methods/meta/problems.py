@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foreword.methods.meta.inner_loop import Loss
-from foreword.methods.meta.task_losses import Fold, PromptLoss, Shape
+from foreword.methods.meta.task_losses import EpisodeRow, PromptLoss, Shape
 from foreword.models.encoding.encoder import Encoder
 from foreword.models.load import load
 from foreword.tasks.task import Task
@@ -69,15 +69,15 @@ def folded(kind: str, tasks: int, rows: int, *, dtype=torch.float64, seed: int =
     encoded = Encoder.build(lm, form_).encode_rows(task.train + task.validation)
     draw = torch.Generator().manual_seed(seed + 1)
 
-    def folds(first: int, only: int | None = None) -> list[Fold]:
+    def folds(first: int, only: int | None = None) -> list[EpisodeRow]:
         return [
-            Fold(t, encoded[first + t * rows + i], i % 3, 1 / rows)
+            EpisodeRow(t, encoded[first + t * rows + i], i % 3, 1 / rows)
             for t in range(tasks)
             for i in range(rows)
             if only in (None, t)
         ]
 
-    def loss(some: list[Fold], texts=None, count: int = tasks) -> PromptLoss:
+    def loss(some: list[EpisodeRow], texts=None, count: int = tasks) -> PromptLoss:
         return PromptLoss(lm, lm.second_order(), shape, some, count, budget, texts)
 
     dims = lm.dims

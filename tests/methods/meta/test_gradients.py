@@ -8,7 +8,7 @@ import torch
 
 from foreword.methods.meta.inner_loop import adapt, finite_product, gradient, product
 from foreword.methods.meta.meta_gradient import meta_gradient, reptile, unrolled, weights_of
-from foreword.methods.meta.task_losses import TEXT_BYTES, Fold, Texts, text_first
+from foreword.methods.meta.task_losses import TEXT_BYTES, EpisodeRow, Texts, text_first
 from tests.methods.meta.problems import Quadratic, dot, folded, quadratics, random_like
 
 KINDS = ["masked", "causal"]
@@ -141,11 +141,11 @@ def test_folded_tasks_are_a_loop_over_tasks_and_a_permutation_permutes(kind):
     together = meta_gradient(loss(support), loss(query), start, rates, last(2)).start["embed"]
     assert len({len(f.encoded.ids_S) for f in support}) > 1
     for t in range(3):
-        alone = [[Fold(0, f.encoded, f.label, f.share) for f in some if f.task == t] for some in (support, query)]
+        alone = [[EpisodeRow(0, f.encoded, f.label, f.share) for f in some if f.task == t] for some in (support, query)]
         own = meta_gradient(*(loss(a, count=1) for a in alone), {"embed": start["embed"][t : t + 1]}, rates, last(2))
         assert close({"g": together[t : t + 1]}, {"g": own.start["embed"]}, 1e-12)
     order = [2, 0, 1]
-    moved = [[Fold(order.index(f.task), f.encoded, f.label, f.share) for f in some] for some in (support, query)]
+    moved = [[EpisodeRow(order.index(f.task), f.encoded, f.label, f.share) for f in some] for some in (support, query)]
     turned = meta_gradient(*(loss(m) for m in moved), {"embed": start["embed"][order]}, rates, last(2)).start["embed"]
     assert close({"g": turned}, {"g": together[order]}, 1e-12)
 
@@ -168,7 +168,7 @@ def test_folded_tasks_are_vmap_over_tasks():
 def test_another_tasks_rows_leave_the_adapted_prompt_bit_for_bit():
     _, folds, loss, start = folded("masked", 2, 3, budget=10_000)
     plain = folds(0)
-    other = [Fold(f.task, f.encoded, (f.label + (f.task == 1)) % 3, f.share) for f in plain]
+    other = [EpisodeRow(f.task, f.encoded, (f.label + (f.task == 1)) % 3, f.share) for f in plain]
     one, two = (adapt(loss(some), start, rates_of(start), 3).last["embed"] for some in (plain, other))
     assert torch.equal(one[0], two[0])
     assert not torch.equal(one[1], two[1])

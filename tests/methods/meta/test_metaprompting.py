@@ -13,13 +13,13 @@ from foreword.inference.scoring import score_rows
 from foreword.methods import METHODS
 from foreword.methods.meta import double_backward
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
-from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.episode_rows import EpisodeRows
 from foreword.methods.meta.inner_loop import adapt, gradient, product
 from foreword.methods.meta.meta_gradient import meta_gradient, unrolled, weights_of
 from foreword.methods.meta.task_losses import Shape
 from foreword.methods.registry import make_job, train
 from foreword.models.load import load
-from foreword.tasks.episodes import Source
+from foreword.tasks.episodes import EpisodeSource
 from foreword.tasks.task import Task
 from foreword.training.options import configure
 from tests.live import Live
@@ -64,11 +64,11 @@ def test_a_prompt_trained_from_a_start_by_plain_descent_ends_where_the_inner_loo
     start = start_of(lm, prompt=prompt, **learnt)
     rates = start.recipe["adaptation"].get("rates", {})
     assert bool(rates) == bool(learnt) and all(max(some) > 1.01 * min(some) for some in rates.values())
-    source = Source((TASK,), ways=2, shots=3, queries=3)
+    source = EpisodeSource((TASK,), ways=2, shots=3, queries=3)
     episodes = source.episodes("test", 1, 2)
     leaves, extra, lens = leaves_of(lm, start)
     form = start.format
-    deck = Deck(lm, source, [form], extra)
+    deck = EpisodeRows(lm, source, [form], extra)
     support = deck.folds("test", episodes, ("support",))
     ends = adapt_start(lens, leaves, support, 2, rates_for(start, leaves, 0.2), 3, 200)
     method = {"soft": "prompt-tuning", "prefix": "prefix-tuning"}[prompt]
@@ -292,7 +292,7 @@ def test_half_precision_is_told_where_it_would_spoil_second_derivatives(capsys):
 
 def test_a_model_that_cannot_be_differentiated_twice_at_all_is_refused(monkeypatch):
     lm = TINY["masked"]
-    deck = Deck(lm, Source((TASK,)), [TASK.format("masked", template="{soft:3} {text} {mask}")])
+    deck = EpisodeRows(lm, EpisodeSource((TASK,)), [TASK.format("masked", template="{soft:3} {text} {mask}")])
 
     def no(*_):
         raise RuntimeError("derivative for aten::some_attention_backward is not implemented")
@@ -302,7 +302,7 @@ def test_a_model_that_cannot_be_differentiated_twice_at_all_is_refused(monkeypat
         double_backward.twice_differentiable(lm, Shape("soft"), {"embed": torch.zeros(3, 32)}, deck.longest("train"))
     fused = lm.with_kernel("sdpa")
     loss = double_backward.PromptLoss(
-        fused, fused, Shape("soft"), [double_backward.Fold(0, deck.longest("train"), 0, 1.0)], 1, 99
+        fused, fused, Shape("soft"), [double_backward.EpisodeRow(0, deck.longest("train"), 0, 1.0)], 1, 99
     )
     with pytest.raises(RuntimeError, match="derivative"):
         product(loss, {"embed": torch.zeros(1, 3, 32)}, {"embed": torch.ones(1, 3, 32)})

@@ -24,7 +24,7 @@ from foreword.models.encoding.encoder import Encoder
 from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from foreword.tasks.task import Task
-from foreword.training.examples import Rows, mean_nll, reference_nll
+from foreword.training.examples import ExampleRows, mean_nll, reference_nll
 from foreword.training.trainer import Trained, train_many
 from tests.seeds import new_seed
 
@@ -57,7 +57,7 @@ def ruled(lm: FrozenLM, seed: int, count: int) -> list[dict[str, str]]:
 
 def words(lm: FrozenLM, task: Task, seed: int, near: SoftPrompt) -> SoftPrompt:
     """The best words of a search on training rows: some drawn, the nearest to what was learnt, then piece by piece."""
-    rows = Rows.of(lm, SLOTTED, task.train, 0, texts=True)
+    rows = ExampleRows.of(lm, SLOTTED, task.train, 0, texts=True)
     draw = torch.Generator().manual_seed(seed)
     table_VD = lm.embed(torch.arange(lm.dims.vocab)[None])[0]
 

@@ -17,11 +17,11 @@ from foreword.methods import METHODS
 from foreword.methods.registry import make_job, train
 from foreword.methods.soft.p_tuning import lstm, lstm_leaves, mlp, mlp_leaves
 from foreword.models.load import load
-from foreword.tasks.metrics import accuracy
+from foreword.tasks.label_metrics import accuracy
 from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import Step
-from foreword.training.joint_step import Example, step_gradients
-from foreword.training.loop import Rows, Run
+from foreword.training.joint_step import TrainingExample, step_gradients
+from foreword.training.loop import ExampleRows, Run
 from foreword.training.trainer import Trained, TrainingInterrupted, train_many
 from tests.planted import planted_task, two_of_three
 
@@ -128,7 +128,7 @@ def test_every_leaf_learns_once_the_last_layer_has_moved():
             last = "mlp.2" if encoder == "mlp" else "mlp.1"
             learner.leaves[f"{last}.weight"].normal_()
         encoded = encode_rows(lm, learner.format, TASK.train[:4])
-        step_gradients(lm, [learner], [Example(0, row, 0, 0.25) for row in encoded], 10_000)
+        step_gradients(lm, [learner], [TrainingExample(0, row, 0, 0.25) for row in encoded], 10_000)
         silent = [n for n, leaf in learner.leaves.items() if leaf.grad is None or not leaf.grad.abs().max()]
         assert not silent, (encoder, silent)
 
@@ -164,7 +164,7 @@ def test_an_lstm_alone_equals_in_a_mixed_batch_and_after_a_stop(kind, tmp_path):
 def test_the_best_leaves_of_a_checkpoint_fold_to_the_same_bytes(encoder, tmp_path):
     """Tensors of a file lie anywhere in memory, where a product may round otherwise; many draws, so that one would."""
     lm = load("foreword-tiny")
-    rows = Rows([], [])
+    rows = ExampleRows([], [])
     for seed in range(12):
         job = make_job(lm, TASK, "p-tuning", options={**SHORT, "encoder": encoder, "hidden": 32}, seed=seed)
         first, second = (Run("x", METHODS["p-tuning"].start(lm, job), rows, rows, 0) for _ in range(2))

@@ -17,12 +17,12 @@ from foreword.inference.features import encode_rows
 from foreword.inference.scoring import score_rows
 from foreword.methods.registry import make_job, train
 from foreword.methods.triggers.detokenise import filled, reads_alike
+from foreword.methods.triggers.prompt_slots import columns_of, with_slots
 from foreword.methods.triggers.search_space import make_field
-from foreword.methods.triggers.slots import columns_of, with_slots
-from foreword.methods.triggers.token_filters import Wanted, allowed_ids, scripts_of, surfaces_of
+from foreword.methods.triggers.token_filters import TokenFilter, allowed_ids, scripts_of, surfaces_of
 from foreword.models.compatibility import check
 from foreword.models.hf.loading import wrap
-from foreword.models.hf.tiny import random_model
+from foreword.models.hf.tiny_checkpoints import random_model
 from foreword.tasks.task import Task
 from tests.methods.triggers.trigger_setups import word_lm, word_task
 from tests.models.trained import CORPUS, byte_bpe, masked_byte_bpe, unigram, wordpiece
@@ -104,7 +104,7 @@ def test_nothing_unwanted_is_ever_allowed(lm):
     label = next(i for i, s in enumerate(surfaces) if s.strip() == "good" or s.strip() == "a")
     word = surfaces[label].strip()
     for capitals, non_ascii in ((True, True), (False, False)):
-        wanted = Wanted(frozenset({word.upper()}), latin, capitals, non_ascii)
+        wanted = TokenFilter(frozenset({word.upper()}), latin, capitals, non_ascii)
         allowed = allowed_ids(lm, wanted, (), surfaces).tolist()
         assert set(lm.tokenizer.all_special_ids).isdisjoint(allowed) and label not in allowed
         for i in allowed:
@@ -122,15 +122,15 @@ def test_a_capital_after_a_byte_level_space_is_a_capital():
     lm = wrap(random_model("causal", byte_bpe(), 0, 16, 1, 64).eval(), byte_bpe(), "causal", "x")
     surfaces = [*surfaces_of(lm)]
     surfaces[300] = " Paris"
-    allowed = allowed_ids(lm, Wanted(frozenset(), frozenset({"LATIN"}), capitals=False), (), surfaces).tolist()
+    allowed = allowed_ids(lm, TokenFilter(frozenset(), frozenset({"LATIN"}), capitals=False), (), surfaces).tolist()
     assert 300 not in allowed
     surfaces[300] = " paris"
-    assert 300 in allowed_ids(lm, Wanted(frozenset(), frozenset({"LATIN"}), capitals=False), (), surfaces).tolist()
+    assert 300 in allowed_ids(lm, TokenFilter(frozenset(), frozenset({"LATIN"}), capitals=False), (), surfaces).tolist()
 
 
 def test_no_token_left_is_said(lm):
     with pytest.raises(ConfigError, match="No token of"):
-        allowed_ids(lm, Wanted(frozenset(), frozenset()), range(len(surfaces_of(lm))), surfaces_of(lm))
+        allowed_ids(lm, TokenFilter(frozenset(), frozenset()), range(len(surfaces_of(lm))), surfaces_of(lm))
 
 
 @pytest.mark.parametrize(

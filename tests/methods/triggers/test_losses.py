@@ -17,7 +17,7 @@ from foreword.errors import ConfigError
 from foreword.methods.triggers.beam_search import State, descend
 from foreword.methods.triggers.detokenise import filled
 from foreword.methods.triggers.objective import row_losses
-from foreword.methods.triggers.selection_rows import Pool
+from foreword.methods.triggers.selection_rows import SelectionRows
 from tests.methods.triggers.trigger_setups import field_of, plan, word_lm, word_task
 from tests.seeds import new_seed
 
@@ -54,7 +54,7 @@ def test_every_way_of_reading_equals_one_pass_a_row(kind, dtype):
             (*base[:slot], int(token), *base[slot + 1 :]) for slot in range(3) for token in field.allowed_A[5:8]
         ]
         wanted = [library_loss(reference, field, p, objective) for p in prompts]
-        whole = Pool.build(
+        whole = SelectionRows.build(
             lm, field.encoded, [int(y) for b in field.pool.blocks for y in b.label_B], 3, objective, reuse=False
         )
         field.pool.set_base(base)
@@ -104,7 +104,7 @@ def test_racing_accepts_what_reading_everything_accepts_and_reads_less():
         task = word_task(40, seed, rows=16)
         field = field_of(lm, task, seed, length=3)
         labels = [int(y) for b in field.pool.blocks for y in b.label_B]
-        pool = Pool.build(lm, field.encoded, labels, 3, "class", block=1)
+        pool = SelectionRows.build(lm, field.encoded, labels, 3, "class", block=1)
         rng = random.Random(seed)
         prompts = [tuple(rng.choice(field.allowed_A.tolist()) for _ in range(3)) for _ in range(10)]
         full = pool.race(prompts, [0.0] * 10, float("inf"), shrink=False)
@@ -137,7 +137,7 @@ def test_halving_reads_a_quarter_and_its_regret_is_known():
     lm, _ = word_lm("masked", 40, seed=SEED)
     field = field_of(lm, word_task(40, SEED, rows=32), length=3)
     labels = [int(y) for b in field.pool.blocks for y in b.label_B]
-    pool = Pool.build(lm, field.encoded, labels, 3, "class", block=4)
+    pool = SelectionRows.build(lm, field.encoded, labels, 3, "class", block=4)
     rng = random.Random(SEED)
     prompts = [tuple(rng.choice(field.allowed_A.tolist()) for _ in range(3)) for _ in range(16)]
     full = pool.losses(prompts)
@@ -223,7 +223,7 @@ def test_two_hundred_races_decide_as_two_hundred_full_readings():
     lm, _ = word_lm("causal", 40, seed=SEED)
     field = field_of(lm, word_task(40, SEED, rows=16), length=3)
     labels = [int(y) for b in field.pool.blocks for y in b.label_B]
-    pool = Pool.build(lm, field.encoded, labels, 3, "class", block=2)
+    pool = SelectionRows.build(lm, field.encoded, labels, 3, "class", block=2)
     rng = random.Random(SEED)
     for _ in range(200):
         prompts = [tuple(rng.choice(field.allowed_A.tolist()) for _ in range(3)) for _ in range(8)]

@@ -19,7 +19,7 @@ from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.methods.triggers.beam_search import State, descend
 from foreword.methods.triggers.gradients import embeddings_of, first_order, slot_gradient
-from foreword.tasks.metrics import accuracy
+from foreword.tasks.label_metrics import accuracy
 from foreword.training.trainer import TrainingInterrupted
 from tests.methods.triggers.test_losses import library_loss
 from tests.methods.triggers.trigger_setups import field_of, plan, planted_key, word_lm, word_task

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from foreword.methods.registry import make_job
-from foreword.methods.triggers.beam_search import Plan
-from foreword.methods.triggers.search_space import Field, make_field
+from foreword.methods.triggers.beam_search import SearchPlan
+from foreword.methods.triggers.search_space import SearchSpace, make_field
 from foreword.models.base import FrozenLM, Kind
 from foreword.models.hf.loading import wrap
-from foreword.models.hf.tiny import random_model
+from foreword.models.hf.tiny_checkpoints import random_model
 from foreword.tasks.task import Task
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -71,18 +71,18 @@ def word_task(words: int, seed: int, *, rows: int = 6, length: int = 3, test: in
     return Task(train=some(rows), validation=some(4), test=some(test), name=f"words-{seed}", template=TEMPLATE)
 
 
-def field_of(lm: FrozenLM, task: Task, seed: int = 0, **options: Any) -> Field:
+def field_of(lm: FrozenLM, task: Task, seed: int = 0, **options: Any) -> SearchSpace:
     """The field of an AutoPrompt job."""
     job = make_job(lm, task, "autoprompt", options={"length": 2, "pool_rows": 64, **options}, seed=seed)
     return make_field(lm, job, job.config)
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> SearchPlan:
     usual: dict[str, Any] = {
         "steps": 30, "candidates": 16, "beam": 1, "patience": 3, "restarts": 0, "swaps": 1, "fluency": 0.0,
         "verify": "race",
     }  # fmt: skip
-    return Plan(**{**usual, **changes})
+    return SearchPlan(**{**usual, **changes})
 
 
 @dataclass(frozen=True, eq=False)

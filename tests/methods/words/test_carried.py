@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from foreword.inference.answers import answer_rows, text_values
 from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
-from foreword.models.hf.tiny import byte_tokenizer
+from foreword.models.hf.tiny_checkpoints import byte_tokenizer
 from foreword.models.load import wrap
 from foreword.tasks.task import Task
 from tests.seeds import new_seed

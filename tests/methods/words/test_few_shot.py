@@ -16,7 +16,7 @@ from foreword.core.template import Literal
 from foreword.core.values import Ensemble, Neighbours
 from foreword.errors import ConfigError, DataError
 from foreword.inference.retrieval import embeddings, encode_near, nearest
-from foreword.inference.scoring import Reading, encode_rows, score_readings, score_rows
+from foreword.inference.scoring import ScoreRequest, encode_rows, score_readings, score_rows
 from foreword.methods.registry import train
 from foreword.methods.words.demonstrations import entropy, pool_of
 from foreword.models.load import load
@@ -96,8 +96,8 @@ def test_a_row_whose_text_changes_the_pieces_before_it_is_read_whole():
     )
     form = task.format("causal", label_words={"0": "bad", "1": "good"})
     encoded = encode_rows(lm, form, task.test)
-    together = score_readings(lm, [Reading(NOTHING, form, task.test)])[0]
-    alone = torch.cat([score_readings(lm, [Reading(NOTHING, form, [row])])[0] for row in task.test])
+    together = score_readings(lm, [ScoreRequest(NOTHING, form, task.test)])[0]
+    alone = torch.cat([score_readings(lm, [ScoreRequest(NOTHING, form, [row])])[0] for row in task.test])
     assert torch.allclose(together, alone, atol=1e-4)
     assert all(e.ids_S[: e.shared].tolist() == encoded[0].ids_S[: e.shared].tolist() for e in encoded)
 
@@ -180,7 +180,7 @@ def test_each_row_with_its_neighbours_scores_as_written_out(lm, task, tmp_path):
         said = [(value.examples[i].fields["text"], value.examples[i].word) for i in reversed(own)]
         text = "".join(f"{t} : {w}{end} / " for t, w in said)
         form = task.format(lm.kind, template=text + task.template[lm.kind])
-        assert torch.allclose(score_readings(lm, [Reading(NOTHING, form, [row])])[0][0], score, atol=1e-4)
+        assert torch.allclose(score_readings(lm, [ScoreRequest(NOTHING, form, [row])])[0][0], score, atol=1e-4)
     assert "in clear" in (tmp_path / "x" / "README.md").read_text()
 
 
@@ -206,7 +206,7 @@ def test_sets_answer_as_an_ensemble(lm, task):
     artefact = train(lm, task, "few-shot", demos=2, sets=3).artefact
     assert isinstance(artefact.value, Ensemble)
     alone = [
-        score_readings(lm, [Reading(m.value, m.format, task.test)])[0].double().softmax(-1)
+        score_readings(lm, [ScoreRequest(m.value, m.format, task.test)])[0].double().softmax(-1)
         for m in artefact.value.members
     ]
     assert torch.allclose(score_rows(lm, [(artefact, task.test)])[0].exp(), sum(alone) / 3, atol=1e-6)

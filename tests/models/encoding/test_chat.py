@@ -9,7 +9,7 @@ from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encoding.encoder import Encoder, Line
+from foreword.models.encoding.encoder import Encoder, PlainRow
 from tests.models.trained import TextLM, byte_bpe, first_space_bpe, unigram
 
 # The shapes of the well-known templates: ChatML, Llama 2, Llama 3, Gemma, Phi 3.
@@ -90,7 +90,7 @@ def filled(source: list[dict[str, str]], **fields: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", MAKE)
 def test_ids_are_the_librarys(name, chat, source):
     made = tokenizer(name, chat)
-    rows = [Line({"text": text, "note": note}) for text in TEXTS for note in ("said a fan", "א\u202e🙂 ")]
+    rows = [PlainRow({"text": text, "note": note}) for text in TEXTS for note in ("said a fan", "א\u202e🙂 ")]
     for row, found in zip(rows, encoder(made, source).encode_rows(rows), strict=True):
         assert found.ids_S.tolist() == library(made, filled(source, **row.fields))
         assert found.answer == len(found.ids_S) - 1
@@ -202,7 +202,7 @@ def test_a_template_that_changes_the_data():
     built = encoder(made, [{"role": "user", "content": "{text}?"}])
     assert made.decode(built.encode({"text": "a film"}).ids_S) == "a film?"
     with pytest.raises(DataError, match="row 4: the chat template"):
-        built.encode_rows([Line({"text": "a"}), Line({"text": "x</think>y"}, where="row 4")])
+        built.encode_rows([PlainRow({"text": "a"}), PlainRow({"text": "x</think>y"}, where="row 4")])
 
 
 @pytest.mark.parametrize("chat", [name for name in TEMPLATES if name != "turns"])

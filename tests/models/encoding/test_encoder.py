@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from foreword.core.format import Format
 from foreword.core.template import Template
 from foreword.errors import ConfigError, DataError, ModelError
-from foreword.models.encoding.encoder import Encoder, Line, collate, count_cut
+from foreword.models.encoding.encoder import Encoder, PlainRow, collate, count_cut
 from tests.models.trained import CAUSAL, CORPUS, MASKED, WORDS, TextLM
 
 TOKENIZERS = {name: make() for name, make in {**MASKED, **CAUSAL}.items()}
@@ -246,7 +246,7 @@ def test_unmarked_fields_are_cut_longest_first():
 
 
 def test_rows_that_cannot_fit():
-    row = Line({"text": NUMBERS, "b": NUMBERS}, where="file.jsonl, row 3")
+    row = PlainRow({"text": NUMBERS, "b": NUMBERS}, where="file.jsonl, row 3")
     with pytest.raises(DataError, match=r"file.jsonl, row 3: .*'error'"):
         encoder("byte_bpe", "causal", "{text}:", context=20, truncate="error").encode_rows([row])
     with pytest.raises(DataError, match=r"row 3: .*'text'"):
@@ -304,16 +304,16 @@ def test_label_words_refused(words, message):
 def test_options_of_rows():
     made = encoder("byte_bpe", "causal", "{text}\nanswer:")
     rows = [
-        Line({"text": "a"}, ("good", "bad")),
-        Line({"text": "b"}, ("new york", "x", "y")),
-        Line({"text": "c"}, ("good", "bad")),
+        PlainRow({"text": "a"}, ("good", "bad")),
+        PlainRow({"text": "b"}, ("new york", "x", "y")),
+        PlainRow({"text": "c"}, ("good", "bad")),
     ]
     found = made.encode_rows(rows)
     assert found[0].plan is found[2].plan
     assert [p.plan.labels for p in found] == [2, 3, 2]
     assert TOKENIZERS["byte_bpe"].decode(found[1].plan.words[0][0]) == " new york"
     with pytest.raises(DataError, match=r"row 7: .*same pieces"):
-        made.encode_rows([Line({"text": "a"}, ("good", "good"), "row 7")])
+        made.encode_rows([PlainRow({"text": "a"}, ("good", "good"), "row 7")])
 
 
 class Counting:
@@ -338,7 +338,7 @@ def test_many_rows_are_one_call_and_equal_one_by_one():
     format = Format(Template.parse("{text} It was {mask}. {soft:2} {text}"), **LABELS)
     made = Encoder.build(TextLM(tokenizer, "masked"), format)
     before = tokenizer.calls
-    rows = [Line({"text": f"{line} {n}"[:60]}) for n in range(20) for line in CORPUS]
+    rows = [PlainRow({"text": f"{line} {n}"[:60]}) for n in range(20) for line in CORPUS]
     many = made.encode_rows(rows)
     assert tokenizer.calls - before == 2  # one for each stretch of text
     for row, found in zip(rows, many, strict=True):

@@ -23,12 +23,12 @@ from foreword.core.values import PromptPool, Tuned
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
-from foreword.methods.meta.episode_rows import Deck
+from foreword.methods.meta.episode_rows import EpisodeRows
 from foreword.methods.meta.prototypes import prototype_scores
 from foreword.methods.registry import train
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check
-from foreword.tasks.episodes import Episode, Source, Split
+from foreword.tasks.episodes import Episode, EpisodeSource, Split
 
 HowKind = Literal["zero-step", "adapted", "prototypes", "fine-tuning"]
 RESULTS = "episodes.jsonl"
@@ -36,7 +36,7 @@ FOLD = 4  # episodes that adapt side by side
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class EpisodeArm:
     """What is measured: a start, zero-step or adapted, or one of the arms that need none."""
 
     name: str
@@ -69,7 +69,7 @@ class Protocol:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class EpisodeScores:
     """An arm on episodes: how many query rows of each class it got right, of how many."""
 
     arm: str
@@ -90,14 +90,14 @@ class Measured:
 
 def measure_arms(
     lm: FrozenLM,
-    source: Source,
+    source: EpisodeSource,
     forms: Sequence[Format],
-    arms: Sequence[Arm],
+    arms: Sequence[EpisodeArm],
     protocol: Protocol,
     *,
     out: Path,
     tell: Callable[[str], None] | None = None,
-) -> list[Measured]:
+) -> list[EpisodeScores]:
     """Every arm's answers on the test episodes, in order; what `out` holds is read, what it lacks is added to it.
 
     `forms` are the formats of the source's tasks, without slots.
@@ -110,13 +110,13 @@ def measure_arms(
 
 def _measure(
     lm: FrozenLM,
-    source: Source,
+    source: EpisodeSource,
     forms: Sequence[Format],
-    arms: Sequence[Arm],
+    arms: Sequence[EpisodeArm],
     protocol: Protocol,
     out: Path,
     tell: Callable[[str], None] | None,
-) -> list[Measured]:
+) -> list[EpisodeScores]:
     tried = {"adapted": protocol.rates, "fine-tuning": protocol.fine_tuning_rates}
     if not protocol.validation and any(len(tried.get(arm.how, ())) > 1 for arm in arms):
         raise ConfigError("Several rates were given and no validation episodes to choose on; give one rate, or some.")
@@ -150,32 +150,32 @@ def _measure(
     return found
 
 
-def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[Arm]:
+def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[EpisodeArm]:
     """The arms of some starts by name (several are meta-training seeds), and those that need none."""
     found = [
-        Arm(name, how, start)
+        EpisodeArm(name, how, start)
         for how in kinds
         if how in ("adapted", "zero-step")
         for name, some in starts.items()
         for start in some
     ]
-    return found + [Arm(how, how) for how in kinds if how in ("prototypes", "fine-tuning")]
+    return found + [EpisodeArm(how, how) for how in kinds if how in ("prototypes", "fine-tuning")]
 
 
 class _Desk:
     """The model with episodes' rows in the formats of one start."""
 
-    def __init__(self, lm: FrozenLM, source: Source, forms: Sequence[Format]):
+    def __init__(self, lm: FrozenLM, source: EpisodeSource, forms: Sequence[Format]):
         self.lm, self.source, self.forms = lm, source, forms
-        self._decks: dict[int, Deck] = {}
+        self._decks: dict[int, EpisodeRows] = {}
 
-    def deck(self, extra: int) -> Deck:
+    def deck(self, extra: int) -> EpisodeRows:
         if extra not in self._decks:
-            self._decks[extra] = Deck(self.lm, self.source, self.forms, extra)
+            self._decks[extra] = EpisodeRows(self.lm, self.source, self.forms, extra)
         return self._decks[extra]
 
     def scores(
-        self, arm: Arm, rate: float | None, protocol: Protocol, split: Split, group: list[Episode]
+        self, arm: EpisodeArm, rate: float | None, protocol: Protocol, split: Split, group: list[Episode]
     ) -> list[np.ndarray]:
         """Scores of the query rows of every episode of a group, in order."""
         if arm.how == "fine-tuning":
@@ -210,7 +210,7 @@ class _Desk:
         return score_rows(self.lm, [(made, task.test)])[0].double().cpu().numpy()
 
 
-def _form_of(arm: Arm, task: Any, plain: Format) -> Format:
+def _form_of(arm: EpisodeArm, task: Any, plain: Format) -> Format:
     """The start's own format for a task it has seen, else the task's with slots as long as the start."""
     if arm.start is None:
         return plain
@@ -247,8 +247,14 @@ class _Book:
             raise DataError(f"{file} is damaged ({error!r}); remove it to measure again") from error
 
     def get(
-        self, desk: _Desk, arm: Arm, rate: float | None, protocol: Protocol, split: Split, episodes: list[Episode]
-    ) -> Measured:
+        self,
+        desk: _Desk,
+        arm: EpisodeArm,
+        rate: float | None,
+        protocol: Protocol,
+        split: Split,
+        episodes: list[Episode],
+    ) -> EpisodeScores:
         told = {
             "model": desk.lm.fingerprint().weights, "start": None if arm.start is None else arm.start.sha256,
             "how": arm.how, "rate": rate, "steps": protocol.steps if arm.tuned else 0, "split": split,
@@ -264,7 +270,13 @@ class _Book:
 
 
 def _answers(
-    desk: _Desk, arm: Arm, rate: float | None, protocol: Protocol, split: Split, episodes: list[Episode], told: str
+    desk: _Desk,
+    arm: EpisodeArm,
+    rate: float | None,
+    protocol: Protocol,
+    split: Split,
+    episodes: list[Episode],
+    told: str,
 ) -> dict[str, Any]:
     right = []
     for first in range(0, len(episodes), FOLD):
@@ -278,7 +290,7 @@ def _answers(
             label_Q = np.array([episode.label(place, "query") for place in range(len(episode.query))])
             right.append([int(((guess_Q == c) & (label_Q == c)).sum()) for c in range(len(episode.classes))])
     tasks = desk.source.tasks
-    measured = Measured(
+    measured = EpisodeScores(
         arm=arm.name,
         how=arm.how,
         start=None if arm.start is None else arm.start.sha256,
@@ -294,8 +306,8 @@ def _answers(
     return asdict(measured)
 
 
-def _measured(record: Mapping[str, Any]) -> Measured:
-    values = {name: record[name] for name in Measured.__dataclass_fields__}
+def _measured(record: Mapping[str, Any]) -> EpisodeScores:
+    values = {name: record[name] for name in EpisodeScores.__dataclass_fields__}
     for name in ("classes_EN", "right_EN"):
         values[name] = tuple(map(tuple, values[name]))
-    return Measured(**{**values, "queries_E": tuple(values["queries_E"])})
+    return EpisodeScores(**{**values, "queries_E": tuple(values["queries_E"])})

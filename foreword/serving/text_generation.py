@@ -15,7 +15,7 @@ from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.generate import as_cached
 from foreword.serving.bank import PromptBank
 from foreword.serving.fair_queue import Turns
-from foreword.serving.jobs import Room, Writing, columns, fail, is_fatal, settle
+from foreword.serving.jobs import Room, TextJob, columns, fail, is_fatal, settle
 from foreword.serving.mixed_batch import attempt, mix, prefix_of
 from foreword.serving.protocol import Delta, Finish, Generated, Piece, Sampling
 
@@ -42,7 +42,7 @@ def widest(lm: FrozenLM, room: Room) -> int:
     return 1 << (fits.bit_length() - 1)
 
 
-def _columns(job: Writing, row: Encoded) -> list[int]:
+def _columns(job: TextJob, row: Encoded) -> list[int]:
     """The columns of the row as it is read that say how likely the pieces to be shown are, but for the first of them:
     each is told by the column before it."""
     assert job.row is not None, "rows are read before they wait"
@@ -72,14 +72,14 @@ class Writers:
     bank: PromptBank
     cache: RowCache | None
     places: int
-    waiting: Turns[Writing] = field(default_factory=Turns[Writing])
-    under_way: list[Writing] = field(default_factory=list)
+    waiting: Turns[TextJob] = field(default_factory=Turns[TextJob])
+    under_way: list[TextJob] = field(default_factory=list)
     batches: int = 0
     pieces: int = 0
 
     def start(self) -> None:
         """Prefill as many waiting texts as there are places, one pass at a time."""
-        taken: list[Writing] = []
+        taken: list[TextJob] = []
         tokens = 0
         while len(self.under_way) + len(taken) < self.places:
             job = self.waiting.next(self._served(taken))
@@ -94,7 +94,7 @@ class Writers:
         if taken:
             attempt(self._prefill, taken, [job.result for job in taken])
 
-    def _served(self, taken: Sequence[Writing]) -> frozenset[str]:
+    def _served(self, taken: Sequence[TextJob]) -> frozenset[str]:
         """Return the keys that may have none of the places that are left: if these are the last, those with a text.
 
         Without keys all texts are of one client, for whom no place is left empty.
@@ -104,7 +104,7 @@ class Writers:
             return frozenset()
         return frozenset(job.by for job in (*self.under_way, *taken) if job.by)
 
-    def _prefill(self, jobs: Sequence[Writing]) -> None:
+    def _prefill(self, jobs: Sequence[TextJob]) -> None:
         assert self.cache is not None, "masked models do not come here"
         first = len(self.cache)
         assert first == len(self.under_way), "each text under way is a row of the cache"
@@ -139,7 +139,7 @@ class Writers:
         self._advance(jobs, logits_BV)
         self.batches += 1
 
-    def _prompt(self, job: Writing, hidden_RD: Float[Tensor, "R D"]) -> tuple[Piece, ...]:
+    def _prompt(self, job: TextJob, hidden_RD: Float[Tensor, "R D"]) -> tuple[Piece, ...]:
         """The pieces of the text that was given, the first without a log-probability.
 
         Raises: ModelError for logits that are not numbers.
@@ -180,7 +180,7 @@ class Writers:
         assert self.cache is not None
         return self.lm.hidden_at(inputs, cached=self.cache.next(first, added))
 
-    def _advance(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> None:
+    def _advance(self, jobs: Sequence[TextJob], logits_BV: Float[Tensor, "B V"]) -> None:
         """Choose each row's next piece, hand its text on, and let the rows go that ended."""
         try:
             chosen = self._chosen(jobs, logits_BV)
@@ -199,7 +199,7 @@ class Writers:
                 fail(job.result, error)
         self._let_go()
 
-    def _chosen_alone(self, job: Writing, logits_1V: Float[Tensor, "1 V"]) -> int | None:
+    def _chosen_alone(self, job: TextJob, logits_1V: Float[Tensor, "1 V"]) -> int | None:
         try:
             return self._chosen([job], logits_1V)[0]
         except Exception as error:
@@ -208,7 +208,7 @@ class Writers:
             fail(job.result, error)
             return None
 
-    def _chosen(self, jobs: Sequence[Writing], logits_BV: Float[Tensor, "B V"]) -> list[int | None]:
+    def _chosen(self, jobs: Sequence[TextJob], logits_BV: Float[Tensor, "B V"]) -> list[int | None]:
         """Return each row's next token; None for a row that the model has no numbers for, which is told so."""
         finite_B = logits_BV.sum(-1).isfinite()  # a NaN or an infinity stays one in the sum
         choosers = [job.chooser for job in jobs if job.chooser is not None]
@@ -218,7 +218,7 @@ class Writers:
                 fail(job.result, ModelError("The model gave logits that are not numbers; use another --dtype."))
         return [int(id) if finite else None for id, finite in zip(chosen, finite_B.tolist(), strict=True)]
 
-    def _one(self, job: Writing, id: int, logits_V: Float[Tensor, "V"]) -> None:
+    def _one(self, job: TextJob, id: int, logits_V: Float[Tensor, "V"]) -> None:
         assert job.writer is not None and job.row is not None
         if not job.sampling.max_tokens:
             if job.on_delta is not None and not job.result.done():

@@ -8,7 +8,7 @@ import numpy as np
 
 from foreword.core.format import Format
 from foreword.core.shapes import Int
-from foreword.core.template import Answer, Literal, Part, Soft, Template, Turn
+from foreword.core.template import AnswerPlace, Literal, Part, Soft, Template, Turn
 from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
@@ -66,7 +66,7 @@ class _Words:
 def _worded(template: Template) -> _Words | None:
     """The words of the template's own text right before the answer, from the last line break on."""
     parts = template.parts
-    at = next((i for i, p in enumerate(parts) if isinstance(p, Answer)), len(parts)) - 1
+    at = next((i for i, p in enumerate(parts) if isinstance(p, AnswerPlace)), len(parts)) - 1
     last = parts[at] if at >= 0 else None
     if not isinstance(last, Literal) or not last.text.strip():
         return None

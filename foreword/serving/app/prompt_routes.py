@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from foreword.core.artefact import Artefact
 from foreword.errors import ArtefactError, ConfigError
-from foreword.serving.app.errors import Refused, missing
+from foreword.serving.app.error_responses import Refused, missing
 from foreword.serving.app.schemas import (
     Added,
     PromptCard,

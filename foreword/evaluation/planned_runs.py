@@ -30,7 +30,7 @@ DETAILS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
+class RunContext:
     """The model whose runs are measured, and the folder they are recorded in.
 
     `allowed` grid points a method may try; artefacts above `keep_bytes` are not kept; without `test` no test row is
@@ -51,9 +51,9 @@ class Desk:
 
 def make_desk(
     lm: FrozenLM, store: Store, cache: ReadCache, *, allowed: int, test: bool, keep_bytes: int | None
-) -> Desk:
+) -> RunContext:
     """A desk for this model over this folder; the cache may hold what other desks read."""
-    return Desk(
+    return RunContext(
         lm=lm,
         store=store,
         cache=cache,
@@ -67,7 +67,7 @@ def make_desk(
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class PlannedRun:
     """One run to be had: its id, its job, and how many shots its rows were drawn with (None: all rows).
 
     `point` holds the options that vary in the grid it belongs to, `rivals` counts that grid's points. `name` is what
@@ -85,8 +85,8 @@ class Cell:
 
 
 def make_cells(
-    desk: Desk, jobs: Sequence[Job], shots: int | None, name: str | None = None, subset: int | None = None
-) -> list[Cell]:
+    desk: RunContext, jobs: Sequence[Job], shots: int | None, name: str | None = None, subset: int | None = None
+) -> list[PlannedRun]:
     """The cells of one seed's grid."""
     configs = [asdict(job.config) for job in jobs]
     varying = [key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)]
@@ -95,7 +95,9 @@ def make_cells(
     return [replace(cell, subset=subset) for cell in cells]
 
 
-def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None) -> Cell:
+def _cell(
+    desk: RunContext, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None
+) -> PlannedRun:
     """A cell with the id that everything deciding the run gives it."""
     # `kept` follows from the weights, and what is empty decides nothing.
     weights = {level: value for level, value in desk.fingerprint.items() if value and level != "kept"}
@@ -111,7 +113,7 @@ def _cell(desk: Desk, job: Job, shots: int | None, point: dict[str, Any], rivals
         **({"judge": _judged(job.task.judge)} if job.task.metric else {}),
     }
     name = " ".join([job.name, *(f"{key}={value}" for key, value in point.items())])
-    return Cell(run_id(decides), replace(job, name=name), shots, point, rivals, own)
+    return PlannedRun(run_id(decides), replace(job, name=name), shots, point, rivals, own)
 
 
 def _judged(judge: Judge) -> dict[str, Any]:
@@ -119,12 +121,12 @@ def _judged(judge: Judge) -> dict[str, Any]:
     return judge.to_json() | ({} if judge.generates else {"rule": RULE})
 
 
-def record_trial(desk: Desk, cell: Cell, trained: Trained, together: int) -> Record:
+def record_trial(desk: RunContext, cell: PlannedRun, trained: Trained, together: int) -> Record:
     """Record a grid point's development score; `together` runs were trained as one stack."""
     return desk.store.add(_record(desk, cell, trained, Timing(trained.seconds, together, None)))
 
 
-def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Record:
+def record_result(desk: RunContext, cell: PlannedRun, trained: Trained, together: int) -> Record:
     """Read the test rows, keep the artefact with its metrics, and record the result."""
     task, artefact = cell.job.task, trained.artefact
     if not desk.test:
@@ -145,7 +147,7 @@ def record_result(desk: Desk, cell: Cell, trained: Trained, together: int) -> Re
     return desk.store.add(record, reading.found)
 
 
-def _keep(desk: Desk, cell: Cell, artefact: Artefact) -> str | None:
+def _keep(desk: RunContext, cell: PlannedRun, artefact: Artefact) -> str | None:
     if desk.keep_bytes is not None and artefact.bytes_stored > desk.keep_bytes:
         return None
     shots = "all" if cell.shots is None else f"{cell.shots}-shot"
@@ -171,8 +173,8 @@ def is_kept(store: Store, record: Record) -> bool:
 
 
 def _record(
-    desk: Desk,
-    cell: Cell,
+    desk: RunContext,
+    cell: PlannedRun,
     trained: Trained,
     timing: Timing,
     *,
