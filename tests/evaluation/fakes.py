@@ -60,7 +60,7 @@ def fake_method(name: str, *, gradient: bool, mixed: bool, learns: bool = True) 
         form: ClassVar[str] = "soft" if learns else "hard"
         freezes_lm: ClassVar[bool] = mixed or not gradient
 
-    Fake.name, Fake.gradient, Fake.mixed_batch = name, gradient, mixed
+    Fake.name, Fake.gradient, Fake.resumes, Fake.mixed_batch = name, gradient, gradient, mixed
     return Fake()
 
 

@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_method_that_mixes_gets_all_seeds_and_points_as_one_stack(tmp_path: Path) -> None:
     world = World()
     run(world, tmp_path, options={**GRID, "fine-tuning": {"skill": [0.5, 0.6]}})
-    sizes = [(jobs[0].method, len(jobs)) for jobs in world.calls]
+    sizes = [(jobs[0].method.name, len(jobs)) for jobs in world.calls]
     assert sizes == [("manual", 1)] * 3 + [("stacked", 9)] + [("fine-tuning", 1)] * 6
     assert len({job.name for job in world.calls[3]}) == 9
     together = {r.method: r.timing.stack for r in Store(tmp_path).records() if r.role == "result" and r.timing}
@@ -180,7 +180,7 @@ def test_an_unexpected_error_of_one_method_stops_no_other(tmp_path: Path) -> Non
     tools = world.tools()
 
     def train_many(lm, jobs, **more):
-        if jobs[0].method == "stacked":
+        if jobs[0].method.name == "stacked":
             raise ValueError("Cannot apply chat template to an empty conversation.")
         return tools.train_many(lm, jobs, **more)
 

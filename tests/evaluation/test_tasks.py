@@ -36,7 +36,7 @@ def stacks(monkeypatch):
     seen, own = [], home.train_many
 
     def spy(lm, jobs, **more):
-        if jobs[0].method != "manual":
+        if jobs[0].method.name != "manual":
             seen.append([job.task.name for job in jobs])
         return own(lm, jobs, **more)
 
