@@ -1,5 +1,6 @@
 """An artefact: what was learnt, with all that is needed to use it, check it and make it again. No pickle anywhere."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -255,6 +256,8 @@ def _refuse_to_replace(target: Path) -> None:
 
 def _unreadable(path: Path, error: OSError) -> ArtefactError:
     """Why a folder is no artefact that can be read."""
+    if error.errno == errno.ENAMETOOLONG:
+        return ArtefactError(f"{shown(str(path))} is too long for the name of a folder; give an artefact's folder.")
     place = present(path)
     if (place / RECORD).exists() or (place / RECORD).is_symlink():
         return ArtefactError(f"{path} cannot be read ({_told(error)}). The artefact is damaged; train it again.")

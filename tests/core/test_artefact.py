@@ -86,6 +86,12 @@ def test_numbers_that_are_none_are_refused(number, tmp_path):
         Artefact.load(bad.save(tmp_path / "x"))
 
 
+def test_a_name_that_no_folder_can_have_is_refused():
+    with pytest.raises(ArtefactError, match="too long for the name of a folder") as caught:
+        Artefact.load("x" * 5000)
+    assert len(str(caught.value)) < 300
+
+
 def test_what_stands_beside_an_artefact_is_not_deleted(tmp_path):
     """As the results of a comparison that was given the same folder."""
     artefact = made("hard")
