@@ -13,7 +13,7 @@ import torch
 
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import Answer, Field, Part, Soft, Template, Turn, joined, literal
+from foreword.core.template import Answer, Part, Soft, Template, Turn, filled, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.methods.answer import choices_of
@@ -147,11 +147,7 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
 def _filled(parts: Sequence[Part], row: Row) -> list[Part]:
     """The parts with a row's texts, in which no token is a special one."""
     assert not any(isinstance(part, Soft) for part in parts), "there are words only"
-    return [
-        Words(row.fields[part.name], data=True) if isinstance(part, Field) else part
-        for part in parts
-        if isinstance(part, Field | Words)
-    ]
+    return [part for part in filled(parts, row.fields) if isinstance(part, Words)]
 
 
 def _stripped(parts: Sequence[Part]) -> list[Part]:

@@ -16,7 +16,6 @@ from foreword.methods.measure import label_of, require_targets
 from foreword.methods.stack import Example, stacked_scores
 from foreword.methods.write import written_form
 from foreword.models.base import FrozenLM
-from foreword.models.chat import turn_end
 from foreword.models.encode import Encoded, Encoder
 from foreword.models.labels import Plan
 from foreword.tasks.rows import Row
@@ -144,7 +143,7 @@ def _ended(
 ) -> list[tuple[int, ...]]:
     """Each text's pieces with the end of the text after them."""
     if lm.stops:
-        turn = turn_end(lm.tokenizer) if encoder.chat else None
+        turn = lm.turn_end if encoder.chat else None
         own = lm.tokenizer.eos_token_id if turn is None else turn
         end = own if own in lm.stops else min(lm.stops)
         return [(*plan.words[0][0], end) for plan in plans]
