@@ -1,6 +1,5 @@
 """`foreword serve`: thousands of prompts over one model, by HTTP."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,17 +130,16 @@ def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[s
     Raises: ConfigError where nothing says which one, or two prompts say different things.
     """
     from foreword.core.artefact import RECORD
-    from foreword.core.files import read_plain
-    from foreword.core.record import LONGEST
+    from foreword.core.plain import read_json
 
     if model is not None:
         return model, how
     made_for: dict[tuple[str, str | None], str] = {}
     for name in store.names():
         try:
-            told = json.loads(read_plain(store.resolve(name).folder / RECORD, LONGEST))["model"]
+            told = read_json(store.resolve(name).folder / RECORD)["model"]
             made_for.setdefault((told["name"], told["kind"]), name)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # whoever asks for it is told that it is damaged
     if not made_for:
         raise ConfigError("The store has no prompt that says which model to load; give --model.")

@@ -1,7 +1,9 @@
 """An artefact: what was learnt, with all that is needed to use it, check it and make it again. No pickle anywhere."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +18,8 @@ from foreword.core.data_paths import portable, resolved
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
 from foreword.core.html import html_table
-from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
+from foreword.core.plain import LONGEST
+from foreword.core.record import check_record, check_seal, parse_record, sealed
 from foreword.core.serialise import check_header, pack, unpack
 from foreword.core.text import shown
 from foreword.core.values import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
@@ -271,8 +274,11 @@ def _refuse_to_replace(target: Path) -> None:
 
 def _unreadable(path: Path, error: OSError) -> ArtefactError:
     """Why a folder is no artefact that can be read."""
-    place = present(path)
-    if (place / RECORD).exists() or (place / RECORD).is_symlink():
+    if error.errno == errno.ENAMETOOLONG:
+        return ArtefactError(f"{shown(str(path))} is too long for the name of a folder; give an artefact's folder.")
+    if isinstance(error, PermissionError):
+        return ArtefactError(f"{path} cannot be read ({_told(error)}); see who may read the folder and its files.")
+    if os.path.lexists(present(path) / RECORD):
         return ArtefactError(f"{path} cannot be read ({_told(error)}). The artefact is damaged; train it again.")
     inside = sorted(str(p.parent) for pattern in ("*", "artefacts/*") for p in path.glob(f"{pattern}/{RECORD}"))
     hint = f"It holds artefacts: give one of them, {inside[0]} for example." if inside else ""

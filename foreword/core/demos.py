@@ -14,7 +14,7 @@ from foreword.core.template import (
     Soft,
     Template,
     Turn,
-    field_text,
+    filled,
     joined,
     literal,
 )
@@ -62,8 +62,8 @@ def _plain(template: Template, examples: Sequence[Example], separator: str, data
     gap = Literal(separator)
     shown: list[Part] = []
     for example in examples:
-        filled = _filled(body, example, data)
-        shown += [*filled, gap] if first else [gap, *filled]
+        one = _filled(body, example, data)
+        shown += [*one, gap] if first else [gap, *one]
     return Template((Turn("", joined([*before, *shown, *after])),))
 
 
@@ -71,14 +71,12 @@ def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
     """One demonstration. After a field the answer has one space, as when it is scored."""
     parts: list[Part] = []
     answer = next((p for p in body if isinstance(p, AnswerPlace)), None)
-    for part in [*body, *([] if answer else [AnswerPlace()])]:
+    for part in filled([*body, *([] if answer else [AnswerPlace()])], example.fields):
         if isinstance(part, AnswerPlace):
             last = parts[-1] if parts else None
             bare = last is not None and (last.data if isinstance(last, Literal) else True)
             ends = not answer and isinstance(last, Literal) and not last.text[-1:].isspace()
             parts += [*([Literal(" ")] if bare or ends else []), literal(example.word, data)]
-        elif isinstance(part, Field):
-            parts.append(Literal(field_text(example.fields, part.name), data=True))
         elif isinstance(part, Decoder):  # an encoder reads the whole demonstration, what its decoder would write too
             parts.append(Literal(" "))
         else:
@@ -96,10 +94,6 @@ def _chat(template: Template, examples: Sequence[Example], data: bool) -> Templa
     turns: list[Turn] = []
     for example in examples:
         for turn in asked:
-            filled = [
-                Literal(field_text(example.fields, p.name), data=True) if isinstance(p, Field) else p
-                for p in turn.parts
-            ]
-            turns.append(Turn(turn.role, joined(filled)))
+            turns.append(Turn(turn.role, joined(filled(turn.parts, example.fields))))
         turns.append(Turn("assistant", (literal(example.word, data),)))
     return Template((*system, *turns, *asked))

@@ -12,12 +12,12 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from foreword.core.locks import WAITING, give, take
+from foreword.core.plain import read_plain
 
 LONGEST_WRITE = 120.0  # seconds that a writer waits for another one of the same name
 TRIES = 200  # of a reader, while a folder is being replaced
@@ -75,7 +75,7 @@ def recover_folder(target: Path) -> None:
 def present(target: Path) -> Path:
     """Where the folder of this name is to be read: while it is replaced, that is the earlier one."""
     aside = _aside(target)
-    return aside if not target.exists() and aside.is_dir() else target
+    return aside if not os.path.exists(target) and os.path.isdir(aside) else target
 
 
 def folders_in(parent: Path) -> dict[str, Path]:
@@ -107,22 +107,6 @@ def read_folder(target: Path, names: Sequence[str], most: Mapping[str, int]) -> 
         time.sleep(wait)
         wait = min(wait * 1.2, WAITING * 10)
     raise AssertionError("the last try returns or raises")
-
-
-def read_plain(path: Path | str, most: int, at: int | None = None) -> bytes:
-    """Read a plain file of at most so many bytes; `at` is the open folder that `path` is in.
-
-    Raises: OSError, too if it is a device, a pipe, a folder or larger.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    number = os.open(path, flags, dir_fd=at)
-    with os.fdopen(number, "rb") as file:
-        info = os.fstat(number)
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "it is a device, a pipe or a folder, and no plain file", str(path))
-        if info.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {info.st_size:,} bytes; {most:,} are allowed", str(path))
-        return file.read(info.st_size)
 
 
 def _read_at(place: Path, names: Sequence[str], most: Mapping[str, int]) -> dict[str, bytes]:

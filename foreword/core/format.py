@@ -51,8 +51,10 @@ class ChatOptions:
                 )
 
     @staticmethod
-    def of(variables: Mapping[str, Any] | None, clock: str | None = None) -> "ChatOptions":
-        """The options with these variables."""
+    def of(variables: "Mapping[str, Any] | ChatOptions | None", clock: str | None = None) -> "ChatOptions":
+        """Return the options with these variables; options as they are."""
+        if isinstance(variables, ChatOptions):
+            return variables
         found = []
         for name, value in sorted((variables or {}).items()):
             try:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from foreword.core.plain import read_json
 from foreword.errors import ConfigError
 
 LONGEST_LOOK = 0.5  # seconds in which a lock that is only being looked at is let go
@@ -154,7 +155,7 @@ def _holder(file: Path) -> str:
     """Which process has a lock, in words."""
     for _ in range(20):  # it may have taken it this very moment
         try:
-            told = json.loads(file.read_bytes())
+            told = read_json(file, 2**16)
             return f"process {told['process']} on {told['host']} since {told['since']} ({told['command']})"
         except (OSError, ValueError, KeyError, TypeError):
             time.sleep(WAITING)

@@ -9,7 +9,6 @@ from typing import Any
 from foreword.core.text import parse_json, shown
 from foreword.errors import ArtefactError
 
-LONGEST = 2**28  # bytes of a record that is read from a folder
 DEEPEST = 32  # levels
 SEAL = "record_sha256"
 PARTS = (

@@ -248,6 +248,14 @@ def literal(text: str, data: bool = False) -> Literal:
     return Literal(text, data=data or MARK.search(text) is not None)
 
 
+def filled(parts: Sequence[Part], row: Mapping[str, str]) -> list[Part]:
+    """Return the parts with a row's texts in place of its fields, as data: no token in them is a special one.
+
+    Raises: DataError as `field_text` says.
+    """
+    return [Literal(field_text(row, part.name), data=True) if isinstance(part, Field) else part for part in parts]
+
+
 def written(*parts: Part) -> str:
     """The parts as a template says them."""
     return "".join(map(_write, parts))

@@ -180,7 +180,7 @@ def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
     that it began with."""
     if clock is not None and form.template.chat:
         return replace(form, chat_options=form.chat_options.at(clock))
-    return frozen(lm.tokenizer, form, lm.name) if form.template.chat else form
+    return frozen(lm.tokenizer, form, lm.name)
 
 
 def _templates(

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from foreword.core.artefact import RECORD
 from foreword.core.files import write_whole
 from foreword.errors import ArtefactError
 from foreword.evaluation.predictions import Found, Scored, TextPredictions, primary
@@ -127,7 +128,7 @@ class Store:
     def open(folder: str | Path) -> "Store":
         """Raises: ArtefactError where the folder cannot be made, or its results were written by something else."""
         store = Store(Path(folder))
-        if (store.folder / "foreword.json").exists():
+        if (store.folder / RECORD).exists():
             raise ArtefactError(f"{folder} is an artefact's folder; name another one for the results.")
         with writing(store.folder):
             store.folder.mkdir(parents=True, exist_ok=True)

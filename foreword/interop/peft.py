@@ -105,8 +105,7 @@ def read(
     soft = isinstance(value, SoftPrompt)
     parsed = _with_slots(parsed, value.length) if soft else parsed
     options["soft_first"] = soft and not parsed.chat and isinstance(parsed.parts[0], Soft)
-    chat = options.pop("chat_options", None)
-    options["chat_options"] = chat if isinstance(chat, ChatOptions) else ChatOptions.of(chat)
+    options["chat_options"] = ChatOptions.of(options.get("chat_options"))
     form = build_format(lm.kind, parsed.fields, names, parsed.source, label_words, **options)
     form = frozen(lm.tokenizer, form)
     encoder = Encoder.build(lm, form, 0 if soft else value.length)

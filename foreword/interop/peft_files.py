@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from foreword.core.files import read_plain
-from foreword.core.record import LONGEST
+from foreword.core.plain import LONGEST, read_plain
 from foreword.core.shapes import Float, Tensor
 from foreword.core.text import parse_json, shown
 from foreword.errors import ArtefactError

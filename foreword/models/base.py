@@ -109,6 +109,11 @@ class FrozenLM(ABC):
         return self.kind == "causal" and bool(self.tokenizer.chat_template)
 
     @property
+    def turn_end(self) -> int | None:
+        """The token with which the chat template ends the model's own turn; None unless it is `instructed`."""
+        return None
+
+    @property
     def takes_prefix(self) -> bool:
         """Whether `require_prefix` passes."""
         try:

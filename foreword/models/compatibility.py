@@ -8,7 +8,7 @@ from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
 from foreword.core.values import Ensemble, Learnt, LowRank, Probe, PromptPool, Tuned, Weights, WordCounts
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.chat_template import frozen
+from foreword.models.encoding.chat_template import undated
 from foreword.models.encoding.encoder import Encoder
 
 
@@ -45,8 +45,7 @@ def _undated(lm: FrozenLM, artefact: Artefact) -> str | None:
     """A line if a chat template shows a date and the artefact records none."""
     value = artefact.value
     forms = [member.format for member in value.members] if isinstance(value, Ensemble) else [artefact.format]
-    undated = next((form for form in forms if frozen(lm.tokenizer, form) is not form), None)
-    if undated is None:
+    if all(undated(lm.tokenizer, form) is None for form in forms):
         return None
     return (
         f"The chat template of {lm.name!r} shows a date, and the artefact records none; it is read with "

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from foreword.core.files import read_plain, write_whole
+from foreword.core.files import write_whole
+from foreword.core.plain import LONGEST, read_plain
 from foreword.errors import ConfigError
 from foreword.serving.names import NAME
 from foreword.serving.quota import KeyUsage
@@ -25,7 +26,6 @@ from foreword.serving.quota import KeyUsage
 NAMES, STATE = "names", "served.json"
 REVISION, LOCK = ".revision", ".lock"
 TOLD = 200  # changes that .revision holds; who is further behind reads everything
-LONGEST = 2**28  # bytes of a file that is read
 
 
 @final

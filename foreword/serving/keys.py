@@ -19,12 +19,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, final
 
-from foreword.core.files import read_plain
+from foreword.core.plain import read_json
 from foreword.errors import ConfigError
 from foreword.serving.quota import NO_LIMITS, Quota
 
 FILE = "keys.json"
-LONGEST = 2**28  # bytes of it
 Entries = list[dict[str, Any]]
 RACY = 10**8  # nanoseconds within which a file may change again and look the same
 PREFIX = "fw"
@@ -140,7 +139,7 @@ class KeyRing:
         with (self.file.parent / ".lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             self.list()
-            entries = json.loads(self.file.read_text()) if self.file.exists() else []
+            entries = read_json(self.file) if self.file.exists() else []
             waiting = self.file.with_name(f".{FILE}.writing")
             waiting.unlink(missing_ok=True)
             with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
@@ -157,12 +156,12 @@ class KeyRing:
                 if stamp == self._stamp:
                     return self._keys
                 self._found, self._damage = True, ""
-                entries = json.loads(read_plain(self.file, LONGEST))
+                entries = read_json(self.file)
                 self._keys = {entry["id"]: (_hash(entry), _key(entry)) for entry in entries}
             except FileNotFoundError:
                 # Keys that there were are not forgotten because their file is gone: nobody gets in without one.
                 return self._keys
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
                 self._found, self._stamp = True, None
                 self._keys, self._damage = {}, f"{type(error).__name__}: {error}"
                 return {}

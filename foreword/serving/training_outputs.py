@@ -1,15 +1,14 @@
 """Artefacts where training wrote them: which there are, whether they are new, and taking them over without copying."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from foreword.core.artefact import CARD, RECORD, TENSORS
-from foreword.core.files import folders_in, present, read_plain
-from foreword.core.record import LONGEST
+from foreword.core.files import folders_in, present
+from foreword.core.plain import read_json
 
 SERVED = "served"
 FILES = (TENSORS, RECORD, CARD)
@@ -30,8 +29,8 @@ def sources(path: Path) -> dict[str, Path]:
 
 def form_of(record: Path) -> str:
     try:
-        return str(json.loads(read_plain(record, LONGEST)).get("form"))
-    except (ValueError, AttributeError, RecursionError):
+        return str(read_json(record).get("form"))
+    except (ValueError, AttributeError):
         return "damaged"
 
 

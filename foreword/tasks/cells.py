@@ -219,9 +219,7 @@ def _of_series(series: Any, place: str) -> Mapping[Any, Any] | None:
     names = list(series.index)
     if names == list(range(len(names))):
         return None
-    twice = first_twice(names)
-    if twice is not None:
-        raise DataError(f"{place} has the column {twice!r} twice; rename or remove one of the two")
+    refuse_twice(names, place)
     return dict(zip(names, series, strict=True))
 
 
@@ -246,6 +244,13 @@ def _column(name: Any, place: str) -> str:
     if isinstance(cell, bool) or not isinstance(cell, str | int):
         raise DataError(f"{place} has a column named {shown(name)}; name columns with text or whole numbers")
     return written(cell, f"{place}: the name of a column") or ""
+
+
+def refuse_twice(names: Sequence[Any], place: str) -> None:
+    """Refuse a table that has a column twice, of which one would be lost. Raises: DataError that names it."""
+    twice = first_twice(names)
+    if twice is not None:
+        raise DataError(f"{place} has the column {twice!r} twice; rename or remove one of the two")
 
 
 def first_twice(names: Sequence[Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from foreword.core.text import parse_json
 from foreword.errors import ConfigError, DataError
-from foreword.tasks.cells import column_names, first_twice, named_cells
+from foreword.tasks.cells import column_names, named_cells, refuse_twice
 from foreword.tasks.rows import Table
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -49,7 +49,7 @@ def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
     """
     pandas, pyarrow, datasets = (sys.modules.get(name) for name in ("pandas", "pyarrow", "datasets"))
     if pandas is not None and isinstance(source, pandas.DataFrame):
-        _refuse_twice(list(source.columns), where)
+        refuse_twice(list(source.columns), where)
         return source.to_dict("records")
     if pyarrow is not None and isinstance(source, pyarrow.Table | pyarrow.RecordBatch):
         try:
@@ -58,7 +58,7 @@ def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
             raise DataError(
                 f"{where} cannot be read ({_first_line(error)}); write its names and cells as text"
             ) from error
-        _refuse_twice(names, where)
+        refuse_twice(names, where)
         return rows
     if datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return iter(source)
@@ -73,12 +73,6 @@ def _stored_names(source: Any, label: str) -> tuple[str, ...] | None:
     features: Mapping[str, Any] = source.features or {}
     feature = features.get(label)
     return tuple(feature.names) if feature is not None and isinstance(feature, datasets.ClassLabel) else None
-
-
-def _refuse_twice(names: list[Any], where: str) -> None:
-    twice = first_twice(names)
-    if twice is not None:
-        raise DataError(f"{where} has the column {twice!r} twice; rename or remove one of the two")
 
 
 def _first_line(error: Exception) -> str:
@@ -204,7 +198,7 @@ def _parse_csv(text: str, path: Path) -> tuple[Mapping[str, Any], ...]:
     records = []
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
     try:
-        _refuse_twice(list(reader.fieldnames or ()), f"{path}, line 1")
+        refuse_twice(list(reader.fieldnames or ()), f"{path}, line 1")
         for record in reader:
             if None in record or None in record.values():
                 raise DataError(

@@ -319,7 +319,7 @@ class Task:
             max_length=max_length,
             pieces=pieces,
             decoding=decoding,
-            chat_options=chat_options if isinstance(chat_options, ChatOptions) else ChatOptions.of(chat_options),
+            chat_options=ChatOptions.of(chat_options),
         )
 
     def _template(self, kind: str, chat: bool) -> TemplateSource | None:

@@ -16,7 +16,6 @@ from foreword.inference.features import EncodedRows
 from foreword.inference.generation import written_form
 from foreword.inference.metrics import require_targets
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.chat import turn_end
 from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import LabelPlan
 from foreword.tasks.rows import Row, label_of
@@ -159,7 +158,7 @@ def _ended(
 ) -> list[tuple[int, ...]]:
     """Return the tokens of each text, with the end of the text after them."""
     if lm.stops:
-        turn = turn_end(lm.tokenizer) if encoder.chat else None
+        turn = lm.turn_end if encoder.chat else None
         own = lm.tokenizer.eos_token_id if turn is None else turn
         end = own if own in lm.stops else min(lm.stops)
         return [(*plan.words[0][0], end) for plan in plans]

@@ -86,6 +86,29 @@ def test_numbers_that_are_none_are_refused(number, tmp_path):
         Artefact.load(bad.save(tmp_path / "x"))
 
 
+def test_a_name_that_no_folder_can_have_is_refused():
+    with pytest.raises(ArtefactError, match="too long for the name of a folder") as caught:
+        Artefact.load("x" * 5000)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_folder_that_may_not_be_read_says_so(tmp_path):
+    """Root reads as another user: for itself nothing is closed."""
+    folder, root = made("hard").save(tmp_path / "x"), os.geteuid() == 0
+    folder.chmod(0)
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ArtefactError, match=r"Permission denied.*who may read the folder") as caught:
+            Artefact.load(folder)
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+    assert "damaged" not in str(caught.value)
+    assert Artefact.load(folder).form == "hard"
+
+
 def test_what_stands_beside_an_artefact_is_not_deleted(tmp_path):
     """As the results of a comparison that was given the same folder."""
     artefact = made("hard")

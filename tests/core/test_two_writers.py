@@ -3,6 +3,7 @@
 Run: python -m pytest tests/core/test_two_writers.py
 """
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -15,8 +16,9 @@ import pytest
 
 from foreword.core import locks
 from foreword.core.artefact import RECORD, TENSORS, Artefact
-from foreword.core.files import folders_in, present, read_folder, read_plain, write_folder
+from foreword.core.files import folders_in, present, read_folder, write_folder
 from foreword.core.locks import HeldError, clear_locks, held
+from foreword.core.plain import read_plain
 from foreword.errors import ArtefactError, ConfigError
 from tests.core.test_artefact import made
 from tests.seeds import new_seed
@@ -199,3 +201,18 @@ def test_more_than_is_allowed_is_not_read(tmp_path):
         file.truncate(2**40)  # of which the disk has nothing
     with pytest.raises(OSError, match="are allowed"):
         read_plain(tmp_path / "large", 2**20)
+
+
+def test_a_lock_that_is_a_pipe_holds_nobody_up(tmp_path):
+    """Who has it cannot be read there; that somebody has it is said all the same."""
+    pipe = tmp_path / ".x.held"
+    os.mkfifo(pipe)
+    other = os.open(pipe, os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    began = time.monotonic()
+    try:
+        with pytest.raises(ConfigError, match="is being written by another process"), held(tmp_path / "x", "--out"):
+            pass
+    finally:
+        os.close(other)
+    assert time.monotonic() - began < 20

@@ -92,10 +92,12 @@ class TemplateSearch(DirectMethod):
         proposer = lm if config.proposer == "self" else load(config.proposer)
         chat = job.format.template.chat
         if chat and proposer.instructed:
+            texts, who = [dict(row.fields) for row in rows], identity(proposer)
+            forms = [dataclasses.replace(job.format, template=template) for template in places(job.format.template)]
             ranked = [
-                fill_turn(proposer, form, [dict(row.fields) for row in rows], n, config.beam, state, identity(proposer))
-                for n in range(1, config.longest + 1)
-                for form in [dataclasses.replace(job.format, template=t) for t in places(job.format.template)]
+                fill_turn(proposer, form, texts, length, config.beam, state, who)
+                for length in range(1, config.longest + 1)
+                for form in forms
             ]
         else:
             examples = [(dict(row.fields), answer_of(job.format, row)) for row in rows]

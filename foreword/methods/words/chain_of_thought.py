@@ -14,7 +14,7 @@ import torch
 from foreword.core.doc import Doc, documented
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
-from foreword.core.template import AnswerPlace, Field, Part, Soft, Template, Turn, joined, literal
+from foreword.core.template import AnswerPlace, Part, Soft, Template, Turn, filled, joined, literal
 from foreword.core.template import Literal as Words
 from foreword.errors import ConfigError, DataError
 from foreword.inference.answers import choices_of
@@ -164,11 +164,7 @@ def reasoning_template(form: Format, shown: Sequence[Row], instruction: str, con
 def _filled(parts: Sequence[Part], row: Row) -> list[Part]:
     """Return the parts with a row's texts, in which no token is a special one."""
     assert not any(isinstance(part, Soft) for part in parts), "there are words only"
-    return [
-        Words(row.fields[part.name], data=True) if isinstance(part, Field) else part
-        for part in parts
-        if isinstance(part, Field | Words)
-    ]
+    return [part for part in filled(parts, row.fields) if isinstance(part, Words)]
 
 
 def _stripped(parts: Sequence[Part]) -> list[Part]:

@@ -146,12 +146,19 @@ def frozen(tokenizer: Any, form: Format, model: str = "") -> Format:
 
     Raises: ModelError, ConfigError as `ChatTemplate.of` says.
     """
+    chat = undated(tokenizer, form, model)
+    return form if chat is None else replace(form, chat_options=form.chat_options.at(chat.now))
+
+
+def undated(tokenizer: Any, form: Format, model: str = "") -> ChatTemplate | None:
+    """Return the chat template that a format is rendered with if it reads the clock and none was recorded.
+
+    Raises: ModelError, ConfigError as `ChatTemplate.of` says.
+    """
     if not form.template.chat or form.chat_options.clock is not None or not tokenizer.chat_template:
-        return form
+        return None
     chat = ChatTemplate.of(tokenizer, form.chat_options, model)
-    if not chat.reads_clock or CLOCK in form.chat_options.variables:
-        return form
-    return replace(form, chat_options=form.chat_options.at(chat.now))
+    return chat if chat.reads_clock and CLOCK not in form.chat_options.variables else None
 
 
 def strftime(moment: datetime, form: str) -> str:

@@ -119,10 +119,13 @@ class HFModel(FrozenLM):
         return library_generation.set_aside(self._model)
 
     @cached_property
+    def turn_end(self) -> int | None:
+        return turn_end(self.tokenizer) if self.instructed else None
+
+    @cached_property
     def stops(self) -> frozenset[int]:
         # A checkpoint often keeps its base model's end, while its chat template ends turns with another.
-        turn = turn_end(self.tokenizer) if self.instructed else None
-        turns = frozenset() if turn is None else frozenset([turn])
+        turns = frozenset() if self.turn_end is None else frozenset([self.turn_end])
         for source in (getattr(self._model, "generation_config", None), self._model.config, self.tokenizer):
             given = getattr(source, "eos_token_id", None)  # the library's own order: the first that says so
             if given is not None:
