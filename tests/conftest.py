@@ -6,15 +6,35 @@ os.environ.update(
     HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", COLUMNS="100"
 )
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
 from tests.seeds import VARIABLE, enter, leave, new_seed, run_seed
 
 torch.set_num_threads(1)
+
+checked = jaxtyping.jaxtyped
+
+
+def jaxtyped(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Check what has shapes among its annotations (the type checker sees to the rest).
+
+    A check binds the arguments of every call, which took most of the time of many tests.
+    """
+
+    def decorated(target: Any) -> Any:
+        annotations = () if isinstance(target, type) else target.__annotations__.values()
+        plain = not isinstance(target, type) and not any("jaxtyping." in str(annotation) for annotation in annotations)
+        return typechecker(target) if plain else checked(typechecker=typechecker)(target)
+
+    return decorated
+
+
+jaxtyping.jaxtyped = jaxtyped
 
 
 def pytest_configure() -> None:

@@ -40,7 +40,7 @@ QUICK = {
         "label_words": "search",
         "init": "manual",
         "steps": 3,
-        "candidates": 4,
+        "candidates": 8,
         "pool_rows": 128,
         "gradient_rows": 32,
     },

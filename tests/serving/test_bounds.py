@@ -97,11 +97,11 @@ FLOODS = {
 @pytest.mark.parametrize("what", FLOODS)
 def test_what_is_wrong_many_times_is_told_once(http, what, monkeypatch):
     """No more errors are made than anybody reads, which is what took the time and the memory."""
-    errors = []
+    counts = []
     of = errors._deepest
 
     def counted(error):
-        errors.append(len(error.errors()))
+        counts.append(len(error.errors()))
         return of(error)
 
     monkeypatch.setattr(errors, "_deepest", counted)
@@ -111,7 +111,7 @@ def test_what_is_wrong_many_times_is_told_once(http, what, monkeypatch):
         f"/v1/{route}", content=f"{{{model}{body}}}".encode(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 400, answer.text[:300]
-    assert 0 < errors[0] < 100
+    assert 0 < counts[0] < 100
     told = answer.json()["error"]
     assert len(answer.content) < 3000 and told["message"].endswith(".") and "None" not in told["message"]
 

@@ -76,7 +76,7 @@ def test_whoever_comes_waits_for_one_job_and_not_for_what_the_others_have_waitin
         queue: Turns[Task] = Turns()
         for _ in range(500):
             queue.append(Task("A", float(rng.randint(1, 30))))
-        taken(queue, rng.randrange(400))
+        taken(queue, rng.randint(1, 400))  # at the same standing, whoever waits longer is first
         new = Task("B", float(rng.randint(1, 500)))
         queue.append(new)
         assert queue.next() is new

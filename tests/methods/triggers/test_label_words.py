@@ -55,9 +55,9 @@ def test_planted_words_are_found_in_made_up_answer_vectors(how):
         assert len(best & {*planted[label]}) >= 2, (SEED, how, best, planted)
     chosen = [[int(ids[i]) for i in score_CA[label].topk(3).indices] for label in range(2)]
     ours = _measured(lm, vector_ND, label_N, (("a",), ("b",)), tuple(map(tuple, chosen)), "x").likelihood
-    drawn = []
+    drawn, others = [], [token for token in range(11, 71) if token not in words]
     for _ in range(20):
-        some = rng.sample(range(11, 71), 6)
+        some = rng.sample(others, 6)
         drawn.append(
             _measured(lm, vector_ND, label_N, (("a",), ("b",)), (tuple(some[:3]), tuple(some[3:])), "x").likelihood
         )
