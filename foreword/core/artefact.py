@@ -17,9 +17,9 @@ from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
 from foreword.core.html import html_table
 from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
-from foreword.core.serialise import check_header, pack, unpack
+from foreword.core.serialise import check_header, unpack
 from foreword.core.text import shown
-from foreword.core.values import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
+from foreword.core.values import Learnt
 from foreword.errors import ArtefactError, ForewordError
 
 SCHEMA = 1
@@ -55,35 +55,33 @@ class Artefact:
 
     @property
     def form(self) -> str:
-        return FORM[type(self.value)]
+        return self.value.form
 
     @property
     def any_model(self) -> bool:
         """Whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
-        return words_alone(self.value)
+        return self.value.any_model
 
     @property
     def holds_rows(self) -> bool:
         """Whether training rows stand in it, in clear: demonstrations, or a pool of them."""
-        if isinstance(self.value, Ensemble):
-            return any(isinstance(m.value, Neighbours) or m.format.template.holds_data for m in self.value.members)
         worked = bool(self.config.get("demonstrations"))  # chain of thought has them as words of its template
-        return worked or isinstance(self.value, Neighbours) or self.format.template.holds_data
+        parts = self.value.parts(self.format)
+        return worked or any(value.holds_rows or form.template.holds_data for value, form in parts)
 
     @property
     def bytes_stored(self) -> int:
         """Bytes of the tensor file; hard prompts live in the template and store none."""
-        return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
+        return sum(t.numel() * t.element_size() for t in self.value.tensors().values())
 
     @property
     def sha256(self) -> str:
         """Hash of the tensor file, as its record has it."""
-        return hashlib.sha256(self._tensor_bytes()[0]).hexdigest()
+        return hashlib.sha256(self._tensor_bytes()).hexdigest()
 
-    def _tensor_bytes(self) -> tuple[bytes, dict[str, Any]]:
-        tensors, extra = pack(self.value)
-        cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        return tensors_to_bytes(cpu, {"format": "pt"}), extra
+    def _tensor_bytes(self) -> bytes:
+        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in self.value.tensors().items()}
+        return tensors_to_bytes(cpu, {"format": "pt"})
 
     @property
     def made_of(self) -> str:
@@ -100,9 +98,9 @@ class Artefact:
         Raises: ArtefactError where the folder holds something that is not an artefact, or cannot be written.
         """
         target = Path(folder)
-        data, extra = self._tensor_bytes()
-        told = replace(self, recipe=portable(self.recipe, target))._record(extra, data)
-        record = json.dumps(sealed(told), indent=2, ensure_ascii=False) + "\n"
+        data = self._tensor_bytes()
+        parts = replace(self, recipe=portable(self.recipe, target))._record(data)
+        record = json.dumps(sealed(parts), indent=2, ensure_ascii=False) + "\n"
         try:
             write_folder(
                 target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()}, _refuse_to_replace
@@ -113,7 +111,7 @@ class Artefact:
             ) from error
         return target
 
-    def _record(self, extra: dict[str, Any], data: bytes) -> dict[str, Any]:
+    def _record(self, data: bytes) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "form": self.form,
@@ -130,7 +128,7 @@ class Artefact:
             "parent": self.parent,
             "numbers_trained": self.numbers_trained,
             **({"trace": self.trace} if self.trace else {}),
-            "value": extra,
+            "value": self.value.record(),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
 
@@ -216,7 +214,7 @@ class Artefact:
         origin = f"Imported from {imported}" if imported else "Made by Foreword"
         lines = [
             f"# A {self.form} prompt made by {self.method}"
-            if self.form in ("hard", "soft", "prefix")
+            if self.value.as_prompt is self.value
             else f"# {self.method}",
             "",
             f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
@@ -238,8 +236,8 @@ class Artefact:
         return "\n".join(lines) + "\n"
 
     def _privacy(self) -> str:
-        if self.form == "word-counts":
-            return "It holds words of the training texts, in clear."
+        if self.value.privacy:
+            return self.value.privacy
         if self.holds_rows:
             return "It holds rows of the training data, in clear, as demonstrations; whoever has it can read them."
         if self.numbers_trained:
@@ -281,13 +279,13 @@ def _check_whole(artefact: Artefact) -> None:
     value, labels = artefact.value, artefact.format.labels
     if not artefact.any_model and not artefact.fingerprint:
         raise ArtefactError("the record has no fingerprint of the model that its tensors were made for.")
-    if isinstance(value, Probe | WordCounts) and len(value.bias_C) != len(labels):
-        raise ArtefactError(f"it has scores for {len(value.bias_C)} labels, and its record names {len(labels)}.")
-    forms = [artefact.format, *([m.format for m in value.members] if isinstance(value, Ensemble) else [])]
-    absent = {field for form in forms for field in form.template.fields} - {*artefact.fields}
+    if value.label_count not in (None, len(labels)):
+        raise ArtefactError(f"it has scores for {value.label_count} labels, and its record names {len(labels)}.")
+    forms = [form for _, form in value.parts(artefact.format)]
+    absent = {field for form in [artefact.format, *forms] for field in form.template.fields} - {*artefact.fields}
     if absent:
         raise ArtefactError(f"its template has the field {min(absent)!r}, which the fields of its record do not name.")
-    if isinstance(value, Ensemble) and any(member.format.labels != labels for member in value.members):
+    if any(form.labels != labels for form in forms):
         raise ArtefactError("the members of the ensemble have other labels than the ensemble.")
 
 

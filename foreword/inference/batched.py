@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.prompts import Bank, PrefixPrompt, stack
 from foreword.core.shapes import Tensor
-from foreword.core.values import Learnt, LowRank, Tuned, Weights
+from foreword.core.values import Learnt
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
@@ -27,20 +27,20 @@ class Group:
 
 
 def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple[FrozenLM, Bank | None]:
-    """What the rows are read through: the frozen model and a bank of prompts, or the model with other weights."""
+    """Return what the rows are read through: the frozen model and a bank of prompts, or the model with other weights.
+
+    Raises: ModelError for several values if the first changes weights.
+    """
     first = values[0]
-    if isinstance(first, HardPrompt | SoftPrompt | PrefixPrompt):
-        prompts = [v for v in values if isinstance(v, HardPrompt | SoftPrompt | PrefixPrompt)]
-        return lm, stack(prompts, lm.embed, lm.device)
+    prompts = [value.as_prompt for value in values if value.as_prompt is not None]
+    bank = stack(prompts, lm.embed, lm.device) if prompts else None
+    if not first.changes_weights:
+        assert len(prompts) == len(values), "only prompts and weights are read through the model"
+        return lm, bank
     if len(values) != 1:
         raise ModelError("Weights cannot be mixed in one batch; pass one learner at a time.")
     lm.require_weights()
-    if isinstance(first, LowRank):
-        return lm.with_weights(first.merged(lm.named_weights()), dropout), None
-    if isinstance(first, Tuned):
-        return lm.with_weights(first.weights.tensors, dropout), stack([first.prompt], lm.embed, lm.device)
-    assert isinstance(first, Weights), "only prompts and weights are read through the model"
-    return lm.with_weights(first.tensors, dropout), None
+    return lm.with_weights(first.merged(lm.named_weights()), dropout), bank
 
 
 def batches_of(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def _groups(
 
 def _shares_lead(lm: FrozenLM, value: Learnt, rows: Sequence[Encoded]) -> bool:
     """Whether several rows begin with the same columns, read alike in all of them, and go on after them."""
-    if not isinstance(value, HardPrompt | SoftPrompt) or len(rows) < 2:
+    if isinstance(value.as_prompt, PrefixPrompt | None) or value.changes_weights or len(rows) < 2:
         return False
     shared = rows[0].shared
     same = shared > 0 and all(e.shared == shared < len(e.ids_S) for e in rows)
@@ -92,7 +92,7 @@ def stacked_scores(
     lm: FrozenLM, values: Sequence[Learnt], rows: Sequence[Sequence[Encoded]], tokens_per_batch: int | None = None
 ) -> list[Tensor]:
     """Scores of each value's own rows, (rows, labels) each; prompts share batches, weights go one at a time."""
-    if len(values) > 1 and not isinstance(values[0], HardPrompt | SoftPrompt | PrefixPrompt):
+    if len(values) > 1 and values[0].changes_weights:
         return [stacked_scores(lm, [v], [r], tokens_per_batch)[0] for v, r in zip(values, rows, strict=True)]
     budget = tokens_per_batch or lm.batch_tokens
     scores: list[Tensor] = [torch.zeros(0, 0)] * len(values)

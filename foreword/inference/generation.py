@@ -9,9 +9,8 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding, Format
-from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.core.shapes import Bool, Float, Int, Tensor
-from foreword.core.values import Probe, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
@@ -56,15 +55,16 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
     """
     if not pairs:
         return
-    if lm is None or any(isinstance(artefact.value, Probe | WordCounts) for artefact, _ in pairs):
+    if lm is None or any(artefact.value.label_count is not None for artefact, _ in pairs):
         raise ModelError("Probes and word counts have labels only; they write nothing.")
     if not lm.writes:
         raise ModelError(
             f"{lm.name!r} is a masked model, which cannot write; load it with kind causal or choose another."
         )
-    prompts = [i for i, (a, _) in enumerate(pairs) if isinstance(a.value, HardPrompt | SoftPrompt | PrefixPrompt)]
-    own = [i for i in range(len(pairs)) if i not in set(prompts)]
-    for group in ([prompts] if prompts else []) + [[i] for i in own]:
+    assert not any(artefact.value.rewrites_rows for artefact, _ in pairs), "neighbours answer with labels"
+    alone = [i for i, (artefact, _) in enumerate(pairs) if artefact.value.changes_weights]
+    prompts = [i for i in range(len(pairs)) if i not in {*alone}]
+    for group in ([prompts] if prompts else []) + [[i] for i in alone]:
         read, bank = view(lm, [pairs[i][0].value for i in group])
         asked = [_asks(read, pairs[i], n, most) for n, i in enumerate(group)]
         flat = [(i, row, ask) for i, asks in zip(group, asked, strict=True) for row, ask in enumerate(asks)]
@@ -107,8 +107,8 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
 
 def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: int | None) -> list[Ask]:
     artefact, rows = pair
-    value, decoding = artefact.value, artefact.format.decoding
-    encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
+    value, decoding = artefact.value.as_prompt, artefact.format.decoding
+    encoded = encode_to_write(lm, artefact.format, rows, artefact.value.text_start)
     assert decoding is not None, "checked while encoding"
     prefixes: list[PrefixPrompt | None] = [value if isinstance(value, PrefixPrompt) else None] * len(encoded)
     if not isinstance(value, PrefixPrompt) and len(encoded) > 1 and lm.kind == "causal":
@@ -117,7 +117,7 @@ def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: i
         new = decoding.max_new_tokens
         led = [lm.begins_alike(e.lead, len(e.ids_S) + new) for e in encoded]
         if any(led):
-            own = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
+            own = None if value is None else stack([value], lm.embed, lm.device)
             lead = compile_leads(lm, encoded[:1], own)[0]  # read once for all rows
             prefixes = [lead if leads else None for leads in led]
             encoded = [e.without_lead() if leads else e for e, leads in zip(encoded, led, strict=True)]
@@ -196,7 +196,7 @@ class _Stopped:
 
 def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:
     """A bank with one prompt a row, in order."""
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     made = stack([ask.prefix or nothing for ask in asks], lm.embed, lm.device)
     if bank is None or bank.soft_TPD is None:
         return made

@@ -5,8 +5,6 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
@@ -34,7 +32,7 @@ def mixed_bank(
             first.append((entry, row if leads else replace(row, lead=0)))
         task_of.append(number[key])
         led.append(leads)
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     prefixes = prompts.prefixes(first)
     values = [nothing if isinstance(entry.value, PrefixPrompt) else entry.value for entry, _ in first]
     if -1 in task_of:  # the model alone

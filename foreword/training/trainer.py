@@ -14,7 +14,7 @@ from typing import Any
 from foreword.core.artefact import Artefact, made_of
 from foreword.core.format import Format
 from foreword.core.locks import held
-from foreword.core.values import Learnt, text_start
+from foreword.core.values import Learnt
 from foreword.errors import DataError, ForewordError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import HardConfig, calibrate
@@ -37,7 +37,6 @@ from foreword.training.contract import (
     StepwiseMethod,
 )
 from foreword.training.examples import Rows, mean_nll
-from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
 from foreword.training.search_checkpoint import FileNotebook
 
@@ -190,7 +189,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
         parts = [(), job.task.validation if learner.format.labels else ()]
     else:
         parts = [job.task.train, job.task.validation]
-    extra = text_start(learner.saved(learner.leaves))
+    extra = learner.saved(learner.leaves).text_start
     texts = job.task.answers == "text"
     rows = [Rows.of(learner.lm or lm, learner.format, part, extra, texts) for part in parts]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
@@ -241,7 +240,7 @@ def _train_group(
 
 def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     value = run.learner.saved({k: v.detach() for k, v in run.final_leaves().items()})
-    value = rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
+    value = value.with_tensors({name: tensor.detach() for name, tensor in value.tensors().items()})
     numbers = sum(leaf.numel() for leaf in run.learner.leaves.values())
     artefact = make_artefact(lm, job, value, run.learner.format, numbers)
     kept = run.best_step if run.learner.config.keep == "best" and run.best else run.step

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact
+from foreword.core.values.members import combined
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.ensemble import ensemble
-from foreword.inference.scoring import combined, score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.models.load import load
 from tests.planted import planted_task

@@ -8,8 +8,8 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.values import WordCounts
+from foreword.core.values.word_counts import row_words
 from foreword.errors import ConfigError, DataError
-from foreword.inference.word_counts import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
@@ -46,7 +46,7 @@ class BagOfWords(DirectMethod):
         fields = tuple(job.task.fields)
 
         def words(row: Row) -> list[str]:
-            return row_words(fields, row)
+            return row_words(fields, row.fields)
 
         seen = Counter(word for row in job.task.train for word in set(words(row)))
         kept = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
-import torch
-
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
@@ -29,7 +27,7 @@ from foreword.training.contract import Progress, Step
 
 Score = Literal["likelihood", "metric"]
 CHUNK = 128  # rows read between two entries in the ledger
-NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
+NONE = HardPrompt.empty()
 
 
 @final

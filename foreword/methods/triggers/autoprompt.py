@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
 from foreword.methods.triggers.beam_search import Plan, State, Verify, descend, penalties
@@ -131,7 +129,7 @@ def _found(field: Field, state: State, begin: dict[str, Any]) -> Ended:
     best = state.best[0] if chosen.prompt is None else chosen.prompt
     trace["prompt"] = explained(field, best)
     if chosen.prompt is None:
-        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+        empty = HardPrompt.empty()
         return Ended(empty, field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
     return Ended(value, form, field.slotted.length, metrics, trace)

@@ -42,7 +42,7 @@ def choose(field: Field, prompts: list[Prompt]) -> tuple[list[Choice], Choice]:
     choices = []
     if not job.format.template.slots:
         encoded = encode_rows(field.lm, job.format, rows)
-        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+        empty = HardPrompt.empty()
         choices.append(measure(None, stacked_scores(field.lm, [empty], [encoded])[0], rows))
     encoded = field.slotted.encoder.encode_rows(rows)
     values = [HardPrompt(torch.tensor(p)) for p in prompts]
@@ -65,5 +65,5 @@ def as_value(field: Field, prompt: Prompt) -> tuple[HardPrompt, Format]:
         rows = (*field.pool_rows, *field.job.task.validation)
         encoded = [*field.encoded, *field.slotted.encoder.encode_rows(field.job.task.validation)]
         if reads_alike(field.lm, form, rows, encoded, prompt):
-            return HardPrompt(torch.zeros(0, dtype=torch.long)), form
+            return HardPrompt.empty(), form
     return HardPrompt(torch.tensor(prompt)), field.slotted.format

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers.autoprompt import SearchConfig
 from foreword.methods.triggers.explanation import explained
@@ -90,6 +88,6 @@ def _found(field: Field, passed: list[tuple[Prompt, float]], steps: list[dict[st
     }
     trace = {"projections": steps, "begin": begin, "prompt": explained(field, prompt)}
     if chosen.prompt is None:
-        return Ended(HardPrompt(torch.zeros(0, dtype=torch.long)), field.job.format, 0, metrics, trace)
+        return Ended(HardPrompt.empty(), field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
     return Ended(value, form, field.slotted.length, metrics, trace)

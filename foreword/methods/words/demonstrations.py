@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 
 from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
@@ -102,7 +101,7 @@ def _fits(lm: FrozenLM, form: Format, beside: Sequence[Row]) -> bool:
 
 def scores_of(lm: FrozenLM, forms: Sequence[Format], rows: Sequence[Row]) -> list[Float[Tensor, "N C"]]:
     """Scores of the same rows in each format, all in mixed batches."""
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     return score_readings(lm, [Reading(nothing, form, rows) for form in forms])
 
 

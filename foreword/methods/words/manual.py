@@ -1,7 +1,5 @@
 """The hand-written prompt, zero-shot: the template and the label words as a person wrote them."""
 
-import torch
-
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
@@ -28,4 +26,4 @@ class Manual(DirectMethod):
             raise ConfigError(
                 "manual uses words only, and this template has {soft:...} slots; remove them, or use prompt-tuning."
             )
-        return HardPrompt(torch.zeros(0, dtype=torch.long)), job.format, 0
+        return HardPrompt.empty(), job.format, 0
