@@ -30,7 +30,7 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
     from foreword.models.compatibility import check, suited
 
     artefact = Artefact.load(folder)
-    if artefact.form == "word-counts":
+    if not artefact.value.needs_model:
         return Prompted(None, artefact)
     # Words are read by any model, as whatever kind that one is.
     own = model is not None and artefact.any_model

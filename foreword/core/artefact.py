@@ -16,7 +16,7 @@ from foreword.core.data_paths import portable, resolved
 from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
 from foreword.core.html import html_table
-from foreword.core.record import LONGEST, check_record, check_seal, parse_record, sealed
+from foreword.core.record import LONGEST, PARTS, check_record, check_seal, parse_record, sealed
 from foreword.core.serialise import check_header, unpack
 from foreword.core.text import shown
 from foreword.core.values import Learnt
@@ -24,6 +24,9 @@ from foreword.errors import ArtefactError, ForewordError
 
 SCHEMA = 1
 TENSORS, RECORD, CARD = "prompt.safetensors", "foreword.json", "README.md"
+PLAIN = (
+    "method", "config", "seed", "model", "fingerprint", "metrics", "hashes", "recipe", "parent", "numbers_trained"
+)  # fmt: skip
 # What reading bytes of others may end with.
 BROKEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, SafetensorError)
 MOST = {TENSORS: 2**40, RECORD: LONGEST, CARD: LONGEST}  # bytes that are read of each file
@@ -112,25 +115,17 @@ class Artefact:
         return target
 
     def _record(self, data: bytes) -> dict[str, Any]:
-        return {
+        record = {
+            **{name: getattr(self, name) for name in PLAIN},
             "schema": SCHEMA,
             "form": self.form,
-            "method": self.method,
-            "config": self.config,
-            "seed": self.seed,
             "format": self.format.to_json(),
             "fields": list(self.fields),
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "metrics": self.metrics,
-            "hashes": self.hashes,
-            "recipe": self.recipe,
-            "parent": self.parent,
-            "numbers_trained": self.numbers_trained,
             **({"trace": self.trace} if self.trace else {}),
             "value": self.value.record(),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
+        return {name: record[name] for name in PARTS if name in record}
 
     @staticmethod
     @checked
@@ -144,8 +139,8 @@ class Artefact:
             contents = read_folder(path, (RECORD, TENSORS), MOST)
         except OSError as error:
             raise _unreadable(path, error) from error
-        made = Artefact.read(contents, str(path))
-        return replace(made, recipe=resolved(made.recipe, path))
+        artefact = Artefact.read(contents, str(path))
+        return replace(artefact, recipe=resolved(artefact.recipe, path))
 
     @staticmethod
     def read(contents: Mapping[str, bytes], path: str) -> "Artefact":
@@ -164,31 +159,21 @@ class Artefact:
                 )
             check_record(record)
             check_header(data, record["form"], record["value"])
-            value = unpack(record["form"], tensors_from_bytes(data), record["value"])
-            made = Artefact(
-                value=value,
+            artefact = Artefact(
+                value=unpack(record["form"], tensors_from_bytes(data), record["value"]),
                 format=Format.from_json(record["format"]),
-                method=record["method"],
-                config=record["config"],
-                seed=record["seed"],
-                model=record["model"],
-                fingerprint=record["fingerprint"],
                 fields=tuple(record["fields"]),
-                metrics=record["metrics"],
-                hashes=record["hashes"],
-                recipe=record["recipe"],
-                parent=record["parent"],
-                numbers_trained=record["numbers_trained"],
                 trace=record.get("trace", {}),
+                **{name: record[name] for name in PLAIN},
             )
-            _check_whole(made)
+            _check_whole(artefact)
             check_seal(record)
         except ForewordError as error:
             raise ArtefactError(f"{path} does not hold a whole artefact: {error}") from error
         except BROKEN as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ArtefactError(f"{path} does not hold what its record says ({reason}); train it again.") from error
-        return made
+        return artefact
 
     def _repr_html_(self) -> str:
         """Return what was learnt as a table, for notebooks."""

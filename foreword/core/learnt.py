@@ -18,12 +18,10 @@ KINDS: dict[str, type["Learnt"]] = {}  # every kind by its form; a class enters 
 class Reader(Protocol):
     """Describe what the check of a value asks of a model (`models.base.FrozenLM`)."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def dims(self) -> Any: ...
-    @property
-    def sites(self) -> Mapping[str, Any]: ...
+    name: str
+    dims: Any
+    sites: Any
+
     def require_prefix(self) -> None: ...
     def named_weights(self) -> Mapping[str, Tensor]: ...
 
@@ -31,34 +29,36 @@ class Reader(Protocol):
 class Learnt(ABC):
     """Hold what a method learnt: named tensors, and a record of everything else.
 
-    A kind is registered by its form: `class Probe(Learnt, form="probe")`. What a model reads it with is a prompt, other
-    weights, or both; a kind without either has a scorer in `inference.scoring`.
+    A class registers its form: `class Probe(Learnt, form="probe", stored={"weight": "weight_CD", "bias": "bias_C"})`.
+    A model reads it with a prompt, other weights, or both; a kind without either has a scorer in `inference.scoring`.
     """
 
     form: ClassVar[str]
+    stored: ClassVar[Mapping[str, str]]  # tensors by name, and the attributes that hold them
     needs_model: ClassVar[bool] = True
     changes_weights: ClassVar[bool] = False  # then it shares no batch with other values
     rewrites_rows: ClassVar[bool] = False  # then `inference.scoring` has an encoder for its rows
     holds_rows: ClassVar[bool] = False  # training rows, in clear
     privacy: ClassVar[str | None] = None  # a sentence, if it holds something else of the training texts in clear
 
-    def __init_subclass__(cls, form: str | None = None) -> None:
+    def __init_subclass__(cls, form: str | None = None, stored: Mapping[str, str] | None = None) -> None:
+        cls.stored = stored or {}
         if form is not None:
             assert form not in KINDS, f"two kinds have the form {form!r}"
             cls.form, KINDS[form] = form, cls
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return its tensors by name, as they are stored and as gradients reach them."""
+        return {name: getattr(self, attribute) for name, attribute in self.stored.items()}
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Return what else `restore` needs, as JSON."""
 
     @classmethod
-    @abstractmethod
     def tensor_names(cls, record: Mapping[str, Any]) -> set[str]:
         """Return the names that the tensors of a value with this record have."""
+        return {*cls.stored}
 
     @classmethod
     @abstractmethod

@@ -70,7 +70,7 @@ class HardPrompt(Prompt, form="hard"):
 
 @final
 @dataclass(frozen=True, eq=False)
-class SoftPrompt(Prompt, form="soft"):
+class SoftPrompt(Prompt, form="soft", stored={"embed": "embed_PD"}):
     """Hold input embeddings that fill a template's slots in order (Lester et al. 2021)."""
 
     embed_PD: Float[Tensor, "P D"]
@@ -79,15 +79,8 @@ class SoftPrompt(Prompt, form="soft"):
     def length(self) -> int:
         return self.embed_PD.shape[0]
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"embed": self.embed_PD}
-
     def record(self) -> dict[str, Any]:
         return {"shape": list(self.embed_PD.shape)}
-
-    @classmethod
-    def tensor_names(cls, record: Mapping[str, Any]) -> set[str]:
-        return {"embed"}
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "SoftPrompt":

@@ -147,7 +147,7 @@ def open_artefact(
     Raises: ArtefactError, ModelError as `Artefact.load`, `load` and `check` say.
     """
     artefact = Artefact.load(folder)
-    if artefact.form == "word-counts":
+    if not artefact.value.needs_model:
         return Prompted(None, artefact)
     if lm is None or isinstance(lm, str):
         own = lm is not None and artefact.any_model  # words are read by any model, as whatever kind that one is

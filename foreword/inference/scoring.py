@@ -12,7 +12,7 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
 from foreword.core.values import Learnt, Neighbours, Probe, PromptPool, WordCounts
-from foreword.core.values.word_counts import row_words
+from foreword.core.values.classifiers import row_words
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.features import encode_rows, row_features

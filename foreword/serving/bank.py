@@ -17,7 +17,6 @@ import torch
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import PrefixPrompt, Prompt, stack
-from foreword.core.values import Learnt
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited
@@ -196,7 +195,6 @@ class PromptBank:
         _check_shape(self.lm, artefact, name)
         own = suited(self.lm, artefact)
         labels = Encoder.build(self.lm, own.format, own.value.text_start)
-        _check_slots(own.value, labels, name)
         self._check_words(labels, name)
         if {*own.format.template.fields} - {*own.fields}:
             raise ArtefactError(f"{name} has a template with fields that its record does not name.")
@@ -304,11 +302,3 @@ def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
             raise ArtefactError(f"{name} has prefixes at {', '.join(value.sites)}; served are those of one decoder.")
         if lm.kind == "causal" and value.start != value.length:
             raise ArtefactError(f"{name} starts its text at {value.start}, which no causal model does after a prefix.")
-
-
-def _check_slots(value: Learnt, labels: Encoder, name: str) -> None:
-    if labels.prompt_length != value.slots:
-        raise ArtefactError(
-            f"{name} has a prompt of {value.slots} positions and a template with slots for {labels.prompt_length}; the "
-            "artefact is damaged."
-        )

@@ -59,7 +59,7 @@ def test_word_counts_score_as_scikit_learn_does():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from foreword.core.values.word_counts import row_words
+    from foreword.core.values.classifiers import row_words
     from foreword.inference.scoring import score_rows
 
     task = planted_task(3)

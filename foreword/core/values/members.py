@@ -25,20 +25,6 @@ class Member:
     format: Format
 
 
-def combined(scores: Sequence[Float[Tensor, "N C"]], rule: Rule) -> Float[Tensor, "N C"]:
-    """Return the log of the members' mean probability; or, for the majority, the log of the votes.
-
-    Between equal numbers of votes the means decide.
-    """
-    logprob_MNC = torch.stack([score.double().log_softmax(-1) for score in scores])
-    mean_NC = logprob_MNC.logsumexp(0) - math.log(len(scores))
-    if rule == "mean":
-        return mean_NC
-    vote_NC = torch.nn.functional.one_hot(logprob_MNC.argmax(-1), logprob_MNC.shape[-1]).sum(0)
-    total_NC = ((vote_NC + mean_NC.exp()) / (len(scores) + 1)).log()
-    return total_NC.masked_fill(mean_NC.isneginf(), -torch.inf)
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class Ensemble(Learnt, form="ensemble"):
@@ -61,7 +47,14 @@ class Ensemble(Learnt, form="ensemble"):
         return replace(self, members=tuple(replace(m, format=convert(m.format)) for m in self.members))
 
     def combined(self, scores: Sequence[Float[Tensor, "N C"]]) -> Float[Tensor, "N C"]:
-        return combined(scores, self.rule)
+        """Return the log of the mean probability; or, for the majority, of the votes. The mean decides between ties."""
+        logprob_MNC = torch.stack([score.double().log_softmax(-1) for score in scores])
+        mean_NC = logprob_MNC.logsumexp(0) - math.log(len(scores))
+        if self.rule == "mean":
+            return mean_NC
+        vote_NC = torch.nn.functional.one_hot(logprob_MNC.argmax(-1), logprob_MNC.shape[-1]).sum(0)
+        total_NC = ((vote_NC + mean_NC.exp()) / (len(scores) + 1)).log()
+        return total_NC.masked_fill(mean_NC.isneginf(), -torch.inf)
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"{i}.{name}": t for i, m in enumerate(self.members) for name, t in m.value.tensors().items()}

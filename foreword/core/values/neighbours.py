@@ -15,7 +15,7 @@ from foreword.errors import ArtefactError
 
 @final
 @dataclass(frozen=True, eq=False)
-class Neighbours(Learnt, form="neighbours"):
+class Neighbours(Learnt, form="neighbours", stored={"embed": "embed_ND"}):
     """Hold a pool of examples; each row is shown the `count` nearest to it, the nearest last (Liu et al. 2022).
 
     `embed_ND` has rows of length 1, made by the model itself or by the `encoder` named, which reads `{field} {field}`.
@@ -33,16 +33,9 @@ class Neighbours(Learnt, form="neighbours"):
     def as_prompt(self) -> HardPrompt:
         return HardPrompt.empty()  # the rows bring their examples as words
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"embed": self.embed_ND}
-
     def record(self) -> dict[str, Any]:
         examples = [{"fields": dict(e.fields), "word": e.word} for e in self.examples]
         return {"examples": examples, "count": self.count, "separator": self.separator, "encoder": self.encoder}
-
-    @classmethod
-    def tensor_names(cls, record: Mapping[str, Any]) -> set[str]:
-        return {"embed"}
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "Neighbours":

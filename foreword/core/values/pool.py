@@ -12,7 +12,7 @@ from foreword.errors import ArtefactError
 
 @final
 @dataclass(frozen=True, eq=False)
-class PromptPool(Learnt, form="pool"):
+class PromptPool(Learnt, form="pool", stored={"keys": "keys_KD", "values": "values_KPD"}):
     """Hold keys and soft prompts, from which every row mixes a prompt of its own (MetaPrompter, Jiang et al. 2023)."""
 
     keys_KD: Float[Tensor, "K D"]
@@ -26,15 +26,8 @@ class PromptPool(Learnt, form="pool"):
     def slots(self) -> int:
         return self.length
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"keys": self.keys_KD, "values": self.values_KPD}
-
     def record(self) -> dict[str, Any]:
         return {"shape": list(self.values_KPD.shape)}
-
-    @classmethod
-    def tensor_names(cls, record: Mapping[str, Any]) -> set[str]:
-        return {"keys", "values"}
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "PromptPool":

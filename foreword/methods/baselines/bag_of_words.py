@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.values import WordCounts
-from foreword.core.values.word_counts import row_words
+from foreword.core.values.classifiers import row_words
 from foreword.errors import ConfigError, DataError
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM

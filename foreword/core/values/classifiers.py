@@ -1,4 +1,4 @@
-"""Hold a classifier of word counts, which needs no model."""
+"""Hold classifiers that read no label words: a probe of frozen features, and word counts, which need no model."""
 
 import re
 from collections import Counter
@@ -9,18 +9,50 @@ from typing import Any, final
 
 import torch
 
-from foreword.core.learnt import Learnt
+from foreword.core.learnt import Learnt, Reader, check_width
 from foreword.core.record import are_distinct, are_texts
 from foreword.core.serialise import check_ranks, check_single
 from foreword.core.shapes import Float, Tensor
+from foreword.core.text import shown
 from foreword.errors import ArtefactError
 
+POOLS = ("answer", "mean", "head")  # what of a row a probe reads
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class WordCounts(Learnt, form="word-counts"):
+class Probe(Learnt, form="probe", stored={"weight": "weight_CD", "bias": "bias_C"}):
+    """Hold a linear classifier over frozen features; standardisation is folded in. `pool` is one of `POOLS`."""
+
+    weight_CD: Float[Tensor, "C D"]
+    bias_C: Float[Tensor, "C"]
+    pool: str
+
+    @property
+    def label_count(self) -> int:
+        return len(self.bias_C)
+
+    def record(self) -> dict[str, Any]:
+        return {"pool": self.pool}
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "Probe":
+        check_ranks(tensors, weight=2, bias=1)
+        check_single(tensors)
+        if record["pool"] not in POOLS:
+            raise ArtefactError(f"the probe reads {shown(record['pool'])}; it can read {', '.join(POOLS)}.")
+        if len(tensors["weight"]) != len(tensors["bias"]):
+            raise ArtefactError("the probe's weights and biases are of different numbers of labels.")
+        return Probe(tensors["weight"], tensors["bias"], record["pool"])
+
+    def check_model(self, lm: Reader) -> None:
+        check_width(lm, self.weight_CD.shape[1])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class WordCounts(Learnt, form="word-counts", stored={"idf": "idf_V", "weight": "weight_CV", "bias": "bias_C"}):
     """Hold TF-IDF with logistic regression: scores are `tfidf @ weight.T + bias` over the word list's columns."""
 
     needs_model = False
@@ -50,15 +82,8 @@ class WordCounts(Learnt, form="word-counts"):
                 score_NC[number] += self.weight_CV[:, index] @ (weight / weight.norm())
         return score_NC
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"idf": self.idf_V, "weight": self.weight_CV, "bias": self.bias_C}
-
     def record(self) -> dict[str, Any]:
         return {"words": list(self.words)}
-
-    @classmethod
-    def tensor_names(cls, record: Mapping[str, Any]) -> set[str]:
-        return {"idf", "weight", "bias"}
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "WordCounts":
