@@ -1,4 +1,4 @@
-"""An artefact: what was learnt, with all that is needed to use it, check it and make it again. No pickle anywhere."""
+"""Save and load an artefact: what was learnt, and what is needed to use, check and remake it. No pickle anywhere."""
 
 import hashlib
 import json
@@ -27,18 +27,18 @@ TENSORS, RECORD, CARD = "prompt.safetensors", "foreword.json", "README.md"
 PLAIN = (
     "method", "config", "seed", "model", "fingerprint", "metrics", "hashes", "recipe", "parent", "numbers_trained"
 )  # fmt: skip
-# What reading bytes of others may end with.
+# Errors that reading the bytes of others may end with.
 BROKEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, SafetensorError)
 MOST = {TENSORS: 2**40, RECORD: LONGEST, CARD: LONGEST}  # bytes that are read of each file
 
 
 @dataclass(frozen=True, eq=False)
 class Artefact:
-    """A learnt value with its format and its record.
+    """Hold a learnt value with its format and its record.
 
     `model` names the model it was made for and `fingerprint` says which one exactly: tokenizer, shape, weights, dtype.
-    `hashes` are of the splits, `metrics` of the development rows, `recipe` is what remakes it. `trace` is what a search
-    did, step by step.
+    `hashes` are of the splits and `metrics` of the validation rows; `recipe` remakes it. `trace` is what a search did,
+    step by step.
     """
 
     value: Learnt
@@ -62,24 +62,24 @@ class Artefact:
 
     @property
     def any_model(self) -> bool:
-        """Whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
+        """Return whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
         return self.value.any_model
 
     @property
     def holds_rows(self) -> bool:
-        """Whether training rows stand in it, in clear: demonstrations, or a pool of them."""
+        """Return whether it holds training rows in clear: demonstrations, or a pool of them."""
         worked = bool(self.config.get("demonstrations"))  # chain of thought has them as words of its template
         parts = self.value.parts(self.format)
         return worked or any(value.holds_rows or form.template.holds_data for value, form in parts)
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of the tensor file; hard prompts live in the template and store none."""
+        """Return the bytes of its tensors; hard prompts live in the template and store none."""
         return sum(t.numel() * t.element_size() for t in self.value.tensors().values())
 
     @property
     def sha256(self) -> str:
-        """Hash of the tensor file, as its record has it."""
+        """Return the hash of the tensor file, as its record has it."""
         return hashlib.sha256(self._tensor_bytes()).hexdigest()
 
     def _tensor_bytes(self) -> bytes:
@@ -88,7 +88,7 @@ class Artefact:
 
     @property
     def made_of(self) -> str:
-        """What decides the artefact besides the model, canonical: rows and recipe. Equal to `made_of` of its job."""
+        """Return what decides the artefact besides the model: rows and recipe. Equal to `made_of` of its job."""
         return made_of(self.method, self.config, self.seed, self.hashes, self.recipe.get("format"))
 
     def with_metrics(self, **metrics: Any) -> "Artefact":
@@ -98,7 +98,7 @@ class Artefact:
     def save(self, folder: str | Path) -> Path:
         """Write the folder through a temporary one and a rename, so that a half-written artefact never has its name.
 
-        Raises: ArtefactError where the folder holds something that is not an artefact, or cannot be written.
+        Raises: ArtefactError if the folder holds something that is not an artefact, or cannot be written.
         """
         target = Path(folder)
         data = self._tensor_bytes()
@@ -144,7 +144,7 @@ class Artefact:
 
     @staticmethod
     def read(contents: Mapping[str, bytes], path: str) -> "Artefact":
-        """The same from the bytes of its files; `path` is where they are from, for errors."""
+        """Read an artefact from the bytes of its files. Errors name the `path` that they come from."""
         data = contents[TENSORS]
         try:
             record = parse_record(contents[RECORD])
@@ -191,7 +191,7 @@ class Artefact:
         return html_table(["artefact", ""], rows)
 
     def _card(self) -> str:
-        """The README of the folder, for the person who is handed it."""
+        """Return the README of the folder, for the person who is handed it."""
         imported = self.recipe.get("imported")
         decoding = self.format.decoding.to_json() if self.format.decoding else {}
         chat = self.format.chat_options.to_json()
@@ -244,10 +244,11 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> ArtefactError:
-    """Why a folder is no artefact that can be read."""
+    """Return the error that says why a folder cannot be read as an artefact."""
     place = present(path)
     if (place / RECORD).exists() or (place / RECORD).is_symlink():
-        return ArtefactError(f"{path} cannot be read ({_told(error)}). The artefact is damaged; train it again.")
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return ArtefactError(f"{path} cannot be read ({reason}). The artefact is damaged; train it again.")
     inside = sorted(str(p.parent) for pattern in ("*", "artefacts/*") for p in path.glob(f"{pattern}/{RECORD}"))
     hint = f"It holds artefacts: give one of them, {inside[0]} for example." if inside else ""
     return ArtefactError(
@@ -255,12 +256,8 @@ def _unreadable(path: Path, error: OSError) -> ArtefactError:
     )
 
 
-def _told(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-
-
 def _check_whole(artefact: Artefact) -> None:
-    """Whether an artefact's parts fit each other. Raises: ArtefactError."""
+    """Check that an artefact's parts fit each other. Raises: ArtefactError."""
     value, labels = artefact.value, artefact.format.labels
     if not artefact.any_model and not artefact.fingerprint:
         raise ArtefactError("the record has no fingerprint of the model that its tensors were made for.")
@@ -275,9 +272,9 @@ def _check_whole(artefact: Artefact) -> None:
 
 
 def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
-    """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON.
+    """Return a method, its config and seed, the hashes of its rows and its first format, as canonical JSON.
 
-    The moment of a chat template's clock decides nothing: the same job on another day is the same job.
+    The moment of a chat template's clock is left out: the same job on another day is the same job.
     """
     return json.dumps([method, config, seed, hashes, without_clock(form)], sort_keys=True)
 
@@ -285,27 +282,27 @@ def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
 def check_fits(
     artefact: Artefact, fingerprint: Mapping[str, str], name: str, *, allow_other_weights: bool = False
 ) -> str | None:
-    """Whether an artefact may be used with a model; returns one warning line, or None.
+    """Check that an artefact may be used with a model; return one warning line, or None.
 
-    Hard prompts and word counts run on any model. Else tokenizer and shape must match; weights too unless allowed; a
-    differing dtype or quantisation is worth a line. Where one side is quantised and the other is not, or otherwise, the
-    weights are taken for the same if what quantisation keeps is (`models.base.Fingerprint`).
+    Hard prompts and word counts run on any model. For others tokenizer and shape must match, and the weights too unless
+    allowed; another dtype or quantisation is worth a line. If the two are quantised differently, the weights count as
+    the same if what quantisation keeps is the same (`models.base.Fingerprint`).
 
     Raises: ArtefactError that says which of the three differs.
     """
     if artefact.any_model:
         return None
-    made = artefact.fingerprint
+    recorded = artefact.fingerprint
     for level, meaning in (("tokenizer", "another tokenizer"), ("shape", "a model of another shape")):
-        if made[level] != fingerprint[level]:
+        if recorded[level] != fingerprint[level]:
             raise ArtefactError(
                 f"This {artefact.form} artefact was made for {artefact.model.get('name')!r} and cannot be used with "
                 f"{name!r}: that is {meaning}. Load the model it was made for, or train it again for this one."
             )
-    before, now = _storage(made), _storage(fingerprint)
-    rounded = before != now and bool(made.get("quantisation") or fingerprint.get("quantisation"))
+    before, now = _storage(recorded), _storage(fingerprint)
+    rounded = before != now and bool(recorded.get("quantisation") or fingerprint.get("quantisation"))
     level = "kept" if rounded else "weights"
-    same = made.get(level) == fingerprint.get(level)
+    same = recorded.get(level) == fingerprint.get(level)
     if not same and not allow_other_weights:
         raise ArtefactError(
             f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape "
@@ -322,6 +319,6 @@ def check_fits(
 
 
 def _storage(fingerprint: Mapping[str, str]) -> str:
-    """How the weights are stored: dtype and quantisation, in words; older artefacts tell the dtype alone."""
+    """Return how the weights are stored, in words: dtype and quantisation; older artefacts record the dtype alone."""
     quantisation = fingerprint.get("quantisation")
     return fingerprint["dtype"] + (f" ({quantisation})" if quantisation else "")

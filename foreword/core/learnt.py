@@ -48,7 +48,7 @@ class Learnt(ABC):
             cls.form, KINDS[form] = form, cls
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return its tensors by name, as they are stored and as gradients reach them."""
+        """Return its tensors by name. Those named `ids` are token ids; others are floats, which gradients reach."""
         return {name: getattr(self, attribute) for name, attribute in self.stored.items()}
 
     @abstractmethod
@@ -68,11 +68,6 @@ class Learnt(ABC):
         Raises: ArtefactError for a shape or a part of the record that does not fit. A part that is missing or of
         another kind may raise what Python does.
         """
-
-    @classmethod
-    def holds_ids(cls, name: str) -> bool:
-        """Return whether the tensor of this name has token ids; the others have floats."""
-        return False
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Learnt":
         """Return the value with other tensors of the same names and shapes."""

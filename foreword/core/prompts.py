@@ -47,10 +47,6 @@ class HardPrompt(Prompt, form="hard"):
         return {"ids"} if record["length"] else set()
 
     @classmethod
-    def holds_ids(cls, name: str) -> bool:
-        return True
-
-    @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "HardPrompt":
         ids_P = tensors.get("ids", torch.zeros(0, dtype=torch.long))
         if not is_whole(record["length"], 0) or ids_P.ndim != 1 or len(ids_P) != record["length"]:

@@ -37,9 +37,8 @@ def unpack(form: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) 
 
     Raises: ArtefactError for a tensor of another type, that is empty or not finite; and what `Learnt.restore` raises.
     """
-    kind = kind_of(form)
     for name, tensor in tensors.items():
-        ids = kind.holds_ids(name)
+        ids = name.rpartition(".")[2] == "ids"
         if tensor.dtype not in ((torch.long,) if ids else FLOATS):
             raise ArtefactError(
                 f"tensor {name!r} has dtype {tensor.dtype}; {'int64' if ids else 'a float'} was expected."
@@ -48,7 +47,7 @@ def unpack(form: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) 
             raise ArtefactError(f"tensor {name!r} holds NaN or infinity.")
         if not ids and tensor.ndim and not tensor.numel():
             raise ArtefactError(f"tensor {name!r} is empty: its shape is {list(tensor.shape)}.")
-    return kind.restore(tensors, record)
+    return kind_of(form).restore(tensors, record)
 
 
 def check_ranks(tensors: Mapping[str, Tensor], **ranks: int) -> None:

@@ -6,8 +6,7 @@ A new kind of value is a class in a file here, and its name below, so that recor
 from foreword.core.learnt import Learnt
 from foreword.core.values.classifiers import Probe, WordCounts
 from foreword.core.values.members import Ensemble, Member, Rule
-from foreword.core.values.neighbours import Neighbours
-from foreword.core.values.pool import PromptPool
+from foreword.core.values.pools import Neighbours, PromptPool
 from foreword.core.values.weights import LowRank, Tuned, Weights
 
 __all__ = [

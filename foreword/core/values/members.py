@@ -70,10 +70,6 @@ class Ensemble(Learnt, form="ensemble"):
         return {f"{i}.{name}" for i, kind, value in kinds for name in kind.tensor_names(value)}
 
     @classmethod
-    def holds_ids(cls, name: str) -> bool:
-        return name.endswith(".ids")
-
-    @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> "Ensemble":
         members = []
         for number, part in enumerate(record["members"]):
