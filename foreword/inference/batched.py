@@ -32,7 +32,7 @@ def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple
     Raises: ModelError for several values if the first changes weights.
     """
     first = values[0]
-    prompts = [value.as_prompt for value in values if value.as_prompt is not None]
+    prompts = [prompt for value in values if (prompt := value.as_prompt) is not None]
     bank = stack(prompts, lm.embed, lm.device) if prompts else None
     if not first.changes_weights:
         assert len(prompts) == len(values), "only prompts and weights are read through the model"

@@ -124,7 +124,7 @@ def _score_flat(lm: FrozenLM | None, readings: Sequence[Reading], tokens_per_bat
 
 
 @singledispatch
-def own_scores(value: Learnt, lm: FrozenLM, reading: Reading, tokens_per_batch: int | None) -> Tensor | None:
+def own_scores(value: Learnt, lm: FrozenLM | None, reading: Reading, tokens_per_batch: int | None) -> Tensor | None:
     """Return the scores of a kind that is read neither as a prompt nor as weights; None for the others.
 
     A new kind of that sort registers its function here: `@own_scores.register`.
