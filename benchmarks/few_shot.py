@@ -111,12 +111,12 @@ def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def shared(lm: FrozenLM, encoded: Sequence[Encoded]) -> torch.Tensor:
     """The library's own road."""
-    return stacked_scores(lm, [HardPrompt(torch.zeros(0, dtype=torch.long))], [encoded])[0]
+    return stacked_scores(lm, [HardPrompt.empty()], [encoded])[0]
 
 
 def whole(lm: FrozenLM, encoded: Sequence[Encoded]) -> torch.Tensor:
     """Every row with its demonstrations, in batches of as many tokens."""
-    bank = stack([HardPrompt(torch.zeros(0, dtype=torch.long))], lm.embed, lm.device)
+    bank = stack([HardPrompt.empty()], lm.embed, lm.device)
     return score_all(lm, [replace(e, shared=0) for e in encoded], bank, torch.zeros(len(encoded), dtype=torch.long))
 
 

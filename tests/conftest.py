@@ -29,7 +29,7 @@ def jaxtyped(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorated(target: Any) -> Any:
         annotations = () if isinstance(target, type) else target.__annotations__.values()
         plain = not isinstance(target, type) and not any("jaxtyping." in str(annotation) for annotation in annotations)
-        return typechecker(target) if plain else checked(typechecker=typechecker)(target)
+        return target if plain else checked(typechecker=typechecker)(target)
 
     return decorated
 

@@ -47,7 +47,6 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where texts were too long and were cut."""
-    from foreword.core.values import text_start
     from foreword.inference.generation import encode_to_write
     from foreword.inference.scoring import encode_value
     from foreword.models.encoding.encoder import count_cut
@@ -58,7 +57,7 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
     if artefact.format.decoding is None:
         encoded = encode_value(opened.lm, artefact.value, artefact.format, rows)
     else:
-        encoded = encode_to_write(opened.lm, artefact.format, rows, text_start(artefact.value))
+        encoded = encode_to_write(opened.lm, artefact.format, rows, artefact.value.text_start)
     cut, tokens = count_cut(encoded)
     if cut:
         note(f"{cut} of {len(encoded)} rows were too long and lost {tokens} tokens ({artefact.format.truncate} cut)")
@@ -67,11 +66,9 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
 def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
     """One line on stderr where rows to be measured stand in the prompt with their answers."""
     from foreword.core.template import Literal
-    from foreword.core.values import Ensemble
 
-    value = opened.artefact.value
-    forms = [m.format for m in value.members] if isinstance(value, Ensemble) else [opened.artefact.format]
-    texts = {p.text for form in forms for p in form.template.parts if isinstance(p, Literal) and p.data}
+    parts = opened.artefact.value.parts(opened.artefact.format)
+    texts = {p.text for _, form in parts for p in form.template.parts if isinstance(p, Literal) and p.data}
     shown = sum(all(text in texts for text in row.fields.values()) for row in rows)
     if shown:
         note(f"{shown} of {len(rows)} rows are demonstrations of this prompt, which has their answers")

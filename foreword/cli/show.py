@@ -44,7 +44,7 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
         **({"chat_options": form["chat_options"]} if "chat_options" in form else {}),
         **({"decoding": form["decoding"]} if "decoding" in form else {}),
         "calibration": {k: form[k] for k in ("shift", "temperature", "premise") if form.get(k)},
-        **_several(artefact.value),
+        **artefact.value.details(),
         "metrics": artefact.metrics,
         "numbers_trained": artefact.numbers_trained,
         "bytes_stored": artefact.bytes_stored,
@@ -60,25 +60,6 @@ def chat_lines(options: "ChatOptions") -> list[tuple[str, str]]:
     told = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.variables.items()]
     clock = [] if options.clock is None else [("chat clock", options.clock)]
     return [*([("chat options", ", ".join(told))] if told else []), *clock]
-
-
-def _several(value: Any) -> dict[str, Any]:
-    """What stands before a row where it is more than one template: each member's, or a pool of examples; and the sites
-    of a prefix where there are several."""
-    from foreword.core.prompts import PrefixPrompt
-    from foreword.core.values import Ensemble, Neighbours
-
-    if isinstance(value, PrefixPrompt) and {*value.sites} != {"self"}:
-        told = {
-            site: f"{keys.shape[0]} layers, {keys.shape[2]} heads of {keys.shape[3]}"
-            for site, (keys, _) in value.sites.items()
-        }
-        return {"sites": told}
-    if isinstance(value, Neighbours):
-        return {"pool": f"{len(value.examples)} examples, of which the {value.count} nearest are shown"}
-    if isinstance(value, Ensemble):
-        return {"rule": value.rule, "members": [member.format.template.source for member in value.members]}
-    return {}
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""An artefact: what was learnt, with all that is needed to use it, check it and make it again. No pickle anywhere."""
+"""Save and load an artefact: what was learnt, and what is needed to use, check and remake it. No pickle anywhere."""
 
 import errno
 import hashlib
@@ -19,26 +19,29 @@ from foreword.core.files import present, read_folder, write_folder
 from foreword.core.format import Format, without_clock
 from foreword.core.html import html_table
 from foreword.core.plain import LONGEST
-from foreword.core.record import check_record, check_seal, parse_record, sealed
-from foreword.core.serialise import check_header, pack, unpack
+from foreword.core.record import PARTS, check_record, check_seal, parse_record, sealed
+from foreword.core.serialise import check_header, unpack
 from foreword.core.text import shown
-from foreword.core.values import FORM, Ensemble, Learnt, Neighbours, Probe, WordCounts, words_alone
+from foreword.core.values import Learnt
 from foreword.errors import ArtefactError, ForewordError
 
 SCHEMA = 1
 TENSORS, RECORD, CARD = "prompt.safetensors", "foreword.json", "README.md"
-# What reading bytes of others may end with.
+PLAIN = (
+    "method", "config", "seed", "model", "fingerprint", "metrics", "hashes", "recipe", "parent", "numbers_trained"
+)  # fmt: skip
+# Errors that reading the bytes of others may end with.
 BROKEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, SafetensorError)
 MOST = {TENSORS: 2**40, RECORD: LONGEST, CARD: LONGEST}  # bytes that are read of each file
 
 
 @dataclass(frozen=True, eq=False)
 class Artefact:
-    """A learnt value with its format and its record.
+    """Hold a learnt value with its format and its record.
 
     `model` names the model it was made for and `fingerprint` says which one exactly: tokenizer, shape, weights, dtype.
-    `hashes` are of the splits, `metrics` of the development rows, `recipe` is what remakes it. `trace` is what a search
-    did, step by step.
+    `hashes` are of the splits and `metrics` of the validation rows; `recipe` remakes it. `trace` is what a search did,
+    step by step.
     """
 
     value: Learnt
@@ -58,39 +61,37 @@ class Artefact:
 
     @property
     def form(self) -> str:
-        return FORM[type(self.value)]
+        return self.value.form
 
     @property
     def any_model(self) -> bool:
-        """Whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
-        return words_alone(self.value)
+        """Return whether any model may read it: words alone, or no model at all. Token ids are of one tokenizer."""
+        return self.value.any_model
 
     @property
     def holds_rows(self) -> bool:
-        """Whether training rows stand in it, in clear: demonstrations, or a pool of them."""
-        if isinstance(self.value, Ensemble):
-            return any(isinstance(m.value, Neighbours) or m.format.template.holds_data for m in self.value.members)
+        """Return whether it holds training rows in clear: demonstrations, or a pool of them."""
         worked = bool(self.config.get("demonstrations"))  # chain of thought has them as words of its template
-        return worked or isinstance(self.value, Neighbours) or self.format.template.holds_data
+        parts = self.value.parts(self.format)
+        return worked or any(value.holds_rows or form.template.holds_data for value, form in parts)
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of the tensor file; hard prompts live in the template and store none."""
-        return sum(t.numel() * t.element_size() for t in pack(self.value)[0].values())
+        """Return the bytes of its tensors; hard prompts live in the template and store none."""
+        return sum(t.numel() * t.element_size() for t in self.value.tensors().values())
 
     @property
     def sha256(self) -> str:
-        """Hash of the tensor file, as its record has it."""
-        return hashlib.sha256(self._tensor_bytes()[0]).hexdigest()
+        """Return the hash of the tensor file, as its record has it."""
+        return hashlib.sha256(self._tensor_bytes()).hexdigest()
 
-    def _tensor_bytes(self) -> tuple[bytes, dict[str, Any]]:
-        tensors, extra = pack(self.value)
-        cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        return tensors_to_bytes(cpu, {"format": "pt"}), extra
+    def _tensor_bytes(self) -> bytes:
+        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in self.value.tensors().items()}
+        return tensors_to_bytes(cpu, {"format": "pt"})
 
     @property
     def made_of(self) -> str:
-        """What decides the artefact besides the model, canonical: rows and recipe. Equal to `made_of` of its job."""
+        """Return what decides the artefact besides the model: rows and recipe. Equal to `made_of` of its job."""
         return made_of(self.method, self.config, self.seed, self.hashes, self.recipe.get("format"))
 
     def with_metrics(self, **metrics: Any) -> "Artefact":
@@ -100,12 +101,12 @@ class Artefact:
     def save(self, folder: str | Path) -> Path:
         """Write the folder through a temporary one and a rename, so that a half-written artefact never has its name.
 
-        Raises: ArtefactError where the folder holds something that is not an artefact, or cannot be written.
+        Raises: ArtefactError if the folder holds something that is not an artefact, or cannot be written.
         """
         target = Path(folder)
-        data, extra = self._tensor_bytes()
-        told = replace(self, recipe=portable(self.recipe, target))._record(extra, data)
-        record = json.dumps(sealed(told), indent=2, ensure_ascii=False) + "\n"
+        data = self._tensor_bytes()
+        parts = replace(self, recipe=portable(self.recipe, target))._record(data)
+        record = json.dumps(sealed(parts), indent=2, ensure_ascii=False) + "\n"
         try:
             write_folder(
                 target, {TENSORS: data, RECORD: record.encode(), CARD: self._card().encode()}, _refuse_to_replace
@@ -116,26 +117,18 @@ class Artefact:
             ) from error
         return target
 
-    def _record(self, extra: dict[str, Any], data: bytes) -> dict[str, Any]:
-        return {
+    def _record(self, data: bytes) -> dict[str, Any]:
+        record = {
+            **{name: getattr(self, name) for name in PLAIN},
             "schema": SCHEMA,
             "form": self.form,
-            "method": self.method,
-            "config": self.config,
-            "seed": self.seed,
             "format": self.format.to_json(),
             "fields": list(self.fields),
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "metrics": self.metrics,
-            "hashes": self.hashes,
-            "recipe": self.recipe,
-            "parent": self.parent,
-            "numbers_trained": self.numbers_trained,
             **({"trace": self.trace} if self.trace else {}),
-            "value": extra,
+            "value": self.value.record(),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
+        return {name: record[name] for name in PARTS if name in record}
 
     @staticmethod
     @checked
@@ -151,12 +144,12 @@ class Artefact:
             raise ArtefactError(f"{shown(str(path))} is no path of a folder ({error}).") from error
         except OSError as error:
             raise _unreadable(path, error) from error
-        made = Artefact.read(contents, str(path))
-        return replace(made, recipe=resolved(made.recipe, path))
+        artefact = Artefact.read(contents, str(path))
+        return replace(artefact, recipe=resolved(artefact.recipe, path))
 
     @staticmethod
     def read(contents: Mapping[str, bytes], path: str) -> "Artefact":
-        """The same from the bytes of its files; `path` is where they are from, for errors."""
+        """Read an artefact from the bytes of its files. Errors name the `path` that they come from."""
         data = contents[TENSORS]
         try:
             record = parse_record(contents[RECORD])
@@ -171,31 +164,21 @@ class Artefact:
                 )
             check_record(record)
             check_header(data, record["form"], record["value"])
-            value = unpack(record["form"], tensors_from_bytes(data), record["value"])
-            made = Artefact(
-                value=value,
+            artefact = Artefact(
+                value=unpack(record["form"], tensors_from_bytes(data), record["value"]),
                 format=Format.from_json(record["format"]),
-                method=record["method"],
-                config=record["config"],
-                seed=record["seed"],
-                model=record["model"],
-                fingerprint=record["fingerprint"],
                 fields=tuple(record["fields"]),
-                metrics=record["metrics"],
-                hashes=record["hashes"],
-                recipe=record["recipe"],
-                parent=record["parent"],
-                numbers_trained=record["numbers_trained"],
                 trace=record.get("trace", {}),
+                **{name: record[name] for name in PLAIN},
             )
-            _check_whole(made)
+            _check_whole(artefact)
             check_seal(record)
         except ForewordError as error:
             raise ArtefactError(f"{path} does not hold a whole artefact: {error}") from error
         except BROKEN as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ArtefactError(f"{path} does not hold what its record says ({reason}); train it again.") from error
-        return made
+        return artefact
 
     def _repr_html_(self) -> str:
         """Return what was learnt as a table, for notebooks."""
@@ -213,7 +196,7 @@ class Artefact:
         return html_table(["artefact", ""], rows)
 
     def _card(self) -> str:
-        """The README of the folder, for the person who is handed it."""
+        """Return the README of the folder, for the person who is handed it."""
         imported = self.recipe.get("imported")
         decoding = self.format.decoding.to_json() if self.format.decoding else {}
         chat = self.format.chat_options.to_json()
@@ -221,7 +204,7 @@ class Artefact:
         origin = f"Imported from {imported}" if imported else "Made by Foreword"
         lines = [
             f"# A {self.form} prompt made by {self.method}"
-            if self.form in ("hard", "soft", "prefix")
+            if self.value.as_prompt is self.value
             else f"# {self.method}",
             "",
             f"{origin} for `{self.model.get('name')}` ({self.model.get('kind')}), seed {self.seed}.",
@@ -243,8 +226,8 @@ class Artefact:
         return "\n".join(lines) + "\n"
 
     def _privacy(self) -> str:
-        if self.form == "word-counts":
-            return "It holds words of the training texts, in clear."
+        if self.value.privacy:
+            return self.value.privacy
         if self.holds_rows:
             return "It holds rows of the training data, in clear, as demonstrations; whoever has it can read them."
         if self.numbers_trained:
@@ -273,7 +256,7 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> ArtefactError:
-    """Why a folder is no artefact that can be read."""
+    """Return the error that says why a folder cannot be read as an artefact."""
     if error.errno == errno.ENAMETOOLONG:
         return ArtefactError(f"{shown(str(path))} is too long for the name of a folder; give an artefact's folder.")
     if isinstance(error, PermissionError):
@@ -292,24 +275,24 @@ def _told(error: OSError) -> str:
 
 
 def _check_whole(artefact: Artefact) -> None:
-    """Whether an artefact's parts fit each other. Raises: ArtefactError."""
+    """Check that an artefact's parts fit each other. Raises: ArtefactError."""
     value, labels = artefact.value, artefact.format.labels
     if not artefact.any_model and not artefact.fingerprint:
         raise ArtefactError("the record has no fingerprint of the model that its tensors were made for.")
-    if isinstance(value, Probe | WordCounts) and len(value.bias_C) != len(labels):
-        raise ArtefactError(f"it has scores for {len(value.bias_C)} labels, and its record names {len(labels)}.")
-    forms = [artefact.format, *([m.format for m in value.members] if isinstance(value, Ensemble) else [])]
-    absent = {field for form in forms for field in form.template.fields} - {*artefact.fields}
+    if value.label_count not in (None, len(labels)):
+        raise ArtefactError(f"it has scores for {value.label_count} labels, and its record names {len(labels)}.")
+    forms = [form for _, form in value.parts(artefact.format)]
+    absent = {field for form in [artefact.format, *forms] for field in form.template.fields} - {*artefact.fields}
     if absent:
         raise ArtefactError(f"its template has the field {min(absent)!r}, which the fields of its record do not name.")
-    if isinstance(value, Ensemble) and any(member.format.labels != labels for member in value.members):
+    if any(form.labels != labels for form in forms):
         raise ArtefactError("the members of the ensemble have other labels than the ensemble.")
 
 
 def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
-    """A method with its config and seed, the hashes of its rows and the format it was given, as canonical JSON.
+    """Return a method, its config and seed, the hashes of its rows and its first format, as canonical JSON.
 
-    The moment of a chat template's clock decides nothing: the same job on another day is the same job.
+    The moment of a chat template's clock is left out: the same job on another day is the same job.
     """
     return json.dumps([method, config, seed, hashes, without_clock(form)], sort_keys=True)
 
@@ -317,27 +300,27 @@ def made_of(method: str, config: Any, seed: int, hashes: Any, form: Any) -> str:
 def check_fits(
     artefact: Artefact, fingerprint: Mapping[str, str], name: str, *, allow_other_weights: bool = False
 ) -> str | None:
-    """Whether an artefact may be used with a model; returns one warning line, or None.
+    """Check that an artefact may be used with a model; return one warning line, or None.
 
-    Hard prompts and word counts run on any model. Else tokenizer and shape must match; weights too unless allowed; a
-    differing dtype or quantisation is worth a line. Where one side is quantised and the other is not, or otherwise, the
-    weights are taken for the same if what quantisation keeps is (`models.base.Fingerprint`).
+    Hard prompts and word counts run on any model. For others tokenizer and shape must match, and the weights too unless
+    allowed; another dtype or quantisation is worth a line. If the two are quantised differently, the weights count as
+    the same if what quantisation keeps is the same (`models.base.Fingerprint`).
 
     Raises: ArtefactError that says which of the three differs.
     """
     if artefact.any_model:
         return None
-    made = artefact.fingerprint
+    recorded = artefact.fingerprint
     for level, meaning in (("tokenizer", "another tokenizer"), ("shape", "a model of another shape")):
-        if made[level] != fingerprint[level]:
+        if recorded[level] != fingerprint[level]:
             raise ArtefactError(
                 f"This {artefact.form} artefact was made for {artefact.model.get('name')!r} and cannot be used with "
                 f"{name!r}: that is {meaning}. Load the model it was made for, or train it again for this one."
             )
-    before, now = _storage(made), _storage(fingerprint)
-    rounded = before != now and bool(made.get("quantisation") or fingerprint.get("quantisation"))
+    before, now = _storage(recorded), _storage(fingerprint)
+    rounded = before != now and bool(recorded.get("quantisation") or fingerprint.get("quantisation"))
     level = "kept" if rounded else "weights"
-    same = made.get(level) == fingerprint.get(level)
+    same = recorded.get(level) == fingerprint.get(level)
     if not same and not allow_other_weights:
         raise ArtefactError(
             f"This {artefact.form} artefact was made for {artefact.model.get('name')!r}; {name!r} has the same shape "
@@ -354,6 +337,6 @@ def check_fits(
 
 
 def _storage(fingerprint: Mapping[str, str]) -> str:
-    """How the weights are stored: dtype and quantisation, in words; older artefacts tell the dtype alone."""
+    """Return how the weights are stored, in words: dtype and quantisation; older artefacts record the dtype alone."""
     quantisation = fingerprint.get("quantisation")
     return fingerprint["dtype"] + (f" ({quantisation})" if quantisation else "")

@@ -1,4 +1,4 @@
-"""How a task is put to a model: the template, the label words and the truncation; everything but what is learnt."""
+"""Describe how a task is put to a model: template, label words, truncation, decoding; all but what is learnt."""
 
 import json
 import math
@@ -21,22 +21,22 @@ Pieces = Literal["mean", "sum"]
 
 # Scores are single-precision, and what a calibration makes of them must stay finite.
 SHIFT, COLDEST = 1e6, 1e-6
-LARGEST = 2**63 - 1  # of a whole number that a record holds
+LARGEST = 2**63 - 1  # the largest whole number that a record holds
 BEAMS, SAMPLES = 1_000, 10_000  # of one row, each of which takes memory of its own
 
 CLOCK = "strftime_now"  # the name under which a chat template reads the clock
-RECORDED_SINCE = "2026-12-01"  # artefacts of before do not record the day on which they were made
+RECORDED_SINCE = "2026-12-01"  # older artefacts do not record the day on which they were made
 
 
 @final
 @dataclass(frozen=True)
 class ChatOptions:
-    """What a chat template reads beside the messages: the variables that are set (as JSON, by name), and the clock.
+    """Hold what a chat template reads beside the messages: the variables that are set (JSON by name), and the clock.
 
     `clock` is the moment at which the artefact was made, if the template reads the clock. A variable "strftime_now" is
     the moment to show instead. Without either the clock shows the day on which artefacts began to record it.
 
-    Raises: ConfigError for a variable that is not JSON, or a moment that is none.
+    Raises: ConfigError for a variable that is not JSON, or a clock that shows no moment.
     """
 
     set: tuple[tuple[str, str], ...] = ()
@@ -55,7 +55,7 @@ class ChatOptions:
         """Return the options with these variables; options as they are."""
         if isinstance(variables, ChatOptions):
             return variables
-        found = []
+        pairs = []
         for name, value in sorted((variables or {}).items()):
             try:
                 text = json.dumps(value, sort_keys=True, allow_nan=False)
@@ -66,27 +66,27 @@ class ChatOptions:
                     f"The chat option {name!r} is {value!r}; a name of the chat template's own is needed, with text, a "
                     "number, true, false, null, or lists and objects of them."
                 )
-            found.append((name, text))
-        return ChatOptions(tuple(found), clock)
+            pairs.append((name, text))
+        return ChatOptions(tuple(pairs), clock)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that are set, by name."""
+        """Return the variables that are set, by name."""
         return {name: json.loads(value) for name, value in self.set}
 
     @property
     def moment(self) -> datetime:
-        """What the clock shows."""
+        """Return what the clock shows."""
         moment = _moment(self.variables.get(CLOCK, self.clock or RECORDED_SINCE))
         assert moment is not None, "checked when it was made"
         return moment
 
     def at(self, clock: str) -> "ChatOptions":
-        """The same with this clock."""
+        """Return the same options with this clock."""
         return replace(self, clock=clock)
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads back; empty if nothing is set."""
+        """Return what `from_json` reads back; empty if nothing is set."""
         variables = {"variables": self.variables} if self.set else {}
         return variables | ({} if self.clock is None else {"clock": self.clock})
 
@@ -96,16 +96,16 @@ class ChatOptions:
 
 
 def without_clock(form: Any) -> Any:
-    """A format as JSON without the moment of its clock: the same job on another day is the same job."""
+    """Return a format, as JSON, without the moment of its clock: the same job on another day is the same job."""
     if not isinstance(form, dict) or not isinstance(form.get("chat_options"), dict):
         return form
-    kept = {name: value for name, value in form["chat_options"].items() if name != "clock"}
+    options = {name: value for name, value in form["chat_options"].items() if name != "clock"}
     rest = {name: value for name, value in form.items() if name != "chat_options"}
-    return rest | ({"chat_options": kept} if kept else {})
+    return rest | ({"chat_options": options} if options else {})
 
 
 def _moment(text: Any) -> datetime | None:
-    """A day or a moment in ISO form, without a zone; None for anything else."""
+    """Read a day or a moment in ISO form, without a zone; return None for anything else."""
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
@@ -125,15 +125,15 @@ SAMPLING: dict[str, tuple[Callable[[Any], bool], str]] = {
 @final
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is written; the names are those of transformers' GenerationConfig where it has them.
+    """Describe how an answer is generated; names that transformers' GenerationConfig has mean the same.
 
-    `top_k` 0 and `top_p` 1 leave every piece in. The text ends before the first of `stop_strings`. Of
-    `repetition_penalty` and `no_repeat_ngram_size` (0: none) what was written counts, not the row, as in transformers
-    where a prompt is not words. `extract` says what
-    in the text is the answer (None: all of it). With `num_return_sequences` above 1 the samples of a row vote, each
-    once ("majority") or with the weight exp(mean log-probability of its pieces) ("likelihood"; Wang et al. 2022);
-    sampling goes on from `seed`, and with `early_stop` it ends where the lead cannot be beaten. `conclude` is text put
-    after what was written, after which the label words are scored instead of looked for (Kojima et al. 2022).
+    `top_k` 0 and `top_p` 1 leave every token in. The text ends before the first of `stop_strings`.
+    `repetition_penalty` and `no_repeat_ngram_size` (0: none) look at what was generated, not at the row, as in
+    transformers for a prompt of embeddings. `extract` says what in the text is the answer (None: all of it). If
+    `num_return_sequences` is above 1 the samples of a row vote, each once ("majority") or with the weight exp(mean
+    log-probability of its tokens) ("likelihood"; Wang et al. 2022). Sampling begins with `seed`; with `early_stop` it
+    ends when no other answer can win. `conclude` is text put after what was generated; the label words are then scored
+    after it (Kojima et al. 2022).
 
     Raises: ConfigError for a value out of range, or for samples that would all be equal.
     """
@@ -185,14 +185,14 @@ class Decoding:
             raise ConfigError("Decoding: beams and sampling were both asked for; choose one.")
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the defaults."""
-        plain, own = asdict(Decoding()), asdict(self)
-        told = {name: value for name, value in own.items() if value != plain[name]}
-        return told | ({"stop_strings": list(self.stop_strings)} if self.stop_strings else {})
+        """Return what differs from the defaults."""
+        defaults = asdict(Decoding())
+        changed = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return changed | ({"stop_strings": list(self.stop_strings)} if self.stop_strings else {})
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Decoding":
-        """Raises: ConfigError for a part of another kind, or one that no version of Foreword writes."""
+        """Read what `to_json` returns. Raises: ConfigError for a part of another kind, or an unknown one."""
         known = {field.name for field in fields(Decoding)}
         if not isinstance(data, dict) or not data.keys() <= known:
             raise ConfigError(f"Decoding is {shown(data)}; it may have {', '.join(sorted(known))}.")
@@ -204,17 +204,17 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Format:
-    """A template with its label words, recorded whole in every artefact.
+    """Hold a template with its label words; every artefact records it whole.
 
-    `labels` are the label names in order and `words` their label words, one or more each; both are empty where each row
+    `labels` are the label names in order and `words` their label words, one or more each; both are empty if each row
     brings its own options. `soft_first` puts leading slots before [CLS] or BOS instead of after it. `max_length`
     limits a row in tokens, prompt included; None means the model's context. `pieces` says how a masked model scores a
-    word of several pieces: the mean of the masks' log-probabilities, or their sum. `decoding` says how the model writes
-    its answer; None where label words are scored. `chat_options` are what a chat template reads beside the messages.
+    word of several tokens: the mean of the masks' log-probabilities, or their sum. `decoding` says how the model
+    generates its answer; None if label words are scored. `chat_options` are what a chat template reads too.
 
     Calibration is part of the format: `shift` is added to the labels' log-scores (empty: nothing is), which are then
-    divided by `temperature`; `calibration` names the rule that they came from. Where rows bring their own options there
-    is no shift per label: the scores of the same options after `premise` are taken off instead.
+    divided by `temperature`; `calibration` names the rule that they came from. If rows bring their own options there is
+    no shift per label: the scores of the same options after `premise` are subtracted instead.
     """
 
     template: Template
@@ -246,7 +246,7 @@ class Format:
 
     @property
     def answers(self) -> Answers:
-        """What an answer is: one of the labels, one of the row's own options, or a text."""
+        """Return what an answer is: one of the labels, one of the row's own options, or a text."""
         if self.labels:
             return "labels"
         chosen = self.decoding is None or self.decoding.extract == "choice" or self.decoding.conclude is not None
@@ -254,16 +254,16 @@ class Format:
 
     @property
     def calibrated(self) -> bool:
-        """Whether scores are changed after they were read."""
+        """Return whether scores are changed after the model gave them."""
         return bool(self.shift) or self.temperature != 1.0 or self.premise is not None
 
     def without_labels(self) -> "Format":
-        """The same rows with nothing to choose from, for text that goes on and for hidden states."""
+        """Return the format with nothing to choose from, for generation and for hidden states."""
         return replace(self, labels=(), words=(), shift=(), temperature=1.0, calibration="none", premise=None)
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads back. Decoding, calibration and chat options stand there only if there are some, as
-        in older records."""
+        """Return what `from_json` reads back. Decoding, calibration and chat options are there only if set, as in older
+        records."""
         decoding = {} if self.decoding is None else {"decoding": self.decoding.to_json()}
         chat = self.chat_options.to_json()
         plain = {
@@ -287,7 +287,7 @@ class Format:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Format":
-        """Raises: ConfigError for a part of another kind than `to_json` writes."""
+        """Read what `to_json` returns. Raises: ConfigError for a part of another kind."""
         _check_parts(data)
         return Format(
             template=Template.parse(data["template"]),
@@ -313,7 +313,7 @@ def _refuse_beyond_use(values: Mapping[str, Any]) -> None:
 
 
 def _check_parts(data: Any) -> None:
-    """Raises: ConfigError for a format's record whose parts are of other kinds."""
+    """Check the parts of a format's record. Raises: ConfigError for one that is missing or of another kind."""
     parts = ("template", "labels", "words", "truncate", "soft_first", "max_length", "pieces")
     absent = parts if not isinstance(data, dict) else [name for name in parts if name not in data]
     if absent:
@@ -346,5 +346,5 @@ def _check_parts(data: Any) -> None:
 
 
 def _within(value: Any, most: int | float) -> bool:
-    """Whether a number is finite and between -most and most, too if it is beyond all floats."""
+    """Return whether a number is finite and between -most and most; a whole one may be beyond all floats."""
     return -most <= value <= most

@@ -1,4 +1,4 @@
-"""What an artefact's record may say: one check for whoever reads one, from a folder or from an upload."""
+"""Check what an artefact's record says: one check for records from a folder and from an upload."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ FREE = ("metrics", "trace", "config", "recipe")  # whose numbers may be NaN or i
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with a hash of all that it says, as its last part.
+    """Return the record with a hash of everything in it, as its last part.
 
     Raises: ArtefactError for characters that no text has.
     """
@@ -32,9 +32,9 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
-    """A record from its bytes, with every part of the kind that the rest of the program takes it for.
+    """Return a record from its bytes: a JSON object that is not too deep.
 
-    Raises: ArtefactError that names the part.
+    Raises: ArtefactError that says what else the bytes are.
     """
     try:
         record = parse_json(data.decode("utf-8"))
@@ -49,7 +49,7 @@ def parse_record(data: bytes) -> dict[str, Any]:
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Whether each part of a record is what the rest of the program takes it for. Raises: ArtefactError."""
+    """Check that each part of a record has the type that the program expects. Raises: ArtefactError."""
     absent = [name for name in PARTS if name not in record and name != "trace"]
     if absent:
         raise ArtefactError(f"the record has no {' and no '.join(absent)}.")
@@ -58,7 +58,7 @@ def check_record(record: Mapping[str, Any]) -> None:
         json.dumps(record, ensure_ascii=False).encode()
     except ValueError as error:
         raise ArtefactError(f"the record has numbers or characters that no text has: {error}.") from None
-    model, made = record["model"], record["fingerprint"]
+    model, fingerprint = record["model"], record["fingerprint"]
     rules = {
         "form": (isinstance(record["form"], str), "a text"),
         "method": (isinstance(record["method"], str), "a text"),
@@ -69,7 +69,10 @@ def check_record(record: Mapping[str, Any]) -> None:
             isinstance(model, dict) and are_texts([model.get("name"), model.get("kind")]),
             "an object with a name and a kind",
         ),
-        "fingerprint": (isinstance(made, dict) and all(isinstance(v, str) for v in made.values()), "texts by name"),
+        "fingerprint": (
+            isinstance(fingerprint, dict) and all(isinstance(v, str) for v in fingerprint.values()),
+            "texts by name",
+        ),
         "hashes": (
             isinstance(record["hashes"], dict) and all(isinstance(v, str | None) for v in record["hashes"].values()),
             "texts by name",
@@ -83,12 +86,12 @@ def check_record(record: Mapping[str, Any]) -> None:
     for name, (right, allowed) in rules.items():
         if not right:
             raise ArtefactError(f"the record has {name} {shown(record.get(name))}; it must be {allowed}.")
-    if made and not {"tokenizer", "shape", "dtype"} <= made.keys():
+    if fingerprint and not {"tokenizer", "shape", "dtype"} <= fingerprint.keys():
         raise ArtefactError("the record has a fingerprint without tokenizer, shape or dtype.")
 
 
 def check_seal(record: Mapping[str, Any]) -> None:
-    """Whether a record says what was written; one of before records had a hash passes. Raises: ArtefactError."""
+    """Check that a record was not changed; one from before records had a hash passes. Raises: ArtefactError."""
     if SEAL not in record:
         unknown = sorted(record.keys() - set(PARTS))
         if unknown:
@@ -103,19 +106,19 @@ def is_whole(value: object, low: int, high: int = 2**63 - 1) -> bool:
 
 
 def is_number(value: object, low: float, high: float) -> bool:
-    """Whether it is a finite number in these bounds; a whole one may be beyond all floats."""
+    """Return whether it is a finite number in these bounds; a whole one may be beyond all floats."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return low <= value <= high if isinstance(value, int) else math.isfinite(value) and low <= value <= high
 
 
 def are_texts(value: object) -> bool:
-    """Whether it is a list of texts, none of which is empty."""
+    """Return whether it is a list of texts, none of which is empty."""
     return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
 
 
 def _are_names(value: object) -> bool:
-    """Whether it is a list of different texts; the column of a table may have no name."""
+    """Return whether it is a list of different texts; one may be empty, as the name of a column may be."""
     return isinstance(value, list) and all(isinstance(name, str) for name in value) and are_distinct(value)
 
 
@@ -128,7 +131,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and objects, without recursion."""
+    """Count the levels of lists and objects, without recursion."""
     depth, level = 0, [value]
     while level := [v for v in level if isinstance(v, dict | list)]:
         depth += 1

@@ -118,7 +118,7 @@ def _report(
     logprob_PNC, free_PFC = score_PNC[:, : len(held)], score_PNC[:, len(held) :]
     calibrated_PNC = logprob_PNC - np.log(np.exp(free_PFC).mean(1, keepdims=True))
     bare = replace(form, template=form.template.without_demos())
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     premise = calibrate(lm, task.with_(validation=()), HardConfig(calibrate="pmi"), form, nothing, bare)
     labels = [[row.label for row in chosen if row.label is not None] for chosen in shown]
     prior_C = np.exp(-np.array(premise.format.shift))

@@ -18,8 +18,6 @@ from foreword.core.artefact import Artefact
 from foreword.core.files import write_whole
 from foreword.core.format import Format
 from foreword.core.locks import held
-from foreword.core.prompts import SoftPrompt
-from foreword.core.values import PromptPool, Tuned
 from foreword.errors import ConfigError, DataError
 from foreword.inference.scoring import score_rows
 from foreword.methods.meta.adapted_start import adapt_start, leaves_of, rates_for
@@ -217,10 +215,8 @@ def _form_of(arm: EpisodeArm, task: Any, plain: Format) -> Format:
     for told in arm.start.recipe.get("tasks", []):
         if told["task"] == task.name and told["format"]["labels"] == list(plain.labels):
             return Format.from_json(told["format"])
-    value = arm.start.value.prompt if isinstance(arm.start.value, Tuned) else arm.start.value
-    if not isinstance(value, SoftPrompt | PromptPool):
-        return plain
-    return replace(plain, template=plain.template.with_soft(value.length))
+    slots = arm.start.value.slots
+    return replace(plain, template=plain.template.with_soft(slots)) if slots else plain
 
 
 def _even(group: Sequence[Episode]) -> bool:
@@ -282,7 +278,7 @@ def _answers(
     for first in range(0, len(episodes), FOLD):
         group = episodes[first : first + FOLD]
         # One task's weights cannot share a pass with another's.
-        alone = arm.start is not None and isinstance(arm.start.value, Tuned)
+        alone = arm.start is not None and arm.start.value.changes_weights
         parts = [[e] for e in group] if alone else [group]
         scores = [s for part in parts for s in desk.scores(arm, rate, protocol, split, part)]
         for episode, score_QC in zip(group, scores, strict=True):

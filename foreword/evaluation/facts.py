@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from foreword.core.artefact import Artefact
@@ -175,7 +174,7 @@ def _written(lm: FrozenLM, task: Task, template: str | None) -> Artefact:
     """The artefact of a pattern as it stands."""
     job = make_job(lm, task, "manual")
     form = job.format if template is None else replace(job.format, template=Template.parse(template))
-    return make_artefact(lm, replace(job, format=form), HardPrompt(torch.zeros(0, dtype=torch.long)), form, 0)
+    return make_artefact(lm, replace(job, format=form), HardPrompt.empty(), form, 0)
 
 
 def _ranks(score_NC: Any, rows: Sequence[Any]) -> NDArray[np.int64]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.prompts import Bank, stack
 from foreword.core.shapes import Tensor
-from foreword.core.values import Learnt, LowRank, Tuned, Weights
+from foreword.core.values import Learnt
 from foreword.errors import ModelError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
@@ -17,21 +17,18 @@ from foreword.models.shared_prefix import bank_after, compile_prefixes, groups_o
 def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple[FrozenLM, Bank | None]:
     """Return what the rows are read through: the frozen model and a bank of prompts, or the model with other weights.
 
-    Raises: ModelError for several values that hold weights.
+    Raises: ModelError for several values if the first changes weights.
     """
     first = values[0]
-    if isinstance(first, HardPrompt | SoftPrompt | PrefixPrompt):
-        prompts = [v for v in values if isinstance(v, HardPrompt | SoftPrompt | PrefixPrompt)]
-        return lm, stack(prompts, lm.embed, lm.device)
+    prompts = [prompt for value in values if (prompt := value.as_prompt) is not None]
+    bank = stack(prompts, lm.embed, lm.device) if prompts else None
+    if not first.changes_weights:
+        assert len(prompts) == len(values), "only prompts and weights are read through the model"
+        return lm, bank
     if len(values) != 1:
         raise ModelError("Weights cannot be mixed in one batch; pass one learner at a time.")
     lm.require_weights()
-    if isinstance(first, LowRank):
-        return lm.with_weights(first.merged(lm.named_weights()), dropout), None
-    if isinstance(first, Tuned):
-        return lm.with_weights(first.weights.tensors, dropout), stack([first.prompt], lm.embed, lm.device)
-    assert isinstance(first, Weights), "only prompts and weights are read through the model"
-    return lm.with_weights(first.tensors, dropout), None
+    return lm.with_weights(first.merged(lm.named_weights()), dropout), bank
 
 
 def batches_of(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:
@@ -54,7 +51,7 @@ def stacked_scores(
 
     The columns that all rows of a prompt begin with are read once.
     """
-    if len(values) > 1 and not isinstance(values[0], HardPrompt | SoftPrompt | PrefixPrompt):
+    if len(values) > 1 and values[0].changes_weights:
         return [stacked_scores(lm, [v], [r], tokens_per_batch)[0] for v, r in zip(values, rows, strict=True)]
     budget = tokens_per_batch or lm.batch_tokens
     scores: list[Tensor] = [torch.zeros(0, 0)] * len(values)

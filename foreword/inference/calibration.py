@@ -24,7 +24,7 @@ from foreword.core.template import Field, Template, Turn, joined
 from foreword.core.values import Ensemble, Learnt, Member
 from foreword.errors import ConfigError, DataError
 from foreword.inference.features import EncodedRows
-from foreword.inference.scoring import ScoreRequest, combined, score_readings
+from foreword.inference.scoring import ScoreRequest, score_readings
 from foreword.models.base import FrozenLM
 from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row
@@ -84,7 +84,7 @@ def calibrate(
                 "them out."
             )
         return Calibrated(value, form, {}, None)
-    members = value.members if isinstance(value, Ensemble) else (Member(value, form),)  # pyright: ignore
+    members = [Member(*part) for part in value.parts(form)]
     rules = _rules(task, config)
     read = _read(lm, task, config, asked, members, rules, encoded_rows)
     rows = task.validation
@@ -165,7 +165,7 @@ def _read(
         wanted.append(("free", lambda m: ScoreRequest(m.value, _bare(m.format), free, fields)))
     if "pmi" in rules:
         put = _premise(config, asked)
-        nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+        nothing = HardPrompt.empty()
         own = task.validation if not task.labels else [Row({}, None, (), "the premise")]
         wanted.append(("premise", lambda m: ScoreRequest(nothing, replace(_bare(m.format), template=put), own, ())))
     for member in members:
@@ -231,7 +231,7 @@ def _apply(
         scores.append(score)
     whole = None
     if scores[0] is not None:
-        whole = combined(scores, value.rule) if isinstance(value, Ensemble) else scores[0]
+        whole = value.combined(scores)
     return tuple(made), whole
 
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from foreword.core.arguments import checked
 from foreword.core.artefact import Artefact
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
-from foreword.core.values import Ensemble, Member, Neighbours, Rule
+from foreword.core.values import Ensemble, Member, Rule
 from foreword.errors import ArtefactError, ConfigError
 
 NAME = "ensemble"
@@ -57,15 +56,13 @@ def ensemble(artefacts: Mapping[str, Artefact], rule: Rule = "mean") -> Artefact
 
 
 def _members(name: str, artefact: Artefact) -> Sequence[Member]:
-    value = artefact.value
-    if isinstance(value, Ensemble):
-        return value.members
-    if not isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
+    parts = artefact.value.parts(artefact.format)
+    if any(value.as_prompt is None or value.changes_weights for value, _ in parts):
         raise ArtefactError(
             f"{name} is of the form {artefact.form}; an ensemble holds words, soft prompts and prefixes, which share "
             "one frozen model."
         )
-    return [Member(value, artefact.format)]
+    return [Member(*part) for part in parts]
 
 
 def _check(first_name: str, first: Artefact, name: str, other: Artefact) -> None:

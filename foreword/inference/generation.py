@@ -9,9 +9,8 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Decoding, Format
-from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, SoftPrompt, stack
+from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.core.shapes import Bool, Float, Int, Tensor
-from foreword.core.values import Probe, WordCounts, text_start
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
@@ -58,15 +57,16 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
     """
     if not pairs:
         return
-    if lm is None or any(isinstance(artefact.value, Probe | WordCounts) for artefact, _ in pairs):
+    if lm is None or any(artefact.value.label_count is not None for artefact, _ in pairs):
         raise ModelError("Probes and word counts have labels only; they write nothing.")
     if not lm.writes:
         raise ModelError(
             f"{lm.name!r} is a masked model, which cannot write; load it with kind causal or choose another."
         )
-    prompts = [i for i, (a, _) in enumerate(pairs) if isinstance(a.value, HardPrompt | SoftPrompt | PrefixPrompt)]
-    own = [i for i in range(len(pairs)) if i not in set(prompts)]
-    for group in ([prompts] if prompts else []) + [[i] for i in own]:
+    assert not any(artefact.value.rewrites_rows for artefact, _ in pairs), "neighbours answer with labels"
+    alone = [i for i, (artefact, _) in enumerate(pairs) if artefact.value.changes_weights]
+    prompts = [i for i in range(len(pairs)) if i not in {*alone}]
+    for group in ([prompts] if prompts else []) + [[i] for i in alone]:
         read, bank = view(lm, [pairs[i][0].value for i in group])
         asked = [_asks(read, pairs[i], n, most) for n, i in enumerate(group)]
         flat = [(i, row, ask) for i, asks in zip(group, asked, strict=True) for row, ask in enumerate(asks)]
@@ -109,14 +109,14 @@ def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int 
 
 def _asks(lm: FrozenLM, pair: tuple[Artefact, Sequence[Row]], task: int, most: int | None) -> list[Ask]:
     artefact, rows = pair
-    value, decoding = artefact.value, artefact.format.decoding
-    encoded = encode_to_write(lm, artefact.format, rows, text_start(value))
+    value, decoding = artefact.value.as_prompt, artefact.format.decoding
+    encoded = encode_to_write(lm, artefact.format, rows, artefact.value.text_start)
     assert decoding is not None, "checked while encoding"
     prefixes: list[PrefixPrompt | None] = [value if isinstance(value, PrefixPrompt) else None] * len(encoded)
     at = 0 if isinstance(value, PrefixPrompt) or not encoded else shared_columns(encoded)
     splits = [can_split(lm, e, at, decoding.max_new_tokens) for e in encoded]
     if any(splits):
-        bank = stack([value], lm.embed, lm.device) if isinstance(value, HardPrompt | SoftPrompt) else None
+        bank = None if value is None else stack([value], lm.embed, lm.device)
         [prefix] = compile_prefixes(lm, [encoded[0].split(at)[0]], bank)
         prefixes = [prefix if split else None for split in splits]
         encoded = [e.split(at)[1] if split else e for e, split in zip(encoded, splits, strict=True)]
@@ -195,7 +195,7 @@ class _Stopped:
 
 def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:
     """A bank with one prompt a row, in order."""
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     made = stack([ask.prefix or nothing for ask in asks], lm.embed, lm.device)
     if bank is None or bank.soft_TPD is None:
         return made

@@ -8,7 +8,7 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.core.values import Learnt, text_start
+from foreword.core.values import Learnt
 from foreword.inference.batched import stacked_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoder
@@ -50,7 +50,7 @@ def text_likelihoods(
 
     Raises: DataError for a row that lacks a field or is too long, or a text without pieces.
     """
-    encoded = [Encoder.build(lm, a.format, text_start(a.value)).encode_texts(a.rows, a.texts) for a in asked]
+    encoded = [Encoder.build(lm, a.format, a.value.text_start).encode_texts(a.rows, a.texts) for a in asked]
     scores = stacked_scores(lm, [a.value for a in asked], encoded, tokens_per_batch)
     found = []
     for rows, score_N1 in zip(encoded, scores, strict=True):

@@ -164,7 +164,7 @@ def open_with(
     Raises: ArtefactError, ModelError.
     """
     artefact = Artefact.load(folder)
-    if artefact.form == "word-counts":
+    if not artefact.value.needs_model:
         return Prompted(None, artefact), None
     kind = None if name is not None and artefact.any_model else artefact.model["kind"]
     lm = load(name or artefact.model["name"], kind)

@@ -10,7 +10,6 @@ from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import AnswerPlace, Field, Literal, Template, Turn
-from foreword.core.values import text_start
 from foreword.inference.answers import Answered, answer_rows, choices_of
 from foreword.inference.batched import stacked_scores
 from foreword.inference.generation import ALL, Pairs, write_samples
@@ -97,7 +96,7 @@ def _concluded_scores(
     ]
     form = artefact.format
     plain = replace(concluded_form(form), shift=(), temperature=1.0)
-    encoder = Encoder.build(lm, plain, text_start(artefact.value))
+    encoder = Encoder.build(lm, plain, artefact.value.text_start)
     score_XC = stacked_scores(lm, [artefact.value], [encoder.encode_rows(asked)])[0].double().log_softmax(-1)
     parts = score_XC.split([len(some) for some in texts])
     mean_NC = torch.stack([part.logsumexp(0) - math.log(len(part)) for part in parts])

@@ -1,24 +1,24 @@
 """Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import singledispatch
 
 import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Tensor
 from foreword.core.template import Template
-from foreword.core.values import Ensemble, Learnt, Neighbours, Probe, PromptPool, Rule, WordCounts, text_start
+from foreword.core.values import Learnt, Neighbours, Probe, PromptPool, WordCounts
+from foreword.core.values.classifiers import row_words
 from foreword.errors import ConfigError, ModelError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.features import EncodedRows, encode_rows, row_features
 from foreword.inference.prompt_pool import pool_scores
 from foreword.inference.reasoning import reasoned_scores
 from foreword.inference.retrieval import encode_near
-from foreword.inference.word_counts import count_scores
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.tasks.rows import Row
@@ -39,9 +39,10 @@ class ScoreRequest:
 
     def encode(self, lm: FrozenLM) -> list[Encoded]:
         """Return the rows as they are put to the model."""
-        if self.encoded_rows is None or isinstance(self.value, Ensemble | Neighbours):
+        alone = self.value.parts(self.format)[0][0] is self.value and not self.value.rewrites_rows
+        if self.encoded_rows is None or not alone:
             return encode_value(lm, self.value, self.format, self.rows)
-        return self.encoded_rows.of(lm, self.format, self.rows, text_start(self.value))
+        return self.encoded_rows.of(lm, self.format, self.rows, self.value.text_start)
 
 
 def score_rows(
@@ -59,7 +60,7 @@ def score_rows(
             raise ConfigError(
                 "The artefact answers in text, so it has no scores of labels; use what writes (`answer_rows`)."
             )
-        if lm is None and not isinstance(artefact.value, WordCounts):
+        if lm is None and artefact.value.needs_model:
             raise ModelError(
                 f"An artefact of {artefact.method} needs its model {artefact.model.get('name')!r}; none was loaded."
             )
@@ -94,19 +95,8 @@ def score_readings(
             scores[span[0]] if len(span) == 1 else _less(scores[span[0]], scores[span[1]]) / part.format.temperature
             for part, span in zip(parts, own, strict=True)
         ]
-        found.append(combined(read, reading.value.rule) if isinstance(reading.value, Ensemble) else read[0])
+        found.append(reading.value.combined(read))
     return found
-
-
-def combined(scores: Sequence[Float[Tensor, "N C"]], rule: Rule) -> Float[Tensor, "N C"]:
-    """Log of the members' mean probability; or, for the majority, log of the votes, where means decide between ties."""
-    logprob_MNC = torch.stack([score.double().log_softmax(-1) for score in scores])
-    mean_NC = logprob_MNC.logsumexp(0) - math.log(len(scores))
-    if rule == "mean":
-        return mean_NC
-    vote_NC = torch.nn.functional.one_hot(logprob_MNC.argmax(-1), logprob_MNC.shape[-1]).sum(0)
-    total_NC = ((vote_NC + mean_NC.exp()) / (len(scores) + 1)).log()
-    return total_NC.masked_fill(mean_NC.isneginf(), -torch.inf)
 
 
 def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:
@@ -115,9 +105,7 @@ def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:
 
 
 def _members(reading: ScoreRequest) -> list[ScoreRequest]:
-    if not isinstance(reading.value, Ensemble):
-        return [reading]
-    return [replace(reading, value=m.value, format=m.format) for m in reading.value.members]
+    return [replace(reading, value=value, format=form) for value, form in reading.value.parts(reading.format)]
 
 
 def _uncalibrated(reading: ScoreRequest) -> ScoreRequest:
@@ -130,49 +118,63 @@ def _premise(reading: ScoreRequest) -> ScoreRequest | None:
     if form.premise is None:
         return None
     put = replace(form, template=Template.parse(form.premise), temperature=1.0, premise=None)
-    return replace(reading, value=HardPrompt(torch.zeros(0, dtype=torch.long)), format=put)
+    return replace(reading, value=HardPrompt.empty(), format=put)
 
 
 def _score_flat(lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None) -> list[Tensor]:
-    scores: list[Tensor | None] = [None] * len(readings)
-    prompts: list[int] = []
-    for index, reading in enumerate(readings):
-        value = reading.value
-        if isinstance(value, WordCounts):
-            scores[index] = count_scores(value, reading.fields, reading.rows)
+    """Return the scores of each reading; prompts share batches, and values that change weights are read alone."""
+    scores = [own_scores(reading.value, lm, reading, tokens_per_batch) for reading in readings]
+    rest = [i for i, score in enumerate(scores) if score is None]
+    alone = [[i] for i in rest if readings[i].value.changes_weights]
+    for group in [[i for i in rest if not readings[i].value.changes_weights], *alone]:
+        if not group:
             continue
         assert lm is not None, "only word counts are read without a model"
-        if isinstance(value, Probe):
-            scores[index] = probe_scores(lm, value, reading)
-        elif isinstance(value, PromptPool):
-            scores[index] = pool_scores(lm, value, reading.encode(lm), tokens_per_batch or lm.batch_tokens)
-        elif isinstance(value, HardPrompt | SoftPrompt | PrefixPrompt | Neighbours):
-            prompts.append(index)
-        else:
-            scores[index] = stacked_scores(lm, [value], [reading.encode(lm)], tokens_per_batch)[0]
-    if prompts and lm is not None:
-        encoded = [readings[i].encode(lm) for i in prompts]
-        values = [_prompt_of(readings[i].value) for i in prompts]
-        for index, score in zip(prompts, stacked_scores(lm, values, encoded, tokens_per_batch), strict=True):
+        chosen = [readings[i] for i in group]
+        encoded = [reading.encode(lm) for reading in chosen]
+        read = stacked_scores(lm, [reading.value for reading in chosen], encoded, tokens_per_batch)
+        for index, score in zip(group, read, strict=True):
             scores[index] = score
     return [score for score in scores if score is not None]
 
 
-def _prompt_of(value: Learnt) -> Learnt:
-    """What fills the slots of the rows: nothing where the rows bring their examples as words."""
-    return HardPrompt(torch.zeros(0, dtype=torch.long)) if isinstance(value, Neighbours) else value
+@singledispatch
+def own_scores(
+    value: Learnt, lm: FrozenLM | None, reading: ScoreRequest, tokens_per_batch: int | None
+) -> Tensor | None:
+    """Return the scores of a kind that is read neither as a prompt nor as weights; None for the others.
+
+    A new kind of that sort registers its function here: `@own_scores.register`.
+    """
+    return None
+
+
+@own_scores.register
+def _(value: WordCounts, lm: FrozenLM | None, reading: ScoreRequest, tokens_per_batch: int | None) -> Tensor:
+    return value.scores([row_words(reading.fields, row.fields) for row in reading.rows])
+
+
+@own_scores.register
+def _(value: Probe, lm: FrozenLM, reading: ScoreRequest, tokens_per_batch: int | None) -> Tensor:
+    features_ND = row_features(lm, reading.format, reading.rows, value.pool, reading.encoded_rows)
+    return features_ND @ value.weight_CD.T + value.bias_C
+
+
+@own_scores.register
+def _(value: PromptPool, lm: FrozenLM, reading: ScoreRequest, tokens_per_batch: int | None) -> Tensor:
+    return pool_scores(lm, value, reading.encode(lm), tokens_per_batch or lm.batch_tokens)
 
 
 def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row]) -> list[Encoded]:
-    """Return rows as they are put to the model; those of an ensemble once for each member."""
-    if isinstance(value, Ensemble):
-        return [e for m in value.members for e in encode_value(lm, m.value, m.format, rows)]
-    if isinstance(value, Neighbours):
-        return encode_near(lm, value, form, rows)[0]
-    return encode_rows(lm, form, rows, text_start(value))
+    """Encode rows as they are put to the model; those of an ensemble once for each member."""
+    return [row for part, part_form in value.parts(form) for row in _encode(part, lm, part_form, rows)]
 
 
-def probe_scores(lm: FrozenLM, probe: Probe, reading: ScoreRequest) -> Float[Tensor, "N C"]:
-    """Return the scores of a linear probe over hidden states."""
-    features_ND = row_features(lm, reading.format, reading.rows, probe.pool, reading.encoded_rows)
-    return features_ND @ probe.weight_CD.T + probe.bias_C
+@singledispatch
+def _encode(value: Learnt, lm: FrozenLM, form: Format, rows: Sequence[Row]) -> list[Encoded]:
+    return encode_rows(lm, form, rows, value.text_start)
+
+
+@_encode.register
+def _(value: Neighbours, lm: FrozenLM, form: Format, rows: Sequence[Row]) -> list[Encoded]:
+    return encode_near(lm, value, form, rows)[0]

@@ -90,7 +90,7 @@ def bank_after(
     lm: FrozenLM, prefixes: Sequence[PrefixPrompt | None], soft_TPD: Float[Tensor, "T P D"] | None = None
 ) -> Bank:
     """Return a bank of the prefixes (None: no columns), whose slots after them are filled from `soft_TPD`."""
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     bank = stack([nothing if prefix is None else prefix for prefix in prefixes], lm.embed, lm.device)
     return bank if soft_TPD is None else replace(bank, soft_TPD=soft_TPD)
 
@@ -156,7 +156,7 @@ def groups_of(
 
 def _begin_alike(lm: FrozenLM, value: Learnt, rows: Sequence[Encoded]) -> bool:
     """Return whether several rows begin with the same columns, and can all be read after them."""
-    if not isinstance(value, HardPrompt | SoftPrompt) or len(rows) < 2:
+    if isinstance(value.as_prompt, PrefixPrompt | None) or value.changes_weights or len(rows) < 2:
         return False
     return all(row.shared == rows[0].shared and can_split(lm, row, row.shared) for row in rows)
 

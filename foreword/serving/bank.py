@@ -13,9 +13,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
-from foreword.core.prompts import HardPrompt, PrefixPrompt, SoftPrompt
+from foreword.core.prompts import PrefixPrompt, Prompt
 from foreword.core.recent import Recent
-from foreword.core.values import Ensemble, Learnt, Neighbours, text_start
 from foreword.errors import ArtefactError
 from foreword.models.base import FrozenLM
 from foreword.models.compatibility import check, suited
@@ -24,7 +23,6 @@ from foreword.models.shared_prefix import PrefixCache, can_split
 from foreword.serving.store import Version, read_version
 from foreword.serving.weigh import bytes_of
 
-PROMPTS = (HardPrompt, SoftPrompt, PrefixPrompt)
 WORK = 200_000  # tokens that the rows of one request may take by default
 SHARE = 4  # the label words of a prompt may take this part of it for each row
 ALONE = 16  # this part of the memory is for how the model alone is asked, in chats of so many turns
@@ -41,7 +39,7 @@ class Entry:
 
     version: Version
     artefact: Artefact
-    value: HardPrompt | SoftPrompt | PrefixPrompt
+    value: Prompt
     labels: Encoder
     plain: Encoder
     shared: int
@@ -130,13 +128,14 @@ class PromptBank:
             raise ArtefactError(
                 f"{name} reasons in text before it gives a label, which is not served; use it with `foreword predict`."
             )
-        if isinstance(artefact.value, Ensemble | Neighbours) or artefact.format.premise is not None:
+        parts = artefact.value.parts(artefact.format)
+        if len(parts) > 1 or artefact.value.rewrites_rows or artefact.format.premise is not None:
             what = "each row's options are read a second time" if artefact.format.premise is not None else artefact.form
             raise ArtefactError(
                 f"{name} takes more than one prompt before a row ({what}), which is not served; serve one of its "
                 "members, or use it with `foreword predict`."
             )
-        if not isinstance(artefact.value, PROMPTS):
+        if artefact.value.as_prompt is None or artefact.value.changes_weights:
             raise ArtefactError(
                 f"{name} is of the form {artefact.form}; served are words, soft prompts and prefixes, which share one "
                 "frozen model. Serve what changes the weights from a model of its own."
@@ -144,8 +143,7 @@ class PromptBank:
         warning = check(self.lm, artefact, allow_other_weights=self.allow_other_weights)
         _check_shape(self.lm, artefact, name)
         fitted = suited(self.lm, artefact)
-        labels = Encoder.build(self.lm, fitted.format, text_start(fitted.value))
-        _check_slots(fitted.value, labels, name)
+        labels = Encoder.build(self.lm, fitted.format, fitted.value.text_start)
         self._check_words(labels, name)
         if {*fitted.format.template.fields} - {*fitted.fields}:
             raise ArtefactError(f"{name} has a template with fields that its record does not name.")
@@ -223,9 +221,9 @@ class PromptBank:
 
 def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Callable[[Format, int], Encoder]) -> Entry:
     """Return the entry of an artefact that was checked."""
-    value = artefact.value
-    assert isinstance(value, PROMPTS), "nothing else is served"
-    extra = text_start(value)
+    value = artefact.value.as_prompt
+    assert value is not None, "nothing else is served"
+    extra = value.text_start
     labels = encoder(artefact.format, extra)
     plain = encoder(artefact.format.without_labels(), extra)
     assert plain.shared == labels.shared, "label words come after the last field"
@@ -235,19 +233,10 @@ def make_entry(lm: FrozenLM, version: Version, artefact: Artefact, encoder: Call
 
 def _check_shape(lm: FrozenLM, artefact: Artefact, name: str) -> None:
     """Check that rows of other prompts can share a batch with a prefix. Raises: ArtefactError."""
-    value = artefact.value
+    value = artefact.value.as_prompt
     if isinstance(value, PrefixPrompt):
         lm.require_prefix()
         if set(value.sites) != {"self"}:
             raise ArtefactError(f"{name} has prefixes at {', '.join(value.sites)}; served are those of one decoder.")
         if lm.kind == "causal" and value.start != value.length:
             raise ArtefactError(f"{name} starts its text at {value.start}, which no causal model does after a prefix.")
-
-
-def _check_slots(value: Learnt, labels: Encoder, name: str) -> None:
-    slots = value.length if isinstance(value, HardPrompt | SoftPrompt) else 0
-    if labels.prompt_length != slots:
-        raise ArtefactError(
-            f"{name} has a prompt of {slots} positions and a template with slots for {labels.prompt_length}; the "
-            "artefact is damaged."
-        )

@@ -12,7 +12,6 @@ from typing import Any, final
 import torch
 
 from foreword.core.shapes import Float, Tensor
-from foreword.core.values import text_start
 from foreword.errors import ForewordError, ModelError
 from foreword.models.decoding import Chooser, IncrementalText
 from foreword.models.encoding.encoder import Encoded
@@ -145,7 +144,7 @@ class EncodingJob:
 
 def columns(entry: Entry | None, row: Encoded) -> int:
     """What a row takes of the context, its prompt included."""
-    return len(row.ids_S) + (0 if entry is None else text_start(entry.value))
+    return len(row.ids_S) + (0 if entry is None else entry.value.text_start)
 
 
 def settle(result: Future[Any], value: Any) -> None:

@@ -5,8 +5,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
-
 from foreword.core.prompts import Bank, HardPrompt, PrefixPrompt, stack
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
@@ -48,7 +46,7 @@ def mix(lm: FrozenLM, prompts: PromptBank, rows: Sequence[tuple[Entry | None, En
         task_of.append(number[key])
         rests.append(row.split()[1] if splits else row)
     prefixes = prompts.prefixes(first)
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     values = [nothing if isinstance(entry.value, PrefixPrompt) else entry.value for entry, _ in first]
     if -1 in task_of:  # the model alone
         prefixes, values = [*prefixes, None], [*values, nothing]

@@ -7,7 +7,6 @@ from typing import Any, final
 
 from foreword.core.format import SAMPLING, Format
 from foreword.core.template import Template
-from foreword.core.values import text_start
 from foreword.errors import ConfigError, DataError
 from foreword.models.base import FrozenLM
 from foreword.models.decoding import Chooser, IncrementalText
@@ -55,7 +54,7 @@ class RequestEncoder:
             for index, row, encoded in zip(indices, rows, entry.labels.encode_rows(rows), strict=True):
                 names = row.options or entry.artefact.format.labels
                 assert encoded.plan is not None, "labels or options are there"
-                longest = len(encoded) + text_start(entry.value)
+                longest = len(encoded) + entry.value.text_start
                 parts = encoded.plan.parts(self.lm.kind == "masked" or self.lm.trie_fits(longest))
                 jobs[index] = Labelling(whole, index, entry, entry.placed(self.lm, encoded), names, parts)
         self._check_work(list(jobs.values()))
@@ -82,7 +81,7 @@ class RequestEncoder:
         """Fill in the row that a text follows. Raises: ForewordError that says what is wrong."""
         self._check_sampling(writing.sampling, 0 if asked.echo else 1)
         entry, encoder, row = self._to_continue(asked)
-        ahead = 0 if entry is None else text_start(entry.value)
+        ahead = 0 if entry is None else entry.value.text_start
         room = min(encoder.room, self.columns - ahead) - writing.sampling.max_tokens
         if encoder.own > room:
             raise ConfigError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
-from foreword.core.values import Learnt, text_start
+from foreword.core.values import Learnt
 from foreword.errors import ConfigError, DataError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.features import EncodedRows
@@ -130,7 +130,7 @@ def reference_nll(
 
     Raises: DataError, ConfigError as `encode_targets` says.
     """
-    read = ExampleRows.of(lm, form, rows, text_start(value), texts=True)
+    read = ExampleRows.of(lm, form, rows, value.text_start, texts=True)
     [score_X1] = stacked_scores(lm, [value], [read.encoded], tokens_per_batch)
     return mean_nll(read, score_X1)
 

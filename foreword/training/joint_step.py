@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from foreword.core.prompts import PrefixPrompt, SoftPrompt
-from foreword.core.shapes import Tensor
-from foreword.core.values import Learnt, PromptPool, Tuned, Weights
+from foreword.core.prompts import PrefixPrompt
+from foreword.core.values import Learnt
 from foreword.errors import ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
@@ -31,43 +30,6 @@ class TrainingExample:
     share: float
 
 
-def tensors_of(value: Learnt) -> dict[str, Tensor]:
-    """The tensors of a value that a gradient can reach, by a name of their own."""
-    if isinstance(value, SoftPrompt):
-        return {"embed": value.embed_PD}
-    if isinstance(value, PrefixPrompt):
-        return {f"{site}.{i}": t for site, pair in value.sites.items() for i, t in enumerate(pair)}
-    if isinstance(value, Weights):
-        return dict(value.tensors)
-    if isinstance(value, PromptPool):
-        return {"keys": value.keys_KD, "values": value.values_KPD}
-    if isinstance(value, Tuned):
-        own = {f"prompt.{k}": t for k, t in tensors_of(value.prompt).items()}
-        return own | {f"model.{k}": t for k, t in value.weights.tensors.items()}
-    return {}
-
-
-def rebuilt(value: Learnt, tensors: Mapping[str, Tensor]) -> Learnt:
-    """The value with its tensors replaced, by the names of `tensors_of`."""
-    if isinstance(value, SoftPrompt):
-        return SoftPrompt(tensors["embed"])
-    if isinstance(value, PrefixPrompt):
-        sites = {site: (tensors[f"{site}.0"], tensors[f"{site}.1"]) for site in value.sites}
-        return dataclasses.replace(value, sites=sites)
-    if isinstance(value, Weights):
-        return Weights(dict(tensors))
-    if isinstance(value, PromptPool):
-        return PromptPool(tensors["keys"], tensors["values"])
-    if isinstance(value, Tuned):
-        own = {k.removeprefix("prompt."): t for k, t in tensors.items() if k.startswith("prompt.")}
-        prompt = rebuilt(value.prompt, own)
-        assert isinstance(prompt, SoftPrompt | PrefixPrompt), "rebuilding keeps the form"
-        return Tuned(
-            prompt, Weights({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
-        )
-    return value
-
-
 def step_gradients(
     lm: FrozenLM, learners: Sequence[Learner], examples: Sequence[TrainingExample], budget: int
 ) -> tuple[list[float], int]:
@@ -81,11 +43,10 @@ def step_gradients(
     """
     values = [learner.build(learner.leaves) for learner in learners]
     while True:
-        cut = [{k: t.detach().requires_grad_() for k, t in tensors_of(v).items()} for v in values]
+        cut = [{k: t.detach().requires_grad_() for k, t in v.tensors().items()} for v in values]
+        leaves = [v.with_tensors(c) for v, c in zip(values, cut, strict=True)]
         try:
-            losses = _accumulate(
-                lm, learners, [rebuilt(v, c) for v, c in zip(values, cut, strict=True)], examples, budget
-            )
+            losses = _accumulate(lm, learners, leaves, examples, budget)
             break
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -100,7 +61,7 @@ def step_gradients(
             print(f"out of memory: going on with {budget} tokens a batch", file=sys.stderr)
     outputs, gradients = [], []
     for value, leaf in zip(values, cut, strict=True):
-        for name, tensor in tensors_of(value).items():
+        for name, tensor in value.tensors().items():
             grad = leaf[name].grad
             if grad is not None and tensor.requires_grad:
                 outputs.append(tensor)

@@ -10,7 +10,6 @@ from typing import Any
 
 from foreword.core.artefact import Artefact
 from foreword.core.locks import held
-from foreword.core.values import text_start
 from foreword.errors import DataError, ForewordError
 from foreword.inference.batched import stacked_scores
 from foreword.inference.calibration import HardConfig, calibrate
@@ -22,7 +21,6 @@ from foreword.training.answer_log import AnswerLog
 from foreword.training.checkpoint import Checkpoint
 from foreword.training.contract import DirectMethod, GradientMethod, Job, Progress, SearchState
 from foreword.training.examples import ExampleRows, mean_nll
-from foreword.training.joint_step import rebuilt, tensors_of
 from foreword.training.loop import Run, fit
 from foreword.training.recipe import make_artefact, recipe_hash
 
@@ -156,7 +154,7 @@ def _start(lm: FrozenLM, job: Job) -> Run:
         parts = [(), job.task.validation if learner.format.labels else ()]
     else:
         parts = [job.task.train, job.task.validation]
-    extra = text_start(learner.saved(learner.leaves))
+    extra = learner.saved(learner.leaves).text_start
     texts = job.task.answers == "text"
     rows = [ExampleRows.of(learner.lm or lm, learner.format, part, extra, texts, job.encoded_rows) for part in parts]
     return Run(job.name, learner, rows[0], rows[1], job.seed)
@@ -209,7 +207,7 @@ def _train_group(
 def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
     """Make the artefact of a run that has ended, or was stopped."""
     value = run.learner.saved({k: v.detach() for k, v in run.final_leaves().items()})
-    value = rebuilt(value, {k: t.detach() for k, t in tensors_of(value).items()})
+    value = value.with_tensors({name: tensor.detach() for name, tensor in value.tensors().items()})
     parameters = sum(leaf.numel() for leaf in run.learner.leaves.values())
     artefact = make_artefact(lm, job, value, run.learner.format, parameters)
     kept_step = run.best_step if run.learner.config.keep == "best" and run.best else run.step

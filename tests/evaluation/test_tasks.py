@@ -68,9 +68,7 @@ def test_in_one_job_as_one_by_one(method, options, tmp_path, stacks):
 
 
 def pack(artefact):
-    from foreword.core.serialise import pack as tensors
-
-    return {k: v.double() for k, v in tensors(artefact.value)[0].items()}
+    return {k: v.double() for k, v in artefact.value.tensors().items()}
 
 
 def test_what_is_unchanged_is_not_trained_again(lm, tmp_path, stacks):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from foreword.core.artefact import Artefact
+from foreword.core.values import Ensemble
 from foreword.errors import ArtefactError, ConfigError
 from foreword.inference.ensemble import ensemble
-from foreword.inference.scoring import combined, score_rows
+from foreword.inference.scoring import score_rows
 from foreword.methods.registry import train
 from foreword.models.load import load
 from tests.planted import planted_task
@@ -69,9 +70,9 @@ def test_many_prompts_are_one_pass(lm, task, monkeypatch):
 
 def test_majority_of_hand_made_votes():
     scores = [torch.log(torch.tensor([p])).double() for p in ([0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.45, 0.55, 0.0])]
-    assert combined(scores, "majority").argmax() == 1
-    assert combined(scores, "mean").argmax() == 0
-    tie = combined([scores[0], scores[1]], "majority")
+    assert Ensemble((), "majority").combined(scores).argmax() == 1
+    assert Ensemble((), "mean").combined(scores).argmax() == 0
+    tie = Ensemble((), "majority").combined([scores[0], scores[1]])
     assert tie.argmax() == 0  # one vote each: the mean decides
     assert tie.isneginf().tolist() == [[False, False, True]]  # an option that the row lacks
 

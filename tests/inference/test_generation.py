@@ -25,7 +25,7 @@ from foreword.models.tiny import tiny
 from foreword.tasks.rows import Row
 from tests.models.zoo import CAUSAL, build
 
-NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
+NOTHING = HardPrompt.empty()
 WORDS = "ab cd efgh ij klm n opq rst uv w xyz".split()
 
 

@@ -20,7 +20,7 @@ from foreword.tasks.rows import Row
 from tests.planted import FILLER, NOUNS
 from tests.seeds import new_seed
 
-NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
+NONE = HardPrompt.empty()
 
 
 def drawn(seed: int, count: int) -> tuple[list[Row], list[str]]:

@@ -59,12 +59,12 @@ def test_word_counts_score_as_scikit_learn_does():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    from foreword.core.values.classifiers import row_words
     from foreword.inference.scoring import score_rows
-    from foreword.inference.word_counts import row_words
 
     task = planted_task(3)
     art = foreword.train(foreword.load("foreword-tiny"), task, "bag-of-words", regularisation=2.0).artefact
-    vectoriser = TfidfVectorizer(analyzer=lambda row: row_words(("text",), row), sublinear_tf=True)
+    vectoriser = TfidfVectorizer(analyzer=lambda row: row_words(("text",), row.fields), sublinear_tf=True)
     x = vectoriser.fit_transform(task.train)
     model = LogisticRegression(C=2.0, max_iter=2000).fit(x, [row.label for row in task.train])
     wanted = torch.from_numpy(model.predict_proba(vectoriser.transform(task.test)))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import stack
-from foreword.core.values import text_start
 from foreword.interop.peft_files import Adapter
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
@@ -88,7 +87,7 @@ def write(adapter: Adapter, folder: Path) -> Path:
 
 
 def rows(artefact: Artefact, lm: FrozenLM) -> list[Encoded]:
-    extra = text_start(artefact.value)
+    extra = artefact.value.text_start
     return [Encoder.build(lm, artefact.format, extra).encode({"text": text}) for text in TEXTS]
 
 

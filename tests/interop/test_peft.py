@@ -13,7 +13,6 @@ from tokenizers import processors
 
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import HardPrompt, PrefixPrompt
-from foreword.core.values import text_start
 from foreword.errors import ArtefactError, ConfigError
 from foreword.interop.card import SAMPLE
 from foreword.interop.peft import WITHOUT_CACHE, export, foreign, read, scale_of, scaled
@@ -215,7 +214,7 @@ def test_what_peft_cannot_say_is_not_exported(tmp_path):
     prefix = imported(drawn("bert", "PREFIX_TUNING"), "bert")
     assert isinstance(prefix.value, PrefixPrompt)
     zero = dataclasses.replace(prefix, value=dataclasses.replace(prefix.value, start=0))
-    words = dataclasses.replace(artefact, value=HardPrompt(torch.zeros(0, dtype=torch.long)), method="manual")
+    words = dataclasses.replace(artefact, value=HardPrompt.empty(), method="manual")
     cases = [
         (after, "which puts its slot there"),
         (inside, "begins with its only slot"),
@@ -276,7 +275,7 @@ def test_the_card_has_what_peft_has_no_place_for(family, kind, tmp_path):
     ids = json.loads(text.split("the `input_ids` are `")[1].split("`")[0])
     column = int(text.split("logits of column ")[1].split()[0])
     lm = frozen(family)
-    encoded = Encoder.build(lm, artefact.format, text_start(artefact.value)).encode({"text": SAMPLE})
+    encoded = Encoder.build(lm, artefact.format, artefact.value.text_start).encode({"text": SAMPLE})
     [mine] = ours(lm, artefact, [encoded])
     with torch.no_grad(), quiet():
         logits = loaded(family, tmp_path / "x")(input_ids=torch.tensor([ids])).logits[0]

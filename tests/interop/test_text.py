@@ -30,7 +30,7 @@ def pieces(lm: Any, text: str) -> HardPrompt:
     return HardPrompt(torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
-WORDS = HardPrompt(torch.zeros(0, dtype=torch.long))
+WORDS = HardPrompt.empty()
 
 
 def test_a_template_with_its_words(tmp_path):

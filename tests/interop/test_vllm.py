@@ -129,7 +129,7 @@ def test_rows_of_rounded_models_and_of_words(tmp_path):
     prompt = torch.load(tmp_path / "b" / "x" / "prompt.pt", weights_only=True)
     assert torch.equal(prompt, model.get_input_embeddings()(pieces.ids_P))
     exported_rows(
-        tmp_path / "c", drawn(lm, "Say: {text} {answer}", HardPrompt(torch.zeros(0, dtype=torch.long))), lm, model,
+        tmp_path / "c", drawn(lm, "Say: {text} {answer}", HardPrompt.empty()), lm, model,
         tokenizer,
     )  # fmt: skip
 

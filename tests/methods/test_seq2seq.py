@@ -32,7 +32,7 @@ from tests.planted import planted_task
 
 TASK = planted_task(4, train=24, validation=8, test=8)
 SHORT = {"steps": 3, "batch_size": 6, "eval_every": 2, "length": 3}
-NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
+NOTHING = HardPrompt.empty()
 
 
 @pytest.fixture(scope="module")

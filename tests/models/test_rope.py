@@ -255,7 +255,7 @@ def writes(lm: HFLM, value: Any, template: str, new: int) -> Artefact:
     )  # fmt: skip
 
 
-NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
+NOTHING = HardPrompt.empty()
 
 
 @pytest.mark.parametrize("family", ["phi3", "llama"])

@@ -25,7 +25,7 @@ from foreword.models.tiny import tiny
 from tests.models.seq2seq_zoo import CONFIGS, END, FAMILIES, PAD, build, frozen, inputs_of, logits, of_config
 from tests.models.test_seq2seq import random_prefix
 
-NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
+NOTHING = HardPrompt.empty()
 TEXTS = ["a", "this is fine", "no, not again and again"]
 
 

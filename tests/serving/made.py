@@ -48,7 +48,7 @@ def artefact(lm: FrozenLM, form: str, length: int = 3, seed: int = 0, **more: ob
         size = sum(slot.length or 0 for slot in template.slots)
         value = SoftPrompt(scale * torch.randn(size, lm.dims.width, generator=draw))
     else:
-        value = HardPrompt(torch.zeros(0, dtype=torch.long))
+        value = HardPrompt.empty()
     made = {
         "method": {"prefix": "prefix-tuning"}.get(form, "prompt-tuning" if template.slots else "manual"),
         "config": {},

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
@@ -56,7 +55,7 @@ def hard(lm, words, template: str = "{text|shorten} It was {answer}") -> Artefac
     """A prompt of words alone; each label has one word or more, or rows bring their options."""
     names = tuple(f"label {n}" for n in range(len(words)))
     return Artefact(
-        value=HardPrompt(torch.zeros(0, dtype=torch.long)), format=Format(Template.parse(template), names, words),
+        value=HardPrompt.empty(), format=Format(Template.parse(template), names, words),
         method="manual", config={}, seed=0, model={"name": lm.name, "kind": lm.kind},
         fingerprint=asdict(lm.fingerprint()), fields=("text",),
     )  # fmt: skip

@@ -11,7 +11,6 @@ import numpy as np
 import pandas
 import pyarrow
 import pytest
-import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
@@ -67,7 +66,7 @@ def artefact(*fields: str, labels: tuple[str, ...] = ("a", "b")) -> Artefact:
     template = Template.parse(" ".join(f"{{{name}}}" for name in fields) + " {mask}")
     form = Format(template, labels, tuple((label,) for label in labels))
     return Artefact(
-        HardPrompt(torch.zeros(0, dtype=torch.long)),
+        HardPrompt.empty(),
         form,
         "manual",
         {},

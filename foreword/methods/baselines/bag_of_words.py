@@ -9,8 +9,8 @@ import torch
 
 from foreword.core.doc import Doc, documented
 from foreword.core.values import WordCounts
+from foreword.core.values.classifiers import row_words
 from foreword.errors import ConfigError, DataError
-from foreword.inference.word_counts import row_words
 from foreword.methods.baselines.regression import choose_regularisation, logistic, require_classes
 from foreword.models.base import FrozenLM
 from foreword.tasks.rows import Row
@@ -49,7 +49,7 @@ class BagOfWords(DirectMethod):
         fields = tuple(job.task.fields)
 
         def words(row: Row) -> list[str]:
-            return row_words(fields, row)
+            return row_words(fields, row.fields)
 
         seen = Counter(word for row in job.task.train for word in set(words(row)))
         vocabulary = sorted(word for word, rows in seen.items() if rows >= job.config.min_rows)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
-import torch
-
 from foreword.core.artefact import Artefact
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
@@ -27,7 +25,7 @@ from foreword.training.contract import SearchState
 
 Score = Literal["likelihood", "metric"]
 CHUNK = 128  # rows read between two writes to the state
-NONE = HardPrompt(torch.zeros(0, dtype=torch.long))
+NONE = HardPrompt.empty()
 
 
 @final

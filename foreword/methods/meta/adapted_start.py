@@ -1,4 +1,4 @@
-"""A start in use: the leaves of an artefact, the rates they move at, and where they are after the inner loop."""
+"""Adapt a start: take an artefact's leaves and their step sizes, and run the inner loop on a task's support rows."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 from foreword.core.artefact import Artefact
 from foreword.core.prompts import PrefixPrompt, SoftPrompt
-from foreword.core.values import PromptPool, Tuned
+from foreword.core.values import PromptPool
 from foreword.errors import ConfigError
 from foreword.methods.meta.inner_loop import Leaves, Rates, adapt
 from foreword.methods.meta.meta_gradient import spread
@@ -18,30 +18,28 @@ from foreword.training.warm_start import shares_of
 
 
 def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tuple[Leaves, int, Lens]:
-    """The leaves of a start on the model's device, the columns that a prefix takes, and how rows are read with them.
+    """Return a start's leaves on the model's device, the columns that a prefix takes, and how rows are read with them.
 
     Raises: ConfigError for an artefact without a prompt that can be adapted.
     """
-    value = start.value
-    prompt = value.prompt if isinstance(value, Tuned) else value
-    weights = value.weights.tensors if isinstance(value, Tuned) else {}
-    found = {MODEL + name: tensor.float() for name, tensor in weights.items()}
+    value, prompt = start.value, start.value.as_prompt
+    tensors = {name: tensor.float() for name, tensor in value.tensors().items() if name.startswith(MODEL)}
     shape = Shape("soft")
     lens: Lens | None = None
     if isinstance(prompt, SoftPrompt):
-        found["embed"] = prompt.embed_PD
+        tensors |= prompt.tensors()
     elif isinstance(prompt, PrefixPrompt):
         shape = Shape("prefix", prompt.start)
-        found["pair"] = torch.stack(prompt.sites["self"])
-    elif isinstance(prompt, PromptPool):
-        found |= {"keys": prompt.keys_KD, "values": prompt.values_KPD}
+        tensors["pair"] = torch.stack(prompt.sites["self"])
+    elif isinstance(value, PromptPool):
+        tensors |= value.tensors()
         share, sharpness = start.config.get("prototypes", 0.5), start.config.get("sharpness", 10.0)
         lens = PoolLens(lm, lm, share, sharpness, transductive)
     else:
         raise ConfigError(
             f"An artefact of {start.method} has no prompt to adapt; give a start, or any soft prompt or prefix."
         )
-    leaves = {name: leaf.to(lm.device) for name, leaf in found.items()}
+    leaves = {name: leaf.to(lm.device) for name, leaf in tensors.items()}
     return leaves, shape.start, lens or PromptLens(lm, lm, shape)
 
 

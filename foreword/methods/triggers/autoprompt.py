@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import torch
-
 from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
@@ -143,7 +141,7 @@ def _best_finalist(field: SearchSpace, state: State, begin: dict[str, Any]) -> M
     best = state.best[0] if chosen.prompt is None else chosen.prompt
     trace["prompt"] = explained(field, best)
     if chosen.prompt is None:
-        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+        empty = HardPrompt.empty()
         return Made(empty, field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
     return Made(value, form, field.slotted.length, metrics, trace)

@@ -40,7 +40,7 @@ def choose(field: SearchSpace, prompts: list[Prompt]) -> tuple[list[FinalCandida
     choices = []
     if not job.format.template.slots:
         encoded = job.encoded_rows.of(field.lm, job.format, rows)
-        empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+        empty = HardPrompt.empty()
         choices.append(measure(None, stacked_scores(field.lm, [empty], [encoded])[0], rows))
     encoded = job.encoded_rows.of(field.lm, field.slotted.format, rows)
     values = [HardPrompt(torch.tensor(p)) for p in prompts]
@@ -63,5 +63,5 @@ def as_value(field: SearchSpace, prompt: Prompt) -> tuple[HardPrompt, Format]:
         rows, encoded_rows = (*field.pool_rows, *field.job.task.validation), field.job.encoded_rows
         slotted = encoded_rows.of(field.lm, field.slotted.format, rows)
         if reads_alike(slotted, prompt, encoded_rows.of(field.lm, form, rows)):
-            return HardPrompt(torch.zeros(0, dtype=torch.long)), form
+            return HardPrompt.empty(), form
     return HardPrompt(torch.tensor(prompt)), field.slotted.format

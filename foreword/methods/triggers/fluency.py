@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.core.template import Template
@@ -23,6 +21,6 @@ def fluency(lm: FrozenLM, texts: Sequence[tuple[str, ...]]) -> list[float]:
         return []
     form = Format(Template.parse(". {mask}" if lm.kind == "masked" else ". {answer}"))
     words = [" ".join(text.strip() for text in some) for some in texts]
-    value = HardPrompt(torch.zeros(0, dtype=torch.long))
+    value = HardPrompt.empty()
     [found] = text_likelihoods(lm, [LikelihoodRequest(value, form, [ROW] * len(words), words)])
     return (-found.mean_N).clamp(min=0).double().tolist()

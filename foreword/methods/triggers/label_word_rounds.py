@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, final
 
-import torch
-
 from foreword.core.format import Format
 from foreword.core.prompts import HardPrompt
 from foreword.inference.batched import stacked_scores
@@ -64,7 +62,7 @@ def alternate(lm: FrozenLM, job: Job, state: SearchState, search: Search, rounds
             break
     assert best is not None, "there is one round at least"
     rows = job.task.validation or job.task.train
-    empty = HardPrompt(torch.zeros(0, dtype=torch.long))
+    empty = HardPrompt.empty()
     pairs = [(empty, job.format), (best.value, best.format)]
     scores = stacked_scores(lm, [v for v, _ in pairs], [job.encoded_rows.of(lm, f, rows) for _, f in pairs])
     manual, ours = (measure(None, score_NC, rows) for score_NC in scores)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-
 from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers.autoprompt import SEARCH, SearchConfig
@@ -96,6 +94,6 @@ def _best_passed(
     }
     trace = {"projections": steps, "begin": begin, "prompt": explained(field, prompt)}
     if chosen.prompt is None:
-        return Made(HardPrompt(torch.zeros(0, dtype=torch.long)), field.job.format, 0, metrics, trace)
+        return Made(HardPrompt.empty(), field.job.format, 0, metrics, trace)
     value, form = as_value(field, chosen.prompt)
     return Made(value, form, field.slotted.length, metrics, trace)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-import torch
-
 from foreword.core.doc import Doc, documented
 from foreword.core.format import Decoding, Extract, Format
 from foreword.core.prompts import HardPrompt
@@ -121,7 +119,7 @@ class ChainOfThought(DirectMethod):
         )
         form = replace(job.format, template=template, decoding=decoding)
         encode_to_write(lm, form, [])  # that there is room is told now
-        value = HardPrompt(torch.zeros(0, dtype=torch.long))
+        value = HardPrompt.empty()
         form, notes = calibrate_reasoned(lm, job.task, value, form, config.calibrate, config.content_free)
         return Made(value, form, metrics=notes)
 

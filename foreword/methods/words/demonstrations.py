@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 
 from foreword.core.demos import Example, with_demos
 from foreword.core.format import Format
@@ -104,7 +103,7 @@ def scores_of(
     lm: FrozenLM, forms: Sequence[Format], rows: Sequence[Row], encoded_rows: EncodedRows | None = None
 ) -> list[Float[Tensor, "N C"]]:
     """Return scores of the same rows in each format, all in mixed batches."""
-    nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+    nothing = HardPrompt.empty()
     return score_readings(lm, [ScoreRequest(nothing, form, rows, (), encoded_rows) for form in forms])
 
 

@@ -85,7 +85,7 @@ class FewShot(DirectMethod):
             [len(s) for s in sets], config.demos or len(pool), [r for s in sets for r in s]
         )
         forms = [put(job.format, shown, config.separator) for shown in sets]
-        nothing = HardPrompt(torch.zeros(0, dtype=torch.long))
+        nothing = HardPrompt.empty()
         if len(forms) == 1:
             return Made(nothing, forms[0], metrics=notes)
         rule: Rule = config.rule

@@ -1,7 +1,5 @@
 """Use the hand-written prompt: the template and the label words as a person wrote them."""
 
-import torch
-
 from foreword.core.prompts import HardPrompt
 from foreword.errors import ConfigError
 from foreword.inference.calibration import HardConfig
@@ -27,4 +25,4 @@ class Manual(DirectMethod):
             raise ConfigError(
                 "manual uses words only, and this template has {soft:...} slots; remove them, or use prompt-tuning."
             )
-        return Made(HardPrompt(torch.zeros(0, dtype=torch.long)), job.format)
+        return Made(HardPrompt.empty(), job.format)

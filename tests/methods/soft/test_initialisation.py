@@ -131,7 +131,7 @@ def test_lora_folded_scores_as_pefts_own_model(name):
             leaf.copy_(torch.randn(leaf.shape, generator=generator) * 0.3)
     encoded = encode_rows(lm, job.format, TASK.test)
     zeros = torch.zeros(len(encoded), dtype=torch.long)
-    through_peft = score(learner.lm.with_weights(learner.build(learner.leaves).tensors), encoded, None, zeros)
+    through_peft = score(learner.lm.with_weights(learner.build(learner.leaves).by_name), encoded, None, zeros)
     merged = stacked_scores(lm, [learner.saved(learner.leaves)], [encoded], 10_000)[0]
     plain = score(lm, encoded, stack([SoftPrompt(torch.zeros(0, lm.dims.width))], lm.embed), zeros)
     assert torch.allclose(merged, through_peft, atol=1e-6)

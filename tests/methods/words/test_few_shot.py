@@ -26,7 +26,7 @@ from tests.planted import planted_task
 from tests.seeds import new_seed
 
 KINDS = {"masked": "foreword-tiny", "causal": "foreword-tiny-causal"}
-NOTHING = HardPrompt(torch.zeros(0, dtype=torch.long))
+NOTHING = HardPrompt.empty()
 LONG = load("foreword-tiny-causal").dims.context
 
 
