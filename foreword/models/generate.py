@@ -6,7 +6,6 @@ sample goes on by itself. An encoder reads its source then, and what its decoder
 a sample draws depends on its own seed alone, never on who shares its batch.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from foreword.errors import ModelError
 from foreword.models.base import FrozenLM, Inputs
 from foreword.models.decoding import Chooser, IncrementalText, Sampling, choose
 from foreword.models.encoding.batch import Encoded, collate, prepare
-from foreword.models.memory import is_out_of_memory
+from foreword.models.memory import fitting
 
 PLACES = 64  # texts under way at once, where memory has room for their keys and values
 MEMORY = 2**30  # bytes of keys and values
@@ -97,22 +96,19 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
     """
     if not asks:
         return
-    places = _places(lm, asks)
-    while True:
+    loop: _Loop | None = None
+
+    def run(places: int) -> None:
+        nonlocal loop
+        loop = None  # its caches make room for the new ones
         loop = _Loop(lm, asks, bank, on_sample, places, lm.cache(places), lm.cache(places))
-        try:
-            loop.run()
-            return
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if places == 1 or loop.told:
-                raise ModelError(
-                    f"Out of memory with {places} texts at once; use a smaller model, fewer new tokens or --dtype "
-                    "bfloat16."
-                ) from error
-            places //= 2
-            print(f"out of memory: going on with {places} texts at once", file=sys.stderr)
+        loop.run()
+
+    def repeatable() -> bool:
+        return loop is None or not loop.told
+
+    refusal = "{} texts at once; use a smaller model, fewer new tokens or --dtype bfloat16"
+    fitting(run, _places(lm, asks), 1, refusal, unit="texts at once", repeatable=repeatable)
 
 
 def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:

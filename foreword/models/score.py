@@ -5,9 +5,9 @@ the likelihood of a text is asked for, they are log-probabilities over the vocab
 labels cost no Python loop.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -15,12 +15,12 @@ import torch
 
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Bool, Float, Int, Tensor
-from foreword.errors import ConfigError, ModelError
+from foreword.errors import ConfigError
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Batch, Encoded, collate, prepare
 from foreword.models.encoding.label_layout import Layout
 from foreword.models.label_parts import groups_of, joined
-from foreword.models.memory import is_out_of_memory
+from foreword.models.memory import fitting
 
 
 @final
@@ -135,22 +135,18 @@ def score_all(
     result_BC: Tensor | None = None
     done, budget = 0, tokens_per_batch or lm.batch_tokens
     task_B = task_B.cpu()
+
+    def scores_of(next_N: Int[np.ndarray, "N"], rows: int) -> Float[Tensor, "B C"]:
+        taken = next_N[:rows]
+        return score(lm, [encoded[i] for i in taken], bank, task_B[torch.from_numpy(taken)])
+
     while done < len(encoded):
         widest = int(cost_B[order_B[done]])
-        taken = order_B[done : done + max(1, budget // widest)]
-        try:
-            part_BC = score(lm, [encoded[i] for i in taken], bank, task_B[torch.from_numpy(taken)])
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(taken) == 1:
-                raise ModelError(
-                    f"Out of memory with a single row of {widest} tokens. Use a smaller model, a lower max_length or "
-                    "--dtype bfloat16."
-                ) from error
-            budget = widest * (len(taken) // 2)
-            print(f"out of memory: going on with {budget} tokens a batch", file=sys.stderr)
-            continue
+        next_N = order_B[done : done + max(1, budget // widest)]
+        refusal = f"a single row of {widest} tokens. Use a smaller model, a lower max_length or --dtype bfloat16"
+        part_BC, rows = fitting(partial(scores_of, next_N), len(next_N), 1, refusal, scale=widest)
+        taken = next_N[:rows]
+        budget = budget if rows == len(next_N) else widest * rows
         if result_BC is None:
             result_BC = part_BC.new_full((len(encoded), labels), -torch.inf)
         result_BC[torch.from_numpy(taken).to(part_BC.device), : part_BC.shape[1]] = part_BC

@@ -1,7 +1,6 @@
 """Run one training step for many learners at once. Their rows share batches; each learner gets its own gradient."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +8,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foreword.core.prompts import PrefixPrompt
+from foreword.core.shapes import Tensor
 from foreword.core.values import Learnt
-from foreword.errors import ModelError
 from foreword.inference.batched import batches_of, view
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
-from foreword.models.memory import is_out_of_memory
+from foreword.models.memory import fitting
 from foreword.models.score import score
 from foreword.models.shared_prefix import bank_after, compile_prefixes, groups_of
 from foreword.training.contract import Learner
@@ -42,23 +41,16 @@ def step_gradients(
     Raises: ModelError if not even one row fits.
     """
     values = [learner.build(learner.leaves) for learner in learners]
-    while True:
+
+    def step(tokens: int) -> tuple[list[float], list[dict[str, Tensor]]]:
         cut = [{k: t.detach().requires_grad_() for k, t in v.tensors().items()} for v in values]
         leaves = [v.with_tensors(c) for v, c in zip(values, cut, strict=True)]
-        try:
-            losses = _accumulate(lm, learners, leaves, examples, budget)
-            break
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            longest = max(e.encoded.cost for e in examples)
-            if budget <= longest:
-                raise ModelError(
-                    f"Out of memory with a single row of {longest} tokens. Use a smaller model, a lower max_length, "
-                    "--dtype bfloat16 or -o checkpointing=true."
-                ) from error
-            budget = max(longest, min(budget, longest * len(examples)) // 2)
-            print(f"out of memory: going on with {budget} tokens a batch", file=sys.stderr)
+        return _accumulate(lm, learners, leaves, examples, tokens), cut
+
+    longest = max(e.encoded.cost for e in examples)
+    most = min(budget, longest * len(examples))
+    advice = "Use a smaller model, a lower max_length, --dtype bfloat16 or -o checkpointing=true"
+    (losses, cut), fitted = fitting(step, most, min(longest, most), f"a single row of {longest} tokens. {advice}")
     outputs, gradients = [], []
     for value, leaf in zip(values, cut, strict=True):
         for name, tensor in value.tensors().items():
@@ -68,7 +60,7 @@ def step_gradients(
                 gradients.append(grad)
     if outputs:
         torch.autograd.backward(outputs, gradients)
-    return losses, budget
+    return losses, budget if fitted == most else fitted
 
 
 def _accumulate(

@@ -1,6 +1,5 @@
 """A step of meta-training, and its validation: what the one loop calls where other learners have rows."""
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ import numpy as np
 import torch
 
 from foreword.core.shapes import Tensor
-from foreword.errors import ModelError
 from foreword.methods.meta.episode_rows import EpisodeRows, Part
 from foreword.methods.meta.inner_loop import Leaves, Loss, Path, Product, adapt, finite_product, gradient, product
 from foreword.methods.meta.meta_gradient import MetaGradient, mean, meta_gradient, reptile, spread, unrolled, weights_of
 from foreword.methods.meta.task_losses import MODEL, TEXT_BYTES, EpisodeRow, PromptLoss, Shape, Texts, scores_of
 from foreword.models.base import FrozenLM
-from foreword.models.memory import is_out_of_memory
+from foreword.models.memory import fitting
 from foreword.tasks.episodes import Episode
 from foreword.tasks.label_metrics import accuracy, nll
 from foreword.training.contract import OwnStep
@@ -211,17 +209,7 @@ class MetaStep(OwnStep):
         return {**told, "episodes": {**told["episodes"], "hashes": hashes}}
 
     def _fitting(self, work: Callable[[int], Any]) -> Any:
-        """The work within the budget of tokens; where memory runs out the budget halves, with one line on stderr."""
-        while True:
-            try:
-                return work(self.budget)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.budget < 16:
-                    raise ModelError(
-                        "Out of memory with a few tokens a pass. Use a smaller model, a lower max_length or --dtype "
-                        "bfloat16."
-                    ) from error
-                self.budget //= 2
-                print(f"out of memory: going on with {self.budget} tokens a batch", file=sys.stderr)
+        """Return the result of the work within the budget of tokens, which is smaller from now on if memory ran out."""
+        refusal = "{} tokens a batch. Use a smaller model, a lower max_length or --dtype bfloat16"
+        result, self.budget = fitting(work, self.budget, min(self.budget, 8), refusal)
+        return result

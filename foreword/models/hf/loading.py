@@ -25,7 +25,7 @@ from foreword.models.hf import families, model_folder, shared_weights, storage
 from foreword.models.hf.lm import HFLM
 from foreword.models.hf.model import HFModel
 from foreword.models.hf.seq2seq import HFSeq2Seq
-from foreword.models.score import is_out_of_memory
+from foreword.models.memory import is_out_of_memory
 
 OLDEST = version.parse("5.7.0")  # before it ModernBERT's attention cannot be replaced
 GROUP = 32  # weights of a row that share a scale in int4
