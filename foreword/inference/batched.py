@@ -1,6 +1,7 @@
 """Score rows of many learners in shared batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded
 from foreword.models.score import score_all
 from foreword.models.shared_prefix import bank_after, compile_prefixes, groups_of
+
+Result = TypeVar("Result")
 
 
 def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple[FrozenLM, Bank | None]:
@@ -41,6 +44,16 @@ def batches_of(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[i
         else:
             last.append(index)
     return batches
+
+
+def map_rows(
+    encoded: Sequence[Encoded], tokens_per_batch: int, read: Callable[[list[int]], Iterable[Result]]
+) -> list[Result]:
+    """Return what `read` returns for each row, in the order of the rows; it is called with the numbers of a batch."""
+    results: dict[int, Result] = {}
+    for batch in batches_of(encoded, tokens_per_batch):
+        results.update(zip(batch, read(batch), strict=True))
+    return [results[number] for number in range(len(encoded))]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 
 from foreword.core.format import Format
 from foreword.core.shapes import Float, Tensor
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import map_rows
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
 from foreword.tasks.rows import Row
@@ -49,16 +49,17 @@ def row_features(
 ) -> Float[Tensor, "N D"]:
     """Return frozen hidden states of each row: at the "answer" position, there but after the output head's transform
     ("head"), or averaged over its tokens ("mean")."""
-    encoded = (encoded_rows or EncodedRows()).of(lm, form, rows)
-    out: list[Tensor | None] = [None] * len(encoded)
-    for batch in batches_of(encoded, lm.batch_tokens):
+    return features_of(lm, (encoded_rows or EncodedRows()).of(lm, form, rows), pool).float()
+
+
+@torch.no_grad()
+def features_of(lm: FrozenLM, encoded: Sequence[Encoded], pool: str) -> Float[Tensor, "N D"]:
+    """Return frozen hidden states of encoded rows, as `row_features` says, in the model's dtype on the CPU."""
+
+    def read(batch: list[int]) -> Tensor:
         inputs, _ = prepare(lm, collate([encoded[i] for i in batch]), None, torch.zeros(len(batch), dtype=torch.long))
-        read = (
-            lm.hidden_at(inputs)[:, 0]
-            if pool == "head"
-            else lm.features(inputs, "mean" if pool == "mean" else "answer")
-        )
-        features = read.float().cpu()
-        for index, feature in zip(batch, features, strict=True):
-            out[index] = feature
-    return torch.stack([f for f in out if f is not None])
+        if pool == "head":
+            return lm.hidden_at(inputs)[:, 0].cpu()
+        return lm.features(inputs, "mean" if pool == "mean" else "answer").cpu()
+
+    return torch.stack(map_rows(encoded, lm.batch_tokens, read))

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize, one_hot
 from foreword.core.prompts import Bank
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import PromptPool
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import map_rows
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded, collate, prepare
 from foreword.models.score import score
@@ -37,13 +37,14 @@ def pool_scores(lm: FrozenLM, pool: PromptPool, encoded: Sequence[Encoded], budg
     """Scores of rows by their label words, each with its prompt mixed from the pool; -inf for labels it lacks."""
     pool = PromptPool(pool.keys_KD.to(lm.device), pool.values_KPD.to(lm.device))
     most = max((e.plan.labels for e in encoded if e.plan), default=0)
-    whole = torch.full((len(encoded), most), -torch.inf)
-    for batch in batches_of(encoded, budget):
+
+    def read(batch: list[int]) -> Tensor:
         rows = [encoded[i] for i in batch]
         bank = bank_of(mixed(pool, frozen_features(lm, [without_slots(e) for e in rows], budget)))
-        part_BC = score(lm, rows, bank, torch.arange(len(rows), device=lm.device)).cpu()
-        whole[batch, : part_BC.shape[1]] = part_BC.to(whole.dtype)
-    return whole
+        part_BC = score(lm, rows, bank, torch.arange(len(rows), device=lm.device)).float().cpu()
+        return torch.nn.functional.pad(part_BC, (0, most - part_BC.shape[1]), value=-torch.inf)
+
+    return torch.stack(map_rows(encoded, budget, read)) if encoded else torch.zeros(0, most)
 
 
 SHARPNESS = 10.0  # cosines times this are the scores
@@ -83,9 +84,8 @@ def near(
 @torch.no_grad()
 def frozen_features(lm: FrozenLM, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
     """Features of rows without any prompt, in batches."""
-    found: list[Tensor] = [torch.zeros(0)] * len(rows)
-    for chosen in batches_of(rows, budget):
-        part_BD = features(lm, [rows[i] for i in chosen], None, torch.zeros(len(chosen), dtype=torch.long))
-        for i, feature_D in zip(chosen, part_BD, strict=True):
-            found[i] = feature_D
-    return torch.stack(found)
+
+    def read(batch: list[int]) -> Tensor:
+        return features(lm, [rows[i] for i in batch], None, torch.zeros(len(batch), dtype=torch.long))
+
+    return torch.stack(map_rows(rows, budget, read))

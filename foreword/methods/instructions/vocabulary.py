@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foreword.core.shapes import Float, Tensor
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import map_rows
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.encoder import Encoded, collate, prepare
 
@@ -19,15 +19,14 @@ def piece_logprobs(lm: FrozenLM, rows: Sequence[Sequence[int]], at: Sequence[int
         Encoded(np.array(ids, np.int64), np.full(len(ids), -1, np.int64), column, None)
         for ids, column in zip(rows, at, strict=True)
     ]
-    found: list[Tensor | None] = [None] * len(rows)
-    for chosen in batches_of(encoded, lm.batch_tokens):
+
+    def read(chosen: list[int]) -> Tensor:
         batch = collate([encoded[i] for i in chosen])
         inputs, _ = prepare(lm, batch, None, torch.zeros(len(chosen), dtype=torch.long))
         hidden_BRD = lm.hidden_at(replace(inputs, read_BR=batch.read_BR.to(lm.device)))
-        logits_BV = lm.vocabulary_logits(hidden_BRD[:, 0]).cpu()
-        for index, logit_V in zip(chosen, logits_BV, strict=True):
-            found[index] = logit_V
-    logits_BV = torch.stack([f for f in found if f is not None])
+        return lm.vocabulary_logits(hidden_BRD[:, 0]).cpu()
+
+    logits_BV = torch.stack(map_rows(encoded, lm.batch_tokens, read))
     special = [i for i in special_ids(lm) if i < logits_BV.shape[1]]
     logits_BV[:, special] = -torch.inf
     return logits_BV.log_softmax(-1)

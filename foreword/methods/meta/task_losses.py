@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from foreword.core.prompts import Bank, PrefixPrompt, SoftPrompt
 from foreword.core.shapes import Float, Int, Tensor
-from foreword.inference.batched import batches_of
+from foreword.inference.batched import batches_of, map_rows
 from foreword.methods.meta.inner_loop import Leaves, Loss
 from foreword.models.base import FrozenLM
 from foreword.models.encoding.batch import Encoded
@@ -146,16 +146,16 @@ def scores_of(
     lm: FrozenLM, shape: Shape, leaves: Leaves, rows: Sequence[EpisodeRow], budget: int
 ) -> list[Float[Tensor, "C"]]:
     """Return the scores of every row under its task's prompt, in order; without gradients."""
-    scores: list[Tensor] = [torch.zeros(0)] * len(rows)
+    encoded = [row.encoded for row in rows]
     with torch.no_grad():
-        bank, read = shape.bank(leaves), through(lm, leaves)
-        for chosen in batches_of([r.encoded for r in rows], budget):
-            task_B = torch.tensor([rows[i].task for i in chosen], device=lm.device)
-            part_BC = score(read, [rows[i].encoded for i in chosen], bank, task_B).cpu()
-            for i, score_C in zip(chosen, part_BC, strict=True):
-                plan = rows[i].encoded.plan
-                scores[i] = score_C[: plan.labels if plan else 0]
-    return scores
+        bank, model = shape.bank(leaves), through(lm, leaves)
+
+        def read(batch: list[int]) -> Tensor:
+            task_B = torch.tensor([rows[i].task for i in batch], device=lm.device)
+            return score(model, [encoded[i] for i in batch], bank, task_B).cpu()
+
+        scores = map_rows(encoded, budget, read)
+    return [score_C[: e.plan.labels if e.plan else 0] for e, score_C in zip(encoded, scores, strict=True)]
 
 
 def first_slot(encoded: Encoded) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from foreword.core.shapes import Float, Int, Tensor
+from foreword.inference.batched import batches_of
 from foreword.methods.triggers.objective import Objective, row_losses
 from foreword.methods.triggers.prompt_slots import Prompt
 from foreword.methods.triggers.row_block import Block
@@ -25,7 +26,7 @@ def slot_gradient(
     leaf = embed_PD.detach().clone().requires_grad_()
     total = 0.0
     for block in blocks:
-        for chosen in _batches(block, tokens or lm.batch_tokens):
+        for chosen in batches_of(block.rows, tokens or lm.batch_tokens):
             score_BC = block.soft_scores(leaf, chosen)
             label_B = block.label_B[chosen].to(score_BC.device)
             loss = row_losses(score_BC, label_B, objective).sum() / rows
@@ -33,17 +34,6 @@ def slot_gradient(
             total += float(loss.detach())
     assert leaf.grad is not None, "every row has slots"
     return total, leaf.grad
-
-
-def _batches(block: Block, tokens: int) -> list[list[int]]:
-    order = sorted(range(len(block)), key=lambda i: -len(block.rows[i]))
-    batches: list[list[int]] = []
-    for index in order:
-        widest = len(block.rows[batches[-1][0]]) if batches else 0
-        if not batches or (len(batches[-1]) + 1) * widest > tokens:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
 
 
 def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:

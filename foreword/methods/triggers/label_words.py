@@ -12,11 +12,12 @@ from foreword.core.prompts import HardPrompt
 from foreword.core.shapes import Float, Int, Tensor
 from foreword.core.values import Learnt
 from foreword.errors import ConfigError
+from foreword.inference.features import features_of
 from foreword.methods.baselines.regression import choose_regularisation, logistic
 from foreword.methods.triggers.explanation import with_prompt
 from foreword.methods.triggers.token_filters import TokenFilter, allowed_ids, scripts_of, surfaces_of
 from foreword.models.base import FrozenLM
-from foreword.models.encoding.encoder import Encoded, Encoder, collate, prepare
+from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.tasks.label_metrics import accuracy, nll
 from foreword.tasks.rows import Row, label_of
 from foreword.tasks.task import Task
@@ -35,18 +36,6 @@ class WordChoice:
     how: str
     accuracy: float
     likelihood: float
-
-
-@torch.no_grad()
-def answer_vectors(lm: FrozenLM, encoded: Sequence[Encoded]) -> Float[Tensor, "N D"]:
-    """Hidden states at the answer position after the output head's transform: times the output rows they are logits."""
-    parts = []
-    size = max(1, lm.batch_tokens // max(len(e.ids_S) for e in encoded))
-    for at in range(0, len(encoded), size):
-        part = encoded[at : at + size]
-        inputs, _ = prepare(lm, collate(part), None, torch.zeros(len(part), dtype=torch.long))
-        parts.append(lm.hidden_at(inputs)[:, 0].cpu())
-    return torch.cat(parts)
 
 
 def classifier_scores(
@@ -88,7 +77,7 @@ def find_words(lm: FrozenLM, task: Task, form: Format, value: Learnt | None = No
         raise ConfigError("Label words can be searched where all rows share their labels; here each row has its own.")
     encoder = Encoder.build(lm, form)
     parts = [task.train, task.validation or task.train]
-    vectors = [answer_vectors(lm, _encoded(encoder, rows, value)) for rows in parts]
+    vectors = [features_of(lm, _encoded(encoder, rows, value), "head") for rows in parts]
     labels = [np.asarray([label_of(row) for row in rows]) for rows in parts]
     ids_A, surfaces = _usable(lm, task)
     weight_CD, bias_C = fit_classifier(vectors, labels, len(form.labels), seed)
