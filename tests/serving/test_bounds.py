@@ -23,6 +23,7 @@ from foreword.models.encoding.encoder import Encoded, Encoder
 from foreword.models.encoding.label_layout import LabelPlan
 from foreword.models.load import load
 from foreword.serving import classification
+from foreword.serving.app import error_responses
 from foreword.serving.app.text_responses import TextRequest, TextStreams
 from foreword.serving.archive import pack_archive
 from foreword.serving.bank import PromptBank
@@ -97,13 +98,13 @@ FLOODS = {
 def test_what_is_wrong_many_times_is_told_once(http, what, monkeypatch):
     """No more errors are made than anybody reads, which is what took the time and the memory."""
     counts = []
-    of = errors._deepest
+    of = error_responses._deepest
 
     def counted(error):
         counts.append(len(error.errors()))
         return of(error)
 
-    monkeypatch.setattr(errors, "_deepest", counted)
+    monkeypatch.setattr(error_responses, "_deepest", counted)
     route, body = FLOODS[what]
     model = "" if what == "keys" else f'"model":"{ALONE}",'
     answer = http.post(
