@@ -159,7 +159,7 @@ def report(found: "Comparison", out: Path, as_json: bool, *, brief: bool = False
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """A count, or the seeds themselves with commas."""
+    """Return a count, or the seeds themselves with commas."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:

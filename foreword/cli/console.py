@@ -14,7 +14,7 @@ from rich.table import Table
 
 
 def out() -> Console:
-    """The console of results. Made anew at each use, since tests and pipes exchange the streams."""
+    """Return the console of results. Made anew at each use, since tests and pipes exchange the streams."""
     return Console(file=sys.stdout, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
@@ -23,12 +23,12 @@ def err() -> Console:
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
+    """Write one line to stderr."""
     click.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout, written at once, so that a pipe sees it."""
+    """Write one line of JSON to stdout at once, so that a pipe sees it."""
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
@@ -67,7 +67,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def seconds(value: float) -> str:
-    """A duration as a person says it: 8 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration as a person says it: 8 s, 3 min 20 s, 2 h 5 min."""
     whole = round(value)
     if whole < 60:
         return f"{whole} s"
@@ -77,7 +77,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as a person says them."""
+    """Return bytes as a person says them."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 1000:
@@ -87,6 +87,6 @@ def size(count: int) -> str:
 
 
 def this_command(*more: str) -> str:
-    """The command line as it was given, with more options."""
+    """Return the command line as it was given, with more options."""
     given = [a for a in sys.argv[1:] if a not in more]
     return shlex.join(["foreword", *given, *more])

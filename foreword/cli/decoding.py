@@ -27,7 +27,7 @@ class DecodingChoice:
     decoding: tuple[str, ...] = ()
 
     def said(self) -> dict[str, Any]:
-        """What was given, by the names of `Decoding`."""
+        """Return what was given, by the names of `Decoding`."""
         from foreword.core.format import Decoding
         from foreword.training.options import parse_value
 
@@ -49,7 +49,7 @@ class DecodingChoice:
         return found
 
     def put(self, form: "Format", whose: str, *, reasons: bool = False) -> "Format":
-        """The format that decodes so; where a method `reasons` before labels, `reasoning` says how long.
+        """Return the format that decodes so; where a method `reasons` before labels, `reasoning` says how long.
 
         Raises: ConfigError where answers are labels, or for a value out of range.
         """
@@ -66,7 +66,8 @@ class DecodingChoice:
         return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
 
     def reasoning(self, config: type, given: "Mapping[str, Any]") -> dict[str, Any]:
-        """The method's option that `--max-new-tokens` sets too, where it has one; `given` are its options by `-o`.
+        """Return the method's option that `--max-new-tokens` sets too, where it has one; `given` are its options by
+        `-o`.
 
         Raises: ConfigError where both were given and differ.
         """
@@ -83,7 +84,7 @@ class DecodingChoice:
 
 
 def tell_set_aside(lm: "FrozenLM | None", form: "Format") -> None:
-    """One line on stderr where the model's own generation_config asks for a decoding that is not obeyed."""
+    """Write one line to stderr if the model's own generation_config asks for a decoding that is not obeyed."""
     if lm is not None and form.decoding is not None and lm.set_aside:
         told = ", ".join(f"{name}={value}" for name, value in lm.set_aside.items())
         note(f"{lm.name}: its generation_config is not obeyed ({told}); what is wanted of it is given by --decoding")

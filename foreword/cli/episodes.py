@@ -122,7 +122,7 @@ def episodes(
 
 
 def read_starts(given: tuple[str, ...]) -> "dict[str, list[Artefact]]":
-    """NAME=FOLDER pairs; a name may come several times, once a seed."""
+    """Return the artefacts of NAME=FOLDER pairs by name; a name may stand several times, once for each seed."""
     from foreword.core.artefact import Artefact
 
     found: dict[str, list[Artefact]] = {}
@@ -135,7 +135,7 @@ def read_starts(given: tuple[str, ...]) -> "dict[str, list[Artefact]]":
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Numbers above 0 with commas between them."""
+    """Return numbers above 0 with commas between them."""
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -107,8 +107,8 @@ def _shown(of: "Interval") -> tuple[str, str]:
 
 
 def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, Any]]":
-    """What the artefact says of the rows; and of its samples how many were asked for and drawn, what majorities of
-    fewer are worth, and rows without an answer."""
+    """Return what the artefact says of the rows; and of its samples how many were asked for and drawn, what majorities
+    of fewer are worth, and rows without an answer."""
     import numpy as np
 
     from foreword.evaluation.predictions import Scored, TextPredictions
@@ -139,7 +139,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
 
 
 def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[list[Row], Task]":
-    """Labelled rows with the artefact's labels, their texts under the names that its template has for them."""
+    """Return labelled rows with the artefact's labels, their texts under the names that its template has for them."""
     from foreword.core.artefact import Artefact
     from foreword.tasks.rows import require_answers
 

@@ -10,7 +10,7 @@ WIDTH = 100
 
 
 def pages(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    """The path and the help text of a command and of all below it."""
+    """Yield the path and the help text of a command and of all below it."""
     width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
     name = command.name if parent else "foreword"
     context = click.Context(command, parent=parent, info_name=name, **{**command.context_settings, **width})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Add, list and remove the keys of a server.")
 def keys() -> None:
-    """Keys for `foreword serve DIR`. Without any, the server answers to this machine's own programs alone.
+    """Manage the keys for `foreword serve DIR`; without any, the server answers only programs on this machine.
 
     A key names the prompts that it may use (--infer) and those that it may add, change and remove (--administer), as
     patterns: 'acme-*', or '*' for all. The two are apart. What is stored of a key is a hash.

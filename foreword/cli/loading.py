@@ -38,7 +38,10 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 
 
 def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
-    """The artefact with what was said of decoding in place of its own. Raises: ConfigError as `DecodingChoice.put`."""
+    """Return the artefact with what was said of decoding in place of its own.
+
+    Raises: ConfigError as `DecodingChoice.put`.
+    """
     artefact = opened.artefact
     form = written.put(artefact.format, "the artefact")
     tell_set_aside(opened.lm, form)
@@ -46,7 +49,7 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
 
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
-    """One line on stderr where texts were too long and were cut."""
+    """Write one line to stderr if texts were too long and were cut."""
     from foreword.inference.generation import encode_to_write
     from foreword.inference.scoring import encode_value
     from foreword.models.encoding.encoder import count_cut
@@ -64,7 +67,7 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
 
 
 def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
-    """One line on stderr where rows to be measured stand in the prompt with their answers."""
+    """Write one line to stderr if rows to be measured stand in the prompt with their answers."""
     from foreword.core.template import Literal
 
     parts = opened.artefact.value.parts(opened.artefact.format)

@@ -92,7 +92,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> None:
-    """The entry point of the `foreword` command."""
+    """Run the `foreword` command."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -70,7 +70,7 @@ class Bars:
             note(f"{step.name}: step {step.step} of {step.steps}, {told}")
 
     def stage(self, stage: "Stage") -> None:
-        """Where a comparison stands."""
+        """Report where a comparison stands."""
         method = f"{stage.model}, {stage.method}"
         if method != self._method:  # bars of learners that stopped early are still there
             for bar in self._bars.values():

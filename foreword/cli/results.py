@@ -36,7 +36,7 @@ def print_lines(lines: "Sequence[TableRow]", *, brief: bool = False) -> None:
 
 
 def print_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int | None = None) -> None:
-    """A table, or `most` tables below each other where one is too wide for the screen."""
+    """Print a table, or `most` tables below each other if one is too wide for the screen."""
     for columns in blocks(headers, rows, _width())[:most]:
         words = [i for i, column in enumerate(columns) if headers[column] in (*LABELS, "chosen", "verdict")]
         table(
@@ -48,7 +48,7 @@ def print_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], most: in
 
 
 def print_filled(line: str) -> None:
-    """A sentence, or an item that begins with a dash, within the width of the screen."""
+    """Print a sentence, or an item that begins with a dash, within the width of the screen."""
     width = _width()
     click.echo(textwrap.fill(line, width, subsequent_indent="  " if line[0] == "-" else "") if width else line)
 
@@ -59,7 +59,8 @@ def _width() -> int | None:
 
 
 def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[list[int]]:
-    """Columns in groups that fit the width, the labels of a line repeated in each; most important columns first."""
+    """Return columns in groups that fit the width, the labels of a line repeated in each; most important columns
+    first."""
     labels = [i for i, name in enumerate(headers) if name in LABELS]
     rest = [i for i, name in enumerate(headers) if name not in LABELS]
     rest.sort(key=lambda i: FIRST.index(headers[i]) if headers[i] in FIRST else len(FIRST))
@@ -78,7 +79,7 @@ def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
 
 
 def as_json(found: "Comparison") -> dict[str, Any]:
-    """The lines of the table and what failed; single runs are in the folder's results.jsonl."""
+    """Return the lines of the table and what failed; single runs are in the folder's results.jsonl."""
     return {
         "lines": [_without_nan(dataclasses.asdict(line)) for line in found.lines],
         "failures": [dataclasses.asdict(failure) for failure in found.failures],

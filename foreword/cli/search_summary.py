@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> list[tuple[str, str]]:
-    """Names and values. The test rows are read once, after the choice."""
+    """Return names and values. The test rows are read once, after the choice."""
     from foreword.inference.metrics import measure
 
     lines = [
@@ -30,7 +30,7 @@ def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> l
 
 
 def candidate_lines(candidates: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The best candidates, one a line."""
+    """Yield the best candidates, one a line."""
     for number, one in enumerate(candidates, 1):
         text = one["text"] or "the template as written"
         yield f"candidate {number}", f"{one['score']:.4g} on {one['rows']} rows: {text} ({one['source']})"

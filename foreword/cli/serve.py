@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
-    """512MB, 2GB, or a number of bytes."""
+    """Return the bytes of 512MB, 2GB, or a number of bytes."""
     from foreword.serving.quota import parse_size
 
     try:
@@ -125,7 +125,7 @@ def serve(
 
 
 def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[str, ModelChoice]:
-    """The model to load: the one given, or the one that all prompts were made for.
+    """Return the model to load: the one given, or the one that all prompts were made for.
 
     Raises: ConfigError where nothing says which one, or two prompts say different things.
     """

@@ -36,11 +36,11 @@ class ModelChoice:
     trust_remote_code: bool
 
     def with_kind(self, kind: str | None) -> "ModelChoice":
-        """The same with this kind, unless one was chosen."""
+        """Return the same with this kind, unless one was chosen."""
         return self if self.kind else dataclasses.replace(self, kind=kind)
 
     def of_another(self, kind: str) -> "ModelChoice":
-        """The same place to run, for another model of this kind, as it is stored."""
+        """Return the same place to run, for another model of this kind, as it is stored."""
         return dataclasses.replace(self, kind=kind, dtype=None, revision=None, quantise=None)
 
     def load(self, name: str) -> "FrozenLM":
@@ -65,7 +65,7 @@ class DataChoice:
     slots: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
-        """The task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
+        """Return the task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
         from foreword.tasks.read import read_task
 
         task = read_task(
@@ -105,7 +105,7 @@ class FormatChoice:
     noted: set[str] = dataclasses.field(default_factory=set)  # lines that stand on stderr already
 
     def template_source(self) -> Any:
-        """The template: a string, or chat messages where it is a JSON list."""
+        """Return the template: a string, or chat messages where it is a JSON list."""
         if self.template is None or not self.template.lstrip().startswith("[{"):
             return self.template
         try:
@@ -128,7 +128,7 @@ class FormatChoice:
         return found or None
 
     def chat(self) -> dict[str, Any]:
-        """The variables of the chat template that were given, by name; what is no JSON is text."""
+        """Return the variables of the chat template that were given, by name; what is no JSON is text."""
         found: dict[str, Any] = {}
         for given in self.chat_options:
             name, equals, text = given.partition("=")
@@ -145,11 +145,11 @@ class FormatChoice:
 
     @property
     def written(self) -> DecodingChoice:
-        """How texts are decoded."""
+        """Return how texts are decoded."""
         return DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
 
     def build(self, task: "Task", lm: "FrozenLM", *, reasons: bool = False) -> "Format":
-        """The format of a task for a model; `reasons` where a method reasons before labels, as `put` says.
+        """Return the format of a task for a model; `reasons` where a method reasons before labels, as `put` says.
 
         One line on stderr says if its chat template thinks before it answers. The clock of a chat template shows the
         present moment from here on.
@@ -298,7 +298,7 @@ remote_option = click.option(
 
 
 def with_remote(given: tuple[str, ...], allowed: bool) -> tuple[str, ...]:
-    """The options given, with leave to ask a remote endpoint."""
+    """Return the options given, with leave to ask a remote endpoint."""
     return (*given, "allow_remote=true") if allowed else given
 
 

@@ -56,14 +56,14 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
 
 
 def chat_lines(options: "ChatOptions") -> list[tuple[str, str]]:
-    """What the chat template reads beside the messages, for a person."""
+    """Return what the chat template reads beside the messages, for a person."""
     told = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.variables.items()]
     clock = [] if options.clock is None else [("chat clock", options.clock)]
     return [*([("chat options", ", ".join(told))] if told else []), *clock]
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values for a person; groups of values take a line each."""
+    """Return names and values for a person; groups of values take a line each."""
     from foreword.core.format import ChatOptions
 
     for name, value in record.items():
@@ -100,7 +100,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _traced(trace: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a search did: its starts, each step, and what each token of the prompt is worth."""
+    """Yield what a search did: its starts, each step, and what each token of the prompt is worth."""
     begun = trace.get("starts")
     if begun:
         losses = ", ".join(f"{name} {loss:.4g}" for name, loss in begun["losses"].items())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
-    """A task whose classes are kept apart, by a split named or the folder's own; else a task as it is."""
+    """Return a task whose classes are kept apart, by a split named or the folder's own; else a task as it is."""
     from foreword.tasks.class_splits import OWN, has_classes, read_classes
 
     if classes is None and not has_classes(data):
@@ -28,7 +28,10 @@ def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
 
 
 def read_family(folder: str | Path, which: DataChoice) -> "dict[str, Task]":
-    """Every task of a folder. Raises: the error of the first that cannot be read: one start is learnt over all."""
+    """Return every task of a folder.
+
+    Raises: the error of the first that cannot be read: one start is learnt over all.
+    """
     found: dict[str, Task] = {}
     for name, task in read_tasks(str(folder), which).items():
         if isinstance(task, ForewordError):

@@ -55,7 +55,7 @@ def store_tasks(
 
 
 def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordError]":
-    """Every task of the folder; one that cannot be read is its error."""
+    """Return every task of the folder; one that cannot be read is its error."""
     from foreword.tasks.read import find_tasks
 
     found: dict[str, Task | ForewordError] = {}
@@ -103,7 +103,7 @@ def tell(report: "TaskReport", out: Path, as_json: bool) -> None:
 
 
 def print_lines(lines: "tuple[TaskLine, ...]") -> None:
-    """One line a task, those that failed last with their reason."""
+    """Print one line for each task, those that failed last with their reason."""
     again = any(line.before for line in lines)
     headers = ["task", "train", "test", "manual", *(["before", "after", "after - before"] if again else ["learnt"])]
     headers += ["vs manual", "verdict"]
@@ -127,7 +127,7 @@ def print_lines(lines: "tuple[TaskLine, ...]") -> None:
 
 
 def summary(report: "TaskReport") -> list[str]:
-    """What the table amounts to."""
+    """Return what the table amounts to."""
     total = len(report.lines) - report.count("failed")
     skipped = sum(not line.trained and line.verdict != "failed" for line in report.lines)
     counts = [f"{report.count(v)} {v}" for v in ("better", "no difference shown", "worse", "failed")]

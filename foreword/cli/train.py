@@ -209,7 +209,7 @@ def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
 
 
 def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
-    """Whether what is made can be written where it was asked for."""
+    """Return whether what is made can be written where it was asked for."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{said} {out} is a file; name a folder that is not there yet.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
@@ -224,7 +224,7 @@ def hold(out: Path, said: str = "--out") -> None:
 
 
 def _is_done(out: Path, lm: "FrozenLM", job: "Job") -> bool:
-    """Whether the folder holds what this job makes: the same recipe, rows and model."""
+    """Return whether the folder holds what this job makes: the same recipe, rows and model."""
     from foreword.core.artefact import Artefact
     from foreword.training.recipe import is_of
 

@@ -87,7 +87,7 @@ def fit(value: Any, kind: Any, what: str) -> Any:
 
 
 def _broken_in(value: Any, depth: int = 4) -> str | None:
-    """What is wrong with the first text that has no UTF-8 form, in a value, or in lists and mappings in it."""
+    """Return what is wrong with the first text that has no UTF-8 form, in a value, or in lists and mappings in it."""
     if isinstance(value, str):
         return None if value.isascii() else broken(value)
     parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -135,7 +135,7 @@ def _fit_plain(value: Any, kind: Any) -> Any:
 
 
 def _fit_number(value: Any, kind: Any) -> Any:
-    """Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
+    """Return Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
     if isinstance(value, int) and value.bit_length() > LONGEST:
         return _REFUSED  # what cannot be written in a message or a record
     if isinstance(value, int) and kind is int:
@@ -163,7 +163,7 @@ def _fit_tuple(value: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _fit_items(value: Any, kind: Any) -> Any:
-    """A list of items; text is one item, and a generator is read once by the function itself."""
+    """Return a list of items; text is one item, and a generator is read once by the function itself."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return _REFUSED
     try:

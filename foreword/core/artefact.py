@@ -241,7 +241,7 @@ class Artefact:
 
 
 def _refuse_to_replace(target: Path) -> None:
-    """Raises: ArtefactError for a folder that holds something else than an artefact, or a file."""
+    """Refuse a folder that holds something else than an artefact, or a file. Raises: ArtefactError."""
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     if names and RECORD not in names:
         raise ArtefactError(

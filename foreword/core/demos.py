@@ -31,7 +31,7 @@ class Example:
 
 
 def with_demos(template: Template, examples: Sequence[Example], separator: str, *, data: bool = False) -> Template:
-    """The template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
+    """Return the template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
 
     A demonstration is what the template has on the answer's side of `{demos}`, filled with an example, so that an
     instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one. `data`
@@ -68,7 +68,7 @@ def _plain(template: Template, examples: Sequence[Example], separator: str, data
 
 
 def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
-    """One demonstration. After a field the answer has one space, as when it is scored."""
+    """Return one demonstration. After a field the answer has one space, as when it is scored."""
     parts: list[Part] = []
     answer = next((p for p in body if isinstance(p, AnswerPlace)), None)
     for part in filled([*body, *([] if answer else [AnswerPlace()])], example.fields):

@@ -73,13 +73,13 @@ def recover_folder(target: Path) -> None:
 
 
 def present(target: Path) -> Path:
-    """Where the folder of this name is to be read: while it is replaced, that is the earlier one."""
+    """Return where the folder of this name is to be read: while it is replaced, that is the earlier one."""
     aside = _aside(target)
     return aside if not os.path.exists(target) and os.path.isdir(aside) else target
 
 
 def folders_in(parent: Path) -> dict[str, Path]:
-    """The folders in one, by name and in order, where they are to be read. Hidden ones are not among them."""
+    """Return the folders in one, by name and in order, where they are to be read. Hidden ones are not among them."""
     try:
         names = {entry.name for entry in os.scandir(parent)}
     except (FileNotFoundError, NotADirectoryError):
@@ -217,6 +217,7 @@ def _lock_of(path: Path) -> Path:
 
 
 def _beside(path: Path, what: str) -> Path:
-    """A hidden file or folder of this name; the folder that one is in has a name too, though `.` does not say it."""
+    """Return a hidden file or folder of this name; the folder that one is in has a name too, though `.` does not say
+    it."""
     path = path if path.name else Path(os.path.realpath(path))
     return path.parent / f".{path.name}.{what}"

@@ -68,7 +68,7 @@ class RowCache:
         return own + shared + texts + (self.source.bytes if self.source else 0)
 
     def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None, site: str = "self") -> int:
-        """A new row, whose first columns are a prefix's; returns its number.
+        """Return a new row, whose first columns are a prefix's; returns its number.
 
         Rows that name the same thing as `shared` have the same prefix, which is kept once where it is long enough (not
         in a decoder, whose encoder has most of what a row reads).
@@ -93,7 +93,7 @@ class RowCache:
         return row
 
     def add_copy(self, other: "RowCache", row: int) -> int:
-        """A new row that has what a row of another cache has; returns its number."""
+        """Return a new row that has what a row of another cache has; returns its number."""
         new, length = self._new(), other.lengths[row]
         if self.source is not None and other.source is not None:
             self.source.add_copy(other.source, row)
@@ -156,7 +156,8 @@ class RowCache:
                     larger[: len(self.lengths), :, :before] = whole[: len(self.lengths)]
 
     def next(self, first: int, added: list[int], source: list[int] | None = None) -> "CachedRows":
-        """The rows from `first` on, to each of which a pass adds so many columns; they count as there from now on.
+        """Return the rows from `first` on, to each of which a pass adds so many columns; they count as there from now
+        on.
 
         `source` are the columns that it adds to what they have of the encoder, None for none.
         """
@@ -185,12 +186,12 @@ class RowCache:
             self._texts[row].append(embed_SD.detach())
 
     def text(self, row: int) -> Float[Tensor, "S D"] | None:
-        """The embeddings of a row's text as noted, after its prefix; None where it has none."""
+        """Return the embeddings of a row's text as noted, after its prefix; None where it has none."""
         parts = [] if self._texts is None else self._texts[row]
         return torch.cat(parts) if parts else None
 
     def again(self, row: int, count: int) -> "CachedRows":
-        """One row from the start of its text, of so many tokens, to be put in place of what it has of them.
+        """Return one row from the start of its text, of so many tokens, to be put in place of what it has of them.
 
         It may have more columns by now: those of the pass that is under way.
         """
@@ -204,7 +205,7 @@ class RowCache:
         )
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's tensors, beside what is to be put into them."""
+        """Return a layer's tensors, beside what is to be put into them."""
         pair = []
         for tensors in (self._keys, self._values):
             whole = tensors[layer]
@@ -241,14 +242,16 @@ class CachedRows:
 
     @property
     def last_B(self) -> Int[Tensor, "B"]:
-        """The last column that each row has."""
+        """Return the last column that each row has."""
         return torch.tensor([n - 1 for n in self.cache.lengths[self.first : self.first + len(self.start_B)]])
 
     def joined(
         self, layer: int, key: Float[Tensor, "B H S K"], value: Float[Tensor, "B H S K"]
     ) -> tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X K"]]:
-        """A layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache. Where
-        none is new, what is given tells sizes alone."""
+        """Return a layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache.
+
+        Where none is new, what is given tells sizes alone.
+        """
         rows = len(self.start_B)
         at_B1 = torch.arange(rows, device=key.device)[:, None]
         column_BS = self.column_BS.to(key.device)

@@ -50,7 +50,8 @@ def held(target: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_or_not(target: Path) -> Iterator[str | None]:
-    """As `held`, but for a process that can do something else meanwhile: gives None, or the process that has it."""
+    """Hold a lock as `held` does, for a process that can do something else meanwhile: yield None, or the process that
+    has it."""
     target = Path(os.path.realpath(target))
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ def clear_locks(folder: Path) -> None:
 
 
 def take(file: Path, seconds: float) -> tuple[int | None, bool]:
-    """The open lock file (-1 where the file system has no locks, None where another has it), and whether it was there.
+    """Return the open lock file (-1 where the file system has no locks, None where another has it), and whether it was
+    there.
 
     It is there if a process was killed or another waited. One whose name was removed meanwhile locks nothing any more.
     """
@@ -152,7 +154,7 @@ def _self() -> dict[str, str | int]:
 
 
 def _holder(file: Path) -> str:
-    """Which process has a lock, in words."""
+    """Return which process has a lock, in words."""
     for _ in range(20):  # it may have taken it this very moment
         try:
             told = read_json(file, 2**16)

@@ -116,7 +116,7 @@ class Template:
 
     @staticmethod
     def parse(source: str | Sequence[Any]) -> "Template":
-        """Raises: ConfigError that names the place and shows the allowed forms."""
+        """Parse a template's source. Raises: ConfigError that names the place and shows the allowed forms."""
         if not isinstance(source, str | list | tuple):
             raise ConfigError(f"The template is {shown(source)}; give text, or a list of {{role, content}} messages.")
         if isinstance(source, str):
@@ -141,24 +141,24 @@ class Template:
 
     @property
     def source(self) -> str | list[dict[str, str]]:
-        """What `parse` reads back as this template."""
+        """Return what `parse` reads back as this template."""
         if not self.chat:
             return "".join(map(_write, self.turns[0].parts))
         return [{"role": t.role, "content": "".join(map(_write, t.parts))} for t in self.turns]
 
     @property
     def chat(self) -> bool:
-        """Whether the template is a list of messages."""
+        """Return whether the template is a list of messages."""
         return bool(self.turns[0].role)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of all turns in order."""
+        """Return the parts of all turns in order."""
         return tuple(part for turn in self.turns for part in turn.parts)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields, each once, in order."""
+        """Return the names of the fields, each once, in order."""
         return tuple(dict.fromkeys(p.name for p in self.parts if isinstance(p, Field)))
 
     @property
@@ -171,7 +171,8 @@ class Template:
 
     @property
     def halves(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """What the encoder reads, and what its decoder begins with: nothing where the template has no {decoder}."""
+        """Return what the encoder reads, and what its decoder begins with: nothing where the template has no
+        {decoder}."""
         if Decoder() not in self.parts:
             return self.parts, ()
         at = self.parts.index(Decoder())
@@ -179,15 +180,15 @@ class Template:
 
     @property
     def holds_data(self) -> bool:
-        """Whether text of rows stands in it, as demonstrations."""
+        """Return whether text of rows stands in it, as demonstrations."""
         return any(isinstance(p, Literal) and p.data for p in self.parts)
 
     def without_demos(self) -> "Template":
-        """This template without its place for demonstrations."""
+        """Return this template without its place for demonstrations."""
         return Template(tuple(Turn(t.role, joined([p for p in t.parts if p != Demos()])) for t in self.turns))
 
     def fill(self, row: Mapping[str, str]) -> tuple[Segment, ...]:
-        """The template's segments with the row's texts in place of the fields.
+        """Return the template's segments with the row's texts in place of the fields.
 
         Raises: DataError for a field that the row lacks or that is not text.
         """
@@ -196,7 +197,8 @@ class Template:
         )
 
     def with_soft(self, slot: int | str, where: str = "front") -> "Template":
-        """This template if it has a slot, else with one of this length, or of these words, at the front or "answer"."""
+        """Return this template if it has a slot, else with one of this length, or of these words, at the front or
+        "answer"."""
         if self.slots:
             return self
         soft = Soft(length=slot) if isinstance(slot, int) else Soft(words=slot)
@@ -211,8 +213,8 @@ class Template:
         return Template((*self.turns[:-1], Turn(last.role, (*last.parts[:at], soft, *space, *last.parts[at:]))))
 
     def for_kind(self, kind: str) -> "Template":
-        """This template for a "masked" model, with a place for the answer, or for a "causal" or "seq2seq" one, with
-        nothing after it.
+        """Return this template for a "masked" model, with a place for the answer, or for a "causal" or "seq2seq" one,
+        with nothing after it.
 
         Raises: ConfigError where words follow the answer, which only a masked model reads, and for a template that
         tells what a decoder begins with, where there is none.
@@ -239,12 +241,12 @@ class Template:
         return Template((Turn("", (*turn.parts[:at], AnswerPlace("answer"))),))
 
     def without_soft(self) -> "Template":
-        """This template without its slots; the spaces around a slot become one."""
+        """Return this template without its slots; the spaces around a slot become one."""
         return Template(tuple(Turn(t.role, _without_slots(t.parts)) for t in self.turns))
 
 
 def literal(text: str, data: bool = False) -> Literal:
-    """Text as a part of a template: data if it is a row's, or if a control token could stand in it."""
+    """Return text as a part of a template: data if it is a row's, or if a control token could stand in it."""
     return Literal(text, data=data or MARK.search(text) is not None)
 
 
@@ -257,12 +259,12 @@ def filled(parts: Sequence[Part], row: Mapping[str, str]) -> list[Part]:
 
 
 def written(*parts: Part) -> str:
-    """The parts as a template says them."""
+    """Return the parts as a template says them."""
     return "".join(map(_write, parts))
 
 
 def field_text(row: Mapping[str, str], name: str) -> str:
-    """The row's text of this name. Raises: DataError where it is missing or not text."""
+    """Return the row's text of this name. Raises: DataError where it is missing or not text."""
     if not isinstance(row, Mapping):
         raise DataError(f"The row is {shown(row)}; give a mapping of fields to texts.")
     if name not in row:
@@ -357,7 +359,7 @@ def _parse(source: str, what: str) -> tuple[Part, ...]:
 
 
 def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part:
-    """One form between braces, quoted words aside."""
+    """Return one form between braces, quoted words aside."""
     body = inside.strip()
     name, colon, value = body.partition(":")
     if name.strip() == "soft":
@@ -415,7 +417,8 @@ def _quoted(text: str) -> str:
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts with neighbouring texts of the template as one, and without empty ones: as `parse` would have them."""
+    """Return the parts with neighbouring texts of the template as one, and without empty ones: as `parse` would have
+    them."""
     kept: list[Part] = []
     for part in parts:
         last = kept[-1] if kept else None

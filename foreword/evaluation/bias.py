@@ -137,7 +137,7 @@ def _report(
 
 
 def biases(said_PN: NDArray[np.int64], shown: Sequence[Sequence[int]], labels: int) -> Bias:
-    """Of predictions under each prompt, given the labels of its demonstrations in order."""
+    """Return the biases of predictions under each prompt, given the labels of its demonstrations in order."""
     share_PC = np.stack([np.bincount(said_N, minlength=labels) / len(said_N) for said_N in said_PN])
     mean_C = share_PC.mean(0)
     last = [share_PC[p, own[-1]] - mean_C[own[-1]] for p, own in enumerate(shown)]

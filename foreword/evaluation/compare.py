@@ -170,14 +170,14 @@ def compare(
 
 
 def _clock(lm: FrozenLM, records: Sequence[Record]) -> str | None:
-    """The moment that the chat template's clock shows in runs of this model that are there already."""
+    """Return the moment that the chat template's clock shows in runs of this model that are there already."""
     clocks = (r.format.get("chat_options", {}).get("clock") for r in records if r.model == lm.name)
     return next((clock for clock in clocks if clock), None)
 
 
 def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
-    """The format with this clock, or with the present moment: a comparison that goes on another day keeps the clock
-    that it began with."""
+    """Return the format with this clock, or with the present moment: a comparison that goes on another day keeps the
+    clock that it began with."""
     if clock is not None and form.template.chat:
         return replace(form, chat_options=form.chat_options.at(clock))
     return frozen(lm.tokenizer, form, lm.name)
@@ -186,7 +186,7 @@ def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
 def _templates(
     desk: RunContext, tools: Backend, how: CompareOptions, method: Method
 ) -> Callable[[Job], dict[str, Any]] | None:
-    """What measures a method of words in other templates; None where that is not asked for or makes no sense."""
+    """Return what measures a method of words in other templates; None where that is not asked for or makes no sense."""
     if not (how.sensitivity and how.test and method.retemplates):
         return None
 
@@ -226,7 +226,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 def _drawn(
     task: Task, seeds: Sequence[int], shots: int | None, subsets: int | None
 ) -> dict[tuple[int | None, int], Task]:
-    """The task of each repetition, by the number of its subset (None: drawn with the seed) and by seed."""
+    """Return the task of each repetition, by the number of its subset (None: drawn with the seed) and by seed."""
     if subsets is None:
         return {(None, seed): task if shots is None else task.few_shot(shots, seed) for seed in seeds}
     if shots is None or subsets < 1:

@@ -47,7 +47,7 @@ class EpisodeArm:
 
     @property
     def tuned(self) -> bool:
-        """Whether it has a rate that is chosen."""
+        """Return whether it has a rate that is chosen."""
         return self.how in ("adapted", "fine-tuning")
 
 
@@ -82,7 +82,7 @@ class EpisodeScores:
 
     @property
     def accuracy_E(self) -> np.ndarray:
-        """The share of right answers of each episode."""
+        """Return the share of right answers of each episode."""
         return np.array([sum(r) / (len(r) * q) for r, q in zip(self.right_EN, self.queries_E, strict=True)])
 
 
@@ -96,7 +96,8 @@ def measure_arms(
     out: Path,
     tell: Callable[[str], None] | None = None,
 ) -> list[EpisodeScores]:
-    """Every arm's answers on the test episodes, in order; what `out` holds is read, what it lacks is added to it.
+    """Return every arm's answers on the test episodes, in order; what `out` holds is read, what it lacks is added to
+    it.
 
     `forms` are the formats of the source's tasks, without slots.
 
@@ -149,7 +150,7 @@ def _measure(
 
 
 def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[EpisodeArm]:
-    """The arms of some starts by name (several are meta-training seeds), and those that need none."""
+    """Return the arms of some starts by name (several are meta-training seeds), and those that need none."""
     found = [
         EpisodeArm(name, how, start)
         for how in kinds
@@ -175,7 +176,7 @@ class _Desk:
     def scores(
         self, arm: EpisodeArm, rate: float | None, protocol: Protocol, split: Split, group: list[Episode]
     ) -> list[np.ndarray]:
-        """Scores of the query rows of every episode of a group, in order."""
+        """Return the scores of the query rows of every episode of a group, in order."""
         if arm.how == "fine-tuning":
             return [self._tuned(e, split, rate or 0.0, protocol) for e in group]
         budget = self.lm.batch_tokens
@@ -209,7 +210,7 @@ class _Desk:
 
 
 def _form_of(arm: EpisodeArm, task: Any, plain: Format) -> Format:
-    """The start's own format for a task it has seen, else the task's with slots as long as the start."""
+    """Return the start's own format for a task it has seen, else the task's with slots as long as the start."""
     if arm.start is None:
         return plain
     for told in arm.start.recipe.get("tasks", []):

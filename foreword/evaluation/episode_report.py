@@ -31,7 +31,7 @@ class EpisodeLine:
         return self.arm if self.how in ("adapted", self.arm) else f"{self.arm}, {self.how}"
 
     def verdict(self, reference: str) -> Verdict | None:
-        """What can be said of the difference from a reference."""
+        """Return what can be said of the difference from a reference."""
         apart = self.versus.get(reference)
         if apart is None:
             return None
@@ -39,8 +39,8 @@ class EpisodeLine:
 
 
 def over(source: EpisodeSource, split: Split) -> Over:
-    """What intervals resample: classes where an episode uses every row of its classes, so that episodes differ in their
-    classes alone; else episodes."""
+    """Return what intervals resample: classes where an episode uses every row of its classes, so that episodes differ
+    in their classes alone; else episodes."""
     pools = [rows for some in source._pools[split] for rows in some.values()]
     return (
         "classes" if source.by_classes and all(len(p) <= source.shots + source.queries for p in pools) else "episodes"
@@ -67,7 +67,7 @@ def resampled(measured: EpisodeScores, what: Over, seed: int = 0) -> Resampled:
 
 
 def lines_of(found: Sequence[EpisodeScores], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
-    """A line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given,
+    """Return a line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given,
     as far as both arms have them.
 
     Raises: ConfigError where arms were measured on other episodes.
@@ -92,7 +92,8 @@ def lines_of(found: Sequence[EpisodeScores], what: Over, references: Sequence[st
 
 
 def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled], list[Resampled]]:
-    """Seed by seed, as far as both have them; a single run stands beside every seed of the other."""
+    """Return pairs of runs by seed, as far as both sides have them; a single run stands beside every seed of the
+    other."""
     if len(runs) == 1:
         runs = runs * len(base)
     if len(base) == 1:
@@ -102,7 +103,7 @@ def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled
 
 
 def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:
-    """The table, with what its intervals cover."""
+    """Return the table, with what its intervals cover."""
     references = [r for r in REFERENCES if any(r in line.versus for line in lines)]
     head = ["arm", "seeds", "rate", "accuracy", *[text for r in references for text in (f"- {r}", "")]]
     rows = [head, ["---"] * len(head)]
@@ -123,7 +124,7 @@ def _covered(lines: Sequence[EpisodeLine], what: Over) -> str:
 
 
 def as_record(line: EpisodeLine) -> dict[str, Any]:
-    """A line as JSON: accuracies and differences as fractions."""
+    """Return a line as JSON: accuracies and differences as fractions."""
     told = {"arm": line.arm, "how": line.how, "rates": list(line.rates), "seeds": line.accuracy.seeds}
     value = line.accuracy
     versus = {

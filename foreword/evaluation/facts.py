@@ -49,7 +49,8 @@ class RelationRanks:
 
 
 def single_pieces(lm: FrozenLM, objects: Sequence[str]) -> tuple[str, ...]:
-    """Objects that are one piece inside a text, each piece once: "turkish" and "Turkish" are one to some tokenizers."""
+    """Return objects that are one piece inside a text, each piece once: "turkish" and "Turkish" are one to some
+    tokenizers."""
     pieces = Pieces.of(lm.tokenizer, lm.kind)
     unknown = lm.tokenizer.unk_token_id
     kept: dict[int, str] = {}
@@ -68,7 +69,8 @@ def ask(
     test: int | None = None,
     seed: int = 0,
 ) -> list[RelationQuery]:
-    """Every relation as a task over its own objects, or over all objects of the source, of one piece for this model."""
+    """Return every relation as a task over its own objects, or over all objects of the source, of one piece for this
+    model."""
     everything = single_pieces(lm, facts.objects)
     asked = []
     for relation in facts.relations.values():
@@ -86,13 +88,13 @@ def ask(
 
 
 def manual(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
-    """Each relation's own template."""
+    """Return each relation's own template."""
     return [_written(lm, a.task, None) for a in asked if a.task is not None]
 
 
 def best_paraphrase(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
-    """The paraphrase (the manual template among them) with the best mean reciprocal rank on development rows; without
-    such rows the manual one. All paraphrases of all relations share batches."""
+    """Return the paraphrase (the manual template among them) with the best mean reciprocal rank on development rows;
+    without such rows the manual one. All paraphrases of all relations share batches."""
     pairs: list[tuple[Artefact, Any]] = []
     owners: list[int] = []
     tasks = [a for a in asked if a.task is not None]
@@ -112,8 +114,8 @@ def best_paraphrase(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefa
 
 
 def majority_ranks(task: Task) -> NDArray[np.int64]:
-    """Ranks of one answer to everything: candidates by how often they are right in the training rows, ties against the
-    right one. What a prompt gains beyond the relation's prior is what is above this."""
+    """Return the ranks of one answer to everything: candidates by how often they are right in the training rows, ties
+    against the right one. What a prompt gains beyond the relation's prior is what is above this."""
     counts_C = np.bincount([row.label or 0 for row in task.train], minlength=len(task.labels)).astype(np.float64)
     label_R = np.asarray([row.label for row in task.test])
     return ranks(np.broadcast_to(counts_C, (len(label_R), len(counts_C))), label_R)
@@ -123,8 +125,8 @@ def learnt(
     lm: FrozenLM, asked: Sequence[RelationQuery], method: str, options: Mapping[str, Any], seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Artefact | str]:  # fmt: skip
-    """A prompt for every relation with training rows, learnt in one process (gradient methods in one mixed stack); why
-    there is none for the others."""
+    """Return a prompt for every relation with training rows, learnt in one process (gradient methods in one mixed
+    stack); why there is none for the others."""
     able = [a for a in asked if a.task is not None and a.task.train]
     jobs = [make_job(lm, a.task, method, options=options, seed=seed) for a in able if a.task is not None]
     found: dict[str, Artefact | str] = {a.relation.name: a.reason or "no training rows" for a in asked}
@@ -136,7 +138,7 @@ def learnt(
 def answer(
     lm: FrozenLM, asked: Sequence[RelationQuery], artefacts: Mapping[str, Artefact], arm: str, seed: int
 ) -> list[RelationRanks]:
-    """Ranks on the test rows: the rows of all relations, each with its own prompt, in shared batches."""
+    """Return ranks on the test rows: the rows of all relations, each with its own prompt, in shared batches."""
     own = [a for a in asked if a.task is not None and a.relation.name in artefacts]
     pairs = [(artefacts[a.relation.name], a.task.test) for a in own if a.task is not None]
     score = score_rows(lm, pairs)
@@ -149,7 +151,7 @@ def answer(
 def macro_interval(
     by_relation: Mapping[str, NDArray[np.int64]], seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """Each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation.
+    """Return each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation.
 
     Ranks of several seeds on the same rows are (seeds, rows), of which both are drawn.
     """
@@ -171,7 +173,7 @@ def _drawn(ranks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int
 
 
 def _written(lm: FrozenLM, task: Task, template: str | None) -> Artefact:
-    """The artefact of a pattern as it stands."""
+    """Return the artefact of a pattern as it stands."""
     job = make_job(lm, task, "manual")
     form = job.format if template is None else replace(job.format, template=Template.parse(template))
     return make_artefact(lm, replace(job, format=form), HardPrompt.empty(), form, 0)

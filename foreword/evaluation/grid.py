@@ -42,7 +42,7 @@ def parse_options(texts: Sequence[str], methods: Sequence[Method]) -> dict[str, 
 
 
 def points(method: Method, options: Mapping[str, Any], allowed: int | None = None) -> list[Any]:
-    """The configs of a method's grid, in order; a list or tuple as value makes a dimension of it.
+    """Return the configs of a method's grid, in order; a list or tuple as value makes a dimension of it.
 
     Of a grid with more points than `allowed`, as many are drawn with a fixed seed.
 

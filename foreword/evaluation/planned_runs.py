@@ -52,7 +52,7 @@ class RunContext:
 def make_desk(
     lm: FrozenLM, store: Store, cache: ReadCache, *, allowed: int, test: bool, keep_bytes: int | None
 ) -> RunContext:
-    """A desk for this model over this folder; the cache may hold what other desks read."""
+    """Return a desk for this model over this folder; the cache may hold what other desks read."""
     return RunContext(
         lm=lm,
         store=store,
@@ -87,7 +87,7 @@ class PlannedRun:
 def make_cells(
     desk: RunContext, jobs: Sequence[Job], shots: int | None, name: str | None = None, subset: int | None = None
 ) -> list[PlannedRun]:
-    """The cells of one seed's grid."""
+    """Return the cells of one seed's grid."""
     configs = [asdict(job.config) for job in jobs]
     varying = [key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)]
     points = [{key: config[key] for key in varying} for config in configs]
@@ -98,7 +98,7 @@ def make_cells(
 def _cell(
     desk: RunContext, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None
 ) -> PlannedRun:
-    """A cell with the id that everything deciding the run gives it."""
+    """Return a cell with the id that everything deciding the run gives it."""
     # `kept` follows from the weights, and what is empty decides nothing.
     weights = {level: value for level, value in desk.fingerprint.items() if value and level != "kept"}
     decides = {
@@ -159,7 +159,7 @@ def _keep(desk: RunContext, cell: PlannedRun, artefact: Artefact) -> str | None:
 
 
 def is_kept(store: Store, record: Record) -> bool:
-    """Whether all of a tested run is there: its predictions, and the artefact if its record names one."""
+    """Return whether all of a tested run is there: its predictions, and the artefact if its record names one."""
     if store.predictions(record) is None:
         return False
     if record.artefact is None:
@@ -225,7 +225,7 @@ def _details_of(task: Task) -> dict[str, Any]:
 
 
 def _development(made: Artefact) -> dict[str, float]:
-    """Metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
+    """Return metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
     told = made.metrics.get("validation", {})
     found = {k: math.nan if v is None else float(v) for k, v in told.items() if k != "rows"}
     search = made.metrics.get("search")
@@ -233,7 +233,7 @@ def _development(made: Artefact) -> dict[str, float]:
 
 
 def environment(lm: FrozenLM) -> dict[str, Any]:
-    """What numbers may depend on besides the run itself; no host name and no clock."""
+    """Return what numbers may depend on besides the run itself; no host name and no clock."""
     return {
         "foreword": _version("foreword"),
         "python": platform.python_version(),

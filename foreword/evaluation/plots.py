@@ -10,7 +10,7 @@ from foreword.evaluation.summary import TableRow
 
 
 def plot_accuracy(lines: Sequence[TableRow], file: str | Path) -> Path:
-    """One panel a model, task and number of training rows; the file's ending decides the format.
+    """Return one panel a model, task and number of training rows; the file's ending decides the format.
 
     Raises: ConfigError where matplotlib is not installed, nothing was tested, or the ending names no format.
     """
@@ -53,7 +53,7 @@ Curves = Mapping[str, Mapping[str, Sequence[tuple[int, Interval]]]]
 
 
 def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Path:
-    """Lines with their intervals over a few numbers, a panel for each group; equal names have equal colours.
+    """Plot lines with their intervals over a few numbers, a panel for each group; equal names have equal colours.
 
     Raises: ConfigError where matplotlib is not installed, or the file's ending names no format.
     """

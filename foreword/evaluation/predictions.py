@@ -42,12 +42,12 @@ class Scored(NamedTuple):
     label_R: NDArray[np.int64]
 
     def metrics(self, closed: bool = True) -> dict[str, float]:
-        """All metrics of the rows; macro-F1 only where all rows share their labels (`closed`)."""
+        """Return all metrics of the rows; macro-F1 only where all rows share their labels (`closed`)."""
         found = all_metrics(self.logprob_RC, self.label_R)
         return {name: value for name, value in found.items() if closed or name != "macro_f1"}
 
     def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
-        """Those of the metrics asked for that have intervals."""
+        """Return those of the metrics asked for that have intervals."""
         return resample_all([name for name in MEASURES if name in names], self.logprob_RC, self.label_R)
 
 
@@ -82,7 +82,7 @@ class TextPredictions:
 
     @cached_property
     def summed(self) -> dict[str, Summed]:
-        """Each metric as a function of sums over the rows, the task's own first; what was read is read once."""
+        """Return each metric as a function of sums over the rows, the task's own first; what was read is read once."""
         answers: list[Extracted] = [NO_ANSWER if a is None else a for a in self.answers]
         found = self.judge.summed(answers, self.targets, self.meanings)
         return found | ({"cut": cut_of(self.cut)} if found and self.cut else {})
@@ -91,11 +91,11 @@ class TextPredictions:
         return {name: one.value() for name, one in self.summed.items()}
 
     def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
-        """Those of the metrics asked for."""
+        """Return those of the metrics asked for."""
         return resample_summed({name: one for name, one in self.summed.items() if name in names})
 
     def pick(self, rows: Sequence[int]) -> "TextPredictions":
-        """Some of the rows, by number."""
+        """Return some of the rows, by number."""
         picked = {
             name: tuple(column[i] for i in rows)
             for name in ("answers", "texts", "targets", "asked", "meanings", "cut")
@@ -104,7 +104,7 @@ class TextPredictions:
         return replace(self, **picked)
 
     def dump(self) -> bytes:
-        """One JSON line a row, so that every number can be had again from what was written."""
+        """Return one JSON line a row, so that every number can be had again from what was written."""
         columns = zip(self.answers, self.texts, self.targets, self.asked, strict=True)
         judge = self.judge.to_json()
         lines = [
@@ -119,7 +119,7 @@ class TextPredictions:
 
     @staticmethod
     def load(data: bytes) -> "TextPredictions":
-        """Raises: ValueError, KeyError, TypeError where the lines are not those of `dump`."""
+        """Load what `dump` wrote. Raises: ValueError, KeyError, TypeError for lines of another form."""
         lines = [json.loads(line) for line in data.decode().splitlines()]
         return TextPredictions(
             judge=Judge(**{name: lines[0][name] for name in ("metric", "case", "slots") if name in lines[0]})
@@ -198,7 +198,7 @@ class ReadCache:
         self._found: dict[str, SplitPredictions] = {}
 
     def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> SplitPredictions:
-        """The artefact on the task's test rows."""
+        """Return the artefact on the task's test rows."""
         form = artefact.format
         if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or form.premise is not None:
             return self._readers.read(lm, artefact, task, task.test)
@@ -223,5 +223,5 @@ class ReadCache:
 
 
 def primary(metrics: Mapping[str, Any]) -> str:
-    """The metric that a task is judged by: accuracy, or the first of those of its texts."""
+    """Return the metric that a task is judged by: accuracy, or the first of those of its texts."""
     return "accuracy" if "accuracy" in metrics or not metrics else next(iter(metrics))

@@ -82,23 +82,23 @@ class Record:
 
     @property
     def primary(self) -> str:
-        """The metric that the run is judged by: accuracy, or that of its task's texts."""
+        """Return the metric that the run is judged by: accuracy, or that of its task's texts."""
         return primary(self.metrics or self.development)
 
     @property
     def computed_on(self) -> str:
-        """The GPU, or else the kind of processor, and in which numbers."""
+        """Return the GPU, or else the kind of processor, and in which numbers."""
         on = self.environment
         return f"{on['machine'] if on['device'] == 'cpu' else on['device']}, {on['dtype']}"
 
     @property
     def draw(self) -> tuple[int, int]:
-        """Which repetition it is: the number of its draw of rows (-1: drawn with the seed), and its seed."""
+        """Return which repetition it is: the number of its draw of rows (-1: drawn with the seed), and its seed."""
         return int(self.details.get("subset", -1)), self.seed
 
     @property
     def question(self) -> tuple[Any, ...]:
-        """What is compared on equal terms: the same model and test rows, and as many training rows."""
+        """Return what is compared on equal terms: the same model and test rows, and as many training rows."""
         return (
             self.model,
             self.kind,
@@ -114,7 +114,7 @@ FIELDS = tuple(f.name for f in fields(Record) if f.name not in ("timing", "detai
 
 
 def run_id(decides: Mapping[str, Any]) -> str:
-    """The hash of everything that decides a run: model, rows, format, method, config and seed."""
+    """Return the hash of everything that decides a run: model, rows, format, method, config and seed."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:20]
 
 
@@ -126,7 +126,10 @@ class Store:
 
     @staticmethod
     def open(folder: str | Path) -> "Store":
-        """Raises: ArtefactError where the folder cannot be made, or its results were written by something else."""
+        """Open the folder of a store.
+
+        Raises: ArtefactError if it cannot be made, or something else wrote its results.
+        """
         store = Store(Path(folder))
         if (store.folder / RECORD).exists():
             raise ArtefactError(f"{folder} is an artefact's folder; name another one for the results.")
@@ -136,7 +139,7 @@ class Store:
         return store
 
     def records(self) -> list[Record]:
-        """All runs in the order they were added, the last line of a run standing for it."""
+        """Return all runs in the order they were added, the last line of a run standing for it."""
         timings = {
             t["id"]: Timing(t["train_seconds"], t["stack"], t["examples_per_second"]) for t in self._lines(TIMINGS)
         }
@@ -186,7 +189,7 @@ class Store:
         return record
 
     def predictions(self, record: Record) -> Found | None:
-        """What was found on the test rows: label scores, or texts; None where the file is lost or damaged."""
+        """Return what was found on the test rows: label scores, or texts; None where the file is lost or damaged."""
         if record.predictions is None:
             return None
         try:
@@ -237,7 +240,7 @@ def _packed(found: Found) -> bytes:
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """The offset after the last newline."""
+    """Return the offset after the last newline."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 65536)

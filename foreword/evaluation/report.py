@@ -8,7 +8,7 @@ from foreword.evaluation.summary import BASELINES, TableRow
 
 
 def table(lines: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of cells; columns that say the same in every line are left out (the caption says it)."""
+    """Return headers and rows of cells; columns that say the same in every line are left out (the caption says it)."""
     columns: dict[str, list[str]] = {}
     if len({(line.model, line.kind) for line in lines}) > 1:
         columns["model"] = [f"{line.model}, {line.kind}" for line in lines]
@@ -72,7 +72,7 @@ def markdown(lines: Sequence[TableRow]) -> str:
 
 
 def caption(lines: Sequence[TableRow]) -> str:
-    """What was compared on what, with how many seeds, and what the columns hold."""
+    """Return what was compared on what, with how many seeds, and what the columns hold."""
     models = ", ".join(
         dict.fromkeys(f"{line.model} ({line.kind}, {count(line.model_numbers)} parameters)" for line in lines)
     )
@@ -114,7 +114,8 @@ def caption(lines: Sequence[TableRow]) -> str:
 
 
 def notes(lines: Sequence[TableRow]) -> list[str]:
-    """Sentences: what is below the hand-written prompt, which differences are not shown, how points were chosen."""
+    """Return sentences: what is below the hand-written prompt, which differences are not shown, how points were
+    chosen."""
     told = []
     many = len({line.question for line in lines}) > 1
     for line in lines:
@@ -198,12 +199,12 @@ NUMBERS = ("nll", "nist")  # as they are; all others are shares, told in percent
 
 
 def title(name: str) -> str:
-    """A metric's name for a person."""
+    """Return a metric's name for a person."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def _measured(lines: Sequence[TableRow]) -> list[str]:
-    """The metrics of any line, in order; no answers and cut texts have a column only where there were some."""
+    """Return the metrics of any line, in order; no answers and cut texts have a column only where there were some."""
     names = dict.fromkeys(name for line in lines for name in line.metrics)
     never = {n for n in ("no_answer", "cut") if all(line.metrics[n].mean == 0 for line in lines if n in line.metrics)}
     if any(line.primary == "accuracy" for line in lines):
@@ -212,12 +213,12 @@ def _measured(lines: Sequence[TableRow]) -> list[str]:
 
 
 def scale(name: str) -> float:
-    """What a metric is multiplied with for a person."""
+    """Return what a metric is multiplied with for a person."""
     return 1.0 if name in NUMBERS else 100.0
 
 
 def valued(name: str, value: Interval | None) -> str:
-    """A metric with its interval, in percent unless it is no share."""
+    """Return a metric with its interval, in percent unless it is no share."""
     if value is not None and not value.measured:
         return NOT_MEASURED
     return number(value) if name in NUMBERS else percent(value)
@@ -236,7 +237,7 @@ def number(value: Interval | None) -> str:
 
 
 def points(gap: Interval, name: str = "accuracy") -> str:
-    """A difference of the metric `name`, in points of percent unless it is no share."""
+    """Return a difference of the metric `name`, in points of percent unless it is no share."""
     by, digits = scale(name), 2 if name in NUMBERS else 1
     return f"{by * gap.mean:+.{digits}f} [{by * gap.low:+.{digits}f}, {by * gap.high:+.{digits}f}]"
 
@@ -250,7 +251,7 @@ def versus(line: TableRow, base: str) -> str:
 
 
 def seeds_of(lines: Sequence[TableRow]) -> str:
-    """How many seeds, and on how many draws of training rows each, where these were drawn apart."""
+    """Return how many seeds, and on how many draws of training rows each, where these were drawn apart."""
     seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
     subsets = " or ".join(str(n) for n in sorted({line.subsets for line in lines if line.subsets}))
     told = f"{seeds} {'seed' if seeds == '1' else 'seeds'}"
@@ -266,7 +267,7 @@ def where(line: TableRow) -> str:
 
 
 def count(n: int) -> str:
-    """1,234 as 1.2K, 22,700,000 as 22.7M."""
+    """Return 1,234 as 1.2K, 22,700,000 as 22.7M."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if n >= size:
             return f"{n / size:.1f}{letter}"
@@ -274,7 +275,7 @@ def count(n: int) -> str:
 
 
 def matrix(lines: Sequence[TableRow]) -> str:
-    """What each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
+    """Return what each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
 
     `markdown` has the rest.
     """

@@ -31,12 +31,13 @@ LoadModel = Callable[[str, str], FrozenLM]  # by name and kind
 
 
 def load_model(name: str, kind: str) -> FrozenLM:
-    """A model by the name and kind that an artefact recorded."""
+    """Return a model by the name and kind that an artefact recorded."""
     return load_by_name(name, kind=kind)
 
 
 def find_artefacts(folder: str | Path) -> dict[str, Path]:
-    """Artefacts by name, in order: of a store or a comparison, of a folder of artefacts, or the one artefact itself.
+    """Return artefacts by name, in order: of a store or a comparison, of a folder of artefacts, or the one artefact
+    itself.
 
     Raises: ArtefactError where there is none.
     """
@@ -105,7 +106,7 @@ def retrain(
 def job_again(
     lm: FrozenLM, artefact: Artefact, task: Task | ForewordError | None, *, allow_changed_data: bool = False
 ) -> Job:
-    """The job that made an artefact, over another model.
+    """Return the job that made an artefact, over another model.
 
     Raises: DataError where its rows are gone or have changed; ArtefactError where no recipe was recorded.
     """
@@ -157,7 +158,7 @@ class Before:
             self._records = {r.artefact: r for r in self._store.records() if r.artefact and r.role == "result"}
 
     def accuracy(self, artefact: Artefact, place: Path, task: Task) -> Resampled | None:
-        """None where neither is to be had; a note says why."""
+        """Return the accuracy, or None if neither is to be had; a note says why."""
         record = self._records.get(f"{ARTEFACTS}/{place.name}")
         if record is not None and record.hashes["test"] == task.hashes()["test"]:
             kept = self._store.predictions(record)

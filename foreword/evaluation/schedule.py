@@ -60,7 +60,8 @@ IsDone = Callable[[Schedule, PlannedRun], bool]
 
 
 def run_method(plan: Schedule, seeds: Mapping[Any, Cells]) -> list[Record]:
-    """Every seed's result: all seeds and grid points as one stack where the method can be mixed, else seed by seed."""
+    """Return every seed's result: all seeds and grid points as one stack where the method can be mixed, else seed by
+    seed."""
     if _mixes(plan.method):
         return _run_seeds(plan, list(seeds.values()))
     return [record for cells in seeds.values() for record in _run_seeds(plan, [cells])]
@@ -109,7 +110,8 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
 
 
 def _choice(plan: Schedule, cell: PlannedRun) -> Path:
-    """Where a grid point waits that was trained in company, the best so far: made again alone it would not be equal."""
+    """Return where a grid point waits that was trained in company, the best so far: made again alone it would not be
+    equal."""
     return plan.desk.store.folder / CHECKPOINTS / f"choice-{cell.id}"
 
 
@@ -129,7 +131,7 @@ def _drop_choice(plan: Schedule, cell: PlannedRun) -> None:
 
 
 def best_point(plan: Schedule, cells: Cells) -> PlannedRun | None:
-    """The point best on the development rows, then likeliest, then the first; one point needs no choice."""
+    """Return the point best on the development rows, then likeliest, then the first; one point needs no choice."""
     if len(cells) == 1:
         return cells[0] if ("result", cells[0].id) in plan.found else None
     scored = [(c, plan.found["trial", c.id].development) for c in cells if ("trial", c.id) in plan.found]
@@ -137,7 +139,7 @@ def best_point(plan: Schedule, cells: Cells) -> PlannedRun | None:
 
 
 def is_complete(plan: Schedule, cells: Cells) -> bool:
-    """Whether a seed's choice was made among all its points and tested."""
+    """Return whether a seed's choice was made among all its points and tested."""
     if len(cells) > 1 and any(("trial", c.id) not in plan.found for c in cells):
         return False
     winner = best_point(plan, cells)
@@ -239,7 +241,7 @@ def _take_over(plan: Schedule) -> None:
 
 
 def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]:
-    """The stacks that a killed process left first, with the runs they had, then what else is missing."""
+    """Yield the stacks that a killed process left first, with the runs they had, then what else is missing."""
     ids = {cell.id for cell in needed}
     for stack in _pinned(plan, everything):
         if any(cell.id in ids for cell in stack):
@@ -279,7 +281,7 @@ def _drop_empty(folder: Path) -> None:
 
 
 def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
-    """Stacks of these runs that were begun and not ended.
+    """Return the stack of these runs that were begun and not ended.
 
     A stack of named runs whose rows or recipe have changed since is not gone on with; what it left is removed.
     """
@@ -313,5 +315,5 @@ def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
 
 
 def _name(stack: Cells) -> str:
-    """What a stack's files are called, without a suffix."""
+    """Return what a stack's files are called, without a suffix."""
     return hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]

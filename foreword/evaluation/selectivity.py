@@ -28,8 +28,9 @@ class Selectivity:
 
 
 def control_task(task: Task, seed: int = 0) -> Task:
-    """The same rows with labels that follow from the text's first word alone, drawn once for each word as often as the
-    task's own labels occur (Hewitt & Liang 2019, section 2.1; their word types are single tokens, ours begin a row).
+    """Return the same rows with labels that follow from the text's first word alone, drawn once for each word as often
+    as the task's own labels occur (Hewitt & Liang 2019, section 2.1; their word types are single tokens, ours begin a
+    row).
 
     Whoever learns it has memorised words; the representation need not know anything of the task.
 

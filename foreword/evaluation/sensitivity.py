@@ -42,7 +42,7 @@ def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcom
 
 
 def _like(own: Template, other: Template, kind: str) -> Template:
-    """The other template as the job's is given: for this kind of model, or as a message."""
+    """Return the other template as the job's is given: for this kind of model, or as a message."""
     if not own.chat:
         return other.for_kind(kind)
     at = next(i for i, part in enumerate(other.parts) if isinstance(part, AnswerPlace))

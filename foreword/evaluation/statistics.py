@@ -42,12 +42,12 @@ class Interval:
 
     @property
     def shown(self) -> bool:
-        """For a difference: whether the interval leaves out 0."""
+        """Return, for a difference, whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
     @property
     def measured(self) -> bool:
-        """Whether there is a value: a metric of texts may not measure every script."""
+        """Return whether there is a value: a metric of texts may not measure every script."""
         return not np.isnan(self.mean)
 
 
@@ -117,7 +117,7 @@ MEASURES = {
 def resample_all(
     names: Sequence[str], logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0
 ) -> dict[str, Resampled]:
-    """Metrics by name on resamples of the rows; equal `seed` and number of rows give any run equal resamples."""
+    """Return metrics by name on resamples of the rows; equal `seed` and number of rows give any run equal resamples."""
     kinds, rows = [MEASURES[name] for name in names], len(label_R)
     features = [kind.features(logprob_RC, label_R) for kind in kinds]
     sums_DX = _sums(np.concatenate(features, axis=1), seed)
@@ -130,7 +130,8 @@ def resample_all(
 
 
 def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, Resampled]:
-    """Metrics of texts, of which some are of a whole corpus, on the resamples that label scores of as many rows have.
+    """Return metrics of texts, of which some are of a whole corpus, on the resamples that label scores of as many rows
+    have.
 
     A row is a source with all its references. Nothing is read again: a resample weighs the rows' features.
     """
@@ -148,18 +149,18 @@ def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, R
 
 
 def resample_values(values: Mapping[str, Array], seed: int = 0) -> dict[str, Resampled]:
-    """Means of values a row, between 0 and 1."""
+    """Return means of values a row, between 0 and 1."""
     return resample_summed({name: mean_of(value_R) for name, value_R in values.items()}, seed)
 
 
 def _sums(all_RF: Array, seed: int) -> Array:
-    """Sums over the rows as they are, then over each resample."""
+    """Return sums over the rows as they are, then over each resample."""
     parts = [all_RF.sum(axis=0, keepdims=True)]
     return np.concatenate([*parts, *(count_DR @ all_RF for count_DR in _counts(len(all_RF), seed))])
 
 
 def _counts(rows: int, seed: int) -> Iterator[Array]:
-    """How often each row is in each resample, in parts: of all draws over 100,000 rows they would take 1.6 GB."""
+    """Yield how often each row is in each resample, in parts: of all draws over 100,000 rows they would take 1.6 GB."""
     rng = np.random.default_rng([seed, rows])
     for start in range(0, DRAWS, 200):
         pick_DR = rng.integers(rows, size=(min(200, DRAWS - start), rows))
@@ -167,17 +168,17 @@ def _counts(rows: int, seed: int) -> Iterator[Array]:
 
 
 def resample(name: str, logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0) -> Resampled:
-    """One metric of `resample_all`."""
+    """Return one metric of `resample_all`."""
     return resample_all([name], logprob_RC, label_R, seed)[name]
 
 
 def interval(runs: Sequence[Resampled], seed: int = 0) -> Interval:
-    """The mean over the runs of several seeds on the same rows.
+    """Return the mean over the runs of several seeds on the same rows.
 
     Rows are resampled for all seeds at once, since all were tested on the same rows. The spread between seeds is added
     as Student's t with S-1 degrees of freedom times its standard error: resampling three seeds instead would give an
-    interval far too narrow. Draws are recentred on the point, because resampling biases calibration error upwards.
-    NaN where a run's metric could not be measured.
+    interval far too narrow. Draws are recentred on the point, because resampling biases calibration error upwards. NaN
+    where a run's metric could not be measured.
     """
     points = np.array([r.point for r in runs])
     if np.isnan(points).any():

@@ -65,17 +65,17 @@ class TableRow:
 
     @property
     def primary(self) -> str:
-        """The metric that the task is judged by: accuracy, or that of its texts."""
+        """Return the metric that the task is judged by: accuracy, or that of its texts."""
         return primary(self.metrics or self.development)
 
     @property
     def question(self) -> tuple[Any, ...]:
-        """Lines with an equal question are compared with each other."""
+        """Return a key; lines with equal keys are compared with each other."""
         return (self.model, self.kind, self.task, self.k, self.train_rows)
 
 
 def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[TableRow]:
-    """One line a method, in the order in which questions and methods first appear.
+    """Return one line a method, in the order in which questions and methods first appear.
 
     Of several results of one method and seed the last one stands. Runs are compared only on equal test rows.
     """
@@ -96,7 +96,7 @@ Draws = dict[tuple[int, int], dict[str, Resampled]]
 
 
 def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
-    """Resampled metrics by seed; by subset where rows were drawn apart."""
+    """Return resampled metrics by seed; by subset where rows were drawn apart."""
     found: Draws = {}
     for record in records:
         predictions = read(record)
@@ -110,7 +110,7 @@ def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
 
 
 def _mean_of(runs: Sequence[Mapping[str, Resampled]]) -> dict[str, Resampled]:
-    """The seeds of one subset as one run: their spread is no spread of the choice of rows."""
+    """Return the seeds of one subset as one run: their spread is no spread of the choice of rows."""
     return {
         name: replace(
             one,
@@ -197,7 +197,7 @@ def _shown(records: Sequence[Record]) -> str:
 
 
 def _calibration(records: Sequence[Record]) -> str:
-    """The rule; where it was chosen, which and how often."""
+    """Return the rule; where it was chosen, which and how often."""
     rules = Counter(r.details["calibration"]["rule"] for r in records if "calibration" in r.details)
     if len(rules) == 1:
         return next(iter(rules))
@@ -205,7 +205,7 @@ def _calibration(records: Sequence[Record]) -> str:
 
 
 def _chosen(records: Sequence[Record]) -> tuple[tuple[str, int], ...]:
-    """The grid points that the seeds chose, the most frequent first."""
+    """Return the grid points that the seeds chose, the most frequent first."""
     told = Counter(", ".join(f"{key}={value}" for key, value in r.point.items()) for r in records if r.point)
     return tuple(told.most_common())
 

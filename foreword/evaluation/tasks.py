@@ -157,7 +157,7 @@ def train_jobs(
 
 
 def _unfit(name: str, job: Job | ForewordError) -> str | None:
-    """Why a job cannot be begun."""
+    """Return why a job cannot be begun."""
     if isinstance(job, ForewordError):
         return str(job)
     if name.startswith(".") or set(name) & set("/\\\0") or not 0 < len(name.encode()) <= LONGEST:
@@ -170,7 +170,7 @@ def _unfit(name: str, job: Job | ForewordError) -> str | None:
 
 
 def _manual(lm: FrozenLM, job: Job) -> Job:
-    """The hand-written prompt of the same rows: the job's own template without slots."""
+    """Return the hand-written prompt of the same rows: the job's own template without slots."""
     form = replace(job.format, template=job.format.template.without_soft()) if job.format.template.slots else job.format
     return make_job(lm, job.task, "manual", form=form)
 
@@ -197,7 +197,7 @@ def _line(name: str, store: Store, words: Record, learnt: Record) -> TaskLine:
 
 
 def as_record(line: TaskLine) -> dict[str, Any]:
-    """A line as JSON: accuracies and differences as fractions."""
+    """Return a line as JSON: accuracies and differences as fractions."""
     told: dict[str, Any] = {"task": line.name, "verdict": line.verdict}
     if line.reason:
         return told | {"reason": line.reason}
@@ -210,6 +210,6 @@ def as_record(line: TaskLine) -> dict[str, Any]:
 
 
 def write_table(store: Store, lines: Sequence[TaskLine]) -> None:
-    """The table as a file: one JSON line a task."""
+    """Write the table as a file: one JSON line for each task."""
     with writing(store.folder / TABLE):
         write_whole(store.folder / TABLE, "".join(json.dumps(as_record(line)) + "\n" for line in lines).encode())

@@ -41,7 +41,7 @@ class Answered:
 
 
 def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
-    """The answer of each artefact to each of its rows, in order.
+    """Return the answer of each artefact to each of its rows, in order.
 
     Raises: ModelError, ConfigError, DataError as `write_samples` says.
     """
@@ -67,7 +67,7 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
 
 
 def choices_of(form: Format, row: Row) -> list[tuple[str, ...]]:
-    """The words of each choice: the row's own options, or each label's words with its name last."""
+    """Return the words of each choice: the row's own options, or each label's words with its name last."""
     if row.options:
         return [(option,) for option in row.options]
     return [tuple(dict.fromkeys((*words, label))) for label, words in zip(form.labels, form.words, strict=True)]
@@ -85,12 +85,13 @@ def judged(judge: Judge, answered: Sequence[Answered]) -> list[Found]:
 
 
 def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> np.ndarray:
-    """The own metric of a task's answers in text, of each row alone."""
+    """Return the own metric of a task's answers in text, of each row alone."""
     return task.judge.values(judged(task.judge, answers), rows)
 
 
 def text_metrics(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> dict[str, float]:
-    """The metrics of a task's answers in text, the task's own first, and last the share of texts that were cut."""
+    """Return the metrics of a task's answers in text, the task's own first, and last the share of texts that were
+    cut."""
     found = task.judge.metrics(judged(task.judge, answers), rows)
     return {**found, "cut": cut_of([one.cut / one.drawn for one in answers]).value()} if found else found
 
@@ -101,7 +102,8 @@ def cut_of(shares: Sequence[float]) -> Summed:
 
 
 def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows: Sequence[Row]) -> dict[int, float]:
-    """What a majority of k samples is worth, for some k up to as many as were drawn: unbiased, a mean over the rows.
+    """Return what a majority of k samples is worth, for some k up to as many as were drawn: unbiased, a mean over the
+    rows.
 
     Empty where there is one sample a row, where samples were saved by an early end, or where votes are weighed.
     """
@@ -119,7 +121,7 @@ def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows:
 
 
 def _right(form: Format, task: Task, one: Answered, row: Row) -> list[Hashable]:
-    """Those of the answers given that are right."""
+    """Return those of the answers given that are right."""
     if task.metric is not None:
         return [key for key in one.votes if task.judge.right(str(key), row.targets)]
     return [] if row.label is None else [choices_of(form, row)[row.label][0]]
@@ -135,7 +137,7 @@ def _decoding(form: Format) -> Decoding:
 
 
 def _key(decoding: Decoding, found: Found) -> Hashable:
-    """What makes two answers one: numbers and choices are canonical, texts are one as exact_match has it."""
+    """Return what makes two answers one: numbers and choices are canonical, texts are one as exact_match has it."""
     if not isinstance(found, str) or decoding.extract in ("number", "choice"):
         return found
     return comparable(found)

@@ -110,14 +110,15 @@ def calibrate(
 
 
 def apply(score_NC: Float[Tensor, "N C"], form: Format) -> Float[Tensor, "N C"]:
-    """Scores read without calibration, as this format calibrates them; exactly what `models.score` does to them."""
+    """Return scores read without calibration, as this format calibrates them; exactly what `models.score` does to
+    them."""
     if form.shift:
         score_NC = score_NC + torch.tensor(form.shift, dtype=torch.float64).to(score_NC)
     return score_NC / form.temperature
 
 
 def _rules(task: Task, config: HardConfig) -> tuple[Rule, ...]:
-    """The rules to try. Raises: ConfigError where one was asked for that these rows cannot have."""
+    """Return the rules to try. Raises: ConfigError where one was asked for that these rows cannot have."""
     asked = config.calibrate
     labelled = [row for row in task.validation if row.label is not None]
     if (asked == "auto" or config.temperature) and not labelled:
@@ -192,7 +193,7 @@ def _texts(config: HardConfig) -> list[str]:
 
 
 def _premise(config: HardConfig, asked: Format) -> Template:
-    """The template's own words. Raises: ConfigError for a premise that names a field."""
+    """Return the template's own words. Raises: ConfigError for a premise that names a field."""
     if config.premise is not None:
         given = Template.parse(config.premise)
         if given.fields or given.slots:
@@ -213,7 +214,7 @@ def _apply(
     rows: Sequence[Row],
     premise: Any,
 ) -> tuple[tuple[Member, ...], Tensor | None]:
-    """Each member's format under this rule, and the development rows' scores under all of them."""
+    """Return each member's format under this rule, and the development rows' scores under all of them."""
     made, scores = [], []
     for member, own in zip(members, read, strict=True):
         form = replace(_bare(member.format), calibration=rule, shift=_shift(rule, own) if member.format.labels else ())
@@ -236,7 +237,7 @@ def _apply(
 
 
 def _shift(rule: Rule, read: _Read) -> tuple[float, ...]:
-    """What is added to each label's log-score."""
+    """Return what is added to each label's log-score."""
     if rule == "contextual":
         assert read.free is not None
         prior_C = read.free.double().softmax(-1).mean(0).log()
@@ -252,12 +253,12 @@ def _shift(rule: Rule, read: _Read) -> tuple[float, ...]:
 
 
 def label_shift(prior_C: Float[Tensor, "C"]) -> tuple[float, ...]:
-    """What takes the log-probabilities of no text in particular off."""
+    """Return what takes the log-probabilities of no text in particular off."""
     return tuple((-prior_C).tolist())
 
 
 def fit_temperature(score_NC: Float[Tensor, "N C"], labels: Sequence[int | None]) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017), between 0.02 and 50.
+    """Return the temperature with the least negative log-likelihood (Guo et al. 2017), between 0.02 and 50.
 
     The loss is convex in the inverse temperature, so an interval that is narrowed by thirds finds it.
     """

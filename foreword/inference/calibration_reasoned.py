@@ -21,7 +21,7 @@ RULES: tuple[Rule, ...] = ("none", "contextual", "batch")  # a premise alone has
 def calibrate_reasoned(
     lm: FrozenLM, task: Task, value: Learnt, form: Format, asked: str, content_free: str
 ) -> tuple[Format, dict[str, Any]]:
-    """The format with its shift, and what to tell of the choice. Every row is reasoned about once.
+    """Return the format with its shift, and what to tell of the choice. Every row is reasoned about once.
 
     Raises: ConfigError where the rows lack what the rule needs.
     """

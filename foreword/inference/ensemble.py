@@ -13,7 +13,7 @@ NAME = "ensemble"
 
 @checked
 def ensemble(artefacts: Mapping[str, Artefact], rule: Rule = "mean") -> Artefact:
-    """One artefact of several, by the name that messages call them: the mean of probabilities, or the majority.
+    """Return one artefact of several, by the name that messages call them: the mean of probabilities, or the majority.
 
     Members are words, soft prompts and prefixes, alike or mixed, over the same labels and fields; an ensemble given
     brings its own members.
@@ -78,5 +78,5 @@ def _check(first_name: str, first: Artefact, name: str, other: Artefact) -> None
 
 
 def _shared(hashes: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What all were made of: the splits whose rows are the same."""
+    """Return what all were made of: the splits whose rows are the same."""
     return {split: text for split, text in hashes[0].items() if all(h.get(split) == text for h in hashes)}

@@ -29,7 +29,7 @@ ALL = 1 << 30  # as many as were asked for
 
 
 def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
-    """The first text that each artefact writes after each of its rows, in order; it may be empty.
+    """Return the first text that each artefact writes after each of its rows, in order; it may be empty.
 
     Rows of all artefacts share batches, and what leads the rows of one is read once for all of them.
 
@@ -81,12 +81,12 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
 
 
 def written_form(form: Format) -> Format:
-    """The format in which rows are put to a model that writes: without label words, which would take room."""
+    """Return the format in which rows are put to a model that writes: without label words, which would take room."""
     return form.without_labels()
 
 
 def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
-    """Rows with room for what is written after them; `extra` positions are left to a prefix.
+    """Return rows with room for what is written after them; `extra` positions are left to a prefix.
 
     Raises: ConfigError where the template and max_new_tokens leave no room; DataError as `encode_rows` says.
     """
@@ -151,8 +151,8 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
 
 
 def _beam_options(lm: FrozenLM, decoding: Decoding, begun: int) -> dict[str, Any]:
-    """What the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one. A
-    decoder's sequences have `begun` columns before what is written.
+    """Return what the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one.
+    A decoder's sequences have `begun` columns before what is written.
 
     It is looked back by our own rule: the library's own (transformers 5.23) does not see the first pieces written in
     rows that were padded.
@@ -194,7 +194,7 @@ class _Stopped:
 
 
 def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:
-    """A bank with one prompt a row, in order."""
+    """Return a bank with one prompt a row, in order."""
     nothing = HardPrompt.empty()
     made = stack([ask.prefix or nothing for ask in asks], lm.embed, lm.device)
     if bank is None or bank.soft_TPD is None:

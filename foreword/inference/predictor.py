@@ -53,7 +53,7 @@ class Prompted:
         return self.artefact._repr_html_()
 
     def predict(self, texts: Iterable[Given]) -> list[Prediction]:
-        """Labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
+        """Return labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
 
         A DataFrame, a pyarrow table or a data set is read by its columns' names, a Series or an array by its items.
 
@@ -64,7 +64,7 @@ class Prompted:
 
     @checked
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Labels of rows, or the answers written to them, in order."""
+        """Return labels of rows, or the answers written to them, in order."""
         if self.artefact.format.answers == "text":
             return [_answered(one) for one in self.answers(rows)]
         decoding = self.artefact.format.decoding
@@ -84,7 +84,7 @@ class Prompted:
         return found
 
     def answers(self, rows: Sequence[Row]) -> list[Answered]:
-        """What the artefact writes after rows, and the answers in it.
+        """Return what the artefact writes after rows, and the answers in it.
 
         Raises: ConfigError where it has labels that are scored.
         """
@@ -96,7 +96,7 @@ class Prompted:
 
     @checked
     def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
-        """All metrics on a split of a task with the same labels, or of the answers in text.
+        """Return all metrics on a split of a task with the same labels, or of the answers in text.
 
         Raises: DataError where the split is empty, has no labels, or other labels than the artefact.
         """
@@ -121,7 +121,7 @@ class Prompted:
 
 
 def require_same_answers(artefact: Artefact, task: Task) -> None:
-    """Raises: DataError where one answers in text and the other has labels."""
+    """Check that both artefacts answer in text or both have labels. Raises: DataError."""
     if (artefact.format.answers == "text") != (task.answers == "text"):
         told = ["has labels", "answers in text"]
         own, other = artefact.format.answers == "text", task.answers == "text"

@@ -15,14 +15,14 @@ from foreword.models.score import score
 
 
 def without_slots(encoded: Encoded) -> Encoded:
-    """The row as the frozen model reads it without a prompt."""
+    """Return the row as the frozen model reads it without a prompt."""
     text_S = encoded.slot_S < 0
     gone = int((~text_S[: encoded.answer]).sum())
     return Encoded(encoded.ids_S[text_S], encoded.slot_S[text_S], encoded.answer - gone, encoded.plan, encoded.cut)
 
 
 def mixed(pool: PromptPool, feature_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B P D"]:
-    """The prompt of each row: the values weighed by a softmax over the keys' products with its feature."""
+    """Return the prompt of each row: the values weighed by a softmax over the keys' products with its feature."""
     weight_BK = (feature_BD @ pool.keys_KD.T.to(feature_BD.dtype) / pool.keys_KD.shape[1] ** 0.5).softmax(-1)
     return torch.einsum("bk,kpd->bpd", weight_BK, pool.values_KPD.to(weight_BK.dtype))
 
@@ -34,7 +34,8 @@ def bank_of(prompt_BPD: Float[Tensor, "B P D"]) -> Bank:
 
 @torch.no_grad()
 def pool_scores(lm: FrozenLM, pool: PromptPool, encoded: Sequence[Encoded], budget: int) -> Float[Tensor, "N C"]:
-    """Scores of rows by their label words, each with its prompt mixed from the pool; -inf for labels it lacks."""
+    """Return scores of rows by their label words, each with its prompt mixed from the pool; -inf for labels it
+    lacks."""
     pool = PromptPool(pool.keys_KD.to(lm.device), pool.values_KPD.to(lm.device))
     most = max((e.plan.labels for e in encoded if e.plan), default=0)
 
@@ -53,7 +54,7 @@ SHARPNESS = 10.0  # cosines times this are the scores
 def features(
     lm: FrozenLM, rows: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]
 ) -> Float[Tensor, "B D"]:
-    """What the model has at each row's answer, after the output head's transform; differentiable in the bank."""
+    """Return what the model has at each row's answer, after the output head's transform; differentiable in the bank."""
     inputs, prefix = prepare(lm, collate(rows), bank, task_B)
     hidden_BRD = lm.hidden_at(inputs, prefix)
     return hidden_BRD[:, 0].to(torch.promote_types(hidden_BRD.dtype, torch.float32))
@@ -68,7 +69,7 @@ def near(
     sharpness: float = SHARPNESS,
     transductive: bool = False,
 ) -> Float[Tensor, "Q C"]:
-    """Scores of query rows: cosine to each class's mean of support features, times `sharpness`.
+    """Return scores of query rows: cosine to each class's mean of support features, times `sharpness`.
 
     `transductive` first takes the mean of the query rows themselves away from all, as the paper's code does: then a
     row's score depends on the others asked with it, and on how many there are of each class.
@@ -83,7 +84,7 @@ def near(
 
 @torch.no_grad()
 def frozen_features(lm: FrozenLM, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
-    """Features of rows without any prompt, in batches."""
+    """Return features of rows without any prompt, in batches."""
 
     def read(batch: list[int]) -> Tensor:
         return features(lm, [rows[i] for i in batch], None, torch.zeros(len(batch), dtype=torch.long))

@@ -40,7 +40,7 @@ def reasoned_scores(lm: FrozenLM, pairs: Pairs) -> list[Float[Tensor, "N C"]]:
 
 
 def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered]) -> Float[Tensor, "N C"]:
-    """Shares of the votes as log-probabilities, and no answer last."""
+    """Return shares of the votes as log-probabilities, and no answer last."""
     words = [[choice[0] for choice in choices_of(form, row)] for row in rows]
     most = max(map(len, words), default=0)
     score_NC = torch.full((len(rows), most + 1), -torch.inf, dtype=torch.float64)
@@ -57,7 +57,7 @@ def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered])
 
 
 def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
-    """Every sample's text, by artefact and row."""
+    """Return every sample's text, by artefact and row."""
     found: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
 
     def keep(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
@@ -69,7 +69,8 @@ def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
 
 
 def concluded_form(form: Format) -> Format:
-    """The second stage (Kojima et al. 2022): the row, what was written after it, and the words before the answer."""
+    """Return the second stage (Kojima et al. 2022): the row, what was written after it, and the words before the
+    answer."""
     assert form.decoding is not None and form.decoding.conclude is not None
     reasoning, conclude = Field(REASONED), form.decoding.conclude
     template = form.template
@@ -86,7 +87,7 @@ def concluded_form(form: Format) -> Format:
 def _concluded_scores(
     lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], texts: Sequence[Sequence[str]]
 ) -> Float[Tensor, "N C"]:
-    """The mean over samples of the label words' probabilities after each reasoning."""
+    """Return the mean over samples of the label words' probabilities after each reasoning."""
     if not rows:
         return torch.zeros(0, 0)
     asked = [

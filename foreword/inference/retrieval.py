@@ -34,7 +34,7 @@ def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | N
 
 
 def nearest(value: Neighbours, rows: Sequence[Row], embed_BD: Float[Tensor, "B D"]) -> list[list[int]]:
-    """The examples of each row, the nearest first; those with the row's own texts are left out."""
+    """Return the examples of each row, the nearest first; those with the row's own texts are left out."""
     found = []
     for row, order_N in zip(rows, _order(value, embed_BD).tolist(), strict=True):
         others = (i for i in order_N if not same_texts(value.examples[i], row))
@@ -56,9 +56,8 @@ def same_texts(example: Example, row: Row) -> bool:
 
 
 def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Row]) -> tuple[list[Encoded], list[int]]:
-    """Rows with their examples, and how many each was shown: those that do not fit are left out whole, the farthest
-    first, and a row is never cut for an example's sake.
-    """
+    """Return rows with their examples, and how many each was shown: those that do not fit are left out whole, the
+    farthest first, and a row is never cut for an example's sake."""
     if not rows:
         return [], []
     bare = replace(form, template=form.template.without_demos())
@@ -88,7 +87,7 @@ def _try(lm: FrozenLM, value: Neighbours, form: Format, row: Row, near: Sequence
 
 
 def _likely(lm: FrozenLM, near: Sequence[int], value: Neighbours, alone: Encoded) -> int:
-    """An upper bound of how many may fit, by the length of their words: a word has one piece or more."""
+    """Return an upper bound of how many may fit, by the length of their words: a word has one piece or more."""
     room = lm.dims.context - len(alone.ids_S)
     for count, index in enumerate(near):
         room -= sum(len(text.split()) for text in value.examples[index].fields.values())

@@ -75,8 +75,10 @@ def score_rows(
 def score_readings(
     lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None = None
 ) -> list[Float[Tensor, "N C"]]:
-    """The scores of each reading's rows. All prompts share batches: those of different readings, the members of an
-    ensemble, and what the scores of rows with their own options are calibrated by.
+    """Return the scores of each reading's rows.
+
+    All prompts share batches: those of different readings, the members of an ensemble, and what the scores of rows with
+    their own options are calibrated by.
     """
     flat: list[ScoreRequest] = []
     spans: list[list[range]] = []
@@ -100,7 +102,7 @@ def score_readings(
 
 
 def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:
-    """The difference; labels that a row lacks stay at -inf."""
+    """Return the difference; labels that a row lacks stay at -inf."""
     return torch.where(score_NC.isneginf(), score_NC, score_NC - other_NC)
 
 
@@ -113,7 +115,8 @@ def _uncalibrated(reading: ScoreRequest) -> ScoreRequest:
 
 
 def _premise(reading: ScoreRequest) -> ScoreRequest | None:
-    """The rows' own options after the premise alone, where that is what calibrates them (Holtzman et al. 2021)."""
+    """Return the rows' own options after the premise alone, where that is what calibrates them (Holtzman et al.
+    2021)."""
     form = reading.format
     if form.premise is None:
         return None

@@ -76,7 +76,7 @@ def read(
     labels: Sequence[str] | None = None,
     **options: Any,
 ) -> Artefact:
-    """An artefact from a PEFT adapter, with how it is put to the model, which PEFT does not record.
+    """Return an artefact from a PEFT adapter, with how it is put to the model, which PEFT does not record.
 
     A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots elsewhere; a prefix needs
     none. `labels` default to the names in `label_words`, and the words to the labels; `options` are those of `Format`,
@@ -135,14 +135,14 @@ def read(
 
 
 def foreign(adapter: Adapter, lm: FrozenLM) -> str | None:
-    """A line where the adapter names another model than this one; names may differ for the same weights."""
+    """Return a line where the adapter names another model than this one; names may differ for the same weights."""
     if adapter.base_model in (None, lm.name):
         return None
     return f"The adapter was made for {adapter.base_model!r} and is imported for {lm.name!r}; scores may differ widely."
 
 
 def scale_of(adapter: Adapter, lm: FrozenLM) -> float:
-    """What an adapter's vectors are multiplied by.
+    """Return what an adapter's vectors are multiplied by.
 
     Before transformers 5.4 a Gemma 2 multiplied all that stands before its first layer, prompts included, by the root
     of its width; since then its embedding does, and a prompt is taken as it is. PEFT records its own release alone:
@@ -166,7 +166,7 @@ def scale_of(adapter: Adapter, lm: FrozenLM) -> float:
 
 
 def scaled(adapter: Adapter, lm: FrozenLM) -> str | None:
-    """A line on what is taken for granted of a family whose prompts are scaled; None for all others."""
+    """Return a line on what is taken for granted of a family whose prompts are scaled; None for all others."""
     if lm.family not in SCALED_BEFORE or adapter.kind == "PREFIX_TUNING":
         return None
     scale = scale_of(adapter, lm)
@@ -182,7 +182,10 @@ def scaled(adapter: Adapter, lm: FrozenLM) -> str | None:
 
 
 def _release(adapter: Adapter) -> Version | None:
-    """The release of PEFT that an adapter records; None where it has none. What is no release counts as unsure."""
+    """Return the release of PEFT that an adapter records; None where it has none.
+
+    What is no release counts as unsure.
+    """
     recorded = adapter.config.get("peft_version")
     if recorded is None:
         return None
@@ -193,13 +196,13 @@ def _release(adapter: Adapter) -> Version | None:
 
 
 def flat_prefix(value: PrefixPrompt) -> Float[Tensor, "P X"]:
-    """Keys and values in the order of `Adapter.prompt_PX`, fp32."""
+    """Return keys and values in the order of `Adapter.prompt_PX`, fp32."""
     pair = torch.stack(value.sites["self"]).detach().float().cpu()
     return pair.permute(2, 1, 0, 3, 4).flatten(1)
 
 
 def _require_front(lm: FrozenLM, form: Format) -> None:
-    """Raises: ArtefactError unless the prompt is one piece before everything else of a row."""
+    """Check that the prompt is one piece before everything else of a row. Raises: ArtefactError."""
     items = Encoder.build(lm, form).row.items
     gaps = [isinstance(item, Gap) for item in items]
     if all(gaps[: sum(gaps)]):
@@ -317,7 +320,7 @@ def _with_slots(template: Template, length: int) -> Template:
 
 
 def _options(adapter: Adapter) -> dict[str, Any]:
-    """What PEFT's config tells of the method's own options."""
+    """Return what PEFT's config tells of the method's own options."""
     config = adapter.config
     known: dict[str, Any] = {"length": adapter.length}
     if adapter.seq2seq and adapter.kind == "PREFIX_TUNING":

@@ -39,7 +39,7 @@ class Adapter:
 
     @property
     def method(self) -> str:
-        """Foreword's name for it."""
+        """Return foreword's name for it."""
         return METHODS[self.kind]
 
     @property
@@ -52,12 +52,12 @@ class Adapter:
 
     @property
     def seq2seq(self) -> bool:
-        """Whether it is of an encoder-decoder model; a soft prompt then has two halves, one for either part."""
+        """Return whether it is of an encoder-decoder model; a soft prompt then has two halves, one for either part."""
         return _of_two_parts(self.config)
 
     @property
     def length(self) -> int:
-        """Positions of the prompt."""
+        """Return positions of the prompt."""
         return int(self.config["num_virtual_tokens"])
 
     def save(self, folder: str | Path, card: str) -> Path:
@@ -110,7 +110,7 @@ def _of_two_parts(config: Mapping[str, Any]) -> bool:
 
 
 def _place(path: Path) -> Path:
-    """Where the config is: here, or in the only folder below that has one."""
+    """Return where the config is: here, or in the only folder below that has one."""
     if (path / CONFIG).is_file():
         return path
     named = sorted(found.parent for found in path.glob(f"*/{CONFIG}"))
@@ -134,7 +134,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises: ArtefactError for what is not one prompt in front of a language model's own head."""
+    """Refuse an adapter that is not one prompt in front of a language model's own head. Raises: ArtefactError."""
     kind, task = config["peft_type"], config.get("task_type")
     if kind not in METHODS:
         raise ArtefactError(f"{path} is a {kind} adapter; only {', '.join(METHODS)} can be imported.")
@@ -148,7 +148,7 @@ def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensor file's content; an old pickle is read by torch's loader of plain tensors and nothing else."""
+    """Return the tensor file's content; an old pickle is read by torch's loader of plain tensors and nothing else."""
     if (path / TENSORS).is_file():
         try:
             return tensors_from_bytes((path / TENSORS).read_bytes())

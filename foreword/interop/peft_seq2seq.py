@@ -15,18 +15,18 @@ from foreword.models.base import FrozenLM, Site
 
 
 def soft_of(adapter: Adapter) -> SoftPrompt:
-    """The half that is read."""
+    """Return the half that is read."""
     return SoftPrompt(adapter.prompt_PX[: adapter.length].contiguous())
 
 
 def both_halves(value: SoftPrompt) -> Float[Tensor, "Q D"]:
-    """The prompt, and zeros where PEFT reads nothing."""
+    """Return the prompt, and zeros where PEFT reads nothing."""
     own_PD = value.embed_PD.detach().float().cpu()
     return torch.cat([own_PD, torch.zeros_like(own_PD)])
 
 
 def prefix_of(adapter: Adapter, lm: FrozenLM) -> PrefixPrompt:
-    """Each decoder layer's keys and values, from the blocks that PEFT gives it.
+    """Return each decoder layer's keys and values, from the blocks that PEFT gives it.
 
     Raises: ArtefactError where the sizes are others, or PEFT's own forward pass fails.
     """
@@ -51,7 +51,7 @@ def prefix_of(adapter: Adapter, lm: FrozenLM) -> PrefixPrompt:
 
 
 def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
-    """The blocks that PEFT cuts up into this prefix; zeros in those that no layer gets.
+    """Return the blocks that PEFT cuts up into this prefix; zeros in those that no layer gets.
 
     Raises: ArtefactError where there is a prefix at another site, or layers that PEFT makes share one differ.
     """
@@ -78,7 +78,7 @@ def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
 
 
 def sizes_of(lm: FrozenLM) -> tuple[int, Site]:
-    """The depth that PEFT counts, the encoder's, and the sizes of the decoder's self-attention.
+    """Return the depth that PEFT counts, the encoder's, and the sizes of the decoder's self-attention.
 
     Raises: ArtefactError where PEFT's forward pass fails: it takes the encoder's sizes for the decoder's.
     """
@@ -98,7 +98,7 @@ def sizes_of(lm: FrozenLM) -> tuple[int, Site]:
 
 
 def unread(adapter: Adapter, lm: FrozenLM) -> str | None:
-    """A line on what of an adapter PEFT itself never reads; None where it reads all."""
+    """Return a line on what of an adapter PEFT itself never reads; None where it reads all."""
     if lm.kind != "seq2seq":
         return None
     if adapter.kind != "PREFIX_TUNING":

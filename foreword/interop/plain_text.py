@@ -64,7 +64,10 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM | None = None) -
 
 
 def _written_out(form: Format, value: HardPrompt, lm: FrozenLM) -> Format:
-    """The format with the words of the prompt in place of its slots. Raises: ArtefactError where a row then differs."""
+    """Return the format with the words of the prompt in place of its slots.
+
+    Raises: ArtefactError where a row then differs.
+    """
     encoder = Encoder.build(lm, form)
     lengths = [len(item.ids) for item in encoder.row.items if isinstance(item, Gap)]
     texts = iter([lm.tokenizer.decode(own.tolist()) for own in value.ids_P.split(lengths)])

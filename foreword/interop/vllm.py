@@ -65,7 +65,7 @@ def export(
 
 
 def _require_vectors(artefact: Artefact, lm: FrozenLM) -> SoftPrompt | HardPrompt:
-    """Raises: ArtefactError unless the artefact is vectors or words for a model that vLLM continues text with."""
+    """Return the prompt if it is vectors or words for a model that vLLM continues text with. Raises: ArtefactError."""
     value = artefact.value
     if isinstance(value, PrefixPrompt):
         raise ArtefactError(
@@ -91,8 +91,8 @@ def _require_vectors(artefact: Artefact, lm: FrozenLM) -> SoftPrompt | HardPromp
 
 
 def _items(encoder: Encoder) -> list[dict[str, Any]]:
-    """The row in order: {"ids"}, what is the same in every row; {"slot"}, positions of the prompt; {"text"}, text with
-    fields, read after each of "contexts" until one leaves the text's own pieces apart."""
+    """Return the row in order: {"ids"}, what is the same in every row; {"slot"}, positions of the prompt; {"text"},
+    text with fields, read after each of "contexts" until one leaves the text's own pieces apart."""
     items: list[dict[str, Any]] = []
     for item in encoder.row.items:
         if isinstance(item, Gap):
@@ -119,7 +119,7 @@ def _hole(hole: Hole) -> dict[str, Any]:
 
 
 def _labels(encoder: Encoder) -> dict[str, list[list[int]]]:
-    """The pieces of each label's words."""
+    """Return the pieces of each label's words."""
     if encoder.plan is None:
         return {}
     return {

@@ -26,13 +26,13 @@ LIKELIEST = 20  # as many as vLLM tells, unless it was started with a higher --m
 
 
 def load(folder: Path) -> tuple[dict[str, Any], torch.Tensor]:
-    """How a row is laid out, and the prompt's vectors, [positions, hidden]."""
+    """Return how a row is laid out, and the prompt's vectors, [positions, hidden]."""
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     return row, torch.load(folder / "prompt.pt", weights_only=True)
 
 
 def row_ids(row: Mapping[str, Any], tokenizer: Any, fields: Mapping[str, str]) -> tuple[list[int], list[int]]:
-    """A row's token ids, and for each of them -1, or the position of the prompt that stands in its place."""
+    """Return a row's token ids, and for each of them -1, or the position of the prompt that stands in its place."""
     ids: list[int] = []
     slots: list[int] = []
     for item in row["items"]:
@@ -51,7 +51,10 @@ def row_ids(row: Mapping[str, Any], tokenizer: Any, fields: Mapping[str, str]) -
 
 
 def tokens(row: Mapping[str, Any], tokenizer: Any, item: Mapping[str, Any], fields: Mapping[str, str]) -> list[int]:
-    """The ids of a stretch of text with fields in it. Special tokens in it are plain text, whatever it looks like."""
+    """Return the ids of a stretch of text with fields in it.
+
+    Special tokens in it are plain text, whatever it looks like.
+    """
     text = "".join(part if isinstance(part, str) else trim(fields[part["field"]], part) for part in item["text"])
     text = trim(text, item)
     found: list[int] | None = None
@@ -79,7 +82,7 @@ def plain(tokenizer: Any, text: str) -> list[int]:
 def row_embeds(
     ids: Sequence[int], slots: Sequence[int], embedding: Any, prompt: torch.Tensor, after: Sequence[int] = ()
 ) -> torch.Tensor:
-    """The row's vectors, [tokens, hidden], in the embedding's dtype; those of the ids in `after` follow."""
+    """Return the row's vectors, [tokens, hidden], in the embedding's dtype; those of the ids in `after` follow."""
     with torch.no_grad():
         vectors = embedding(torch.tensor([*ids, *after])).clone()
     at = torch.tensor([*slots, *[-1] * len(after)])
@@ -88,7 +91,7 @@ def row_embeds(
 
 
 def to_base64(vectors: torch.Tensor) -> str:
-    """As vLLM reads `prompt_embeds`: what torch.save writes of one tensor, in base64."""
+    """Return a tensor as vLLM reads `prompt_embeds`: what torch.save writes of it, in base64."""
     buffer = io.BytesIO()
     torch.save(vectors.detach().cpu().contiguous(), buffer)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -98,7 +101,7 @@ def classify(
     client: OpenAI, model: str, row: Mapping[str, Any], tokenizer: Any, embedding: Any, prompt: torch.Tensor,
     fields: Mapping[str, str],
 ) -> dict[str, float]:  # fmt: skip
-    """Each label's probability among the labels. A word that is not among the likeliest counts as 0."""
+    """Return each label's probability among the labels. A word that is not among the likeliest counts as 0."""
     words = [word for several in row["labels"].values() for word in several]
     if not words:
         raise ValueError("This prompt has no labels of its own; continue the text instead.")
@@ -131,7 +134,7 @@ def go_on(
     client: OpenAI, model: str, row: Mapping[str, Any], tokenizer: Any, embedding: Any, prompt: torch.Tensor,
     fields: Mapping[str, str], count: int,
 ) -> str:  # fmt: skip
-    """The likeliest text after the row, of so many tokens at most."""
+    """Return the likeliest text after the row, of so many tokens at most."""
     ids, slots = row_ids(row, tokenizer, fields)
     answer = client.completions.create(
         model=model, prompt=None, max_tokens=count, temperature=0.0,

@@ -96,7 +96,7 @@ class FrozenLM(ABC):
 
     @property
     def set_aside(self) -> Mapping[str, Any]:
-        """What the checkpoint's own generation_config says of decoding and no decoding here obeys, by its names.
+        """Return what the checkpoint's own generation_config says of decoding and no decoding here obeys, by its names.
 
         One rule holds for greedy decoding, samples and beams: a checkpoint says which ids end a text and which ones its
         decoder begins with, and everything else is what `Decoding` or a request says.
@@ -105,17 +105,17 @@ class FrozenLM(ABC):
 
     @property
     def instructed(self) -> bool:
-        """Whether it is asked in messages by default: a causal model whose tokenizer has a chat template."""
+        """Return whether it is asked in messages by default: a causal model whose tokenizer has a chat template."""
         return self.kind == "causal" and bool(self.tokenizer.chat_template)
 
     @property
     def turn_end(self) -> int | None:
-        """The token with which the chat template ends the model's own turn; None unless it is `instructed`."""
+        """Return the token with which the chat template ends the model's own turn; None unless it is `instructed`."""
         return None
 
     @property
     def takes_prefix(self) -> bool:
-        """Whether `require_prefix` passes."""
+        """Return whether `require_prefix` passes."""
         try:
             self.require_prefix()
         except ModelError:
@@ -124,17 +124,18 @@ class FrozenLM(ABC):
 
     @property
     def writes(self) -> bool:
-        """Whether it can write text: masked models cannot."""
+        """Return whether it can write text: masked models cannot."""
         return self.kind != "masked"
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens one pass should have: on a CPU no more than its caches hold (twice as fast), else many."""
+        """Return how many tokens one pass should have: on a CPU no more than its caches hold (twice as fast), else
+        many."""
         return 1024 if self.device.type == "cpu" else 16384
 
     @abstractmethod
     def embed(self, ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        """The embedding module's own output (Gemma scales inside it)."""
+        """Return the embedding module's own output (Gemma scales inside it)."""
 
     @abstractmethod
     def hidden_at(
@@ -149,17 +150,17 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def cache(self, rows: int) -> RowCache:
-        """An empty cache for so many rows. Raises: ModelError as `require_prefix` says."""
+        """Return an empty cache for so many rows. Raises: ModelError as `require_prefix` says."""
 
     @property
     @abstractmethod
     def opening(self) -> tuple[int, ...]:
-        """The ids that a decoder's text begins with; none where there is no decoder beside an encoder."""
+        """Return the ids that a decoder's text begins with; none where there is no decoder beside an encoder."""
 
     @property
     @abstractmethod
     def stops(self) -> frozenset[int]:
-        """The ids after which a text has ended."""
+        """Return the ids after which a text has ended."""
 
     @abstractmethod
     def piece_logits(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"]) -> Float[Tensor, "X U"]:
@@ -179,7 +180,7 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def prefix_from_words(self, ids_P: Int[Tensor, "P"]) -> PrefixPrompt:
-        """Keys and values that these words have at positions 0..P-1, captured in the attention function.
+        """Return the keys and values that these words have at positions 0..P-1, captured in the attention function.
 
         At all sites: in an encoder-decoder model the words are read by the encoder, and by a decoder that reads them
         too, as if they stood at the front of both.
@@ -187,20 +188,20 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def prefix_from_embeddings(self, embed_PD: Float[Tensor, "P D"]) -> PrefixPrompt:
-        """The same for input embeddings; no gradient flows."""
+        """Return the same for input embeddings; no gradient flows."""
 
     @abstractmethod
     def states(
         self, inputs: Inputs, prefix: PrefixBatch | None = None
     ) -> tuple[Float[Tensor, "N B S H K"], Float[Tensor, "N B S H K"]]:
-        """Keys and values of every layer at every column of the rows, differentiable; those of padding are not to be
-        used. With a prefix they are those of text that stands after it. Raises: ModelError for an encoder-decoder
+        """Return keys and values of every layer at every column of the rows, differentiable; those of padding are not
+        to be used. With a prefix they are those of text that stands after it. Raises: ModelError for an encoder-decoder
         model."""
 
     @abstractmethod
     def attention(self, inputs: Inputs) -> Float[Tensor, "N B H S"]:
-        """Weights that the first position read of each row gives to every column, by layer and attention head (H here
-        is `query_heads`). Raises: ModelError where they are not seen."""
+        """Return weights that the first position read of each row gives to every column, by layer and attention head (H
+        here is `query_heads`). Raises: ModelError where they are not seen."""
 
     @abstractmethod
     def require_prefix(self) -> None:
@@ -216,11 +217,11 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def trie_fits(self, length: int) -> bool:
-        """Whether a row of this many columns may carry a trie: no layer's window is shorter."""
+        """Return whether a row of this many columns may carry a trie: no layer's window is shorter."""
 
     def begins_alike(self, length: int, whole: int) -> bool:
-        """Whether the first `length` tokens of a row of `whole` have the keys and values that they have alone, and in
-        every row of a length between. Not where the model rotates longer rows by other frequencies."""
+        """Return whether the first `length` tokens of a row of `whole` have the keys and values that they have alone,
+        and in every row of a length between. Not where the model rotates longer rows by other frequencies."""
         return True
 
     @abstractmethod
@@ -228,23 +229,26 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def named_weights(self) -> dict[str, Tensor]:
-        """Every parameter by name (tied ones once), as stored; for baselines that train the model, and for hashes."""
+        """Return every parameter by name (tied ones once), as stored; for baselines that train the model, and for
+        hashes."""
 
     @abstractmethod
     def with_weights(self, weights: Mapping[str, Tensor], dropout: bool = False) -> "FrozenLM":
-        """The same model read through other weights (a subset by name), without touching the model; differentiable."""
+        """Return the same model read through other weights (a subset by name), without touching the model;
+        differentiable."""
 
     @abstractmethod
     def adapted(self, change: Callable[[Any], Any]) -> "FrozenLM":
-        """A model read through a changed deep copy (another library's layers put in); this one stays as it is."""
+        """Return a model read through a changed deep copy (another library's layers put in); this one stays as it
+        is."""
 
     @abstractmethod
     def checkpointing(self, on: bool) -> "FrozenLM":
-        """A view that recomputes each layer in the backward pass; dropout stays off."""
+        """Return a view that recomputes each layer in the backward pass; dropout stays off."""
 
     @abstractmethod
     def second_order(self) -> "FrozenLM":
-        """A view whose attention can be differentiated twice, for second-order meta-gradients."""
+        """Return a view whose attention can be differentiated twice, for second-order meta-gradients."""
 
     @abstractmethod
     def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:

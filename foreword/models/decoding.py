@@ -41,7 +41,7 @@ class Sampling:
 
     @staticmethod
     def of(decoding: Decoding, seed: int) -> "Sampling":
-        """What a format's decoding says of one sample; beams are another loop."""
+        """Return what a format's decoding says of one sample; beams are another loop."""
         return Sampling(
             max_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature if decoding.do_sample else 0.0,
@@ -56,7 +56,7 @@ class Sampling:
 
     @property
     def looks_back(self) -> bool:
-        """Whether what may come next depends on what was written."""
+        """Return whether what may come next depends on what was written."""
         return self.min_tokens > 0 or self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0
 
 
@@ -88,7 +88,7 @@ class Chooser:
 
 
 def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Tensor, "B"]:
-    """The next piece of each row: the likeliest, or one drawn from what temperature, top-k and top-p leave."""
+    """Return the next piece of each row: the likeliest, or one drawn from what temperature, top-k and top-p leave."""
     back = [index for index, row in enumerate(rows) if row.sampling.looks_back]
     if back:
         logits_BV = logits_BV.clone()
@@ -125,8 +125,8 @@ def _chosen(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Ten
 def looking_back(
     logits_V: Float[Tensor, "V"], sampling: Sampling, written: Sequence[int], ends: frozenset[int]
 ) -> Float[Tensor, "V"]:
-    """What was written less likely (or likelier), no n-gram a second time, and no end too early, in the library's own
-    order."""
+    """Return what was written less likely (or likelier), no n-gram a second time, and no end too early, in the
+    library's own order."""
     if sampling.repetition_penalty != 1 and written:
         at = torch.tensor(sorted(set(written)), device=logits_V.device)
         own = logits_V[at]
@@ -139,7 +139,7 @@ def looking_back(
 
 
 def _repeating(written: Sequence[int], size: int) -> list[int]:
-    """The pieces that would end an n-gram which was written before."""
+    """Return the pieces that would end an n-gram which was written before."""
     last = written[len(written) - size + 1 :] if size > 1 else []
     starts = range(len(written) - size + 1)
     return [written[at + size - 1] for at in starts if list(written[at : at + size - 1]) == list(last)]
@@ -195,7 +195,7 @@ class _Stop:
     fallback: list[int] = field(default_factory=lambda: [0, 0])
 
     def read(self, new: str) -> int | None:
-        """Where in the new text the word first ends, in characters; None if it does not."""
+        """Return where in the new text the word first ends, in characters; None if it does not."""
         if not self.word:
             return 0
         for at, character in enumerate(new, 1):
@@ -238,7 +238,7 @@ class IncrementalText:
         self._stops = [_Stop(word) for word in self.stop]
 
     def add(self, id: int) -> tuple[str, str, bool]:
-        """The piece's own text, the text that is ready with it, and whether a stop string ended it."""
+        """Return the piece's own text, the text that is ready with it, and whether a stop string ended it."""
         self._ids.append(id)
         known, whole = self._decode(self._ids[self._from : self._read]), self._decode(self._ids[self._from :])
         if whole.endswith(BROKEN):
@@ -249,7 +249,7 @@ class IncrementalText:
         return new, ready, stopped
 
     def end(self) -> str:
-        """What was held back, where the text ends for another reason."""
+        """Return what was held back, where the text ends for another reason."""
         known, whole = self._decode(self._ids[self._from : self._read]), self._decode(self._ids[self._from :])
         ready, stopped = self._release(whole[len(known) :])
         if not stopped:

@@ -112,7 +112,8 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
 
 
 def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
-    """A prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt in."""
+    """Return a prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt
+    in."""
     if prefix is None:
         return None
     sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
@@ -120,7 +121,8 @@ def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
 
 
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
-    """Texts at once: as many as memory has room for, beside the prefixes that rows share."""
+    """Return how many texts are written at once: as many as memory has room for, beside the prefixes that rows
+    share."""
     prefixes = {ask.prefix for ask in asks if ask.prefix is not None} if lm.kind == "causal" else set()
     shared = {prefix for prefix in prefixes if prefix.length >= SHARED}
     own = max(_length(ask) - (_ahead(ask) if ask.prefix in shared else 0) + ask.decoding.max_new_tokens for ask in asks)
@@ -132,7 +134,7 @@ def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
 
 
 def _bytes(lm: FrozenLM, site: str) -> int:
-    """Of one column's keys and values."""
+    """Return the bytes of one column's keys and values."""
     sizes = lm.sites[site]
     return 2 * sizes.layers * sizes.heads * sizes.head_size * torch.finfo(lm.dtype).bits // 8
 
@@ -243,7 +245,7 @@ class _Loop:
                 other.at = trunk.at
 
     def _step(self) -> None:
-        """One more piece of every text under way."""
+        """Write one more piece of every text under way."""
         if not self.texts:
             return
         count = len(self.texts)
@@ -289,7 +291,7 @@ class _Loop:
                 self.enough.add(text.row)
 
     def _leave(self) -> None:
-        """Texts that ended, and those of rows that have enough, give their places away."""
+        """Free the places of texts that ended, and of rows that have enough."""
         for index in reversed(range(len(self.texts))):
             text = self.texts[index]
             if text.stopped is not None or text.row in self.enough:

@@ -15,7 +15,7 @@ TABLES, LOOKED_UP, MASKS = 2**22, 2**27, 2**28
 
 
 def groups_of(encoded: Sequence[Encoded], trie: bool) -> Iterator[tuple[list[int], Parts | None]]:
-    """Rows to be read at once: those of a plan that is read in parts, and as many others as there is room for."""
+    """Yield rows to be read at once: those of a plan that is read in parts, and as many others as there is room for."""
     whole: list[int] = []
     apart: dict[int, list[int]] = {}
     for i, e in enumerate(encoded):
@@ -39,7 +39,7 @@ def groups_of(encoded: Sequence[Encoded], trie: bool) -> Iterator[tuple[list[int
 
 
 def _fits(encoded: Sequence[Encoded], trie: bool) -> bool:
-    """Whether rows may be read at once: their padded tables, what they look up, and the mask of their tries."""
+    """Return whether rows may be read at once: their padded tables, what they look up, and the mask of their tries."""
     count = Counter(id(e.plan) for e in encoded)
     plans = {id(e.plan): e.plan for e in encoded}
     layouts = {key: plan.layout(trie) for key, plan in plans.items() if plan is not None}

@@ -27,7 +27,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> FrozenLM:
-    """A frozen model by hub name, folder or embedded name.
+    """Return a frozen model by hub name, folder or embedded name.
 
     `kind` is read from the checkpoint where it is None. `dtype` None keeps the stored one, except for the embedded
     model, which is read as fp32. `quantise` is "int8", "int4" (four bits a weight, each in a byte of its own) or a
@@ -64,14 +64,15 @@ def load(
 
 @checked
 def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
-    """A frozen model from a loaded transformers model and its fast tokenizer; the model itself is left unchanged."""
+    """Return a frozen model from a loaded transformers model and its fast tokenizer; the model itself is left
+    unchanged."""
     from foreword.models.hf import loading
 
     return loading.wrap(model, tokenizer, _kind(kind))
 
 
 def _require_device(device: str | int | torch.device | None) -> None:
-    """Raises: ConfigError for a device that there is not."""
+    """Check that there is such a device. Raises: ConfigError."""
     if device is None:
         return
     try:

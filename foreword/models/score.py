@@ -156,8 +156,8 @@ def score_all(
 
 
 def _parted(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]) -> list[bool]:
-    """Which rows a longer label word would make so long that the model reads them otherwise: their words must not
-    share a model row, so that each is scored as it would be alone."""
+    """Return which rows a longer label word would make so long that the model reads them otherwise: their words must
+    not share a model row, so that each is scored as it would be alone."""
     if lm.begins_alike(1, lm.dims.context):
         return [False] * len(encoded)
     start_B = [0] * len(encoded) if bank is None else bank.start_T.cpu()[task_B.cpu()].tolist()
@@ -216,7 +216,7 @@ def _temperatures(temperatures: Sequence[float]) -> Float[Tensor, "Q"] | None:
 
 
 def _calibrated(score_BC: Float[Tensor, "B C"], reads: Reads) -> Float[Tensor, "B C"]:
-    """Each row's scores as its plan calibrates them; labels that a row lacks stay at -inf."""
+    """Return each row's scores as its plan calibrates them; labels that a row lacks stay at -inf."""
     if reads.shift_QC is not None:
         score_BC = score_BC + reads.shift_QC[reads.plan_B].to(score_BC)
     if reads.temperature_Q is not None:
@@ -306,7 +306,7 @@ def _taken(base: Batch, row_M: Int[Tensor, "M"], read_MR: Int[Tensor, "M R"]) ->
 
 
 def _tree(sees_MKK: Bool[Tensor, "M K K"], place_MK: Int[Tensor, "M K"], columns: int) -> Bool[Tensor, "M S S"]:
-    """All ones but between the pieces appended to a row, where a piece sees itself and those it goes on from."""
+    """Return all ones but between the pieces appended to a row, where a piece sees itself and those it goes on from."""
     tree_MSS = torch.ones(len(place_MK), columns, columns, dtype=torch.bool)
     row_M = torch.arange(len(place_MK))[:, None, None]
     tree_MSS[row_M, place_MK[:, :, None], place_MK[:, None, :]] = sees_MKK
@@ -334,7 +334,8 @@ def _normalisers(
 def _labels(
     value_BCWn: Float[Tensor, "B C W n"], real_BCWn: Bool[Tensor, "B C W n"], mean_B: Bool[Tensor, "B"]
 ) -> Float[Tensor, "B C"]:
-    """Pieces to words by sum or mean, words to labels by log-sum-exp; -inf for labels that a row does not have."""
+    """Return label scores: pieces to words by sum or mean, words to labels by log-sum-exp; -inf for labels that a row
+    does not have."""
     word_BCW = torch.where(real_BCWn, value_BCWn, 0).sum(-1)
     count_BCW = real_BCWn.sum(-1).clamp(min=1)
     word_BCW = word_BCW / torch.where(mean_B[:, None, None], count_BCW, 1)

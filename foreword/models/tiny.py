@@ -15,7 +15,7 @@ def tiny(
     dtype: Any = None,
     device: Any = None,
 ) -> FrozenLM:
-    """A BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; sentences in, chance out."""
+    """Return a BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; sentences in, chance out."""
     from foreword.models.hf import tiny_checkpoints as parts
     from foreword.models.hf.loading import as_dtype, wrap
 

@@ -34,7 +34,7 @@ ASIDE = (LONG_NAME, *EXTENDED, tarfile.XGLTYPE)
 
 
 def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
-    """The files of one artefact folder in a tar, tar.gz or zip; no more than the limit is ever unpacked.
+    """Return the files of one artefact folder in a tar, tar.gz or zip; no more than the limit is ever unpacked.
 
     Raises: ArtefactError that says what does not belong there.
     """
@@ -67,7 +67,7 @@ def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
 
 
 def pack_archive(folder: str | Path) -> bytes:
-    """A folder's artefact as a tar.gz; the same bytes every time."""
+    """Return a folder's artefact as a tar.gz; the same bytes every time."""
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         for name in FILES:
@@ -84,7 +84,7 @@ def pack_archive(folder: str | Path) -> bytes:
 
 
 def read_upload(data: bytes, *, limit: int = LIMIT) -> tuple[dict[str, bytes], Artefact]:
-    """The files and the artefact that they are: hash, names, sizes, dtypes and finiteness checked.
+    """Return the files and the artefact that they are: hash, names, sizes, dtypes and finiteness checked.
 
     Raises: ArtefactError. Whether it fits a model is that model's to say.
     """
@@ -131,7 +131,7 @@ def _tarred(data: bytes, limit: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _told_name(kind: bytes, told: bytes) -> str | None:
-    """The name of the next member where it is too long for its own header."""
+    """Return the name of the next member where it is too long for its own header."""
     if kind == LONG_NAME:
         return told.rstrip(b"\0").decode("utf-8", "replace")
     at, name = 0, None
@@ -192,12 +192,12 @@ def _too_large(limit: int) -> ArtefactError:
 
 
 def _short(text: str) -> str:
-    """Errors may quote what was sent, but not all of it."""
+    """Shorten a text: errors may quote what was sent, but not all of it."""
     return text if len(text) <= 300 else text[:290] + " ... "
 
 
 def _check_size(record: bytes) -> None:
-    """Raises: ArtefactError for JSON so long or deep that reading it would take all there is."""
+    """Check the size of JSON. Raises: ArtefactError if it is so long or deep that reading it would take all memory."""
     if len(record) > LONGEST:
         raise ArtefactError(f"{RECORD} has {len(record):,} bytes; {LONGEST:,} are allowed.")
     depth = deepest = 0
@@ -218,7 +218,7 @@ def _check_size(record: bytes) -> None:
 
 
 def _check_lengths(artefact: Artefact) -> None:
-    """Whether one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
+    """Return whether one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
     form = artefact.format
     rules = {
         "config": _is_finite([artefact.config, artefact.recipe, artefact.trace]),

@@ -104,7 +104,8 @@ class Labeller:
     rate: float = 0.0
 
     def step(self) -> None:
-        """One pass over the rows whose turn it is, of as many prompts as they have. Who has ended is dropped."""
+        """Score the rows whose turn it is, of as many prompts as they have, in one pass; drop the jobs that have
+        ended."""
         taken = self.waiting.take(self.lm.batch_tokens)
         if taken:
             attempt(self._label, taken, [unit.job.of.result for unit in taken])
@@ -130,7 +131,7 @@ class Labeller:
 
 
 def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "L"] | None:
-    """The scores of all labels of the row, once all parts of its label words were read."""
+    """Return the scores of all labels of the row, once all parts of its label words were read."""
     job = unit.job
     if job.parts is None:
         return score_C
@@ -141,7 +142,7 @@ def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "L"] | None
 
 
 def _judged(job: Labelling, score_C: Float[Tensor, "C"]) -> Judged:
-    """Raises: ModelError for scores that are not numbers."""
+    """Return a row's label with its probabilities. Raises: ModelError for scores that are not numbers."""
     probability_C = score_C[: len(job.names)].softmax(-1)
     if not bool(torch.isfinite(probability_C).all()):
         raise ModelError(f"{job.entry.version.name} gave scores that are not numbers; use another --dtype.")

@@ -83,17 +83,17 @@ class Engine:
 
     @property
     def ended(self) -> bool:
-        """Whether it has stopped, as it was asked to or not."""
+        """Return whether it has stopped, as it was asked to or not."""
         return self._ended.is_set()
 
     @property
     def failure(self) -> str | None:
-        """Why it stopped without being asked to, in a sentence."""
+        """Return why the engine stopped without being asked to, in a sentence; None if it did not."""
         return self._failure
 
     @property
     def held(self) -> float:
-        """Seconds since the step or the reading that is under way was begun; 0 if nothing is."""
+        """Return seconds since the step or the reading that is under way was begun; 0 if nothing is."""
         begun = [since for since in (self._since, self._front.since) if since is not None]
         return time.monotonic() - min(begun) if begun else 0.0
 
@@ -163,7 +163,10 @@ class Engine:
         result.add_done_callback(ended)
 
     def _check_room(self, rows: int, by: Client) -> None:
-        """Raises: Busy if the engine is full, or the key has as many rows as it may."""
+        """Check that there is room for more rows.
+
+        Raises: Busy if the engine is full, or the key has as many rows as it may.
+        """
         why, total, mine = self._rows.refusal(by.id, rows, by.rows), self._rows.total, self._rows.of[by.id]
         if why is None:
             return
@@ -262,7 +265,7 @@ class Engine:
         self._jobs.put(None)
 
     def _stop(self) -> None:
-        """Nothing that was accepted is lost silently: what has not ended is told so."""
+        """Stop, and tell every job that has not ended: nothing that was accepted is lost silently."""
         with self._lock:
             self._open, self._over = False, True
             rest = [*self._unanswered]  # wherever they are: what an error came upon may be in no queue
@@ -273,7 +276,7 @@ class Engine:
 
 
 def _size(asked: Sequence[RowRequest]) -> float:
-    """What reading costs, in characters; a row without any costs something too."""
+    """Return what reading costs, in characters; a row without any costs something too."""
     size = 0
     for one in asked:
         texts = (one.text or "", *one.fields.values(), *(text for _, text in one.messages), *one.options)
@@ -282,7 +285,7 @@ def _size(asked: Sequence[RowRequest]) -> float:
 
 
 def require_served(lm: FrozenLM) -> None:
-    """Raises: ModelError for a model that is not served."""
+    """Check that a model can be served. Raises: ModelError."""
     if lm.kind == "seq2seq":
         raise ModelError(
             f"{lm.name!r} is an encoder-decoder model, which foreword serve does not read yet; use foreword predict "

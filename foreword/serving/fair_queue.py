@@ -101,7 +101,10 @@ class Turns(Generic[J]):
         self._size += 1
 
     def next(self, skip: frozenset[str] = frozenset()) -> J | None:
-        """The job whose turn it is, which stays; None if none waits. Jobs that have ended go. `skip` names keys."""
+        """Return the job whose turn it is, which stays; None if none waits.
+
+        Jobs that have ended go. `skip` names keys.
+        """
         while True:
             keys = [key for key in self._jobs if key not in skip] if skip else self._jobs
             if not keys:
@@ -127,7 +130,7 @@ class Turns(Generic[J]):
             self._clock = {key: at for key, at in self._clock.items() if key in self._jobs or at > self._now}
 
     def _drop_ended(self) -> None:
-        """Those that nobody waits for, wherever they stand: else whoever asks and goes fills the memory."""
+        """Drop jobs that nobody waits for, wherever they stand: clients that ask and leave would fill the memory."""
         for jobs in self._jobs.values():
             jobs.drop_ended()
         self._jobs = {key: jobs for key, jobs in self._jobs.items() if len(jobs)}

@@ -65,7 +65,7 @@ class Labelling:
     words: dict[int, Float[Tensor, "W"]] = field(default_factory=dict)
 
     def units(self) -> "list[Unit]":
-        """What there is to read, each within what one pass may take."""
+        """Return what there is to read, each within what one pass may take."""
         if self.parts is None:
             return [Unit(self, 0, self.row)]
         return [Unit(self, n, replace(self.row, plan=plan)) for n, plan in enumerate(self.parts.plans)]
@@ -116,7 +116,7 @@ class TextJob:
 
     @property
     def cost(self) -> float:
-        """Tokens to be read and at most to be generated."""
+        """Return tokens to be read and at most to be generated."""
         return float(self.sampling.max_tokens + (0 if self.row is None else len(self.row.ids_S)))
 
     @property
@@ -143,7 +143,7 @@ class EncodingJob:
 
 
 def columns(entry: Entry | None, row: Encoded) -> int:
-    """What a row takes of the context, its prompt included."""
+    """Return what a row takes of the context, its prompt included."""
     return len(row.ids_S) + (0 if entry is None else entry.value.text_start)
 
 

@@ -45,7 +45,7 @@ class Journal:
         self._turn = threading.Lock()  # to change something: held while files are written, and never by readers
 
     def names(self) -> list[str]:
-        """Those that are served, in order."""
+        """Return those that are served, in order."""
         with self.lock:
             if self._names is None:
                 self._names = sorted(name for name, state in self.states.items() if state["current"] is not None)
@@ -53,12 +53,15 @@ class Journal:
 
     @property
     def behind(self) -> bool:
-        """Whether others have changed something; a look at one file."""
+        """Return whether others have changed something; a look at one file."""
         return self._read_mark() != self._mark
 
     @contextlib.contextmanager
     def alone(self, how: int) -> Iterator[None]:
-        """One thread of this process, and with LOCK_EX one process of all. Readers of what is in memory do not wait."""
+        """Yield one thread of this process, and with LOCK_EX one process of all.
+
+        Readers of what is in memory do not wait.
+        """
         if self.read_only:
             with self._turn:
                 yield
@@ -86,7 +89,10 @@ class Journal:
         self.take(name, state)
 
     def write_many(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Thousands at a time wait under another name until all are on the disk, and are then renamed."""
+        """Write many states.
+
+        Thousands at a time wait under another name until all are on the disk, and are then renamed.
+        """
         if not states:
             return
         for name, state in states.items():
@@ -183,7 +189,10 @@ def empty() -> dict[str, Any]:
 
 
 def with_version(state: dict[str, Any], sha256: str, by: str = "", size: int = 0) -> dict[str, Any]:
-    """The state with its next version, which is current. A key that added it is noted, with the version's bytes."""
+    """Return the state with its next version, which is current.
+
+    A key that added it is noted, with the version's bytes.
+    """
     number, current = state["next"], state["current"]
     told = {"sha256": sha256, "added": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     told |= {"by": by, "bytes": size} if by else {}
@@ -197,7 +206,7 @@ def with_version(state: dict[str, Any], sha256: str, by: str = "", size: int = 0
 
 
 def without_versions(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
-    """The state without these versions, whose folders stay for a while and whose bytes are still their key's."""
+    """Return the state without these versions, whose folders stay for a while and whose bytes are still their key's."""
     versions = state["versions"]
     owed = {number: versions[number] for number in numbers if "by" in versions[number]}
     return {
@@ -209,24 +218,24 @@ def without_versions(state: dict[str, Any], numbers: list[str]) -> dict[str, Any
 
 
 def cleared(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
-    """The state once the folders of these removed versions are gone."""
+    """Return the state once the folders of these removed versions are gone."""
     left = {**state, "gone": {number: when for number, when in state["gone"].items() if number not in numbers}}
     owed = {number: about for number, about in left.pop("owed", {}).items() if number not in numbers}
     return {**left, **({"owed": owed} if owed else {})}
 
 
 def due(state: dict[str, Any]) -> list[str]:
-    """Numbers of the removed versions whose time is over, or in the future since somebody set the clock."""
+    """Return numbers of the removed versions whose time is over, or in the future since somebody set the clock."""
     return [number for number, when in state["gone"].items() if not 0 <= time.time() - when < GRACE]
 
 
 def dumped(state: dict[str, Any]) -> bytes:
-    """A name's state as its file has it, with a hash of all that it says."""
+    """Return a name's state as its file has it, with a hash of all that it says."""
     return json.dumps({**state, SEAL: _digest(state)}).encode()
 
 
 def parsed(text: bytes) -> dict[str, Any]:
-    """A name's state; one of before states had a hash is read as well. Raises: ValueError where it is none."""
+    """Return a name's state; one of before states had a hash is read as well. Raises: ValueError where it is none."""
     try:
         state = json.loads(text)
         seal = state.pop(SEAL, None)
@@ -241,7 +250,7 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 
 def _check(state: dict[str, Any]) -> None:
-    """Raises: ValueError or whatever looking at something else ends with."""
+    """Check a state. Raises: ValueError, or the error of reading something else."""
     share, current, adopted = state["share"], state["current"], state["adopted"]
     numbers = {int(number) for number in state["versions"]}
     named = [*state["aliases"].values(), *([share["version"]] if share is not None else [])]

@@ -69,26 +69,32 @@ class KeyRing:
 
     @staticmethod
     def open(root: str | Path) -> "KeyRing":
-        """The keys of the store in this folder; none where it has no file of them. Raises: ConfigError."""
+        """Return the keys of the store in this folder; none where it has no file of them. Raises: ConfigError."""
         ring = KeyRing(Path(root) / "served" / FILE)
         ring.list()
         return ring
 
     @property
     def empty(self) -> bool:
-        """Whether there never were keys. Where the last one was removed nobody gets in, rather than everybody."""
+        """Return whether there never were keys.
+
+        Where the last one was removed nobody gets in, rather than everybody.
+        """
         self._read()
         return not self._found
 
     def list(self) -> list[Key]:
-        """Raises: ConfigError where the file is damaged."""
+        """Return all keys. Raises: ConfigError if the file is damaged."""
         self._read()
         if self._damage:
             raise ConfigError(f"{self.file} cannot be read as keys ({self._damage}); mend it or take it away.")
         return [key for _, key in self._keys.values()]
 
     def find(self, token: str | None) -> Key | None:
-        """Whose token this is; the same work whether its id is known or not. A damaged file is of nobody."""
+        """Return the key of a token, or None; the work is the same whether its id is known or not.
+
+        A damaged file has no keys.
+        """
         mark, _, rest = (token or "").partition("_")
         id, _, secret = rest.partition("_")
         wanted, key = self._read().get(id, (NOBODY, None))
@@ -99,7 +105,10 @@ class KeyRing:
     def add(
         self, infer: Sequence[str], administer: Sequence[str] = (), note: str = "", limits: Sequence[str] = ()
     ) -> str:
-        """A new key's token, which is told here and never again. Raises: ConfigError for a key that may do nothing."""
+        """Return a new key's token, which is told here and never again.
+
+        Raises: ConfigError for a key that may do nothing.
+        """
         if not [*infer, *administer] or not all([*infer, *administer]):
             raise ConfigError("A key has to allow something: name patterns to infer with, or to administer.")
         quota = Quota().with_limits(limits)
@@ -113,7 +122,7 @@ class KeyRing:
         return f"{PREFIX}_{id}_{secret}"
 
     def remove(self, id: str) -> None:
-        """Raises: ConfigError where no key has this id."""
+        """Remove a key. Raises: ConfigError if no key has this id."""
 
         def without(entries: Entries) -> Entries:
             removed = _entry(entries, id)
@@ -182,7 +191,10 @@ def _key(entry: dict[str, Any]) -> Key:
 
 
 def _entry(entries: Entries, id: str) -> dict[str, Any]:
-    """Raises: ConfigError if no key has this id; a text that is no id may be a key, which no error shows."""
+    """Return the entry of a key.
+
+    Raises: ConfigError if no key has this id; a text that is no id may be a key, which no error shows.
+    """
     found = next((entry for entry in entries if entry["id"] == id), None)
     if found is None:
         shown = f"the id {id!r}" if re.fullmatch("[0-9a-f]{1,16}", id) else "that id (one has 16 characters of base 16)"

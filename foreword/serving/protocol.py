@@ -143,36 +143,39 @@ class Works(Protocol):
 
     @property
     def continues(self) -> bool:
-        """Whether texts can be continued; a masked model only labels them."""
+        """Return whether texts can be continued; a masked model only labels them."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether it has stopped, as it was asked to or not."""
+        """Return whether it has stopped, as it was asked to or not."""
         ...
 
     @property
     def failure(self) -> str | None:
-        """Why it stopped without being asked to, in a sentence."""
+        """Return why the engine stopped without being asked to, in a sentence; None if it did not."""
         ...
 
     @property
     def held(self) -> float:
-        """Seconds since it last made progress while work waits; 0 if it does, or nothing waits."""
+        """Return the seconds since the engine last made progress while work waits; 0 if it does, or nothing waits."""
         ...
 
     def classify(self, rows: Sequence[RowRequest], by: Client = ANYBODY) -> Future[list[Judged]]:
-        """Labels of rows, each with its own prompt. Raises: Busy; the future: ForewordError that says what is wrong."""
+        """Return the labels of rows, each with its own prompt.
+
+        Raises: Busy; the future: ForewordError that says what is wrong.
+        """
         ...
 
     def generate(
         self, row: RowRequest, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
     ) -> Ticket:
-        """Text after a row. `on_delta` is called on the engine's thread. Raises: Busy."""
+        """Continue a row in text. `on_delta` is called on the engine's thread. Raises: Busy."""
         ...
 
     def check(self, artefact: Artefact) -> None:
-        """Whether a prompt fits this model. Raises: ArtefactError, ConfigError in one sentence."""
+        """Return whether a prompt fits this model. Raises: ArtefactError, ConfigError in one sentence."""
         ...
 
     def load(self) -> Load: ...

@@ -28,7 +28,7 @@ class Quota:
 
     @staticmethod
     def read(limits: Any) -> "Quota":
-        """Raises: ValueError for what `as_dict` never gives."""
+        """Read a quota. Raises: ValueError for what `as_dict` never returns."""
         if not isinstance(limits, Mapping) or not limits.keys() <= {*NAMES}:
             raise ValueError(f"limits are of {', '.join(NAMES)}")
         if not all(type(value) is int and value >= 0 for value in limits.values()):
@@ -39,7 +39,7 @@ class Quota:
         return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
 
     def with_limits(self, texts: Sequence[str]) -> "Quota":
-        """This one with `rows=100`, `bytes=2GB` or `rows=none` in place of what it has. Raises: ConfigError."""
+        """Return this one with `rows=100`, `bytes=2GB` or `rows=none` in place of what it has. Raises: ConfigError."""
         changed: dict[str, int | None] = {}
         for text in texts:
             name, mark, value = text.partition("=")
@@ -58,7 +58,7 @@ class Quota:
         return replace(self, **changed)
 
     def before(self, other: "Quota") -> "Quota":
-        """This one, with the other's limits where it has none."""
+        """Return this one, with the other's limits where it has none."""
         return Quota(**{**other.as_dict(), **self.as_dict()})
 
 
@@ -67,7 +67,7 @@ NAMES = tuple(field.name for field in fields(Quota))
 
 
 def parse_size(text: str) -> int:
-    """Bytes of 512MB, 2GB, or a number of bytes. Raises: ConfigError."""
+    """Return bytes of 512MB, 2GB, or a number of bytes. Raises: ConfigError."""
     number = text.strip().upper().rstrip("BKMGT")
     unit = text.strip().upper()[len(number) :].strip()
     digits = number.strip().replace(".", "", 1)
@@ -90,7 +90,7 @@ class Shares:
         self.of: Counter[str] = Counter()
 
     def refusal(self, key: str, count: int, own: int | None = None) -> Literal["own", "all"] | None:
-        """Why a key may not have so many more: its `own` limit, or that of all; None if it may."""
+        """Return why a key may not have so many more: its `own` limit, or that of all; None if it may."""
         mine = self.of[key] + count
         if own is not None and mine > own:
             return "own"
@@ -143,7 +143,8 @@ class KeyUsage:
 
 
 def used_by(state: Mapping[str, Any]) -> dict[str, Used]:
-    """What one name's state keeps for the keys that added its versions; removed ones keep bytes until they are gone."""
+    """Return what one name's state keeps for the keys that added its versions; removed ones keep bytes until they are
+    gone."""
     found: dict[str, Used] = {}
     for versions, counted in ((state.get("versions"), 1), (state.get("owed"), 0)):
         for about in (versions or {}).values():

@@ -157,7 +157,7 @@ def _ray() -> Iterator[Any]:
 
 
 def _library() -> Any:
-    """Raises: ConfigError that says what to install."""
+    """Import Ray. Raises: ConfigError that says what to install."""
     try:
         from ray import serve
         from ray.serve.handle import DeploymentHandle
@@ -170,7 +170,7 @@ def _library() -> Any:
 
 
 def _deployed(plan: ReplicaPlan, replicas: int) -> "DeploymentHandle[Any]":
-    """All replicas, once they answer. Raises: ConfigError with the reason why they cannot start."""
+    """Return all replicas, once they answer. Raises: ConfigError with the reason why they cannot start."""
     import ray
     from ray import serve
 
@@ -196,7 +196,8 @@ def _deployed(plan: ReplicaPlan, replicas: int) -> "DeploymentHandle[Any]":
 
 
 def share(cores: Sequence[int], replicas: int) -> float:
-    """How many processors each replica may have where a machine has so many each; less than one where they are few."""
+    """Return how many processors each replica may have where a machine has so many each; less than one where they are
+    few."""
     for size in range(max(cores, default=0), 0, -1):
         if sum(own // size for own in cores) >= replicas:
             return float(size)

@@ -36,7 +36,7 @@ class RequestEncoder:
     work: int
 
     def labelling(self, asked: Sequence[RowRequest], result: Future[list[Judged]]) -> list[Labelling]:
-        """The rows of one request, in order. Raises: ForewordError that says what is wrong with one of them."""
+        """Return the rows of one request, in order. Raises: ForewordError that says what is wrong with one of them."""
         whole = Judging(result, [None] * len(asked), len(asked))
         jobs: dict[int, Labelling] = {}
         own: dict[Version, list[int]] = {}
@@ -61,7 +61,10 @@ class RequestEncoder:
         return [jobs[index] for index in range(len(asked))]
 
     def _check_work(self, jobs: Sequence[Labelling]) -> None:
-        """Raises: ConfigError for rows of one request that take more than a request may, or whose answer would."""
+        """Check how much work the rows of one request take.
+
+        Raises: ConfigError for more than a request may take, answers included.
+        """
         tokens = sum(job.row.tokens for job in jobs)
         if tokens > self.work:
             words = max(job.row.tokens - len(job.row.ids_S) for job in jobs)
@@ -114,7 +117,7 @@ class RequestEncoder:
                 raise ConfigError(f"{name} is {value!r}; it must be {greedy}{allowed}.")
 
     def _to_continue(self, asked: RowRequest) -> tuple[Entry | None, Encoder, Row]:
-        """The prompt, how a row is put to the model, and the row."""
+        """Return the prompt, how a row is put to the model, and the row."""
         if asked.version is not None:
             entry = self.bank.entry(asked.version)
             return entry, entry.plain, _row(entry, asked, labelled=False)
@@ -133,7 +136,7 @@ class RequestEncoder:
         return None, self.bank.encoder(form, 0), Row(fields, None, (), asked.where)
 
     def _today(self, form: Format) -> Format:
-        """The format with today as its clock: the model alone answers of the day on which it is asked.
+        """Return the format with today as its clock: the model alone answers of the day on which it is asked.
 
         The hour is left at midnight, so that the rows of a day share what is compiled for them.
         """
@@ -144,7 +147,10 @@ class RequestEncoder:
 
 
 def _row(entry: Entry, asked: RowRequest, *, labelled: bool) -> Row:
-    """What was asked as a row of the prompt's fields. Raises: DataError, ConfigError that say what is missing."""
+    """Return what was asked as a row of the prompt's fields.
+
+    Raises: DataError, ConfigError that say what is missing.
+    """
     given: Any = dict(asked.fields)
     if asked.messages:
         if len(asked.messages) != 1 or asked.messages[0][0] != "user":

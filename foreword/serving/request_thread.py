@@ -38,7 +38,7 @@ class Front:
         self._thread.join(seconds)
 
     def _next(self) -> EncodingJob | None:
-        """None if it is to end."""
+        """Return the next step; None if it is to end."""
         with self._changed:
             while (reading := self._turns.next()) is None:
                 self.since = None

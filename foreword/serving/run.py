@@ -58,7 +58,7 @@ class BoundedConnection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether no request of it is under way."""
+        """Return whether no request of it is under way."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -170,7 +170,7 @@ class _Stopping(uvicorn.Server):
 
 
 def require_loopback(host: str, keys: KeyRing) -> None:
-    """Raises: ConfigError where others could reach a server that has no keys."""
+    """Check that a server without keys is reached from this machine alone. Raises: ConfigError."""
     if keys.empty and not is_loopback(host):
         raise ConfigError(
             f"--host {host} lets other machines in, and there are no keys: whoever comes could use and change every "

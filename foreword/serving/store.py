@@ -59,7 +59,10 @@ class Version:
 
 
 def read_version(version: Version) -> dict[str, bytes]:
-    """A version's files, which are those that were stored. Raises: ArtefactError in a sentence without its path."""
+    """Return a version's files, which are those that were stored.
+
+    Raises: ArtefactError in a sentence without its path.
+    """
     try:
         contents = _files_of(version.folder)
     except OSError as error:
@@ -73,7 +76,7 @@ def read_version(version: Version) -> dict[str, bytes]:
 
 
 def is_whole(version: Version) -> bool:
-    """Whether `read_version` would read it."""
+    """Return whether `read_version` would read it."""
     try:
         read_version(version)
     except ArtefactError:
@@ -115,7 +118,7 @@ class PromptStore:
 
     @staticmethod
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
-        """A store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
+        """Return a store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
 
         A folder that cannot be written is served as it is, and refuses changes. A name whose state is damaged stands in
         `damaged` and stays as it is; the others are served.
@@ -151,14 +154,15 @@ class PromptStore:
 
     @property
     def read_only(self) -> bool:
-        """Whether the folder cannot be written: its prompts are served, and none is added, changed or removed."""
+        """Return whether the folder cannot be written: its prompts are served, and none is added, changed or
+        removed."""
         return self._journal.read_only
 
     # Reading.
 
     @property
     def damaged(self) -> dict[str, str]:
-        """Names that cannot be served, each with a sentence that says why."""
+        """Return the names that cannot be served, each with a sentence that says why."""
         return dict(sorted({**self._unread, **self._journal.damaged}.items()))
 
     def names(self) -> list[str]:
@@ -166,7 +170,7 @@ class PromptStore:
 
     @property
     def changes(self) -> int:
-        """How often a state has changed, as far as this process knows: while it stays, so do the names."""
+        """Return how often a state has changed, as far as this process knows: while it stays, so do the names."""
         return self._journal.changes
 
     def has(self, name: str) -> bool:
@@ -174,7 +178,7 @@ class PromptStore:
         return state is not None and state["current"] is not None
 
     def served(self, name: str) -> Served:
-        """Raises: UnknownPrompt."""
+        """Return what is served under a name. Raises: UnknownPrompt."""
         with self._journal.lock:
             state = self._state(name)
             versions = tuple(self._version(name, int(number)) for number in sorted(state["versions"], key=int))
@@ -186,7 +190,8 @@ class PromptStore:
             )  # fmt: skip
 
     def resolve(self, model: str, draw: float = 0.0) -> Version:
-        """The version that `name`, `name@3` or `name@alias` means; `draw` in [0, 1) falls in a share of `name` or not.
+        """Return the version that `name`, `name@3` or `name@alias` means; `draw` in [0, 1) falls in a share of `name`
+        or not.
 
         Raises: UnknownPrompt, ConfigError.
         """
@@ -238,11 +243,10 @@ class PromptStore:
     # Changing.
 
     def add(self, name: str, contents: Mapping[str, bytes], *, by: str = "", quota: Quota | None = None) -> Version:
-        """A new version, which becomes the current one at once; the bytes of the current one give that.
+        """Return a new version, which becomes the current one at once; the bytes of the current one give that.
 
-        It counts for the key that it is added `by`, whose `quota` it may not exceed.
-        Raises: ConfigError for a name that cannot be one; OverQuota; OSError where the disk refuses, and nothing has
-        changed.
+        It counts for the key that it is added `by`, whose `quota` it may not exceed. Raises: ConfigError for a name
+        that cannot be one; OverQuota; OSError where the disk refuses, and nothing has changed.
         """
         check_name(name)
         if not {RECORD, TENSORS} <= contents.keys() <= {*FILES}:
@@ -311,7 +315,7 @@ class PromptStore:
             self._journal.write(name, {**state, "share": share})
 
     def remove(self, name: str, number: int | None = None) -> None:
-        """The whole name, or one version that nothing points to. Raises: UnknownPrompt, ConfigError."""
+        """Remove the whole name, or one version that nothing points to. Raises: UnknownPrompt, ConfigError."""
         with self._journal.changing():
             state = self._state(name)
             if number is None:
@@ -333,7 +337,7 @@ class PromptStore:
     # Parts of it.
 
     def _check_quota(self, state: dict[str, Any], by: str, size: int, quota: Quota) -> None:
-        """Raises: OverQuota for one more version of a name with this state."""
+        """Check that one more version of a name with this state is within the quota. Raises: OverQuota."""
         used = self._journal.usage.of(by)
         first = not any(about.get("by") == by for about in state["versions"].values())
         for what, have, more, most in (
@@ -384,7 +388,7 @@ class PromptStore:
         self._journal.write_many(changed)
 
     def _clear_strays(self) -> None:
-        """Folders that a killed process never named."""
+        """Remove the folders that a killed process never named."""
         with os.scandir(self.served_folder / NAMES) as entries:
             folders = [e for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
         for folder in folders:
@@ -400,7 +404,7 @@ class PromptStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _adopt(self) -> None:
-        """What training put into the folder, where its bytes are not those that were adopted last."""
+        """Adopt what training put into the folder, if its bytes are not those that were adopted last."""
         changed: dict[str, dict[str, Any]] = {}
         for name, folder in self._sources.items():
             if name in self._journal.damaged:

@@ -23,12 +23,12 @@ LOGITS = 2**22  # of pieces that were given, at once
 
 
 def continues(lm: FrozenLM) -> bool:
-    """Whether the model continues text, as far as a server goes."""
+    """Return whether the model continues text, as far as a server goes."""
     return lm.kind == "causal" and lm.takes_prefix
 
 
 def widest(lm: FrozenLM, room: Room) -> int:
-    """The longest row that generation has room for: a power of two of columns, or the whole context."""
+    """Return the longest row that generation has room for: a power of two of columns, or the whole context."""
     dims = lm.dims
     column = 2 * dims.layers * dims.heads * dims.head_size * torch.finfo(lm.dtype).bits // 8
     fits = room.cache // (room.rows * column)
@@ -43,15 +43,15 @@ def widest(lm: FrozenLM, room: Room) -> int:
 
 
 def _columns(job: TextJob, row: Encoded) -> list[int]:
-    """The columns of the row as it is read that say how likely the pieces to be shown are, but for the first of them:
-    each is told by the column before it."""
+    """Return the columns of the row as it is read that say how likely the pieces to be shown are, but for the first of
+    them: each is told by the column before it."""
     assert job.row is not None, "rows are read before they wait"
     gone = len(job.row.ids_S) - len(row.ids_S)
     return [column - 1 - gone for column, _ in job.spans[1:]]
 
 
 def _reading(before: Sequence[Sequence[int]], answer_B1: Int[Tensor, "B 1"]) -> Int[Tensor, "B R"]:
-    """The columns read of each row, padded with its last, which comes last."""
+    """Return the columns read of each row, padded with its last, which comes last."""
     read_BR = answer_B1.repeat(1, 1 + max(map(len, before)))
     for read_R, columns_ in zip(read_BR, before, strict=True):
         read_R[: len(columns_)] = torch.tensor(columns_, dtype=read_R.dtype)
@@ -140,7 +140,7 @@ class Writers:
         self.batches += 1
 
     def _prompt(self, job: TextJob, hidden_RD: Float[Tensor, "R D"]) -> tuple[Piece, ...]:
-        """The pieces of the text that was given, the first without a log-probability.
+        """Return the pieces of the text that was given, the first without a log-probability.
 
         Raises: ModelError for logits that are not numbers.
         """
@@ -158,7 +158,7 @@ class Writers:
         return tuple(pieces)
 
     def step(self) -> None:
-        """One more piece of every text that is under way."""
+        """Write one more piece of every text that is under way."""
         assert self.cache is not None or not self.under_way, "masked models write nothing"
         self._let_go()
         if not self.under_way:

@@ -15,7 +15,7 @@ FILES = (TENSORS, RECORD, CARD)
 
 
 def sources(path: Path) -> dict[str, Path]:
-    """The artefacts that training wrote, by name."""
+    """Return the artefacts that training wrote, by name."""
     if (present(path) / RECORD).is_file():
         return {path.resolve().name: present(path)}
     for parent in (path / "artefacts", path):
@@ -35,13 +35,17 @@ def form_of(record: Path) -> str:
 
 
 def stamp_of(folder: Path, at: int | None = None) -> list[list[int]]:
-    """Which files these are. Adopted ones stay linked, so that no other file gets their number."""
+    """Return a stamp of files, equal for the same ones.
+
+    Adopted ones stay linked, so that no other file gets their number.
+    """
     told = [os.stat(file if at is not None else folder / file, dir_fd=at) for file in (RECORD, TENSORS)]
     return [[one.st_ino, one.st_mtime_ns, one.st_size] for one in told]
 
 
 def link(source: Path, target: Path) -> list[list[int]]:
-    """The same files in another folder, and their stamp: hard links, since what training replaces gets new files.
+    """Return the same files in another folder, and their stamp: hard links, since what training replaces gets new
+    files.
 
     Where links fail they are copies. All are of one folder, even where training puts another in its place meanwhile.
     """

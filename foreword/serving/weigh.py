@@ -10,7 +10,7 @@ import torch
 
 
 def bytes_of(value: Any, apart: Iterable[Any] = ()) -> int:
-    """Bytes of a value and of all that it holds, each once, but for what is `apart`.
+    """Return the bytes of a value and of all that it holds, each once, but for what is `apart`.
 
     Containers, tensors, arrays and dataclasses are followed. Other objects (a tokenizer, say) are not the value's own.
     """

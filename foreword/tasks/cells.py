@@ -87,7 +87,7 @@ def _decoded(data: bytes, place: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a plain cell holds nothing: None, or a text of white space."""
+    """Return whether a plain cell holds nothing: None, or a text of white space."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 

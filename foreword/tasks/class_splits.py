@@ -20,12 +20,12 @@ _NAMED = Path(__file__).parents[1] / "data" / "splits"
 
 @cache
 def named_splits() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Published splits by name, then by data set: the classes of train, validation and test."""
+    """Return published splits by name, then by data set: the classes of train, validation and test."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8"))["data"] for path in sorted(_NAMED.glob("*.json"))}
 
 
 def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Task:
-    """A task of all rows at `source`, whose splits hold different classes; `how` goes to `read_task`.
+    """Return a task of all rows at `source`, whose splits hold different classes; `how` goes to `read_task`.
 
     `split` names a published split, or a JSON file with the classes of train, validation and test; by default the
     folder's own `splits.json`.
@@ -58,7 +58,7 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
 
 
 def has_classes(source: str | Path) -> bool:
-    """Whether a folder has a `splits.json` that keeps classes apart."""
+    """Return whether a folder has a `splits.json` that keeps classes apart."""
     file = Path(source) / OWN
     if not file.is_file():
         return False
@@ -69,14 +69,17 @@ def has_classes(source: str | Path) -> bool:
 
 
 def apart(task: Task) -> bool:
-    """Whether the training rows and the validation or test rows have no class in common."""
+    """Return whether the training rows and the validation or test rows have no class in common."""
     classes = {part: {row.label for row in task.rows(part)} for part in SPLITS}
     others = classes["validation"] | classes["test"]
     return bool(others) and not classes["train"] & others
 
 
 def refuse_leakage(tasks: Sequence[Task]) -> None:
-    """Raises: DataError that names two rows of different parts with one text, letters and digits alone compared."""
+    """Refuse splits that share a text.
+
+    Raises: DataError that names two rows of different parts with one text, letters and digits alone compared.
+    """
     seen: dict[str, tuple[str, Task, Row]] = {}
     for part in SPLITS:
         for task in tasks:
@@ -91,7 +94,8 @@ def refuse_leakage(tasks: Sequence[Task]) -> None:
 
 
 def plain(row: Row) -> str:
-    """The texts of a row without case, accents, spaces and punctuation; as they are where nothing else is left."""
+    """Return the texts of a row without case, accents, spaces and punctuation; as they are where nothing else is
+    left."""
     whole = "\n".join(row.fields[name] for name in sorted(row.fields))
     letters = [c for c in unicodedata.normalize("NFKD", whole).casefold() if c.isalnum()]
     return "".join(letters) or whole

@@ -47,13 +47,13 @@ class Summed:
     high: float = 1.0
 
     def value(self) -> float:
-        """The metric of the rows as they are."""
+        """Return the metric of the rows as they are."""
         rows = self.features_RF.shape[0]
         return float(self.reduce(np.asarray(self.features_RF.sum(axis=0)).reshape(1, -1), rows)[0])
 
 
 def mean_of(value_R: Float[np.ndarray, " R"]) -> Summed:
-    """A metric that is a mean over rows of values between 0 and 1."""
+    """Return a metric that is a mean over rows of values between 0 and 1."""
     return Summed(value_R[:, None], lambda sums_DF, rows: sums_DF[:, 0] / rows)
 
 
@@ -87,7 +87,7 @@ def tokenizers(targets: Targets) -> dict[str, str]:
 
 
 def require_library(metric: str) -> None:
-    """Raises: ConfigError that says what to install, where the metric's library is missing."""
+    """Check that the metric's library is installed. Raises: ConfigError that says what to install."""
     needed = NEEDS.get(metric)
     if needed is not None and importlib.util.find_spec(needed) is None:
         raise ConfigError(
@@ -205,7 +205,7 @@ def distinct(n: int, answers: Texts, by: str = "13a") -> Summed:
 
 
 def sentence_value(metric: str, answer: str, targets: Sequence[str]) -> float:
-    """The metric of one text alone; BLEU of as many orders as the text has, since few have four words right.
+    """Return the metric of one text alone; BLEU of as many orders as the text has, since few have four words right.
 
     NaN where the metric can't measure these targets.
     """
@@ -232,7 +232,7 @@ def _sacrebleu(name: str, answers: Texts, targets: Targets) -> Summed:
 
 @lru_cache(maxsize=8)
 def _scorer(name: str, targets: Targets) -> Any:
-    """A scorer that has read the references, which most often are those of the last texts as well."""
+    """Return a scorer that has read the references, which most often are those of the last texts as well."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -245,7 +245,8 @@ def _scorer(name: str, targets: Targets) -> Any:
 
 @lru_cache(maxsize=4)
 def _references(targets: Targets) -> tuple[dict[tuple[str, ...], float], list[list[tuple[Counter[Any], int]]]]:
-    """What each n-gram tells in bits (Doddington 2002, eq. 2), and every row's references as counts and lengths."""
+    """Return what each n-gram tells in bits (Doddington 2002, eq. 2), and every row's references as counts and
+    lengths."""
     counts: Counter[tuple[str, ...]] = Counter()
     words, counted, name = 0, [], words_by(targets)
     for own in targets:

@@ -31,7 +31,7 @@ class Episode:
     query: tuple[int, ...]
 
     def label(self, place: int, part: Literal["support", "query"]) -> int:
-        """The label of the row at `place` of the support or the query."""
+        """Return the label of the row at `place` of the support or the query."""
         return place * len(self.classes) // len(self.support if part == "support" else self.query)
 
 
@@ -51,7 +51,10 @@ class EpisodeSource:
     queries: int = 15
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError for sizes below 2, 1 and 1; DataError for options in rows, and texts on two sides."""
+        """Check the sizes of an episode.
+
+        Raises: ConfigError for sizes below 2, 1 and 1; DataError for options in rows, and texts on two sides.
+        """
         if self.ways < 2 or self.shots < 1 or self.queries < 1 or not self.tasks:
             raise ConfigError(
                 f"an episode of {self.ways} ways, {self.shots} shots and {self.queries} queries from "
@@ -66,12 +69,12 @@ class EpisodeSource:
 
     @property
     def by_classes(self) -> bool:
-        """Whether the splits hold different classes of one task, and not different rows of the same classes."""
+        """Return whether the splits hold different classes of one task, and not different rows of the same classes."""
         return len(self.tasks) == 1 and apart(self.tasks[0])
 
     @cached_property
     def _pools(self) -> dict[str, list[dict[int, list[int]]]]:
-        """For each split and task, the rows of every class that has enough."""
+        """Return for each split and task, the rows of every class that has enough."""
         found: dict[str, list[dict[int, list[int]]]] = {}
         for split in SPLITS:
             found[split] = []
@@ -84,11 +87,12 @@ class EpisodeSource:
         return found
 
     def has(self, split: Split) -> bool:
-        """Whether episodes can be drawn from this split: some task has two classes with a row more than the shots."""
+        """Return whether episodes can be drawn from this split: some task has two classes with a row more than the
+        shots."""
         return any(len(pools) > 1 for pools in self._pools[split])
 
     def draw(self, split: Split, seed: int, number: int) -> Episode:
-        """Raises: DataError where no two classes have enough rows."""
+        """Draw an episode. Raises: DataError if no two classes have enough rows."""
         able = [t for t, pools in enumerate(self._pools[split]) if len(pools) > 1]
         if not able:
             names = ", ".join(task.name for task in self.tasks)
@@ -111,7 +115,8 @@ class EpisodeSource:
         return [self.draw(split, seed, number) for number in range(first, first + count)]
 
     def as_task(self, split: Split, episode: Episode) -> Task:
-        """An episode as a task of its own, support rows to train on and query rows to test: for any other method."""
+        """Return an episode as a task of its own, support rows to train on and query rows to test: for any other
+        method."""
         task = self.tasks[episode.task]
         rows = task.rows(split)
         names = tuple(task.labels[c] for c in episode.classes)
@@ -139,7 +144,8 @@ class EpisodeSource:
 
 
 def joined(tasks: Mapping[str, Task], name: str) -> Task:
-    """All rows of several tasks under labels that begin with their task's name: what the record of a run is about."""
+    """Return all rows of several tasks under labels that begin with their task's name: what the record of a run is
+    about."""
     labels = [f"{key}: {label}" for key, task in tasks.items() for label in task.labels]
     fields = tuple(dict.fromkeys(field for task in tasks.values() for field in task.fields))
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}

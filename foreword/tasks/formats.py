@@ -17,7 +17,7 @@ CAP = 1024  # tokens of an answer at most, unless told otherwise: a prompt that 
 
 
 def words_of(label: str) -> str:
-    """The label word of a label's name: lower case, with `_`, `-`, `/` and spaces as one space."""
+    """Return the label word of a label's name: lower case, with `_`, `-`, `/` and spaces as one space."""
     return re.sub(r"[\s_\-/]+", " ", label).strip().lower() or label
 
 
@@ -65,12 +65,12 @@ def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
 
 
 def text_template(fields: Sequence[str]) -> str:
-    """A plain template for answers in text: each field on a line of its own."""
+    """Return a plain template for answers in text: each field on a line of its own."""
     return f"{shown(fields)}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
 
 
 def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Sequence[str], labels: Sequence[str]) -> str:
-    """A plain template for one text, a pair, or several fields."""
+    """Return a plain template for one text, a pair, or several fields."""
     if len(fields) == 1:
         text = written(Field(fields[0], True))
         return f"{text} It is {{mask}}." if kind == "masked" else f"Text: {text}\nLabel: {{answer}}"
@@ -80,14 +80,14 @@ def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Seque
 
 
 def generic_chat(fields: Sequence[str], words: Sequence[str]) -> list[dict[str, str]]:
-    """One user message that shows the fields and lists the answers."""
+    """Return one user message that shows the fields and lists the answers."""
     listed = ", ".join(written(literal(word)) for word in words)
     ask = f"Answer with one of these: {listed}." if words else "Answer the question."
     return [{"role": "user", "content": f"{shown(fields)}\n\n{ask}"}]
 
 
 def shown(fields: Sequence[str], between: str = "\n") -> str:
-    """The fields as a template shows them, each after its name; the first is cut if a row is too long."""
+    """Return the fields as a template shows them, each after its name; the first is cut if a row is too long."""
     return between.join(f"{_title(name)}{written(Field(name, i == 0))}" for i, name in enumerate(fields))
 
 
@@ -101,7 +101,7 @@ def build_format(
     chat: bool = False,
     **options: Any,
 ) -> Format:
-    """The Format of a task; what is not given is generic."""
+    """Return the Format of a task; what is not given is generic."""
     words = _label_words(labels, label_words)
     if template is None and options.get("decoding") is not None and not chat:
         template = text_template(fields)
@@ -139,6 +139,6 @@ def _label_words(
 
 
 def _title(name: str) -> str:
-    """A field's name as words of a template before its text; a name without words is left out."""
+    """Return a field's name as words of a template before its text; a name without words is left out."""
     words = re.sub(r"[_\-]+", " ", name).strip().capitalize()
     return f"{written(literal(words))}: " if words else ""

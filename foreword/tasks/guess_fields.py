@@ -96,7 +96,7 @@ def _why(reason: str | None) -> str:
 
 
 def warning(column: str, reason: str) -> str:
-    """The line on a column that is read although it gives the answer away."""
+    """Return the line on a column that is read although it gives the answer away."""
     return f"warning: column {column!r} {reason}; if it was made from the answer, the figures mean nothing"
 
 
@@ -177,7 +177,7 @@ def _names_label(whole: Sequence[str], answers: Sequence[str]) -> str | None:
 
 
 def _chance(hits: float, share: float, rows: int) -> float:
-    """Chernoff's bound on the probability of so many hits, each with the probability `share`."""
+    """Return Chernoff's bound on the probability of so many hits, each with the probability `share`."""
     rate = hits / rows
     if rate <= share:
         return 1.0
@@ -193,7 +193,7 @@ def _words(text: str) -> str:
 
 
 def _is_id(name: str, values: Sequence[str]) -> bool:
-    """Whether a column numbers or names its rows: by its own name, or by values that are numbers or codes."""
+    """Return whether a column numbers or names its rows: by its own name, or by values that are numbers or codes."""
     filled = [value.strip() for value in values if value.strip()]
     if not name.strip() or _ID.fullmatch(name) or _ID_CAMEL.fullmatch(name):
         return True

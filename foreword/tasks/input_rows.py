@@ -15,7 +15,7 @@ Given = str | Sequence[str] | Mapping[str, Any]
 
 
 def items_of(texts: Any) -> Iterable[Any]:
-    """The items of what predict is given: of a table its rows, of a column or a list what it holds.
+    """Return the items of what predict is given: of a table its rows, of a column or a list what it holds.
 
     Raises: ConfigError for one text, one row, or anything else whose items are no texts.
     """
@@ -36,7 +36,7 @@ def items_of(texts: Any) -> Iterable[Any]:
 
 
 def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True, options: Any = ()) -> Row:
-    """A row without a label from what a person gave. It needs no options where it is not to be `labelled`.
+    """Return a row without a label from what a person gave. It needs no options where it is not to be `labelled`.
 
     One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order; a row of a table
     that has names (of iterrows, itertuples or a structured array) is read by them, whatever their order. The row's

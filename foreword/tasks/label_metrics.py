@@ -33,7 +33,8 @@ def nll(score_BC: Scores, label_B: Labels) -> float:
 
 
 def ece(score_BC: Scores, label_B: Labels, bins: int = 15) -> float:
-    """Expected calibration error of the top label, bins of equal width closed on the right (Guo et al. 2017, eq. 3)."""
+    """Return expected calibration error of the top label, bins of equal width closed on the right (Guo et al. 2017, eq.
+    3)."""
     prob_B = np.exp(log_probabilities(score_BC).max(axis=1))
     hit_B = score_BC.argmax(axis=1) == label_B
     bin_B = np.clip(np.ceil(prob_B * bins).astype(int) - 1, 0, bins - 1)
@@ -62,7 +63,10 @@ def all_metrics(score_BC: Scores, label_B: Labels) -> dict[str, float]:
 
 
 def ranks(score_BC: Scores, label_B: Labels) -> Int[np.ndarray, " B"]:
-    """The rank of each row's right candidate, from 1. A tie counts against it: all that score as high come first."""
+    """Return the rank of each row's right candidate, from 1.
+
+    A tie counts against it: all that score as high come first.
+    """
     right_B1 = np.take_along_axis(score_BC, label_B[:, None], axis=1)
     return (score_BC >= right_B1).sum(axis=1)
 

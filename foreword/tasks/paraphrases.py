@@ -58,7 +58,7 @@ _INTENT = (
 
 
 def _about_pairs(first: str, second: str) -> tuple[str, ...]:
-    """Whether the second text follows from the first; the label words answer the question."""
+    """Return whether the second text follows from the first; the label words answer the question."""
     a, b = written(Field(first, True)), written(Field(second))
     return (
         f"{a}. Is it true that {b}? {{mask}}.",
@@ -98,7 +98,7 @@ def _about_several(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """A field's name as words of a template."""
+    """Return a field's name as words of a template."""
     return written(literal(name.replace("_", " ")))
 
 
@@ -110,7 +110,7 @@ _PAIRS = ("sick", "rte")
 
 
 def paraphrases(name: str, fields: Sequence[str]) -> tuple[str, ...]:
-    """Templates of a task by its name where it is known, else by its number of fields."""
+    """Return templates of a task by its name where it is known, else by its number of fields."""
     if name in _PAIRS and len(fields) == 2:
         return _about_pairs(*fields)
     if name in _KNOWN and list(fields) == ["text"]:

@@ -10,7 +10,7 @@ from foreword.tasks.task import Task
 
 
 def read_again(origin: Mapping[str, Any]) -> Task:
-    """The task that a `Task.origin` speaks of, read and drawn as it was.
+    """Return the task that a `Task.origin` speaks of, read and drawn as it was.
 
     Raises: DataError where it is not there any more.
     """
@@ -28,7 +28,7 @@ def read_again(origin: Mapping[str, Any]) -> Task:
 
 
 def draw_again(task: Task, origin: Mapping[str, Any]) -> Task:
-    """The task with rows drawn from it as the origin says, whatever place they were read from."""
+    """Return the task with rows drawn from it as the origin says, whatever place they were read from."""
     for step in origin.get("then", []):
         arguments = {key: value for key, value in step.items() if key != "how"}
         task = task.few_shot(**arguments) if step["how"] == "few_shot" else task.limit(**arguments)

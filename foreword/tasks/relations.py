@@ -48,7 +48,7 @@ class Facts:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """All objects of all relations: the vocabulary that an open question has."""
+        """Return all objects of all relations: the vocabulary that an open question has."""
         return tuple(sorted({o for relation in self.relations.values() for o in relation.objects}))
 
     def relation(self, name: str) -> Relation:
@@ -58,7 +58,7 @@ class Facts:
 
 
 def read_facts(folder: str | Path) -> Facts:
-    """Raises: DataError where rows or templates are missing or are not what they should be."""
+    """Read a folder of facts. Raises: DataError if rows or templates are missing or are not what they should be."""
     path = Path(folder).expanduser()
     try:
         templates = parse_json((path / "templates.json").read_text(encoding="utf-8-sig"))
@@ -88,7 +88,8 @@ def read_facts(folder: str | Path) -> Facts:
 def fact_task(
     relation: Relation, candidates: Sequence[str], *, keep: Callable[[str], bool] | None = None, origin: Any = None
 ) -> Task:
-    """A relation as a task: the subject is the text, the candidates are the labels, the label word is the object.
+    """Return a relation as a task: the subject is the text, the candidates are the labels, the label word is the
+    object.
 
     Rows whose object is no candidate, or that `keep` refuses, are left out, and the task's notes say how many. Without
     training rows (three relations of LAMA T-REx) only prompts that need none can be tried.
@@ -117,7 +118,7 @@ def fact_task(
 
 
 def templates_of(pattern: str) -> dict[str, str]:
-    """A pattern with [X] and [Y] for masked and, where nothing but signs follows [Y], for causal models.
+    """Return a pattern with [X] and [Y] for masked and, where nothing but signs follows [Y], for causal models.
 
     Raises: DataError where one of the two is missing or stands there twice.
     """
@@ -133,8 +134,8 @@ def templates_of(pattern: str) -> dict[str, str]:
 
 
 def fact_source(place: str, keep: Callable[[str], bool] | None = None) -> Task:
-    """`facts:FOLDER:RELATION`, or `facts:countries:capital` of the embedded facts, as a task whose candidates are the
-    relation's own objects."""
+    """Return `facts:FOLDER:RELATION`, or `facts:countries:capital` of the embedded facts, as a task whose candidates
+    are the relation's own objects."""
     folder, colon, name = place.rpartition(":")
     if not colon:
         raise ConfigError(f"facts:{place} names no relation; write facts:FOLDER:P19, or facts:countries:capital")
@@ -144,7 +145,7 @@ def fact_source(place: str, keep: Callable[[str], bool] | None = None) -> Task:
 
 
 def evidenced(relation: Relation, task: Task, seed: int = 0) -> Task:
-    """The task with a sentence before the question that tells the fact: a paraphrase of the relation, filled in.
+    """Return the task with a sentence before the question that tells the fact: a paraphrase of the relation, filled in.
 
     It is made from a pattern, not found in a text. Raises: DataError for a relation without paraphrases.
     """
@@ -166,8 +167,9 @@ def evidenced(relation: Relation, task: Task, seed: int = 0) -> Task:
 
 
 def perturbed(task: Task, seed: int = 0) -> Task:
-    """The control of Shin et al. 2020, section 5: in every row another object of the relation stands in the evidence,
-    and is the right answer. A model that reads the evidence answers with it, one that remembers the fact does not.
+    """Return the control of Shin et al. 2020, section 5: in every row another object of the relation stands in the
+    evidence, and is the right answer. A model that reads the evidence answers with it, one that remembers the fact does
+    not.
 
     Raises: DataError for a row whose evidence does not hold its object.
     """
@@ -187,7 +189,7 @@ def perturbed(task: Task, seed: int = 0) -> Task:
 
 
 def _swapped(text: str, old: str, new: str) -> str:
-    """Every whole-word occurrence replaced; where there is none, every occurrence."""
+    """Return every whole-word occurrence replaced; where there is none, every occurrence."""
     found = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
     return found if found != text else text.replace(old, new)
 

@@ -49,7 +49,7 @@ class Row:
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
 
     def text(self) -> str:
-        """The texts and options alone, canonical; equal texts fall into the same split, whatever their label."""
+        """Return the texts and options alone, canonical; equal texts fall into the same split, whatever their label."""
         return json.dumps([dict(self.fields), list(self.options)], ensure_ascii=False, sort_keys=True)
 
 
@@ -90,12 +90,12 @@ class Table:
         return Table(tuple(self.records[i] for i in indices), self.where, self.names, numbers, self.textual)
 
     def unlabelled(self, label: str) -> bool:
-        """Whether no record has a label, as in published test sets that keep theirs back."""
+        """Return whether no record has a label, as in published test sets that keep theirs back."""
         cells = (plain(record.get(label), f"{self.place(i)}: {label!r}") for i, record in enumerate(self.records))
         return all(is_missing(cell) or cell == [] or (type(cell) is not list and cell in UNLABELLED) for cell in cells)
 
     def columns(self) -> list[str]:
-        """Columns in the order in which records show them."""
+        """Return columns in the order in which records show them."""
         return list(dict.fromkeys(name for record in self.records for name in record))
 
 
@@ -128,7 +128,8 @@ class WantedColumns:
 
 
 def target_column(tables: Sequence[Table], wanted: WantedColumns) -> str | None:
-    """The column of answers in text: the one asked for, or without a column of labels the first of TARGETS there is."""
+    """Return the column of answers in text: the one asked for, or without a column of labels the first of TARGETS there
+    is."""
     present = [name for table in tables for name in table.columns()]
     if wanted.targets is not None or wanted.options is not None or wanted.label in present or wanted.label != "label":
         return wanted.targets
@@ -180,7 +181,8 @@ def choose_columns(tables: Sequence[Table], wanted: WantedColumns) -> Columns:
 
 
 def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targets: bool) -> ColumnSample:
-    """Records of all tables with their answers: the label, of options also the text of the right one, or a target."""
+    """Return a sample of the records of all tables with their answers: the label, of options also the text of the right
+    one, or a target."""
     names = next((table.names for table in tables if table.names), None)
 
     def answers(record: Mapping[str, Any]) -> list[str] | None:
@@ -201,8 +203,10 @@ def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targe
 def to_rows(
     table: Table, columns: Columns, labels: Sequence[str] | None, index_of: OptionIndex | None = None
 ) -> tuple[Row, ...]:
-    """Rows of one table. `labels` are the names allowed; None where each row has its own options, of which `index_of`
-    finds the right one."""
+    """Return rows of one table.
+
+    `labels` are the names allowed; None where each row has its own options, of which `index_of` finds the right one.
+    """
     rows = []
     number_of = {name: i for i, name in enumerate(labels or ())}
     for i, record in enumerate(table.records):
@@ -232,7 +236,7 @@ def to_rows(
 
 
 def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with the same texts as one, with the targets of all in order: a source with several references."""
+    """Return rows with the same texts as one, with the targets of all in order: a source with several references."""
     found: dict[str, Row] = {}
     for row in rows:
         first = found.get(row.text())
@@ -241,7 +245,8 @@ def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
-    """The distinct label names: sorted, by number where all are numbers; as stored where the source names them."""
+    """Return the distinct label names: sorted, by number where all are numbers; as stored where the source names
+    them."""
     if tables and tables[0].names is not None:
         return tables[0].names
     seen = {
@@ -255,7 +260,7 @@ def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
 
 
 def option_cells(record: Mapping[str, Any], columns: tuple[str, ...]) -> Any:
-    """What holds a row's options: the one column's cell, or a cell of each of several columns."""
+    """Return what holds a row's options: the one column's cell, or a cell of each of several columns."""
     cells = [record.get(name) for name in columns]
     return cells if len(cells) > 1 else cells[0]
 

@@ -35,7 +35,7 @@ def plain(text: str) -> str:
 
 
 def meaning_of(fields: Mapping[str, str], where: str = "") -> dict[str, str]:
-    """Attributes and values: of one field "name[Blue Spice], area[riverside]", or the fields themselves.
+    """Return attributes and values: of one field "name[Blue Spice], area[riverside]", or the fields themselves.
 
     Raises: DataError where the one field is not written so.
     """
@@ -52,7 +52,7 @@ def meaning_of(fields: Mapping[str, str], where: str = "") -> dict[str, str]:
 
 
 def slot_errors(slots: Slots, answers: Sequence[str], meanings: Sequence[Meaning]) -> Summed:
-    """The rate as a ratio of sums; features are missing, repeated, hallucinated and attributes.
+    """Return the rate as a ratio of sums; features are missing, repeated, hallucinated and attributes.
 
     It is above 1 where more is wrong than was asked for. A text without words has every attribute missing.
     """
@@ -87,7 +87,7 @@ class _SlotSearch:
         self._patterns = [(a, v, re.compile(f"(?<![^ ])(?:{e})(?![^ ])")) for a, v, e in patterns]
 
     def count(self, text: str, meaning: Meaning) -> tuple[int, int, int]:
-        """How many attributes are missing, how often values are repeated, and how many are hallucinated."""
+        """Return how many attributes are missing, how often values are repeated, and how many are hallucinated."""
         said = self._said(plain(text), meaning)
         missing = repeated = hallucinated = 0
         for attribute in {*meaning, *(a for a, _ in said)}:
@@ -109,7 +109,8 @@ class _SlotSearch:
         return frozenset((value,))
 
     def _said(self, text: str, meaning: Meaning) -> dict[tuple[str, str], int]:
-        """How often each value is said, by attribute; of attributes with one value in common the row's own has it."""
+        """Return how often each value is said, by attribute; of attributes with one value in common the row's own has
+        it."""
         said: dict[tuple[str, str], int] = {}
         taken: dict[str, int] = {}
         for attribute, value, pattern in self._literal:
@@ -132,7 +133,7 @@ class _SlotSearch:
 
 @lru_cache(maxsize=4096)
 def _literal(value: str) -> str:
-    """The value as words, without an article at its beginning."""
+    """Return the value as words, without an article at its beginning."""
     words = plain(value).split()
     words = words[1:] if len(words) > 1 and words[0] == "the" else words
     return rf"(?<![^ ]){' '.join(map(re.escape, words))}(?![^ ])" if words else ""

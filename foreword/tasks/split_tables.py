@@ -18,7 +18,7 @@ def where_of(name: str, split: str) -> str:
 def arrange(
     tables: Mapping[str, Table], wanted: WantedColumns, seed: int
 ) -> tuple[dict[str, Table], Columns, tuple[str, ...]]:
-    """The three splits, made as `Task.__init__` says, the columns that are read, and notes on what was done."""
+    """Return the three splits, made as `Task.__init__` says, the columns that are read, and notes on what was done."""
     splits, notes = dict(tables), []
     label = target_column([*splits.values()], wanted) or wanted.label
     for split in [s for s in splits if s in ("validation", "test")]:

@@ -81,11 +81,12 @@ class Task:
         slots: str | None = None,
         seed: int = 0,
     ) -> None:
-        """One source of rows is split by hash into 70% train, 10% validation and 20% test; `seed` varies that split.
+        """Read rows into splits. One source is split by hash into 70% train, 10% validation and 20% test; `seed` varies
+        that split.
 
-        Given splits are kept. Without validation rows a tenth of the training rows is carved out. Without test rows
-        the validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows
-        that are reported. `text` names one column or several; `options` the column or columns of each row's choices.
+        Given splits are kept. Without validation rows a tenth of the training rows is carved out. Without test rows the
+        validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows that
+        are reported. `text` names one column or several; `options` the column or columns of each row's choices.
         `targets` names the column of answers in text (one called targets, output or answer is found where there are no
         labels), and `metric` says how they are compared: exact_match unless given. With a metric of generation go
         `case` and `slots`, and rows with the same texts in a split are one row with all their targets.
@@ -143,12 +144,12 @@ class Task:
 
     @property
     def answers(self) -> Answers:
-        """What an answer is: one of the labels, one of the row's own options, or a text."""
+        """Return what an answer is: one of the labels, one of the row's own options, or a text."""
         return "text" if self.metric else "labels" if self.labels else "options"
 
     @property
     def judge(self) -> Judge:
-        """How answers in text are judged."""
+        """Return how answers in text are judged."""
         assert self.metric is not None, "the answers of the task are texts"
         return Judge(self.metric, self.case, self.slots)
 
@@ -157,7 +158,10 @@ class Task:
             object.__setattr__(self, key, value)
 
     def with_(self, **changes: Any) -> "Task":
-        """A copy with some attributes changed. With other rows it has no origin any more, unless one is given."""
+        """Return a copy with some attributes changed.
+
+        With other rows it has no origin any more, unless one is given.
+        """
         unknown = set(changes) - set(self.__dataclass_fields__)
         if unknown:
             raise ConfigError(f"a task has no {sorted(unknown)[0]!r}; it has {', '.join(self.__dataclass_fields__)}")
@@ -170,7 +174,7 @@ class Task:
         return task
 
     def _drawn(self, how: str, **arguments: Any) -> Mapping[str, Any] | None:
-        """The origin of a task that was drawn from this one by its method `how`."""
+        """Return the origin of a task that was drawn from this one by its method `how`."""
         if self.origin is None:
             return None
         return {**self.origin, "then": [*self.origin.get("then", []), {"how": how, **arguments}]}
@@ -188,7 +192,7 @@ class Task:
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0
     ) -> "Task":
-        """At most so many rows of each split, drawn at random with `seed`; None keeps all."""
+        """Return at most so many rows of each split, drawn at random with `seed`; None keeps all."""
         wanted = {"train": train, "validation": validation, "test": test}
         changes: dict[str, Any] = {}
         for split, count in wanted.items():
@@ -203,7 +207,8 @@ class Task:
 
     @checked
     def relabel_shuffled(self, seed: int = 0) -> "Task":
-        """The chance control: labels of the training and the validation rows are permuted; test rows stay true."""
+        """Return the chance control: labels of the training and the validation rows are permuted; test rows stay
+        true."""
         rng = random.Random(f"shuffle {seed}")
         changes: dict[str, Any] = {}
         for split in ("train", "validation"):
@@ -226,7 +231,7 @@ class Task:
 
     @checked
     def rows(self, split: str) -> tuple[Row, ...]:
-        """The rows of a split by its name."""
+        """Return the rows of a split by its name."""
         found = {"train": self.train, "validation": self.validation, "test": self.test}
         if split not in found:
             raise ConfigError(f"there is no split {split!r}; give train, validation or test")
@@ -247,7 +252,7 @@ class Task:
         return found
 
     def describe(self) -> str:
-        """One line for a person: labels, split sizes, fields, and whether the text is synthetic."""
+        """Return one line for a person: labels, split sizes, fields, and whether the text is synthetic."""
         what = f"{len(self.labels)} labels ({', '.join(self.labels)})" if self.labels else "options in each row"
         if self.metric:
             what = f"answers in text ({self.metric.replace('_', ' ')})"
@@ -284,7 +289,7 @@ class Task:
         lm: "FrozenLM | None" = None,
         chat_options: Mapping[str, Any] | ChatOptions | None = None,
     ) -> Format:
-        """How the task is put to such a model: the template and words given, else the task's, else generic ones.
+        """Return how the task is put to such a model: the template and words given, else the task's, else generic ones.
 
         `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
         `decoding` says, by default greedily, to the end of the line and as long as the targets of training and
@@ -331,7 +336,7 @@ class Task:
 
 
 def _judge(metric: Metric | None, case: Case, slots: str | None, texts: bool, name: str) -> Judge | None:
-    """How answers are judged, before any row is read; None where they are labels or options."""
+    """Return how answers are judged, before any row is read; None where they are labels or options."""
     if texts:
         return Judge(metric or "exact_match", case, slots)
     if metric is not None and metric not in NAMES:

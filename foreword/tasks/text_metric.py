@@ -56,21 +56,21 @@ class Judge:
             )
 
     def require(self) -> None:
-        """Raises: ConfigError that says what to install, where a library of the metrics is missing."""
+        """Check that the libraries of the metrics are installed. Raises: ConfigError that says what to install."""
         for name in GENERATION if self.generates else ():
             require_library(name)
 
     @property
     def generates(self) -> bool:
-        """Whether the own metric is one of generation, which reads all answers as one corpus."""
+        """Return whether the own metric is one of generation, which reads all answers as one corpus."""
         return self.metric in GENERATION
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the defaults, beside the metric."""
+        """Return what differs from the defaults, beside the metric."""
         return {name: value for name, value in asdict(self).items() if name == "metric" or value not in (None, "kept")}
 
     def meanings(self, rows: Sequence[Row]) -> tuple[Meaning, ...]:
-        """Attributes and values of each row, where slots are asked for.
+        """Return attributes and values of each row, where slots are asked for.
 
         Raises: DataError for a row that has none.
         """
@@ -79,7 +79,8 @@ class Judge:
     def summed(
         self, answers: Sequence[Found], targets: Sequence[Sequence[str]], meanings: Sequence[Meaning] = ()
     ) -> dict[str, Summed]:
-        """Metrics by name, the task's own first, then the others, and last which rows have no answer."""
+        """Return the sums of metrics by name, the task's own first, then the others, and last which rows have no
+        answer."""
         if not answers:
             return {}
         none = mean_of(np.array([a is NO_ANSWER for a in answers], dtype=np.float64))
@@ -102,7 +103,7 @@ class Judge:
         return found | {"no_answer": none}
 
     def metrics(self, answers: Sequence[Found], rows: Sequence[Row]) -> dict[str, float]:
-        """The metrics of rows as they are; NaN for one that can't measure them."""
+        """Return the metrics of rows as they are; NaN for one that can't measure them."""
         found = self.summed(answers, [row.targets for row in rows], self.meanings(rows))
         return {name: one.value() for name, one in found.items()}
 
@@ -111,7 +112,7 @@ class Judge:
         return tokenizers(tuple(tuple(map(self._text, some)) for some in targets)) if self.generates else {}
 
     def values(self, answers: Sequence[Found], rows: Sequence[Row]) -> Float[np.ndarray, " B"]:
-        """The own metric of each row alone, for what searches row by row; no answer is worth 0."""
+        """Return the own metric of each row alone, for what searches row by row; no answer is worth 0."""
         return np.array([self.value(a, row.targets) for a, row in zip(answers, rows, strict=True)], dtype=np.float64)
 
     def value(self, answer: Found, targets: Sequence[str]) -> float:
@@ -128,7 +129,7 @@ class Judge:
         return min(1.0, found / best) if best > 0 else 0.0
 
     def right(self, answer: Found, targets: Sequence[str]) -> bool:
-        """Whether an answer is as good as can be."""
+        """Return whether an answer is as good as can be."""
         return self.value(answer, targets) >= 1 or math.isclose(self.value(answer, targets), 1.0)
 
     def _text(self, found: Found) -> str:

@@ -27,7 +27,7 @@ class Ballot:
     answers: dict[int, Found] = field(default_factory=dict)
 
     def add(self, sample: int, answer: Found, key: Hashable = None, weight: float = 1.0) -> None:
-        """One sample's answer; answers with equal keys (themselves, unless given) are one answer."""
+        """Add one sample's answer; answers with equal keys (themselves, unless given) are one answer."""
         assert sample not in self.answers and 0 <= weight <= 1, "a sample votes once, with at most one vote"
         self.answers[sample] = answer
         if answer is not NO_ANSWER:
@@ -35,7 +35,7 @@ class Ballot:
 
     @property
     def votes(self) -> dict[Hashable, float]:
-        """The weight of each answer, the winner first."""
+        """Return the weight of each answer, the winner first."""
         total: dict[Hashable, float] = {}
         for sample in sorted(self.cast):
             key, weight = self.cast[sample]
@@ -44,7 +44,7 @@ class Ballot:
 
     @property
     def winner(self) -> Found:
-        """The answer with most votes, as the first of its samples gave it."""
+        """Return the answer with most votes, as the first of its samples gave it."""
         votes = self.votes
         if not votes:
             return NO_ANSWER
@@ -53,7 +53,7 @@ class Ballot:
 
     @property
     def needed(self) -> int:
-        """How many votes to come it takes at least until no others can change the winner; 0 once none can.
+        """Return how many votes to come it takes at least until no others can change the winner; 0 once none can.
 
         Above, not as many as the second: of equal ones a sample to come with a lower number could decide.
         """
@@ -63,7 +63,7 @@ class Ballot:
 
 
 def majority_at(k: int, counts: Mapping[Hashable, int], right: Sequence[Hashable], total: int) -> float:
-    """The chance that the majority of k samples, drawn from these `total` ones without replacement, is right.
+    """Return the chance that the majority of k samples, drawn from these `total` ones without replacement, is right.
 
     The unbiased estimate of a vote of k: the mean over all subsets, and over their orders where votes are equal, so
     that each of t leaders wins one time in t. `counts` are of answers; `total` less their sum cast no vote.

@@ -39,7 +39,7 @@ class Candidate:
 
 
 def with_instruction(form: Format, instruction: str, kind: str, frame: str = "template") -> Format:
-    """The format with an instruction: in front of its own template, or in the frame of Zhou et al. 2022.
+    """Return the format with an instruction: in front of its own template, or in the frame of Zhou et al. 2022.
 
     Raises: ConfigError for a template with slots, or a chat in the paper's frame.
     """
@@ -66,7 +66,7 @@ def with_instruction(form: Format, instruction: str, kind: str, frame: str = "te
 
 
 def _joined(parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Neighbouring literals as one, as parsing the source gives them."""
+    """Return neighbouring literals as one, as parsing the source gives them."""
     found: list[Any] = []
     for part in parts:
         if isinstance(part, Words) and found and isinstance(found[-1], Words):
@@ -77,7 +77,7 @@ def _joined(parts: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def usable(lm: FrozenLM, text: str, form: Format) -> bool:
-    """Whether the candidate's words are plain text to the tokenizer and its template leaves room for a row."""
+    """Return whether the candidate's words are plain text to the tokenizer and its template leaves room for a row."""
     if any(isinstance(p, int) for p in Pieces.of(lm.tokenizer, lm.kind).split_special(text)):
         return False  # a proposal must not write special tokens into a template
     try:
@@ -98,12 +98,12 @@ class CandidatePool:
         self.refused = 0
 
     def add_as_written(self) -> None:
-        """The template as the person wrote it, whatever its length: what is found must beat it."""
+        """Add the template as the person wrote it, whatever its length: another one must beat it."""
         self._seen.add("")
         self.arms.append(Candidate("", "as written", self._build("")))
 
     def add(self, text: str, source: str) -> bool:
-        """Whether the candidate is new and usable, and so was added."""
+        """Return whether the candidate is new and usable, and so was added."""
         key = " ".join(text.lower().split()).rstrip(".")
         if key in self._seen:
             return False
@@ -138,13 +138,16 @@ class CandidateScorer:
         self._state.begin()
 
     def values(self, arms: Sequence[Candidate], cells: Cells, score: Score | None = None) -> list[list[float]]:
-        """A value for each row of each cell, by this reader's score unless another is asked for."""
+        """Return a value for each row of each cell, by this reader's score unless another is asked for."""
         kind: Score = score or self._score
         return [values for chunk in _chunks(cells) for values in self._chunk(arms, chunk, kind)]
 
     def _chunk(self, arms: Sequence[Candidate], cells: Cells, score: Score) -> list[list[float]]:
-        """Values of each cell. A chunk is noted whole and read whole, so that one read again after a kill has the same
-        company, and so the same last digits."""
+        """Return the values of each cell.
+
+        A chunk is recorded and read as a whole, so that one read again after a kill has the same rows beside it, and so
+        the same last digits.
+        """
         task, rows = self._task, self._rows
         kind = "labels" if task.metric is None else f"{score} {task.metric}"
         keys = [
@@ -175,7 +178,7 @@ Parts = Sequence[tuple[Format, Sequence[Row]]]
 
 
 def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
-    """For each row the log-probability of the right label, and whether it is the likeliest."""
+    """Return for each row the log-probability of the right label, and whether it is the likeliest."""
     encoded = [encode_rows(lm, form, rows) for form, rows in parts]
     found = []
     for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
@@ -186,13 +189,13 @@ def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
 
 
 def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
-    """The mean log-likelihood of the pieces of each row's canonical answer."""
+    """Return the mean log-likelihood of the pieces of each row's canonical answer."""
     asked = [LikelihoodRequest(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
     return [[float(v) for v in found.mean_N] for found in text_likelihoods(lm, asked)]
 
 
 def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
-    """The task's metric of what is written after each row."""
+    """Return the task's metric of what is written after each row."""
     pairs = [(Artefact(NONE, form, "search", {}, 0, {}, {}), rows) for form, rows in parts]
     return [
         [float(v) for v in text_values(task, answered, rows)]
@@ -201,7 +204,7 @@ def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
 
 
 def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
-    """Cells in parts of at most CHUNK rows; one with more is a part of its own."""
+    """Return cells in parts of at most CHUNK rows; one with more is a part of its own."""
     parts: list[list[tuple[int, range]]] = []
     size = 0
     for arm, rows in cells:
@@ -214,7 +217,7 @@ def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
 
 
 def answer_of(form: Format, row: Row) -> str:
-    """The canonical target, the option, or the label's first word.
+    """Return the canonical target, the option, or the label's first word.
 
     Raises: DataError for a row without an answer.
     """

@@ -90,7 +90,7 @@ def halve(
 
 
 def _rounds(arms: int, eta: int) -> int:
-    """How often a field of arms is cut before one is left, at least once."""
+    """Return how often a field of arms is cut before one is left, at least once."""
     count = 0
     while arms > 1:
         arms = math.ceil(arms / eta)
@@ -115,7 +115,7 @@ class _State:
         return sum(max(0, depth - self.count(a)) for a in arms)
 
     def affordable(self, arms: Sequence[int], depth: int) -> list[int]:
-        """The first arms that can all be read to this depth."""
+        """Return the first arms that can all be read to this depth."""
         found: list[int] = []
         left = self.left
         for arm in arms:
@@ -126,8 +126,8 @@ class _State:
         return found
 
     def depth(self, arms: Sequence[int], depths: range, keep: int, rounds: int) -> int:
-        """How many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for an
-        equal share of the budget, and so many that those who go on can use up the rest."""
+        """Return how many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for
+        an equal share of the budget, and so many that those who go on can use up the rest."""
         share = self.left // rounds
         deepest, usable = depths[0] if depths else self.rows, 0
         least = deepest
@@ -151,7 +151,7 @@ class _State:
             self.spent += len(rows)
 
     def spend_rest(self, arms: Sequence[int]) -> None:
-        """What no round could use: row by row for the best arms first, so that their means are of more rows."""
+        """Spend what no round could use: row by row for the best arms first, so that their means are of more rows."""
         for arm in arms:
             more = min(self.left, self.rows - self.count(arm))
             self.read([(arm, self.count(arm) + more)])

@@ -39,7 +39,7 @@ class Filling:
     logprob: float
 
     def template(self, kind: str) -> Template:
-        """The shape as a template with these words: single spaces between its parts, none before punctuation."""
+        """Return the shape as a template with these words: single spaces between its parts, none before punctuation."""
         given = iter(self.words)
         parts: list[Field | Literal | AnswerPlace] = []
         text = ""
@@ -69,8 +69,9 @@ def spaced(words: str) -> str:
 
 
 def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
-    """Where gaps may stand. A causal model reads its answer at the end; a masked one anywhere, with a gap behind it
-    too, and between two texts.
+    """Return where gaps may stand.
+
+    A causal model reads its answer at the end; a masked one anywhere, with a gap behind it too, and between two texts.
     """
     first, *rest = fields
     lengths = range(1, longest + 1)
@@ -96,7 +97,7 @@ class Infiller:
         self._pieces = Pieces.of(lm.tokenizer, lm.kind)
 
     def fill(self, shape: Shape) -> list[Filling]:
-        """The `beam` best fillings. A causal model reads what stands before a gap only."""
+        """Return the `beam` best fillings. A causal model reads what stands before a gap only."""
         key = key_of("infill", self._who, shape_key(shape), self._examples, self._beam)
         found = self._state.get(key)
         if found is None:
@@ -116,7 +117,7 @@ class Infiller:
     def _row(
         self, shape: Shape, ids: Sequence[int], step: int, fields: dict[str, str], answer: str
     ) -> tuple[list[int], int]:
-        """One example with the gaps filled as far as they are, and the column where the next piece is read."""
+        """Return one example with the gaps filled as far as they are, and the column where the next piece is read."""
         masked = self._lm.kind == "masked"
         row, filled, column = [*self._pieces.before], 0, -1
         for part in shape:
@@ -135,7 +136,7 @@ class Infiller:
         return [*row, *self._pieces.after_row], column
 
     def _words(self, shape: Shape, ids: Sequence[int]) -> list[str]:
-        """The text of each gap."""
+        """Return the text of each gap."""
         found, at = [], 0
         for part in shape:
             if isinstance(part, Blank):

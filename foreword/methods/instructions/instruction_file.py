@@ -7,7 +7,10 @@ from foreword.errors import ConfigError, DataError
 
 
 def given_instructions(source: str | None, task: str) -> list[str]:
-    """Raises: ConfigError for a file that is not there; DataError for one without instructions for this task."""
+    """Return the instructions of a file.
+
+    Raises: ConfigError for a file that is not there; DataError for one without instructions for this task.
+    """
     if source is None:
         return []
     path = Path(source)

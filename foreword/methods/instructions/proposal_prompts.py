@@ -19,14 +19,14 @@ _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in othe
 
 
 def shown(row: Row, answer: str) -> str:
-    """A row as a proposer sees it."""
+    """Return a row as a proposer sees it."""
     fields = row.fields
     named = {name.replace("_", " ").capitalize() if len(fields) > 1 else "Input": text for name, text in fields.items()}
     return "\n".join([*(f"{name}: {text}" for name, text in named.items()), f"Output: {answer}"])
 
 
 def forward(examples: Sequence[str]) -> str:
-    """The instruction comes last (Zhou et al. 2022, forward generation)."""
+    """Return a prompt in which the instruction comes last (Zhou et al. 2022, forward generation)."""
     pairs = "\n\n".join(examples)
     return (
         "One instruction was given, and these outputs were written for the inputs by following it.\n\n"
@@ -35,13 +35,13 @@ def forward(examples: Sequence[str]) -> str:
 
 
 def insert(examples: Sequence[str]) -> tuple[str, str]:
-    """What stands before and after the instruction (Zhou et al. 2022, reverse generation)."""
+    """Return what stands before and after the instruction in a prompt (Zhou et al. 2022, reverse generation)."""
     pairs = "\n\n".join(examples)
     return "The instruction was to", f". These outputs were written by following it.\n\n{pairs}"
 
 
 def insert_asked(examples: Sequence[str]) -> str:
-    """The same for a model that continues text."""
+    """Return the same for a model that continues text."""
     before, after = insert(examples)
     return f"{before} ____{after}\n\nThe words that belong in the gap are:"
 
@@ -54,7 +54,7 @@ def variation(instruction: str) -> str:
 
 
 def history(scored: Sequence[tuple[str, float]], examples: Sequence[str]) -> str:
-    """What was tried, worst first, with its score of 100 (Yang et al. 2023, OPRO)."""
+    """Return what was tried, worst first, with its score of 100 (Yang et al. 2023, OPRO)."""
     tried = "\n\n".join(f"Instruction: {text}\nScore: {100 * score:.0f}" for text, score in scored)
     pairs = "\n\n".join(examples)
     return (
@@ -65,9 +65,8 @@ def history(scored: Sequence[tuple[str, float]], examples: Sequence[str]) -> str
 
 
 def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
-    """The instruction in an answer: its first line, without quotes and control characters; None where there is none,
-    where it is too long, or where it copies the text of a row.
-    """
+    """Return the instruction in an answer: its first line, without quotes and control characters; None where there is
+    none, where it is too long, or where it copies the text of a row."""
     printable = "".join(c for c in answer if c in "\n\t" or unicodedata.category(c)[0] != "C")
     lines = [line.strip() for line in printable.splitlines()]
     first = next((line for line in lines if line.strip(_QUOTES + " .:-_")), "")
@@ -104,9 +103,8 @@ def seeds(form: Format) -> list[str]:
 
 
 def edited(instruction: str, rng: random.Random) -> str:
-    """The instruction with one small change: a word left out or moved, or another beginning (in the manner of GrIPS,
-    Prasad et al. 2022). For proposers that cannot be asked for a variation.
-    """
+    """Return the instruction with one small change: a word left out or moved, or another beginning (in the manner of
+    GrIPS, Prasad et al. 2022). For proposers that cannot be asked for a variation."""
     words = instruction.split()
     kind = rng.randrange(4)
     if kind == 0 and len(words) > 2:

@@ -57,7 +57,7 @@ class Proposer(ABC):
 
     @abstractmethod
     def fits(self, prompt: str) -> bool:
-        """Whether the prompt leaves room for an answer."""
+        """Return whether the prompt leaves room for an answer."""
 
     @abstractmethod
     def write(self, asked: Sequence[tuple[str, int]], count: int) -> Iterator[list[str]]:
@@ -178,7 +178,7 @@ class Filler:
         self._mask = int(lm.tokenizer.mask_token_id)
 
     def insert(self, before: str, after: str, length: int, count: int, seed: int) -> list[str]:
-        """Words of `length` pieces between two texts; `after` is cut where the model's context ends."""
+        """Return words of `length` pieces between two texts; `after` is cut where the model's context ends."""
         key = key_of("insert", self._who, before, after, length, count, seed, self._how.temperature)
         found = self._state.get(key)
         if found is None:
@@ -193,7 +193,7 @@ class Filler:
         return list(found)
 
     def resample(self, text: str, count: int, seed: int, share: float = 0.3) -> list[str]:
-        """The text with a share of its pieces drawn again, a different choice of pieces each time."""
+        """Return the text with a share of its pieces drawn again, a different choice of pieces each time."""
         key = key_of("resample", self._who, text, count, seed, share, self._how.temperature)
         found = self._state.get(key)
         if found is None:
@@ -212,7 +212,7 @@ class Filler:
         return list(found)
 
     def _fill(self, rows: list[list[int]], gaps: list[list[int]], seed: int) -> list[list[int]]:
-        """Each row's gaps filled in their order."""
+        """Return each row's gaps filled in their order."""
         generator = torch.Generator().manual_seed(seed)
         for step in range(len(gaps[0])):
             at = [gap[step] for gap in gaps]
@@ -226,14 +226,17 @@ class Filler:
 
 
 def _drawn(logp_V: Tensor, how: ProposalSampling, generator: torch.Generator) -> int:
-    """A piece from the likeliest that have `top_p` together (Holtzman et al. 2020)."""
+    """Return a piece from the likeliest that have `top_p` together (Holtzman et al. 2020)."""
     p_V, order_V = (logp_V / how.temperature).softmax(-1).sort(descending=True)
     kept_V = p_V.cumsum(0) - p_V < how.top_p
     return int(order_V[torch.multinomial(p_V * kept_V, 1, generator=generator)])
 
 
 def check_proposer(config: ProposerOptions) -> None:
-    """Raises: ConfigError for a remote proposer that is not allowed, or options that contradict each other."""
+    """Check the options of a proposer.
+
+    Raises: ConfigError for a remote one that is not allowed, or options that contradict each other.
+    """
     remote = config.proposer == "remote"
     if remote and not config.url:
         raise ConfigError("proposer=remote needs url=ADDRESS of an OpenAI-compatible endpoint.")
@@ -249,7 +252,7 @@ def check_proposer(config: ProposerOptions) -> None:
 def proposing(
     lm: FrozenLM, config: ProposerOptions, how: ProposalSampling, state: SearchState
 ) -> Proposer | Filler | None:
-    """The writer or filler; None for proposer=none.
+    """Return the writer or filler; None for proposer=none.
 
     Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
     """
@@ -270,6 +273,6 @@ def proposing(
 
 
 def identity(lm: FrozenLM) -> str:
-    """What tells a model from others in the state."""
+    """Return what tells a model from others in the state."""
     known = dataclasses.asdict(lm.fingerprint())
     return f"{lm.kind} {known['tokenizer']} {known['weights']} {known['dtype']} {known['quantisation']}"

@@ -43,7 +43,7 @@ class Endpoint:
     longest_wait: float = 120.0
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError for a URL or a key that must not be used so."""
+        """Check the endpoint. Raises: ConfigError for a URL or a key that must not be used so."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"url={self.url!r} is not an address; write one such as https://api.example.com/v1.")
@@ -67,7 +67,7 @@ class Endpoint:
 
     @property
     def plain(self) -> bool:
-        """Whether it continues a text instead of answering messages."""
+        """Return whether it continues a text instead of answering messages."""
         path = self.url.rstrip("/")
         return path.endswith("/completions") and not path.endswith("/chat/completions")
 
@@ -92,7 +92,7 @@ class Remote:
         self._calls = state.calls
 
     def write(self, prompt: str, seed: int, *, max_tokens: int, temperature: float, top_p: float) -> str:
-        """One text for the prompt.
+        """Return one text for the prompt.
 
         Raises: BudgetSpentError before a call that might exceed the budget; ModelError where none can be made.
         """
@@ -155,7 +155,7 @@ class Remote:
         )
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """The endpoint's answer, of which no more is read than is allowed. Raises: ModelError."""
+        """Return the endpoint's answer, of which no more is read than is allowed. Raises: ModelError."""
         # What is compressed may be a thousand times as large as what was sent.
         headers = {"Accept-Encoding": "identity"}
         if self._endpoint.key:
@@ -193,7 +193,7 @@ class Remote:
             raise ModelError(f"{self._endpoint.address} {failure}; check url= and remote_model=.")
 
     def _asked_to_wait(self, answer: Any) -> float:
-        """Seconds of Retry-After, as a number or a date."""
+        """Return seconds of Retry-After, as a number or a date."""
         given = answer.headers.get("retry-after", "").strip()
         try:
             return max(0.0, float(given))
@@ -205,7 +205,7 @@ class Remote:
             return 0.0
 
     def _reason(self, answer: Any) -> str:
-        """The endpoint's own words, on one line and short, without the key."""
+        """Return the endpoint's own words, on one line and short, without the key."""
         try:
             error = answer.json()["error"]
             text = error["message"] if isinstance(error, dict) else str(error)
@@ -232,7 +232,7 @@ class Remote:
 
 
 def without_key(text: str, key: str, part: int = PART) -> str:
-    """The text with `...` in place of a key, and of whatever of it has `part` characters or more."""
+    """Return the text with `...` in place of a key, and of whatever of it has `part` characters or more."""
     part, low = min(part, len(key)), key.lower()
     if part < PART_OF_ERROR:  # a word such as "no", which a server on this machine may ask for
         return text

@@ -29,7 +29,7 @@ class Outcome:
     values: dict[int, tuple[float, ...]]
 
     def paired(self) -> dict[int, float]:
-        """How far each arm is above the winner, on the first rows that both were read on."""
+        """Return how far each arm is above the winner, on the first rows that both were read on."""
         best = self.values[self.winner]
         return {
             arm: math.fsum(a - b for a, b in zip(v, best, strict=False)) / min(len(v), len(best))
@@ -37,7 +37,8 @@ class Outcome:
         }
 
     def order(self) -> list[int]:
-        """Arms from the winner: who was read on more rows got further, and of equal rows the mean decides."""
+        """Return the arms from the winner down: an arm read on more rows is ahead, and of equal rows the mean
+        decides."""
         means = self.means()
         return sorted(means, key=lambda a: (a != self.winner, -len(self.values[a]), -means[a], a))
 
@@ -110,7 +111,7 @@ class _Rounds:
 def described(
     pool: CandidatePool, reader: CandidateScorer, rows: SearchRows, outcome: Outcome, score: Score, budget: int
 ) -> dict[str, Any]:
-    """What is recorded of a search; its metric on the rows of the choice is no part of the budget."""
+    """Return what is recorded of a search; its metric on the rows of the choice is no part of the budget."""
     winner = pool.arms[outcome.winner]
     metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
     return {
@@ -131,7 +132,7 @@ def described(
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation, equal values sharing their mean rank; NaN where one side is constant."""
+    """Return Spearman's rank correlation; equal values share their mean rank. NaN if one side is constant."""
     ranks = [_ranks(np.asarray(x, float)) for x in (one, other)]
     if len(one) < 2 or any(np.ptp(r) == 0 for r in ranks):
         return math.nan
@@ -145,7 +146,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def exhaustive(pool: CandidatePool, reader: CandidateScorer, rows: int, outcome: Outcome) -> dict[str, Any]:
-    """Every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the budget.
+    """Return every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the
+    budget.
 
     `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means;
     `regret` is how much the choice is below the best there, and `choice_rank` its place.
@@ -167,7 +169,7 @@ def exhaustive(pool: CandidatePool, reader: CandidateScorer, rows: int, outcome:
 
 
 def candidates(pool: CandidatePool, outcome: Outcome) -> list[dict[str, Any]]:
-    """The winner and the best of the others, as the record lists them."""
+    """Return the winner and the best of the others, as the record lists them."""
     means = outcome.means()
     return [
         {

@@ -24,7 +24,7 @@ class SearchRows:
 
     @property
     def block(self) -> int:
-        """How many labels take turns in the selection rows."""
+        """Return how many labels take turns in the selection rows."""
         return max(1, len({row.label for row in self.selection}))
 
     def hashes(self, task: Task) -> dict[str, str]:
@@ -34,7 +34,7 @@ class SearchRows:
 
 
 def text_hash(row: Row) -> str:
-    """What decides whether two rows are the same: the hash of their texts and options."""
+    """Return what decides whether two rows are the same: the hash of their texts and options."""
     return hashlib.sha256(row.text().encode()).hexdigest()
 
 
@@ -75,7 +75,7 @@ def _by_label(rows: Sequence[Row]) -> dict[int | None, list[Row]]:
 
 
 def _in_turn(rows: Sequence[Row]) -> list[Row]:
-    """One row of each label after the other, as long as there are some; their order within a label stays."""
+    """Return one row of each label after the other, as long as there are some; their order within a label stays."""
     pools = _by_label(rows)
     found: list[Row] = []
     for turn in range(max(map(len, pools.values()), default=0)):

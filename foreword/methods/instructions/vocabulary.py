@@ -33,6 +33,6 @@ def piece_logprobs(lm: FrozenLM, rows: Sequence[Sequence[int]], at: Sequence[int
 
 
 def special_ids(lm: FrozenLM) -> list[int]:
-    """Pieces that no words may have."""
+    """Return the special tokens, which no words may have."""
     added = lm.tokenizer.added_tokens_decoder
     return sorted({*lm.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})

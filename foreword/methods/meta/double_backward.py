@@ -12,7 +12,7 @@ from foreword.models.encoding.batch import Encoded
 
 
 def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Encoded) -> FrozenLM:
-    """The model to read through where a gradient is differentiated: this one, or a view with another attention.
+    """Return the model to read through where a gradient is differentiated: this one, or a view with another attention.
 
     `start` are one task's leaves and `longest` a row as long as any, since which kernel attends depends on the length.
     A switch is told in one line on stderr.
@@ -36,7 +36,8 @@ def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Enc
 
 
 def tell_if_coarse(lm: FrozenLM) -> None:
-    """One line on stderr where the model computes in half precision: products with the Hessian lose their direction."""
+    """Write one line to stderr if the model computes in half precision: products with the Hessian lose their
+    direction."""
     if lm.dtype in (torch.float16, torch.bfloat16):
         print(
             f"{lm.name} computes in {str(lm.dtype).removeprefix('torch.')}, too coarse for second derivatives, which "
@@ -46,7 +47,7 @@ def tell_if_coarse(lm: FrozenLM) -> None:
 
 
 def _fault(lm: FrozenLM, shape: Shape, start: Leaves, row: Encoded) -> str | None:
-    """What torch says against a Hessian-vector product over this row, or nothing."""
+    """Return what torch says against a Hessian-vector product over this row, or nothing."""
     loss = PromptLoss(lm, lm, shape, [EpisodeRow(0, row, 0, 1.0)], 1, len(row))
     leaves = {name: leaf[None] for name, leaf in start.items()}
     ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}

@@ -28,19 +28,19 @@ class EpisodeRows:
         self._plans: dict[tuple[int, tuple[int, ...]], LabelPlan] = {}
 
     def rows(self, split: Split, task: int) -> list[Encoded]:
-        """All rows of a split of a task, encoded at the first call."""
+        """Return all rows of a split of a task, encoded at the first call."""
         key = split, task
         if key not in self._rows:
             self._rows[key] = self._encoders[task].encode_rows(self.source.tasks[task].rows(split))
         return self._rows[key]
 
     def longest(self, split: Split) -> Encoded:
-        """The row of most columns."""
+        """Return the row of most columns."""
         tasks = range(len(self.source.tasks))
         return max((row for task in tasks for row in self.rows(split, task)), key=lambda row: len(row.ids_S))
 
     def folds(self, split: Split, episodes: Sequence[Episode], parts: Sequence[Part]) -> list[EpisodeRow]:
-        """The rows of some parts of all episodes; episode n is task n of the fold."""
+        """Return the rows of some parts of all episodes; episode n is task n of the fold."""
         found = []
         for number, episode in enumerate(episodes):
             rows = self.rows(split, episode.task)

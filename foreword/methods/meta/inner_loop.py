@@ -24,11 +24,11 @@ class Loss(ABC):
     @property
     @abstractmethod
     def parts(self) -> int:
-        """How many passes it takes."""
+        """Return how many passes it takes."""
 
     @abstractmethod
     def part(self, number: int, leaves: Mapping[str, Tensor], twice: bool) -> Float[Tensor, "T"]:
-        """What one pass adds to the loss of each task; with `twice` it can be differentiated twice."""
+        """Return what one pass adds to the loss of each task; with `twice` it can be differentiated twice."""
 
 
 Rates = Mapping[str, Tensor]  # what each leaf moves by, times its gradient; broadcast over tasks
@@ -40,7 +40,7 @@ def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
 
 
 def cut(leaves: Mapping[str, Tensor]) -> Leaves:
-    """The same numbers as leaves of their own."""
+    """Return the same numbers as leaves of their own."""
     return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
 
@@ -60,13 +60,13 @@ class Held:
         return Held(loss.part(number, own, True), own)
 
     def slopes(self, twice: bool) -> tuple[Tensor | None, ...]:
-        """The gradient of the pass; the graph stays."""
+        """Return the gradient of the pass; the graph stays."""
         return torch.autograd.grad(
             self.loss_T.sum(), [*self.leaves.values()], create_graph=twice, retain_graph=True, allow_unused=True
         )
 
     def times(self, vector: Leaves) -> tuple[Tensor | None, ...]:
-        """What the pass adds to the product with each task's vector; the graph is used up."""
+        """Return what the pass adds to the product with each task's vector; the graph is used up."""
         dots = [(g * v).sum() for g, v in zip(self.slopes(True), vector.values(), strict=True) if g is not None]
         dot = torch.stack(dots).sum() if dots else torch.zeros(())
         if not dot.requires_grad:
@@ -75,7 +75,7 @@ class Held:
 
 
 def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Float[Tensor, "T"], Leaves]:
-    """The loss of each task and its gradient, one pass after the other; nothing of a pass stays.
+    """Return the loss of each task and its gradient, one pass after the other; nothing of a pass stays.
 
     `held` is the last pass at these leaves, where it was kept.
     """
@@ -94,7 +94,7 @@ def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Floa
 
 
 def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None) -> Leaves:
-    """The Hessian of each task's loss times its own vector, by differentiating the gradient's product with it.
+    """Return the Hessian of each task's loss times its own vector, by differentiating the gradient's product with it.
 
     `held` is the last pass at these leaves, where it was kept.
     """
@@ -106,7 +106,7 @@ def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None
 
 
 def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:
-    """The same by central differences of the gradient: two first-order passes, so any attention will do.
+    """Return the same by central differences of the gradient: two first-order passes, so any attention will do.
 
     The step of a task is `radius` times the length of its leaves over that of its vector.
     """
@@ -135,13 +135,16 @@ class Path:
         return self.points[-1]
 
     def on(self, loss_T: Float[Tensor, "T"], slope: Leaves, rates: Rates) -> "Path":
-        """One step of gradient descent further."""
+        """Take one step of gradient descent."""
         point = {name: leaf - rates[name] * slope[name] for name, leaf in self.last.items()}
         return Path((*self.points, point), (*self.gradients, slope), (*self.loss_kT, loss_T))
 
 
 def adapt(support: Loss, start: Leaves, rates: Rates, steps: int) -> Path:
-    """`steps` steps of gradient descent from `start`; what is kept is as large as the leaves, whatever the model."""
+    """Take `steps` steps of gradient descent from `start`.
+
+    What is kept is as large as the leaves, whatever the model.
+    """
     path = Path(({name: leaf.detach() for name, leaf in start.items()},), (), ())
     for _ in range(steps):
         path = path.on(*gradient(support, path.last), rates)

@@ -28,8 +28,8 @@ class MetaGradient:
 
 
 def weights_of(steps: int, done: float, multi_step: bool) -> list[float]:
-    """What the query loss at each of the steps + 1 points counts: the last alone, or all after the first at the outset,
-    annealed to the last alone as `done` goes from 0 to 1."""
+    """Return what the query loss at each of the steps + 1 points counts: the last alone, or all after the first at the
+    outset, annealed to the last alone as `done` goes from 0 to 1."""
     last = [0.0] * steps + [1.0]
     if not multi_step or steps < 2:
         return last
@@ -45,7 +45,7 @@ def meta_gradient(
     weights: Sequence[float],
     times: Product | None = product,
 ) -> MetaGradient:
-    """The gradient of the weighted query losses; `weights` has one more number than there are inner steps.
+    """Return the gradient of the weighted query losses; `weights` has one more number than there are inner steps.
 
     `times` multiplies a vector with the support's Hessian; None leaves it out, which is first-order MAML.
     """
@@ -75,7 +75,7 @@ def meta_gradient(
 
 
 def unrolled(support: Loss, query: Loss, start: Leaves, rates: Rates, weights: Sequence[float]) -> MetaGradient:
-    """The same through one graph of all inner steps, whose memory grows with them."""
+    """Return the same through one graph of all inner steps, whose memory grows with them."""
     first = {name: leaf.detach().requires_grad_() for name, leaf in start.items()}
     # A rate for each task, so that the gradient by it is the task's own.
     own = {name: rates[name].detach().expand_as(leaf).clone().requires_grad_() for name, leaf in start.items()}
@@ -107,17 +107,18 @@ def unrolled(support: Loss, query: Loss, start: Leaves, rates: Rates, weights: S
 
 
 def reptile(support: Loss, start: Leaves, rates: Rates, steps: int) -> MetaGradient:
-    """The start minus where the inner loop ends (Nichol et al. 2018, algorithm 1): a direction, not a gradient."""
+    """Return the start minus where the inner loop ends (Nichol et al. 2018, algorithm 1): a direction, not a
+    gradient."""
     path = adapt(support, start, rates, steps)
     apart = {name: leaf - path.last[name] for name, leaf in start.items()}
     return MetaGradient(apart, zeros(start), path.loss_kT[-1], path)
 
 
 def spread(leaves: Leaves, tasks: int) -> Leaves:
-    """One start for every task, as views."""
+    """Return one start for every task, as views."""
     return {name: leaf.detach()[None].expand(tasks, *leaf.shape) for name, leaf in leaves.items()}
 
 
 def mean(leaves: Leaves) -> Leaves:
-    """The gradient by a shared start of the mean over tasks."""
+    """Return the gradient by a shared start of the mean over tasks."""
     return {name: leaf.mean(0) for name, leaf in leaves.items()}

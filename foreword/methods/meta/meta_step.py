@@ -40,7 +40,7 @@ class MetaPlan:
 
     @property
     def twice(self) -> bool:
-        """Whether anything is differentiated twice."""
+        """Return whether anything is differentiated twice."""
         return self.algorithm == "maml" and self.second_order != "finite"
 
 
@@ -49,13 +49,13 @@ class Lens(ABC):
 
     @abstractmethod
     def loss(self, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int) -> Loss:
-        """The mean loss of each task on its query rows, or on its support rows where no query is given."""
+        """Return the mean loss of each task on its query rows, or on its support rows if no query is given."""
 
     @abstractmethod
     def scores(
         self, leaves: Leaves, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
     ) -> list[Tensor]:
-        """The scores of every query row under its task's leaves, in order."""
+        """Return the scores of every query row under its task's leaves, in order."""
 
 
 @final
@@ -76,7 +76,7 @@ class PromptLens(Lens):
 
 
 def rates_of(plan: MetaPlan, leaves: Mapping[str, Tensor]) -> Leaves:
-    """The inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
+    """Return the inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
     found: Leaves = {}
     for name, leaf in leaves.items():
         if name.startswith(RATE):
@@ -89,14 +89,14 @@ def rates_of(plan: MetaPlan, leaves: Mapping[str, Tensor]) -> Leaves:
 
 
 def points_of(leaves: Mapping[str, Tensor]) -> Leaves:
-    """The leaves that adapt: all but step sizes."""
+    """Return the leaves that adapt: all but step sizes."""
     return {name: leaf.detach() for name, leaf in leaves.items() if not name.startswith(RATE)}
 
 
 def adapted(
     lens: Lens, plan: MetaPlan, leaves: Mapping[str, Tensor], support: Sequence[EpisodeRow], tasks: int, budget: int
 ) -> Leaves:
-    """The leaves of every task after the inner loop on its support rows, as a stack."""
+    """Return the leaves of every task after the inner loop on its support rows, as a stack."""
     start = spread(points_of(leaves), tasks)
     if not plan.inner_steps:
         return start
@@ -145,7 +145,7 @@ class MetaStep(OwnStep):
     def _gradient(
         self, leaves: Mapping[str, Tensor], episodes: list[Episode], step: int, budget: int
     ) -> tuple[MetaGradient, Leaves]:
-        """The gradients of some tasks' losses by their starts, and of their mean by the learnt step sizes."""
+        """Return the gradients of some tasks' losses by their starts, and of their mean by the learnt step sizes."""
         plan, count = self.plan, len(episodes)
         start, rates = spread(points_of(leaves), count), rates_of(self.plan, leaves)
 

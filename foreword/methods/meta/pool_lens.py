@@ -54,7 +54,7 @@ class PoolLens(Lens):
         return found
 
     def queries(self, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
-        """The frozen features that choose each row's prompt, computed once a row."""
+        """Return the frozen features that choose each row's prompt, computed once a row."""
         missing = list({id(e.ids_S): e for e in rows if id(e.ids_S) not in self._kept}.values())
         if missing:
             made = frozen_features(self._models[0], [without_slots(e) for e in missing], budget)

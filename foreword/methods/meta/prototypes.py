@@ -11,7 +11,7 @@ from foreword.models.base import FrozenLM
 
 
 def by_task(rows: Sequence[EpisodeRow], tasks: int) -> list[list[int]]:
-    """The places of each task's rows."""
+    """Return the places of each task's rows."""
     found: list[list[int]] = [[] for _ in range(tasks)]
     for place, row in enumerate(rows):
         found[row.task].append(place)
@@ -26,7 +26,7 @@ def prototype_scores(
     budget: int,
     transductive: bool = False,
 ) -> list[Float[Tensor, "C"]]:
-    """Scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
+    """Return scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
     parts = [frozen_features(lm, [r.encoded for r in rows], budget) for rows in (support, query)]
     found: list[Tensor] = [torch.zeros(0)] * len(query)
     for mine, asked in zip(by_task(support, tasks), by_task(query, tasks), strict=True):

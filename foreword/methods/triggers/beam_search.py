@@ -109,13 +109,13 @@ def descend(field: SearchSpace, plan: SearchPlan, state: State, after: Callable[
 
 
 def swaps_at(plan: SearchPlan, step: int) -> int:
-    """Slots changed at once: from `swaps` down to one over the first half of the steps."""
+    """Return slots changed at once: from `swaps` down to one over the first half of the steps."""
     half = max(1, plan.steps // 2)
     return max(1, math.ceil(plan.swaps * (1 - step / half))) if step < half else 1
 
 
 def penalties(field: SearchSpace, plan: SearchPlan, prompts: list[Prompt]) -> list[float]:
-    """What the fluency term adds to each prompt's loss."""
+    """Return what the fluency term adds to each prompt's loss."""
     if not plan.fluency:
         return [0.0] * len(prompts)
     texts = field.writer.texts(prompts)
@@ -191,7 +191,7 @@ def _told(
     field: SearchSpace, state: State, now: tuple[Prompt, float], tried: SwappedPrompt, found: PromptScore,
     accepted: bool, all_found: list[PromptScore],
 ) -> dict[str, Any]:  # fmt: skip
-    """One step for the record. `true` is a lower bound where the prompt was not read whole."""
+    """Return one step for the record. `true` is a lower bound where the prompt was not read whole."""
     return {
         "step": state.step,
         "search": len(state.left),

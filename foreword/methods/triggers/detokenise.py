@@ -39,7 +39,8 @@ class Detokeniser:
     def build(
         lm: FrozenLM, slotted: Slotted, rows: Sequence[TextRow], encoded: Sequence[Encoded], surfaces: Sequence[str]
     ) -> "Detokeniser":
-        """`encoded` are the rows with open slots; `surfaces` of the tokens in use say whether words bring a space."""
+        """Build the writer of prompts: `encoded` are the rows with open slots, `surfaces` of the tokens in use say
+        whether words bring a space."""
         holed = Encoder.build(lm, replace(slotted.format, template=_holed(slotted.format.template)))
         kinds: dict[str, int] = {}
         for index, (row, e) in enumerate(zip(rows, encoded, strict=True)):
@@ -53,7 +54,7 @@ class Detokeniser:
         return Detokeniser(lm, slotted, holed, parts, probes, opened, apart)
 
     def texts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...] | None]:
-        """The words for each prompt's slots; None where no way to write them is read back as these tokens."""
+        """Return the words for each prompt's slots; None where no way to write them is read back as these tokens."""
         surfaces = self._surfaces(prompts)
         found: list[tuple[str, ...] | None] = [None] * len(prompts)
         bare = [tuple(text.lstrip(" ") for text in texts) for texts in surfaces]
@@ -66,13 +67,13 @@ class Detokeniser:
         return found
 
     def format(self, texts: tuple[str, ...]) -> Format:
-        """The format with these words in its text."""
+        """Return the format with these words in its text."""
         form = self.slotted.format
         return replace(form, template=worded(form.template, texts))
 
     def _stands(self, texts: tuple[str, ...]) -> bool:
-        """Whether there are words for every slot, none of which joins a field's text: which pieces those would become
-        together differs from row to row."""
+        """Return whether there are words for every slot, none of which joins a field's text: which pieces those would
+        become together differs from row to row."""
         return all(
             text.strip() and not (apart and text[0].isalnum()) for text, apart in zip(texts, self.apart, strict=True)
         )
@@ -103,14 +104,14 @@ class Detokeniser:
 
 
 def filled(encoded: Encoded, prompt: Prompt) -> np.ndarray:
-    """The row's ids with the prompt in its slots."""
+    """Return the row's ids with the prompt in its slots."""
     ids_S = encoded.ids_S.copy()
     ids_S[columns_of(encoded.slot_S, len(prompt))] = prompt
     return ids_S
 
 
 def same_columns(one: Encoded, ids_S: np.ndarray, other: Encoded) -> bool:
-    """Whether a row with these ids in place of its own is the other one."""
+    """Return whether a row with these ids in place of its own is the other one."""
     return one.answer == other.answer and np.array_equal(ids_S, other.ids_S)
 
 
@@ -129,7 +130,7 @@ def _hole(number: int) -> str:
 
 
 def _holed(template: Template) -> Template:
-    """The template with a field in place of each slot."""
+    """Return the template with a field in place of each slot."""
     turns, number = [], 0
     for turn in template.turns:
         count = sum(isinstance(part, Soft) for part in turn.parts)
@@ -139,7 +140,7 @@ def _holed(template: Template) -> Template:
 
 
 def _after_field(template: Template) -> list[bool]:
-    """For each slot, whether a field's text stands right before it, spaces aside."""
+    """Return for each slot, whether a field's text stands right before it, spaces aside."""
     found = []
     for turn in template.turns:
         before: Part | None = None
@@ -152,7 +153,7 @@ def _after_field(template: Template) -> list[bool]:
 
 
 def _kind(text: str) -> str:
-    """What a text begins and ends with: a letter, a figure, a space or something else."""
+    """Return what a text begins and ends with: a letter, a figure, a space or something else."""
 
     def one(char: str) -> str:
         return "a" if char.isalpha() else "0" if char.isdigit() else " " if char.isspace() else "."

@@ -19,7 +19,7 @@ ROWS, WORDS = 64, 10
 
 
 def explained(field: SearchSpace, prompt: Prompt) -> dict[str, Any]:
-    """Losses on the pool with each token left out, and the likeliest words at the answer position, over rows."""
+    """Return losses on the pool with each token left out, and the likeliest words at the answer position, over rows."""
     rows = field.encoded[:ROWS]
     seen = prompt_attention(field, prompt)
     return {
@@ -37,7 +37,7 @@ def explained(field: SearchSpace, prompt: Prompt) -> dict[str, Any]:
 
 
 def leave_one_out(field: SearchSpace, prompt: Prompt) -> list[float]:
-    """The pool's mean loss without each of the tokens, its column gone from every row."""
+    """Return the pool's mean loss without each of the tokens, its column gone from every row."""
     labels = torch.cat([block.label_B for block in field.pool.blocks])
     encoded = readied(field.encoded, field.objective)
     losses = []
@@ -49,9 +49,9 @@ def leave_one_out(field: SearchSpace, prompt: Prompt) -> list[float]:
 
 
 def prompt_attention(field: SearchSpace, prompt: Prompt) -> list[dict[str, Any]]:
-    """How much the answer position looks at each token: attention weights averaged over rows and heads, over all layers
-    and in the last one. Weights say where the model looks, not what moves its answer (Jain & Wallace 2019); the losses
-    without a token do. Empty for a model that does not show them."""
+    """Return how much the answer position looks at each token: attention weights averaged over rows and heads, over all
+    layers and in the last one. Weights say where the model looks, not what moves its answer (Jain & Wallace 2019); the
+    losses without a token do. Empty for a model that does not show them."""
     rows = [with_prompt(e, prompt, ()) for e in field.encoded[:ROWS]]
     columns = [columns_of(e.slot_S, len(prompt)) for e in field.encoded[:ROWS]]
     total_NP = None
@@ -76,7 +76,7 @@ def prompt_attention(field: SearchSpace, prompt: Prompt) -> list[dict[str, Any]]
 
 
 def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:
-    """The row with a prompt in its slots, and the columns of some slots left out."""
+    """Return the row with a prompt in its slots, and the columns of some slots left out."""
     columns_T = columns_of(e.slot_S, len(prompt))
     ids_S = e.ids_S.copy()
     ids_S[columns_T] = prompt
@@ -90,7 +90,7 @@ def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:
 
 @torch.no_grad()
 def top_words(field: SearchSpace, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
-    """The likeliest tokens at the answer position and their mean probability over the rows."""
+    """Return the likeliest tokens at the answer position and their mean probability over the rows."""
     mean_V = mean_prediction(field.lm, rows)
     best = mean_V.topk(min(WORDS, len(field.surfaces)))
     return [
@@ -102,7 +102,7 @@ def top_words(field: SearchSpace, rows: Sequence[Encoded]) -> list[dict[str, Any
 
 @torch.no_grad()
 def mean_prediction(lm: FrozenLM, rows: Sequence[Encoded]) -> torch.Tensor:
-    """The vocabulary's probabilities at the answer position, averaged over the rows: (V,)."""
+    """Return the vocabulary's probabilities at the answer position, averaged over the rows: (V,)."""
     total = torch.zeros(lm.dims.vocab, dtype=torch.float64)
     for at in range(0, len(rows), 8):
         part = rows[at : at + 8]

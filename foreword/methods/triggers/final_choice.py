@@ -33,8 +33,8 @@ class FinalCandidate:
 
 
 def choose(field: SearchSpace, prompts: list[Prompt]) -> tuple[list[FinalCandidate], FinalCandidate]:
-    """The manual prompt first, then these, measured on the development rows (the pool where there are none); and the
-    best. A tie goes to the manual prompt, then to the first."""
+    """Return the manual prompt first, then these, measured on the development rows (the pool where there are none); and
+    the best. A tie goes to the manual prompt, then to the first."""
     job = field.job
     rows = job.task.validation or field.pool_rows
     choices = []
@@ -56,7 +56,7 @@ def measure(prompt: Prompt | None, score_NC: Float[Tensor, "N C"], rows: Sequenc
 
 
 def as_value(field: SearchSpace, prompt: Prompt) -> tuple[HardPrompt, Format]:
-    """Words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
+    """Return words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
     [texts] = field.writer.texts([prompt])
     if texts is not None:
         form = field.writer.format(texts)

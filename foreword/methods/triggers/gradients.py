@@ -18,7 +18,7 @@ def slot_gradient(
     lm: FrozenLM, blocks: Sequence[Block], embed_PD: Float[Tensor, "P D"], objective: Objective,
     tokens: int | None = None,
 ) -> tuple[float, Float[Tensor, "P D"]]:  # fmt: skip
-    """The mean loss of all rows and its gradient in the slots' embeddings. The model's weights get none.
+    """Return the mean loss of all rows and its gradient in the slots' embeddings. The model's weights get none.
 
     `tokens` bounds one pass (None: what suits the device); any split gives the same sum.
     """
@@ -37,7 +37,7 @@ def slot_gradient(
 
 
 def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:
-    """The embedding module's own output for a prompt."""
+    """Return the embedding module's own output for a prompt."""
     return lm.embed(torch.tensor([prompt], device=lm.device))[0]
 
 
@@ -45,8 +45,11 @@ def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:
 def first_order(
     lm: FrozenLM, grad_PD: Float[Tensor, "P D"], prompt: Prompt, allowed_A: Int[Tensor, "A"]
 ) -> Float[Tensor, "P A"]:
-    """The change of the loss that a token in a slot should make, (e_w - e_now) . g (Ebrahimi et al. 2018, eq. 5; Shin
-    et al. 2020, eq. 3, with the constant left in); infinite for the token that is there."""
+    """Return the change of the loss that a token in a slot should make, (e_w - e_now) .
+
+    g (Ebrahimi et al. 2018, eq. 5; Shin et al. 2020, eq. 3, with the constant left in); infinite for the token that is
+    there.
+    """
     grad_PD = grad_PD.to(torch.promote_types(grad_PD.dtype, torch.float32))
     now_P = (embeddings_of(lm, prompt).to(grad_PD) * grad_PD).sum(1)
     step = max(1, CHUNK // lm.dims.width)

@@ -17,7 +17,8 @@ TRIES = 64
 
 
 def starts(field: SearchSpace, init: Init) -> dict[str, tuple[Prompt, float]]:
-    """The starts asked for with their losses on the pool; "best" makes all of them. Each can be written as words.
+    """Return the starts asked for with their losses on the pool; "best" makes all of them. Each can be written as
+    words.
 
     Raises: ConfigError where there is none.
     """
@@ -48,7 +49,7 @@ def _writable(field: SearchSpace, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def _filler(field: SearchSpace) -> Prompt | None:
-    """One common token in every slot: the one with the lowest loss."""
+    """Return one common token in every slot: the one with the lowest loss."""
     tokenizer = field.lm.tokenizer
     texts = [space + word for word in FILLER for space in (" ", "")]
     singles = field.slotted.encoder.pieces.after(("a",), texts)
@@ -62,7 +63,7 @@ def _filler(field: SearchSpace) -> Prompt | None:
 
 
 def _manual(field: SearchSpace, filler: Prompt | None) -> Prompt | None:
-    """The manual words in the last slots, filler in those before."""
+    """Return the manual words in the last slots, filler in those before."""
     words, length = field.slotted.words, field.slotted.length
     if words is None:
         return None
@@ -75,7 +76,7 @@ def _manual(field: SearchSpace, filler: Prompt | None) -> Prompt | None:
 def random_prompt(
     field: SearchSpace, rng: random.Random, around: Prompt | None = None, slots: int | None = None
 ) -> Prompt:
-    """A prompt of allowed tokens drawn by chance, or one that differs from another in so many slots.
+    """Return a prompt of allowed tokens drawn by chance, or one that differs from another in so many slots.
 
     Raises: ConfigError where none of many can be written.
     """
@@ -96,7 +97,7 @@ def random_prompt(
 
 
 def _pez(field: SearchSpace, begin: Prompt) -> Prompt | None:
-    """The best of the prompts that a short projected descent passes through."""
+    """Return the best of the prompts that a short projected descent passes through."""
     descent = Descent(embeddings_of(field.lm, begin), PEZ_RATE)
     seen: dict[Prompt, float] = {}
     for step in range(PEZ_STEPS):

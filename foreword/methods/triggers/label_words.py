@@ -67,7 +67,7 @@ def ratio_scores(
 
 
 def find_words(lm: FrozenLM, task: Task, form: Format, value: Learnt | None = None, seed: int = 0) -> list[WordChoice]:
-    """Sets of 1 to 5 words a label by both scores, and the words given, best on development rows first.
+    """Return sets of 1 to 5 words a label by both scores, and the words given, best on development rows first.
 
     Words are single pieces that stand in one label's set alone. Without development rows the training rows choose.
 
@@ -123,7 +123,8 @@ def _encoded(encoder: Encoder, rows: Sequence[Row], value: Learnt | None) -> lis
 
 
 def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
-    """Tokens that are whole words: they bring their own space where the tokenizer writes one, and are of letters."""
+    """Return tokens that are whole words: they bring their own space where the tokenizer writes one, and are of
+    letters."""
     surfaces = surfaces_of(lm)
     texts = (text for row in task.train for text in row.fields.values())
     allowed = allowed_ids(lm, TokenFilter(frozenset(), scripts_of(texts)), (), surfaces)
@@ -136,7 +137,8 @@ def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
 def _best_words(
     encoder: Encoder, form: Format, score_CA: Float[Tensor, "C A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
 ) -> list[list[tuple[str, int]]]:
-    """Up to five words a label with their pieces: labels take their best in turns, so that no word serves two."""
+    """Return up to five words a label with their pieces: labels take their best in turns, so that no word serves
+    two."""
     found: list[list[tuple[str, int]]] = [[] for _ in form.labels]
     orders = [iter(_whole_words(encoder, scores_A, ids_A, surfaces)) for scores_A in score_CA]
     used: set[int] = set()
@@ -155,7 +157,7 @@ def _best_words(
 def _whole_words(
     encoder: Encoder, score_A: Float[Tensor, "A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
 ) -> list[tuple[str, int]]:
-    """A label's best words that are one piece in the answer's place, with that piece."""
+    """Return a label's best words that are one piece in the answer's place, with that piece."""
     order = [i for i in score_A.argsort(descending=True, stable=True).tolist()[:POOLED] if score_A[i] > -torch.inf]
     words = [surfaces[int(ids_A[i])].strip() for i in order]
     read = encoder.planner.place.ids(encoder.pieces, words) if words else []
@@ -174,5 +176,5 @@ def _measured(
 
 
 def with_words(form: Format, choice: WordChoice) -> Format:
-    """The format with these label words."""
+    """Return the format with these label words."""
     return replace(form, words=choice.words)

@@ -29,7 +29,7 @@ def row_losses(score_BC: Float[Tensor, "B C"], label_B: Int[Tensor, "B"], object
 
 
 def readied(encoded: Sequence[Encoded], objective: Objective) -> list[Encoded]:
-    """Rows whose label words are scored as the objective needs: over the vocabulary for likelihood."""
+    """Return rows whose label words are scored as the objective needs: over the vocabulary for likelihood."""
     if objective != "likelihood":
         return list(encoded)
     plans: dict[int, LabelPlan] = {}

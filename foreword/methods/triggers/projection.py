@@ -15,7 +15,7 @@ from foreword.models.base import FrozenLM
 
 @torch.no_grad()
 def nearest(lm: FrozenLM, soft_PD: Float[Tensor, "P D"], allowed_A: Int[Tensor, "A"]) -> Prompt:
-    """The allowed token with the highest cosine to each position; the first of equals."""
+    """Return the allowed token with the highest cosine to each position; the first of equals."""
     soft_PD = torch.nn.functional.normalize(soft_PD.to(torch.promote_types(lm.dtype, torch.float32)), dim=1)
     step = max(1, CHUNK // lm.dims.width)
     parts = []
@@ -39,7 +39,7 @@ class Descent:
     def advance(
         self, lm: FrozenLM, blocks: Sequence[Block], allowed_A: Int[Tensor, "A"], objective: Objective
     ) -> tuple[Prompt, float]:
-        """One step: the tokens nearest to the soft copy before it, and their loss on these rows."""
+        """Take one step: return the tokens nearest to the soft copy before it, and their loss on these rows."""
         prompt = nearest(lm, self.soft_PD.detach(), allowed_A)
         loss, grad_PD = slot_gradient(lm, blocks, embeddings_of(lm, prompt), objective)
         self.soft_PD.grad = grad_PD.to(self.soft_PD)
@@ -48,7 +48,7 @@ class Descent:
         return prompt, loss
 
     def state(self) -> dict[str, Any]:
-        """All that going on needs, as numbers that JSON keeps exactly."""
+        """Return all that going on needs, as numbers that JSON keeps exactly."""
         moments = self._optimizer.state_dict()["state"].get(0, {})
         kept = {name: moments[name].tolist() for name in ("step", "exp_avg", "exp_avg_sq") if name in moments}
         return {"step": self.step, "soft": self.soft_PD.tolist(), "moments": kept}

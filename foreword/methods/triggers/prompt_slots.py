@@ -32,7 +32,7 @@ class Slotted:
 
 
 def with_slots(lm: FrozenLM, form: Format, length: int) -> Slotted:
-    """The format with its own slots; without any, the words before the answer become slots, `length` at least.
+    """Return the format with its own slots; without any, the words before the answer become slots, `length` at least.
 
     "{text} It was {mask}." gives "{text} {soft:5} {mask}.", and `words` are "It was". Where no words stand there, as at
     the end of a chat's last message, the slots are put there.
@@ -64,7 +64,7 @@ class _Words:
 
 
 def _worded(template: Template) -> _Words | None:
-    """The words of the template's own text right before the answer, from the last line break on."""
+    """Return the words of the template's own text right before the answer, from the last line break on."""
     parts = template.parts
     at = next((i for i, p in enumerate(parts) if isinstance(p, AnswerPlace)), len(parts)) - 1
     last = parts[at] if at >= 0 else None
@@ -80,7 +80,7 @@ def _worded(template: Template) -> _Words | None:
 
 
 def _with(template: Template, found: _Words, length: int | None) -> Template:
-    """The template with a slot in place of the words: of their own length, or of the one given."""
+    """Return the template with a slot in place of the words: of their own length, or of the one given."""
     slot = Soft(words=found.words) if length is None else Soft(length=length)
     middle: list[Part] = [Literal(found.before)] if found.before else []
     middle += [slot, Literal(found.after)] if found.after else [slot]
@@ -89,12 +89,12 @@ def _with(template: Template, found: _Words, length: int | None) -> Template:
 
 
 def _parsed(template: Template) -> Template:
-    """The template that its source stands for: neighbouring literals are one."""
+    """Return the template that its source stands for: neighbouring literals are one."""
     return Template.parse(template.source)
 
 
 def worded(template: Template, texts: tuple[str, ...]) -> Template:
-    """The template with text in place of its slots, which brings its own spaces: a slot takes none before it."""
+    """Return the template with text in place of its slots, which brings its own spaces: a slot takes none before it."""
     given = iter(texts)
     turns = tuple(
         Turn(turn.role, replaced(turn.parts, [*map(Literal, _first(given, turn))])) for turn in template.turns
@@ -103,7 +103,7 @@ def worded(template: Template, texts: tuple[str, ...]) -> Template:
 
 
 def replaced(parts: Sequence[Part], instead: Sequence[Part]) -> tuple[Part, ...]:
-    """Parts with others in place of the slots, and the spaces before a slot gone."""
+    """Return parts with others in place of the slots, and the spaces before a slot gone."""
     given = iter(instead)
     found: list[Part] = []
     for part in parts:
@@ -119,19 +119,19 @@ def replaced(parts: Sequence[Part], instead: Sequence[Part]) -> tuple[Part, ...]
 
 
 def _first(given: Iterator[str], turn: Turn) -> list[str]:
-    """The texts of one turn's slots."""
+    """Return the texts of one turn's slots."""
     return [next(given) for part in turn.parts if isinstance(part, Soft)]
 
 
 def spans(encoder: Encoder) -> list[range]:
-    """The slots of each of the template's gaps, in order."""
+    """Return the slots of each of the template's gaps, in order."""
     from foreword.models.encoding.row_items import Gap
 
     return [range(item.start, item.start + len(item.ids)) for item in encoder.row.items if isinstance(item, Gap)]
 
 
 def columns_of(slot_S: Int[np.ndarray, "S"], length: int) -> Int[np.ndarray, "T"]:
-    """The column of each slot of a row.
+    """Return the column of each slot of a row.
 
     Raises: ConfigError where the row has not as many slots as the prompt has tokens.
     """

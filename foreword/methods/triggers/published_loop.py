@@ -65,7 +65,7 @@ class PaperRows:
 
 
 def first_prompt(field: SearchSpace) -> Prompt:
-    """Masks in every slot, or for a causal model, which has none, the tokenizer's first common word."""
+    """Return masks in every slot, or for a causal model, which has none, the tokenizer's first common word."""
     mask = field.lm.tokenizer.mask_token_id if field.lm.kind == "masked" else None
     if mask is None:
         mask = field.slotted.encoder.pieces.after(("a",), [" the"])[0][0]
@@ -73,7 +73,8 @@ def first_prompt(field: SearchSpace) -> Prompt:
 
 
 def paper_step(rows: PaperRows, state: PaperState, candidates: int) -> None:
-    """One iteration: gradient, one random slot, the best tokens there, judged on other rows than the gradient's."""
+    """Take one step of the published loop: gradient, one random slot, the best tokens there, judged on other rows than
+    the gradient's."""
     field, lm = rows.field, rows.field.lm
     now = state.prompt
     embed_PD = embeddings_of(lm, now)

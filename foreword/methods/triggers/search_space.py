@@ -41,11 +41,12 @@ class SearchSpace:
     written: bool  # whether every prompt must be read back from its words as it is
 
     def readable(self, prompts: Sequence[Prompt]) -> list[bool]:
-        """Which prompts may be used: those that can be written as words, or all of them."""
+        """Return which prompts may be used: those that can be written as words, or all of them."""
         return [t is not None for t in self.writer.texts(prompts)] if self.written else [True] * len(prompts)
 
     def gradient_blocks(self, step: int) -> Sequence[Block]:
-        """The rows of one gradient: drawn from those outside of the pool where there are enough, else from the pool."""
+        """Return the rows of one gradient: drawn from those outside of the pool where there are enough, else from the
+        pool."""
         rng = random.Random(f"{self.job.seed} gradient {step}")
         if len(self.spare) >= self.gradient_rows:
             chosen = rng.sample(range(len(self.spare)), self.gradient_rows)
@@ -56,12 +57,12 @@ class SearchSpace:
         return blocks if count >= len(blocks) else [blocks[i] for i in sorted(rng.sample(range(len(blocks)), count))]
 
     def words(self, prompt: Prompt) -> list[str]:
-        """The tokens of a prompt as a person reads them."""
+        """Return the tokens of a prompt as a person reads them."""
         return [self.surfaces[i] or self.lm.tokenizer.convert_ids_to_tokens(i) for i in prompt]
 
 
 def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False) -> SearchSpace:
-    """The field of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token there is.
+    """Return the field of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token there is.
 
     Raises: DataError without labelled training rows; ConfigError where no token is left.
     """
@@ -102,7 +103,7 @@ def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False)
 
 
 def stratified(labels: Sequence[int], seed: int) -> list[int]:
-    """Row numbers in an order whose every beginning has the labels in about equal parts, as far as they go."""
+    """Return row numbers in an order whose every beginning has the labels in about equal parts, as far as they go."""
     rng = random.Random(f"{seed} pool")
     by_label: dict[int, list[int]] = {}
     for index, label in enumerate(labels):

@@ -41,7 +41,7 @@ class SelectionRows:
         lm: FrozenLM, rows: Sequence[Encoded], labels: Sequence[int], length: int, objective: Objective,
         *, block: int = BLOCK, reuse: bool = True,
     ) -> "SelectionRows":  # fmt: skip
-        """Rows in the order given."""
+        """Return rows in the order given."""
         parts = [slice(at, at + block) for at in range(0, len(rows), block)]
         blocks = [Block.build(lm, rows[p], labels[p], length, objective, reuse=reuse) for p in parts]
         return SelectionRows(tuple(blocks), objective)
@@ -51,14 +51,14 @@ class SelectionRows:
         return sum(map(len, self.blocks))
 
     def set_base(self, prompt: Prompt) -> None:
-        """The prompt that those measured next differ from at few slots."""
+        """Set the prompt that the next ones to be measured differ from in few slots."""
         if prompt != self.base:
             for block in self.blocks:
                 block.set_base(prompt)
             self.base = prompt
 
     def losses(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Each prompt's mean loss over all rows."""
+        """Return each prompt's mean loss over all rows."""
         return [m.loss for m in self.race(prompts, [0.0] * len(prompts), float("inf"), shrink=False)]
 
     def race(
@@ -104,7 +104,7 @@ class SelectionRows:
         return [best if i == winner else PromptScore(float("inf"), False) for i in range(len(prompts))]
 
     def _sums(self, block: Block, prompts: Sequence[Prompt]) -> list[float]:
-        """Each prompt's sum of losses over a block's rows."""
+        """Return each prompt's sum of losses over a block's rows."""
         self.read += len(prompts) * len(block)
         since = None if self.base is None else [_since(self.base, p, block) for p in prompts]
         score_XBC = block.scores(prompts, since)
@@ -124,6 +124,7 @@ class SelectionRows:
 
 
 def _since(base: Prompt, prompt: Prompt, block: Block) -> int:
-    """The first slot, in the order of columns, at which a prompt differs from the base; the last one if at none."""
+    """Return the first slot, in the order of columns, at which a prompt differs from the base; the last one if at
+    none."""
     order = block.columns_BT[0].argsort()
     return next((n for n, slot in enumerate(order) if prompt[slot] != base[slot]), len(order) - 1)

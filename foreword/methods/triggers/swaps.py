@@ -55,7 +55,7 @@ def propose(
     swaps: int = 1,
     rng: random.Random | None = None,
 ) -> list[SwappedPrompt]:
-    """At most `count` prompts, best first; ties go to the lower slot, then the lower token.
+    """Return at most `count` prompts, best first; ties go to the lower slot, then the lower token.
 
     Half of them change `swaps` slots at once where that is more than one (annealed by the caller). Prompts in `seen`,
     and those that are not `readable`, are left out.
@@ -89,7 +89,7 @@ def _take(
 def _several(
     change_PA: Tensor, prompt: Prompt, allowed_A: Tensor, count: int, swaps: int, rng: random.Random
 ) -> list[SwappedPrompt]:
-    """Swaps of several slots at once, each token drawn from the best of its slot."""
+    """Return swaps of several slots at once, each token drawn from the best of its slot."""
     top = min(TOP, change_PA.shape[1])
     best_PK = change_PA.topk(top, largest=False, sorted=True)
     drawn = []

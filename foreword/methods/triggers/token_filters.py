@@ -30,7 +30,8 @@ class TokenFilter:
 
 
 def scripts_of(texts: Iterable[str]) -> frozenset[str]:
-    """The scripts of the letters in these texts, by the first word of their Unicode names (LATIN, CYRILLIC, CJK)."""
+    """Return the scripts of the letters in these texts, by the first word of their Unicode names (LATIN, CYRILLIC,
+    CJK)."""
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
@@ -38,7 +39,7 @@ def scripts_of(texts: Iterable[str]) -> frozenset[str]:
 
 
 def surfaces_of(lm: FrozenLM) -> list[str]:
-    """Each token's text as it stands after another word, its leading space included."""
+    """Return each token's text as it stands after another word, its leading space included."""
     tokenizer = lm.tokenizer
     context = tokenizer(CONTEXT, add_special_tokens=False)["input_ids"]
     before = tokenizer.decode(context, clean_up_tokenization_spaces=False)
@@ -48,7 +49,7 @@ def surfaces_of(lm: FrozenLM) -> list[str]:
 
 
 def allowed_ids(lm: FrozenLM, wanted: TokenFilter, pieces: Iterable[int], surfaces: list[str]) -> Int[Tensor, "A"]:
-    """The tokens that may be used, in order; `pieces` are those of label words.
+    """Return the tokens that may be used, in order; `pieces` are those of label words.
 
     Raises: ConfigError where nothing is left.
     """

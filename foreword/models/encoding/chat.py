@@ -37,10 +37,10 @@ class Chat:
 
     @staticmethod
     def of(tokenizer: Any, template: Template, options: ChatOptions | None = None, model: str = "") -> "Chat":
-        """A template of messages for this tokenizer; `model` is its name in errors.
+        """Return a template of messages for this tokenizer; `model` is its name in errors.
 
-        Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for
-        messages that it refuses, and for options that it never reads.
+        Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for messages
+        that it refuses, and for options that it never reads.
         """
         rendering = ChatTemplate.of(tokenizer, options or ChatOptions(), model)
         plain = list(template.parts)
@@ -131,7 +131,7 @@ def _sentinel(number: int, pad: bool) -> str:
 def _messages(
     template: Template, text_of: Callable[[int, Field | Soft | Literal], str], data: bool = False
 ) -> list[dict[str, str]]:
-    """The messages with `text_of(number, part)` for every part that is not the template's own text.
+    """Return the messages with `text_of(number, part)` for every part that is not the template's own text.
 
     Text of demonstrations stands as it is unless `data` says that it is asked for too.
     """
@@ -150,7 +150,7 @@ def _messages(
 
 
 def _lead(rendering: ChatTemplate, template: Template) -> str:
-    """The spaces that the chat template puts between the generation prompt and the model's own message."""
+    """Return the spaces that the chat template puts between the generation prompt and the model's own message."""
     messages = _messages(template, _sentinel_of)
     answer = {"role": "assistant", "content": f"{OPEN}{CLOSE}"}
     try:
@@ -168,7 +168,7 @@ def _sentinel_of(number: int, part: object) -> str:
 
 
 def thinking(tokenizer: Any, form: Format, model: str = "") -> str | None:
-    """One line if the model thinks before it answers messages, as its chat template has it; None otherwise.
+    """Return one line if the model thinks before it answers messages, as its chat template has it; None otherwise.
 
     It thinks if the template's generation prompt opens a block of thinking, or if a variable of the template that turns
     thinking off would change that prompt.

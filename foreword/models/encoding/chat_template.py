@@ -67,10 +67,10 @@ class ChatTemplate:
 
     @staticmethod
     def of(tokenizer: Any, options: ChatOptions, model: str = "") -> "ChatTemplate":
-        """The template of this tokenizer; `model` is its name in errors, the tokenizer's own unless given.
+        """Return the template of this tokenizer; `model` is its name in errors, the tokenizer's own unless given.
 
-        Raises: ModelError for a tokenizer without a chat template, and for one that is no template or picks at
-        random; ConfigError for variables that the template never reads.
+        Raises: ModelError for a tokenizer without a chat template, and for one that is no template or picks at random;
+        ConfigError for variables that the template never reads.
         """
         name = model or tokenizer.name_or_path
         if not tokenizer.chat_template:
@@ -105,7 +105,8 @@ class ChatTemplate:
 
     @property
     def now(self) -> str:
-        """The present moment by the library's clock: the day alone, if what the template writes changes at midnight."""
+        """Return the present moment by the library's clock: the day alone, if what the template writes changes at
+        midnight."""
         shown = "{{ " + CLOCK + "('%Y-%m-%dT%H:%M:%S') }}"
         [moment] = self.tokenizer.apply_chat_template(
             [[{"role": "user", "content": ""}]], tokenize=False, chat_template=shown
@@ -113,7 +114,7 @@ class ChatTemplate:
         return moment.partition("T")[0] if self.by_day else moment
 
     def render(self, conversations: Sequence[Sequence[Message]], prompt: bool = True) -> list[str]:
-        """Raises: ConfigError with the template's own error for messages that it refuses."""
+        """Render messages. Raises: ConfigError with the template's own error for messages that it refuses."""
         if not conversations:  # as of a task without validation rows; the library refuses an empty list
             return []
         texts: dict[str, str] = {}  # of the clock, by format
@@ -142,7 +143,8 @@ class ChatTemplate:
 
 
 def frozen(tokenizer: Any, form: Format, model: str = "") -> Format:
-    """The format with the present moment as its clock, if its chat template reads the clock and none was recorded.
+    """Return the format with the present moment as its clock, if its chat template reads the clock and none was
+    recorded.
 
     Raises: ModelError, ConfigError as `ChatTemplate.of` says.
     """
@@ -162,7 +164,7 @@ def undated(tokenizer: Any, form: Format, model: str = "") -> ChatTemplate | Non
 
 
 def strftime(moment: datetime, form: str) -> str:
-    """The moment in this format, in English whatever the process's language is."""
+    """Return the moment in this format, in English whatever the process's language is."""
 
     def plain(found: re.Match[str]) -> str:
         letter = found.group(1)
@@ -192,7 +194,8 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=64)
 def _read(source: str) -> tuple[frozenset[str], str | None, bool]:
-    """The variables that a template reads, what in it picks at random, and whether its clock shows days alone."""
+    """Return the variables that a template reads, what in it picks at random, and whether its clock shows days
+    alone."""
     environment = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
     tree = environment.parse(source)
     reads = frozenset(meta.find_undeclared_variables(tree))

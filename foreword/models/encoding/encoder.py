@@ -103,12 +103,13 @@ class Encoder:
 
     @property
     def prompt_length(self) -> int:
-        """Positions of all slots together."""
+        """Return positions of all slots together."""
         return len(self.row.init_P)
 
     @property
     def init_ids_P(self) -> Int[Tensor, "P"] | None:
-        """Ids of the words that slots were written as, -1 at slots given as a length; None where no slot has words."""
+        """Return ids of the words that slots were written as, -1 at slots given as a length; None where no slot has
+        words."""
         if all(i < 0 for i in self.row.init_P):
             return None
         return torch.tensor(self.row.init_P)
@@ -117,12 +118,12 @@ class Encoder:
         return self.encode_rows([PlainRow(fields, tuple(options or ()))])[0]
 
     def encode_rows(self, rows: Sequence[TextRow]) -> list[Encoded]:
-        """Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
+        """Encode rows. Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
         return self._encode(rows, self._plans_of(rows))
 
     def encode_texts(self, rows: Sequence[TextRow], texts: Sequence[str]) -> list[Encoded]:
-        """Rows with a text each in the answer's place: `score` gives its log-likelihood, normalised, by the chain rule
-        (causal), or the sum over its masks (masked).
+        """Return rows with a text each in the answer's place: `score` gives its log-likelihood, normalised, by the
+        chain rule (causal), or the sum over its masks (masked).
 
         Raises: DataError as `encode_rows`, and for a text that the tokenizer has no pieces for.
         """
@@ -160,7 +161,8 @@ class Encoder:
         return encoded
 
     def _room(self, plan: LabelPlan | None, where: str) -> int:
-        """Columns for the row's own text and the template's, beside its label words where those share the room."""
+        """Return columns for the row's own text and the template's, beside its label words where those share the
+        room."""
         grows = plan.longest - 1 if plan else 0
         if self.row.source is None:
             return self.room - grows
@@ -173,13 +175,13 @@ class Encoder:
 
     @property
     def answer_room(self) -> int:
-        """Pieces that an answer may have; beside a row as short as can be, where both share the room."""
+        """Return pieces that an answer may have; beside a row as short as can be, where both share the room."""
         if self.row.source is None:
             return self.room - self.own + 1
         return self.target - self.row.written + 1
 
     def require_room(self, model: str, new: int) -> None:
-        """Raises: ConfigError where the decoder has no room for so many new tokens."""
+        """Check that the decoder has room for so many new tokens. Raises: ConfigError."""
         if self.row.written + new > self.target:
             raise ConfigError(
                 f"max_new_tokens {new} is more than the decoder of {model!r} has room for: {self.target} positions, of "
@@ -187,7 +189,7 @@ class Encoder:
             )
 
     def filled(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
-        """The texts of the holes of each item with holes, by the item's number."""
+        """Return the texts of the holes of each item with holes, by the item's number."""
         holes = {
             index: [p for p in item.parts if isinstance(p, Hole)]
             for index, item in enumerate(self.row.items)
@@ -255,7 +257,10 @@ class Encoder:
         return kept
 
     def _plans_of(self, rows: Sequence[TextRow]) -> list[LabelPlan | None]:
-        """The plan of each row. Rows with the same options share one. None is kept: every row may bring new options."""
+        """Return the plan of each row.
+
+        Rows with the same options share one. None is kept: every row may bring new options.
+        """
         options = list(dict.fromkeys(tuple(row.options) for row in rows if row.options))
         if not options:
             return [self.plan] * len(rows)
@@ -293,5 +298,5 @@ def _opening(row: RowItems, pieces: Pieces) -> tuple[int, ...]:
 
 
 def count_cut(encoded: Sequence[Encoded]) -> tuple[int, int]:
-    """How many rows were cut, and how many tokens were taken from them."""
+    """Return how many rows were cut, and how many tokens were taken from them."""
     return sum(e.cut > 0 for e in encoded), sum(e.cut for e in encoded)

@@ -45,7 +45,7 @@ class Layout:
 
     @cached_property
     def grow(self) -> int:
-        """Columns added to the row, at most."""
+        """Return columns added to the row, at most."""
         return int(self.masks_E.max()) - 1 + self.tail_EK.shape[1]
 
     @cached_property
@@ -55,13 +55,13 @@ class Layout:
 
     @cached_property
     def chain(self) -> bool:
-        """Whether every piece goes on from the one before it, so that causal attention alone is right."""
+        """Return whether every piece goes on from the one before it, so that causal attention alone is right."""
         column_K = np.arange(self.tail_EK.shape[1])
         return bool(((self.above_EK == column_K - 1) | (self.tail_EK < 0)).all())
 
     @property
     def sees_EKK(self) -> Bool[np.ndarray, "E K K"]:
-        """Which pieces see which: each itself and those it goes on from. It is large, so it is not kept."""
+        """Return which pieces see which: each itself and those it goes on from. It is large, so it is not kept."""
         passes, columns = self.tail_EK.shape
         sees = np.zeros((passes, columns, columns), bool)
         for e in range(passes):
@@ -104,7 +104,7 @@ class LabelPlan:
 
     @cached_property
     def longest(self) -> int:
-        """Pieces of the longest word."""
+        """Return pieces of the longest word."""
         return max(len(word) for label in self.words for word in label)
 
     @property
@@ -113,15 +113,15 @@ class LabelPlan:
 
     @property
     def grow(self) -> int:
-        """Columns that one pass adds to a row, at most."""
+        """Return columns that one pass adds to a row, at most."""
         return max(layout.grow for layout in self._layouts())
 
     def cost(self, length: int) -> int:
-        """Columns of all model rows of one pass over a row of so many columns, at most."""
+        """Return columns of all model rows of one pass over a row of so many columns, at most."""
         return max((length + layout.grow) * layout.passes for layout in self._layouts())
 
     def tokens(self, length: int) -> int:
-        """The same for all passes together."""
+        """Return the same for all passes together."""
         return sum((length + layout.grow) * layout.passes for layout in self._layouts())
 
     def _layouts(self) -> list[Layout]:
@@ -129,8 +129,8 @@ class LabelPlan:
         return [self.layout()] if parts is None else [plan.layout() for plan in parts.plans]
 
     def parts(self, trie: bool = True) -> Parts | None:
-        """The parts that the plan's words are read in, so that no pass takes more than the limits above; None where
-        the plan is read whole."""
+        """Return the parts that the plan's words are read in, so that no pass takes more than the limits above; None
+        where the plan is read whole."""
         return self._trie_parts if trie or self.kind == "masked" else self._row_parts
 
     @cached_property
@@ -142,7 +142,8 @@ class LabelPlan:
         return self._cut(trie=False)
 
     def _cut(self, trie: bool) -> Parts | None:
-        """Words with common beginnings, or of a masked model of one length, come to one part where it has room."""
+        """Return words with common beginnings, or of a masked model of one length, come to one part where it has
+        room."""
         words = [(word, c) for c, label in enumerate(self.words) for word in label]
         masked = self.kind == "masked"
         table = len(self.words) * max(map(len, self.words)) * self.longest
@@ -183,8 +184,10 @@ class LabelPlan:
         return Parts(tuple(plans), np.array([c for group in groups for _, c in group]))
 
     def layout(self, trie: bool = True, *, apart: bool = False) -> Layout:
-        """The masked layout; or the causal one, as a trie or with a model row for each word that needs one. `apart`
-        gives each word a row that is no longer than the word needs."""
+        """Return the masked layout; or the causal one, as a trie or with a model row for each word that needs one.
+
+        `apart` gives each word a row that is no longer than the word needs.
+        """
         if self.kind == "masked":
             return self._masked
         return self._apart if apart else self._trie if trie else self._rows
@@ -197,7 +200,7 @@ class LabelPlan:
 
     @cached_property
     def _trie(self) -> Layout:
-        """All words share one model row: each distinct beginning of a word that goes on is one column."""
+        """Return all words share one model row: each distinct beginning of a word that goes on is one column."""
         nodes: dict[tuple[int, int], int] = {}  # a piece after a column (-1: the text), and the column it has
         where: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for word in sorted(self._distinct(), key=len):
@@ -211,7 +214,7 @@ class LabelPlan:
 
     @cached_property
     def _rows(self) -> Layout:
-        """A model row for each beginning of a word that is not itself the beginning of another."""
+        """Return a model row for each beginning of a word that is not itself the beginning of another."""
         starts = sorted({word[:-1] for word in self._distinct()}, key=len, reverse=True)
         rows: list[tuple[int, ...]] = []
         for start in starts:
@@ -225,7 +228,7 @@ class LabelPlan:
 
     @cached_property
     def _apart(self) -> Layout:
-        """A model row for each beginning of a word."""
+        """Return a model row for each beginning of a word."""
         rows = list(dict.fromkeys(word[:-1] for word in self._distinct()))
         where = {word: [(rows.index(word[:-1]), j) for j in range(len(word))] for word in self._distinct()}
         return self._in_rows(where, rows)

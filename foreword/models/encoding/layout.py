@@ -24,7 +24,10 @@ class Laid:
 
 
 def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
-    """Raises: ConfigError for a template that does not suit the model; ModelError for its tokenizer."""
+    """Lay out a template's parts.
+
+    Raises: ConfigError for a template that does not suit the model; ModelError for its tokenizer.
+    """
     template = format.template
     _check_answer(lm, format)
     filler = lm.tokenizer.pad_token_id or 0
@@ -40,7 +43,8 @@ def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
 
 
 def _two_parts(lm: FrozenLM, template: Template, pieces: Pieces, filler: int, soft_first: bool) -> Laid:
-    """The encoder's items, then the decoder's: what its texts begin with, and the template's own after {decoder}.
+    """Return the encoder's items, then the decoder's: what its texts begin with, and the template's own after
+    {decoder}.
 
     Slots are numbered through. Spaces before the answer are left out where the encoder's part ends with it.
     """

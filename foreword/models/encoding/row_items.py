@@ -40,7 +40,7 @@ class Text:
     ids: tuple[int, ...] | None
 
     def filled(self, texts: Sequence[str]) -> str:
-        """The whole text, with the holes' texts in order."""
+        """Return the whole text, with the holes' texts in order."""
         return self.trim("".join(self._parts(texts)))
 
     def trim(self, whole: str) -> str:
@@ -48,7 +48,7 @@ class Text:
         return whole.rstrip() if self.right else whole
 
     def holes_at(self, texts: Sequence[str]) -> list[tuple[Hole, int, int]]:
-        """The holes, and where in the filled text each of them starts and ends."""
+        """Return the holes, and where in the filled text each of them starts and ends."""
         raw = "".join(parts := self._parts(texts))
         shift = len(raw) - len(raw.lstrip()) if self.left else 0
         last = len(self.trim(raw))
@@ -65,7 +65,7 @@ class Text:
 
     @property
     def own(self) -> str:
-        """The template's part of a text with holes."""
+        """Return the template's part of a text with holes."""
         return "" if self.ids is not None else "".join(part for part in self.parts if isinstance(part, str))
 
 
@@ -113,12 +113,12 @@ class RowItems:
 
     @property
     def constant(self) -> int:
-        """Columns that are not text of the row's fields."""
+        """Return columns that are not text of the row's fields."""
         return sum(len(item.ids) for item in self.items if item.ids is not None)
 
     @property
     def written(self) -> int:
-        """Columns that a decoder begins with, the same in every row."""
+        """Return columns that a decoder begins with, the same in every row."""
         return 0 if self.source is None else sum(len(item.ids or ()) for item in self.items[self.source :])
 
     @property
@@ -133,7 +133,10 @@ class RowItems:
 
 
 def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | Decoder]) -> list[Part]:
-    """Raises: ConfigError where demonstrations have not been written into their place."""
+    """Return the parts with holes for the fields.
+
+    Raises: ConfigError if demonstrations have not been written into their place.
+    """
     found: list[Part] = []
     for part in parts:
         assert not isinstance(part, Decoder), "the two halves of a template are laid out apart"
@@ -146,7 +149,7 @@ def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | De
 
 
 def with_answer(parts: Sequence[Part]) -> list[Part]:
-    """The parts with the answer at the end, after a space, where the template does not say where it is."""
+    """Return the parts with the answer at the end, after a space, where the template does not say where it is."""
     if any(isinstance(part, AnswerPlace) for part in parts):
         return list(parts)
     last = parts[-1] if parts else None
@@ -157,8 +160,10 @@ def with_answer(parts: Sequence[Part]) -> list[Part]:
 def layout_row(
     parts: Sequence[Part], pieces: Pieces, mask_id: int | None, filler_id: int, bare: bool, soft_first: bool
 ) -> RowItems:
-    """The items of a row. `mask_id` is None for causal models, whose answer is the row's end. `bare` rows (chats) get
-    no special tokens but those in their text; others have them around the row, after leading slots if `soft_first`.
+    """Return the items of a row.
+
+    `mask_id` is None for causal models, whose answer is the row's end. `bare` rows (chats) get no special tokens but
+    those in their text; others have them around the row, after leading slots if `soft_first`.
     """
     flat = _flatten(parts, pieces)
     if not bare:
@@ -203,7 +208,7 @@ Flat = list[str | Fixed | Hole | Soft | AnswerPlace]
 
 
 def _flatten(parts: Sequence[Part], pieces: Pieces) -> Flat:
-    """Literals as text and the special tokens written in them."""
+    """Return literals as text and the special tokens written in them."""
     flat: Flat = []
     for part in parts:
         if isinstance(part, Literal) and part.data:
@@ -245,7 +250,7 @@ def _text(group: tuple[str | Hole, ...], items: list[Item], pieces: Pieces, next
 
 
 def _slot_ids(soft: Soft, before: str, spaces: str, items: list[Item], pieces: Pieces) -> tuple[int, ...]:
-    """Pieces of a slot's words, as they would be in its place; empty for a slot that was given as a length."""
+    """Return pieces of a slot's words, as they would be in its place; empty for a slot that was given as a length."""
     if soft.words is None:
         return ()
     if before or spaces:

@@ -6,7 +6,7 @@ from foreword.models.encoding.row_items import Fixed, Hole, Text
 
 
 def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> list[tuple[int, str]]:
-    """The columns of a field's text in order, each with its part of the text; the parts add up to the text.
+    """Return the columns of a field's text in order, each with its part of the text; the parts add up to the text.
 
     Special tokens that the tokenizer puts before the text, with nothing else there, are columns without text.
 
@@ -45,7 +45,7 @@ def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> l
 
 
 def _shared(text: str, whole: str, spans: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, str]]:
-    """The pieces between `start` and `end`, each with what of the text it ends; the last takes the rest."""
+    """Return the pieces between `start` and `end`, each with what of the text it ends; the last takes the rest."""
     touched = [n for n, (a, b) in enumerate(spans) if a < end and b > start]
     if not touched:
         return []

@@ -41,7 +41,7 @@ class Control:
 
     @property
     def pattern(self) -> str:
-        """A regular expression for it in a template's own text."""
+        """Return a regular expression for it in a template's own text."""
         text = f"(?i:{re.escape(self.text)})" if self.any_case else re.escape(self.text)
         return rf"(?<!\w){text}(?!\w)" if self.single_word else text
 
@@ -65,7 +65,7 @@ class Pieces:
 
     @staticmethod
     def of(tokenizer: Any, kind: str) -> "Pieces":
-        """Raises: ModelError for a tokenizer without offsets ("slow")."""
+        """Return the pieces of a tokenizer. Raises: ModelError for a tokenizer without offsets ("slow")."""
         if not tokenizer.is_fast:
             raise ModelError(
                 f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which cannot tell where its pieces stand; "
@@ -86,7 +86,7 @@ class Pieces:
         return Pieces(tokenizer, tuple(whole[:at]), end, restarts, control, never)
 
     def start(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of texts that begin a row."""
+        """Return pieces of texts that begin a row."""
         found = _ids(self.tokenizer, texts, split=True)
         return [
             ids if self.never.isdisjoint(ids) else [i for i, _, _ in self._broken(text)]
@@ -94,11 +94,12 @@ class Pieces:
         ]
 
     def following(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of texts that stand after a slot or a special token."""
+        """Return pieces of texts that stand after a slot or a special token."""
         return self.start(texts) if self.restarts else self.after(CONTEXTS, texts)
 
     def after(self, contexts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of texts that stand right after other text: tokenised together, then the context's pieces taken off.
+        """Return pieces of texts that stand right after other text: tokenised together, then the context's pieces taken
+        off.
 
         The first context whose own pieces stay as they were is used for a text; a text that merges with all of them is
         tokenised alone.
@@ -115,7 +116,8 @@ class Pieces:
         return [self.start([text])[0] if ids is None else ids for text, ids in zip(texts, found, strict=True)]
 
     def offsets(self, text: str, first: bool) -> list[tuple[int, int]]:
-        """Where in the text each of its pieces stands; the same pieces as `start` (first) or `following` give."""
+        """Return where in the text each of its pieces stands; the same pieces as `start` (first) or `following`
+        give."""
         if first or self.restarts:
             return [(a, b) for _, a, b in self._broken(text)]
         [wanted] = self.following([text])
@@ -127,7 +129,7 @@ class Pieces:
         raise ModelError(f"The tokenizer of {self.tokenizer.name_or_path!r} cannot tell where its pieces stand.")
 
     def split_special(self, text: str) -> list[str | int]:
-        """A template's own text, cut at the control tokens that are written in it, which become ids."""
+        """Return a template's own text, cut at the control tokens that are written in it, which become ids."""
         if not self.control:
             return [text] if text else []
         parts: list[str | int] = []
@@ -139,7 +141,7 @@ class Pieces:
         return [part for part in [*parts, text[at:]] if part != ""]
 
     def strips(self, index: int) -> tuple[bool, bool]:
-        """Whether the tokenizer takes the whitespace before and after this control token as part of it."""
+        """Return whether the tokenizer takes the whitespace before and after this control token as part of it."""
         return next(((token.lstrip, token.rstrip) for token in self.control if token.index == index), (False, False))
 
     @cached_property
@@ -153,7 +155,8 @@ class Pieces:
         return lower | {token.text: token.index for token in self.control}
 
     def _broken(self, text: str, begins: bool = True) -> list[tuple[int, int, int]]:
-        """Pieces as (id, start, end), none of them a control token. The text `begins` a row, or goes on after another.
+        """Return pieces as (id, start, end), none of them a control token. The text `begins` a row, or goes on after
+        another.
 
         Where the tokenizer's model itself knows a control token's text as a piece (Unigram models do), the text is
         broken up behind the first character of that piece, and the parts are tokenised one after the other.
@@ -179,7 +182,7 @@ class Pieces:
         return whole
 
     def _later(self, text: str) -> list[tuple[int, int, int]]:
-        """Pieces of a text that stands after another, one that the tokenizer leaves apart if there is one."""
+        """Return pieces of a text that stands after another, one that the tokenizer leaves apart if there is one."""
         for context in CONTEXTS:
             own, both = self._spans(context), self._spans(context + text)
             if both[: len(own)] == own:
@@ -187,7 +190,7 @@ class Pieces:
         return self._spans(text)
 
     def _spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Pieces as (id, start, end), as the tokenizer has them without its control tokens."""
+        """Return pieces as (id, start, end), as the tokenizer has them without its control tokens."""
         if not text:
             return []
         encoding = self.tokenizer(
@@ -204,7 +207,7 @@ class Pieces:
 
 
 def _control(tokenizer: Any) -> tuple[Control, ...]:
-    """The tokenizer's control tokens, in the order of their ids."""
+    """Return the tokenizer's control tokens, in the order of their ids."""
     normaliser = tokenizer.backend_tokenizer.normalizer
 
     def any_case(token: Any) -> bool:
@@ -222,7 +225,7 @@ def _control(tokenizer: Any) -> tuple[Control, ...]:
 
 @lru_cache(maxsize=4)  # reading a large tokenizer takes a second
 def _without_control(tokenizer: Any, never: frozenset[int], size: int) -> "Tokenizer":
-    """The tokenizer's backend, to which every control token is plain text."""
+    """Return the tokenizer's backend, to which every control token is plain text."""
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())

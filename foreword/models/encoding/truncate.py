@@ -27,7 +27,8 @@ class Part:
 
 
 def which(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, ...]:
-    """Numbers of the pieces that lie wholly within text[start:end]; the spaces that a word begins with do not count."""
+    """Return numbers of the pieces that lie wholly within text[start:end]; the spaces that a word begins with do not
+    count."""
     inside = []
     for number, (a, b) in enumerate(spans):
         piece = text[a:b]
@@ -38,7 +39,7 @@ def which(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> 
 
 
 def share_out(lengths: Sequence[int], cut: int) -> list[int]:
-    """How many pieces each field loses: the longest is cut down first, then the longest two, and so on."""
+    """Return how many pieces each field loses: the longest is cut down first, then the longest two, and so on."""
     low, high = 0, max(lengths, default=0)
     while low < high:  # the lowest level that takes no more than `cut`
         level = (low + high) // 2

@@ -26,7 +26,7 @@ class LabelPlace:
 
     @staticmethod
     def of(parts: Sequence[Part]) -> "LabelPlace":
-        """The place of the answer among a template's parts."""
+        """Return the place of the answer among a template's parts."""
         at = next(i for i, p in enumerate(parts) if isinstance(p, AnswerPlace))
         if at == 0:
             return LabelPlace(None, "")
@@ -37,7 +37,7 @@ class LabelPlace:
         return LabelPlace(text, last.text[len(text) :])
 
     def ids(self, pieces: Pieces, words: Sequence[str]) -> list[list[int]]:
-        """Pieces of words as they are in this place."""
+        """Return pieces of words as they are in this place."""
         spaced = [self.spaces + word for word in words]
         if self.tail is None:
             return pieces.start(spaced)
@@ -65,7 +65,7 @@ class Planner:
         shift: tuple[float, ...] = (),
         temperature: float = 1.0,
     ) -> list[LabelPlan]:
-        """A plan for each set of labels; their words are tokenised in one call.
+        """Return a plan for each set of labels; their words are tokenised in one call.
 
         Raises: ConfigError for words that the tokenizer has no pieces for, or cannot tell apart.
         """
@@ -78,7 +78,7 @@ class Planner:
         return plans
 
     def texts(self, texts: Sequence[str]) -> list[LabelPlan]:
-        """A plan for each text, whose one label is that text: its score is the text's whole log-likelihood.
+        """Return a plan for each text, whose one label is that text: its score is the text's whole log-likelihood.
 
         Raises: ConfigError for a text that the tokenizer has no pieces for.
         """
@@ -86,7 +86,7 @@ class Planner:
         return [LabelPlan(self.kind, ((ids[text.strip()],),), mean=False, normalised=True) for text in texts]
 
     def _ids(self, words: Sequence[str], what: str) -> dict[str, tuple[int, ...]]:
-        """Pieces of each distinct word."""
+        """Return pieces of each distinct word."""
         distinct = list(dict.fromkeys(word.strip() for word in words))
         ids = dict(zip(distinct, map(tuple, self.place.ids(self.pieces, distinct)), strict=True))
         unknown = self.pieces.tokenizer.unk_token_id

@@ -76,7 +76,7 @@ class Family:
 
     @property
     def readable(self) -> bool:
-        """Whether the installed transformers is new enough for it."""
+        """Return whether the installed transformers is new enough for it."""
         return not self.since or version.parse(transformers.__version__) >= version.parse(self.since)
 
 
@@ -124,12 +124,12 @@ def family_of(model_type: str, kind: str, name: str) -> Family:
 
 
 def base_of(model: PreTrainedModel) -> nn.Module:
-    """The model without its output head."""
+    """Return the model without its output head."""
     return model.base_model
 
 
 def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V"] | None]:
-    """The matrix of a plain output head and its bias, read from wherever they wait."""
+    """Return the matrix of a plain output head and its bias, read from wherever they wait."""
     layer: Any = model.get_output_embeddings()
     bias = None if layer.bias is None else storage.tensor_of(layer, "bias")
     added = added_to(model)
@@ -139,7 +139,7 @@ def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tenso
 
 
 def added_to(model: PreTrainedModel) -> Float[Tensor, "1 V"] | None:
-    """What a model adds to its head's logits itself: BART's second bias."""
+    """Return what a model adds to its head's logits itself: BART's second bias."""
     return model._buffers.get("final_logits_bias")
 
 
@@ -157,7 +157,8 @@ def context_of(model: PreTrainedModel, family: Family) -> int:
 
 
 def source_context_of(model: PreTrainedModel, family: Family, tokenizer: Any) -> int:
-    """Positions of an encoder-decoder model; of one with a bias by distance, which has no end, what it was made for."""
+    """Return the positions of an encoder-decoder model; for one with a bias by distance, which has no end, those it was
+    made for."""
     if not family.relative:
         return context_of(model, family)
     made = getattr(model.config, "n_positions", None) or int(min(tokenizer.model_max_length, ENDLESS))
@@ -165,7 +166,7 @@ def source_context_of(model: PreTrainedModel, family: Family, tokenizer: Any) ->
 
 
 def opening_of(model: PreTrainedModel, name: str) -> tuple[int, ...]:
-    """What a decoder's text begins with: its start token, and the one that some checkpoints force after it.
+    """Return what a decoder's text begins with: its start token, and the one that some checkpoints force after it.
 
     Raises: ModelError where the checkpoint does not say.
     """

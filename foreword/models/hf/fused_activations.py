@@ -7,7 +7,10 @@ WRITTEN_OUT = (NewGELUActivation, FastGELUActivation)
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """On a view only. Each of the seven operations of GPT-2's gelu keeps a tensor of the widest layer for backward."""
+    """Fuse the activations of a view.
+
+    Each of the seven operations of GPT-2's gelu keeps a tensor of the widest layer for the backward pass.
+    """
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, WRITTEN_OUT):

@@ -22,7 +22,10 @@ class OutputHead:
     """Logits of a model's last hidden states, after its transform; biases and soft caps included."""
 
     def __init__(self, model: PreTrainedModel, device: torch.device):
-        """Logits come on `device`. Raises: ModelError where there is no head, or one that cannot be read."""
+        """Read the head of a model, with logits on `device`.
+
+        Raises: ModelError if there is none, or one that cannot be read.
+        """
         self._model, self._device = model, device
         layer = model.get_output_embeddings()
         if layer is None:
@@ -40,7 +43,7 @@ class OutputHead:
 
     @property
     def size(self) -> int:
-        """Tokens that it has a logit for."""
+        """Return tokens that it has a logit for."""
         return len(families.output_of(self._model)[0]) if self._plain else int(self._model.config.vocab_size)
 
     def pieces(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"], numbers: int) -> Float[Tensor, "X U"]:
@@ -100,8 +103,8 @@ class OutputHead:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether calling it is a product with its `weight` and nothing else: no adapter, hook, parametrisation or method
-    of its own stands between. Accelerate's hooks only bring its tensors."""
+    """Return whether calling it is a product with its `weight` and nothing else: no adapter, hook, parametrisation or
+    method of its own stands between. Accelerate's hooks only bring its tensors."""
     if type(layer) is not nn.Linear or not storage.is_plain(layer.weight):
         return False
     replaced = "forward" in vars(layer) and not storage.hooks_of(layer)

@@ -27,7 +27,7 @@ class LastLayer(nn.Module):
         self.layer = layer
 
     def __getattr__(self, name: str) -> Any:
-        """What a model asks of its last layer (its kind of attention, say) is the layer's own."""
+        """Return what a model asks of its last layer (its kind of attention, say) is the layer's own."""
         own = super().__getattr__
         try:
             return own(name)
@@ -57,7 +57,7 @@ class LastLayer(nn.Module):
 
 
 def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module | None:
-    """The base model with its last layer in a `LastLayer`; modules are shared but for the lists that lead there.
+    """Return the base model with its last layer in a `LastLayer`; modules are shared but for the lists that lead there.
 
     `attention` names the last layer's attention within `model`. None where that is not in a list of layers that
     transformers could recompute one by one.
@@ -78,7 +78,7 @@ def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module
 
 
 def with_module(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
-    """A shallow copy of a module in which the module at `path` is another."""
+    """Return a shallow copy of a module in which the module at `path` is another."""
     if not path:
         return replacement
     copied = copy.copy(module)

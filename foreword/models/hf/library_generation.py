@@ -102,7 +102,7 @@ class Begun(nn.Module):
         self._moved = moved
 
     def __getattr__(self, name: str) -> Any:
-        """What a model asks of its decoder is the decoder's own."""
+        """Return what a model asks of its decoder is the decoder's own."""
         own = super().__getattr__
         try:
             return own(name)
@@ -172,7 +172,8 @@ def generate_from_source(
 
 
 def _ended(ids_XL: Int[Tensor, "X L"], pad_token_id: int | None, eos_token_id: list[int] | None) -> Int[Tensor, "X L"]:
-    """Padding after each row's end: where the padding token is 0, as T5's is, the library's beams repeat the end."""
+    """Return padding after each row's end: where the padding token is 0, as T5's is, the library's beams repeat the
+    end."""
     if not eos_token_id:
         return ids_XL
     ends_XL = torch.isin(ids_XL, torch.tensor(eos_token_id, device=ids_XL.device))
@@ -191,14 +192,14 @@ def _offered(config: Any) -> GenerationMode:
 
 
 def _repeated(told: Seam, times: int) -> Seam:
-    """What each row's beams or samples are told, those of cross-attention too."""
+    """Return what each row's beams or samples are told, those of cross-attention too."""
     prefix = None if told.prefix is None else repeated(told.prefix, times)
     cross = None if told.cross is None else _repeated(told.cross, times)
     return replace(told, prefix=prefix, cross=cross, masks={})
 
 
 def left_padded(inputs: Inputs) -> Inputs:
-    """The same rows with their padding moved to the front, as decoding needs it."""
+    """Return the same rows with their padding moved to the front, as decoding needs it."""
     if bool(inputs.attend_BS[:, -1].all()):
         return inputs
     order_BS = inputs.attend_BS.to(torch.int8).argsort(dim=1, stable=True)
@@ -212,7 +213,7 @@ def left_padded(inputs: Inputs) -> Inputs:
 
 
 def repeated(prefix: PrefixBatch, times: int) -> PrefixBatch:
-    """Each row's prefix once for each of its beams or samples."""
+    """Return each row's prefix once for each of its beams or samples."""
     if times == 1:
         return prefix
     own_B = torch.arange(len(prefix.start_B), device=prefix.start_B.device)

@@ -85,7 +85,7 @@ class HFLM(HFModel):
         )
 
     def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> PackedRows:
-        """The rows with their positions after the prefix, or after what the cache has of them.
+        """Return the rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the context.
         """
@@ -171,7 +171,8 @@ class HFLM(HFModel):
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
-        """The base model's hidden states at the positions read; few of them are all that its last layer answers."""
+        """Return the base model's hidden states at the positions read; few of them are all that its last layer
+        answers."""
         read_BR = inputs.read_BR
         if not self._seamed:
             hidden_BSD = self._padded(inputs)
@@ -192,7 +193,8 @@ class HFLM(HFModel):
 
     @cached_property
     def _reader(self) -> nn.Module | None:
-        """The base model with a last layer that answers the positions read alone; None where layers share modules."""
+        """Return the base model with a last layer that answers the positions read alone; None where layers share
+        modules."""
         layers = [*self._layers]
         return reading_last(self._model, self._base, layers[-1]) if self._layer_of else None
 
@@ -273,7 +275,7 @@ class HFLM(HFModel):
         return library_generation.generate(model, told, inputs, self._offset, options)
 
     def _check_length(self, inputs: Inputs, prefix: PrefixBatch | None, new: int) -> None:
-        """Raises: ModelError where the library would go on with keys that were rotated by other frequencies."""
+        """Check that no key was rotated by other frequencies. Raises: ModelError."""
         if not self._rotaries:
             return
         length_B = inputs.attend_BS.sum(1).cpu() + (0 if prefix is None else prefix.start_B.cpu())

@@ -100,7 +100,8 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
 
 
 def _of_peft(model: Any) -> str:
-    """What to give instead of a model of PEFT, whose base has layers that were changed but no prompt before it."""
+    """Return what to give instead of a model of PEFT, whose base has layers that were changed but no prompt before
+    it."""
     config = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
         return (
@@ -138,7 +139,7 @@ def _build(model: PreTrainedModel, tokenizer: Any, kind: Kind, name: str) -> HFM
 
 
 def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
-    """Masked, causal or seq2seq, by the class that the checkpoint names, else by the family."""
+    """Return masked, causal or seq2seq, by the class that the checkpoint names, else by the family."""
     classes = [model_class] if model_class else (config.architectures or [])
     decoder_alone = any(named.endswith("ForCausalLM") for named in classes)
     if config.model_type in families.FAMILIES["seq2seq"] and not decoder_alone:
@@ -157,7 +158,8 @@ def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
 
 
 def quantising(config: Any, quantise: Any, name: str) -> dict[str, Any]:
-    """What transformers must be told to quantise while it loads: nothing for a checkpoint that is quantised already.
+    """Return what transformers must be told to quantise while it loads: nothing for a checkpoint that is quantised
+    already.
 
     "int8" rounds each row of a matrix to 255 steps, "int4" each 32 numbers of a row to 15; both by torchao, and both
     leave embeddings, norms, biases and the output head alone.
@@ -186,7 +188,7 @@ def quantising(config: Any, quantise: Any, name: str) -> dict[str, Any]:
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
-    """What transformers understands; "auto" keeps the dtype that the checkpoint stores."""
+    """Return what transformers understands; "auto" keeps the dtype that the checkpoint stores."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return "auto" if dtype is None else dtype
     short = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
@@ -220,7 +222,7 @@ def _reason(name: str, error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Any:
-    """Transformers draws a bar and prints a report while it loads; the command line has its own."""
+    """Silence transformers while it loads: it draws a bar and prints a report, and the command line has its own."""
     bars = transformers.utils.logging.is_progress_bar_enabled()
     level = logging.getLogger("transformers").level
     transformers.utils.logging.disable_progress_bar()

@@ -39,7 +39,8 @@ class PackedRows:
 
 
 def visible(rows: PackedRows, prefix: PrefixBatch | None, causal: bool, window: int | None) -> Tensor | None:
-    """What each position sees, broadcastable to (B, 1, S, P+S); None where plain (causal) attention says it all."""
+    """Return what each position sees, broadcastable to (B, 1, S, P+S); None where plain (causal) attention says it
+    all."""
     text = _visible_text(rows, causal, window)
     ahead = None if prefix is None else _visible_prefix(rows, prefix, causal, window)
     if prefix is None or (ahead is None and text is None and not causal):
@@ -86,8 +87,11 @@ def _visible_prefix(rows: PackedRows, prefix: PrefixBatch, causal: bool, window:
 
 
 def visible_cached(rows: PackedRows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
-    """Columns of a cache are positions: each row's own up to where it stands, or the last window of them; those of the
-    prefixes that rows share come first."""
+    """Return which columns of a cache each row sees.
+
+    Columns are positions: each row's own up to where it stands, or the last window of them; those of the prefixes that
+    rows share come first.
+    """
     device = rows.position_BS.device
     ahead_B1 = cached.ahead_B.to(device)[:, None]
     at_BX = torch.arange(cached.columns, device=device) + ahead_B1
@@ -103,7 +107,7 @@ def visible_cached(rows: PackedRows, cached: CachedRows, window: int | None) -> 
 def library_mask(
     mask: Tensor | None, prefix: PrefixBatch | None, window: int | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """The library's own boolean mask with the prefix's columns in front, for generation with a cache.
+    """Return the library's own boolean mask with the prefix's columns in front, for generation with a cache.
 
     A query's position is read off its row: it sees every earlier real token, or a whole window of them, in which case
     no prefix column is near enough (the text starts after the prefix).
@@ -121,7 +125,7 @@ def library_mask(
 
 
 def boolean_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """The library's boolean mask, never skipped: prefix columns must be joined to it."""
+    """Return the library's boolean mask, never skipped: prefix columns must be joined to it."""
     kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
     mask = sdpa_mask(*args, **kwargs)
     assert mask is not None
@@ -129,7 +133,7 @@ def boolean_mask(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def additive(seen: Bool[Tensor, "..."], dtype: torch.dtype) -> Tensor:
-    """0 where seen, and half the lowest number elsewhere.
+    """Return a mask to be added: 0 where a column is seen, and half the lowest number elsewhere.
 
     Its sum with a score stays finite, so a padded position that sees nothing gets some average and not NaN.
     """

@@ -57,16 +57,16 @@ class HFModel(FrozenLM):
 
     @abstractmethod
     def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFModel":
-        """The same reading of a changed view."""
+        """Return the same reading of a changed view."""
 
     @property
     @abstractmethod
     def _shape(self) -> dict[str, Any]:
-        """What its fingerprint says of the model's sizes."""
+        """Return what its fingerprint says of the model's sizes."""
 
     @abstractmethod
     def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
-        """A row of two tokens as it is read here, and as the library's own forward pass takes it."""
+        """Return a row of two tokens as it is read here, and as the library's own forward pass takes it."""
 
     @abstractmethod
     def _read(
@@ -76,7 +76,7 @@ class HFModel(FrozenLM):
 
     @abstractmethod
     def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
-        """The hidden states that a mean is taken of, and which of them are real."""
+        """Return the hidden states that a mean is taken of, and which of them are real."""
 
     def hidden_at(
         self, inputs: Inputs, prefix: PrefixBatch | None = None, cached: CachedRows | None = None
@@ -102,8 +102,10 @@ class HFModel(FrozenLM):
         return self._embedding(ids_BS.to(self.device))
 
     def _require_ids(self, ids: Int[Tensor, "..."], rows: int, part: str) -> None:
-        """Raises: ModelError for a token that the model has no row for. Ids that are on a device come from the model
-        itself, or have been here before."""
+        """Check that the model has a row for every token.
+
+        Raises: ModelError. Ids that are on a device come from the model itself, or have been here before.
+        """
         if ids.device.type != "cpu" or not ids.numel() or (int(ids.min()) >= 0 and int(ids.max()) < rows):
             return
         wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
@@ -202,7 +204,8 @@ class HFModel(FrozenLM):
         return self._fingerprint
 
     def _hash_tokenizer(self) -> str:
-        """The vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between releases."""
+        """Return the vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between
+        releases."""
         seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
         return shared_weights.digest(json.dumps(seen).encode())
 
@@ -236,5 +239,5 @@ class HFModel(FrozenLM):
         return self.with_kernel("eager")
 
     def with_kernel(self, backend: prefix_attention.Backend | None) -> "HFModel":
-        """A view that always attends this way; None lets the seam choose."""
+        """Return a view that always attends this way; None lets the seam choose."""
         return self._like(self._model, backend)

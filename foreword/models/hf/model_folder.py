@@ -16,7 +16,10 @@ PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 def require_model(source: str | Path, name: str) -> None:
-    """Raises: ModelError that says what a file or folder is instead of a checkpoint; a name on the hub passes."""
+    """Check that a name is a checkpoint or a name on the hub.
+
+    Raises: ModelError that says what a file or folder is instead.
+    """
     path = Path(source).expanduser()
     if not path.exists():
         return
@@ -26,7 +29,7 @@ def require_model(source: str | Path, name: str) -> None:
 
 
 def sentences_of(source: str | Path) -> bool:
-    """Whether it is a folder of sentence-transformers, whose models have no output head."""
+    """Return whether it is a folder of sentence-transformers, whose models have no output head."""
     return (Path(source).expanduser() / SENTENCES).is_file()
 
 
@@ -37,7 +40,7 @@ def _file(path: Path) -> str:
 
 
 def _without_config(path: Path) -> str | None:
-    """What a folder without a model's config is."""
+    """Return what a folder without a model's config is."""
     if (path / CONFIG).is_file():
         return None
     if (path / ADAPTER).is_file():
@@ -64,7 +67,7 @@ def _without_config(path: Path) -> str | None:
 
 
 def _incomplete(path: Path) -> str | None:
-    """What a folder with a model's config lacks."""
+    """Return what a folder with a model's config lacks."""
     files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
     if not [file for file in files if not file.name.startswith(BESIDE)]:
         if (path / ADAPTER).is_file():

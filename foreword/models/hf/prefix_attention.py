@@ -69,7 +69,7 @@ class Opening:
 
 
 def pick_backend(query: Tensor, columns: int, wanted: Backend | None, softcap: float | None) -> Backend:
-    """The only place that chooses; eager alone can be differentiated twice and knows soft caps.
+    """Return the only place that chooses; eager alone can be differentiated twice and knows soft caps.
 
     On a CPU the two are level up to about 64 columns; the fused kernel gains 3% of a step at 80 and a tenth at 256.
     """
@@ -151,17 +151,17 @@ def attend(
 
 
 def _spread(heads_1HXK: Tensor, packing: Packing) -> Tensor:
-    """(1, H, X, K) of packed tokens to (B, H, S, K)."""
+    """Reshape packed tokens (1, H, X, K) to (B, H, S, K)."""
     return packing.spread(heads_1HXK[0].transpose(0, 1)).transpose(1, 2)
 
 
 def _by_row(heads_1HYK: Tensor, rows: int) -> Tensor:
-    """(1, H, B * R, K) to (B, H, R, K)."""
+    """Reshape (1, H, B * R, K) to (B, H, R, K)."""
     return heads_1HYK[0].transpose(0, 1).unflatten(0, (rows, -1)).transpose(1, 2)
 
 
 def _of_read(mask: Tensor, rows: PackedRows) -> Tensor:
-    """A mask over the columns of every position, at the positions read alone."""
+    """Return a mask over the columns of every position, at the positions read alone."""
     if mask.shape[2] == 1 or rows.read_BR is None:
         return mask
     batch, reads = rows.read_BR.shape
@@ -202,7 +202,7 @@ def eager(
 def layer_mask(
     seam: Seam, rows: PackedRows, causal: bool, window: int | None, dtype: torch.dtype, fused: bool
 ) -> Tensor | None:
-    """The additive mask over prefix and text columns for layers of this kind; built once a pass for each kind.
+    """Return the additive mask over prefix and text columns for layers of this kind; built once a pass for each kind.
 
     None where nothing is hidden, or, for the fused kernel, where the causal triangle that it knows itself says it all.
     """
@@ -221,8 +221,8 @@ def layer_mask(
 
 
 def library_bias(bias: Tensor | None, mask: Tensor | None, seam: Seam) -> Tensor | None:
-    """The library's own bias with that of the prefix's columns in front, for generation with a cache: 0 where the model
-    has none by distance (cross-attention)."""
+    """Return the library's own bias with that of the prefix's columns in front, for generation with a cache: 0 where
+    the model has none by distance (cross-attention)."""
     prefix = seam.prefix
     if bias is None or prefix is None:
         return bias

@@ -15,7 +15,7 @@ class RelativeBias:
     attention: nn.Module
 
     def between(self, query_BS: Int[Tensor, "_ S"], key_BX: Int[Tensor, "_ X"]) -> Float[Tensor, "_ heads S X"]:
-        """The bias of every head for queries and keys at these positions; one row stands for all rows."""
+        """Return the bias of every head for queries and keys at these positions; one row stands for all rows."""
         own: Any = self.attention
         apart_BSX = key_BX[:, None, :] - query_BS[:, :, None]
         bucket_BSX = own._relative_position_bucket(

@@ -32,7 +32,7 @@ class Rotary:
         self._lock = threading.Lock()  # a server asks from the thread that reads rows and from the one that owns them
 
     def set_of(self, length: int) -> bytes:
-        """The frequencies of rows of this length, as a key: equal for lengths that are rotated alike."""
+        """Return the frequencies of rows of this length, as a key: equal for lengths that are rotated alike."""
         if length not in self._set_of:
             with self._lock:
                 _ask(self._module, length)
@@ -77,7 +77,8 @@ class RowRotary(nn.Module):
 
 
 def rotaries_of(model: PreTrainedModel, base: nn.Module, context: int, name: str, seamed: bool) -> tuple[Rotary, ...]:
-    """The base model's rotary modules whose frequencies depend on the length of a row within the context; mostly none.
+    """Return the base model's rotary modules whose frequencies depend on the length of a row within the context; mostly
+    none.
 
     Raises: ModelError where the config names such a rope and no module of it can be asked.
     """
@@ -106,8 +107,8 @@ def reading(
     length_B: Sequence[int] | None = None,
     row_X: Int[Tensor, "X"] | None = None,
 ) -> Any:
-    """A shallow copy of a module for one pass, in which each token is rotated as its row's length says; `below` is
-    where the base model stands within the module."""
+    """Return a shallow copy of a module for one pass, in which each token is rotated as its row's length says; `below`
+    is where the base model stands within the module."""
     for rotary in rotaries:
         path = f"{below}.{rotary.path}".strip(".").split(".")
         module = with_module(module, path, RowRotary(rotary, length_B, row_X))
@@ -115,7 +116,7 @@ def reading(
 
 
 def _by_length(kinds: Any) -> bool:
-    """Whether a rope's type, or that of one kind of layers, is one of those; a config's own parameters too."""
+    """Return whether a rope's type, or that of one kind of layers, is one of those; a config's own parameters too."""
     if isinstance(kinds, dict):
         own = [kinds[key] for key in ("rope_type", "type") if key in kinds]
         return any(map(_by_length, own or [kind for kind in kinds.values() if isinstance(kind, str | dict)]))
@@ -123,7 +124,7 @@ def _by_length(kinds: Any) -> bool:
 
 
 def _layers(module: Any) -> list[dict[str, str]]:
-    """The keywords that name each kind of layers with frequencies of its own."""
+    """Return the keywords that name each kind of layers with frequencies of its own."""
     kinds = module.rope_type
     return [{"layer_type": layer} for layer in kinds] if isinstance(kinds, dict) else [{}]
 
@@ -139,7 +140,7 @@ def _ask(module: nn.Module, length: int) -> None:
 
 
 def _frozen(module: Any) -> nn.Module:
-    """A copy with the frequencies that it has now, which no row changes."""
+    """Return a copy with the frequencies that it has now, which no row changes."""
     frozen = copy.deepcopy(module)
     kinds = frozen.rope_type
     frozen.rope_type = dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default"
@@ -147,7 +148,7 @@ def _frozen(module: Any) -> nn.Module:
 
 
 def _frequencies(module: nn.Module) -> Iterator[Tensor]:
-    """Those in use, of every kind of layers, and what scales them."""
+    """Yield those in use, of every kind of layers, and what scales them."""
     for name, tensor in sorted(module.named_buffers()):
         if name.endswith("inv_freq") and "original" not in name and "long_inv_freq" not in name:
             yield tensor

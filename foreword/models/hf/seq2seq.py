@@ -86,7 +86,7 @@ class HFSeq2Seq(HFModel):
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
-        """The decoder's states at the positions read, before the output head."""
+        """Return the decoder's states at the positions read, before the output head."""
         source_BXD = None if inputs.source is None else self._encoded(inputs.source, _at(prefix, "encoder"))
         hidden_BSD = self._decoded(inputs, source_BXD, prefix, cached)
         at = inputs.read_BR[..., None].expand(-1, -1, hidden_BSD.shape[-1])
@@ -114,7 +114,10 @@ class HFSeq2Seq(HFModel):
         cached: CachedRows | None = None,
         seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """The decoder's states at every column. Rows of a cache have their prefixes there, the encoder's aside."""
+        """Return the decoder's states at every column.
+
+        Rows of a cache have their prefixes there, the encoder's aside.
+        """
         own = None if cached is not None else _at(prefix, "self")
         rows = self._placed(inputs.attend_BS, inputs.position_BS, own if cached is None else cached)
         rows = replace(rows, tree_BSS=inputs.tree_BSS)
@@ -152,7 +155,7 @@ class HFSeq2Seq(HFModel):
     def _placed(
         self, attend_BS: Bool[Tensor, "B S"], position_BS: Int[Tensor, "B S"], ahead: PrefixBatch | CachedRows | None
     ) -> PackedRows:
-        """The rows with their positions after the prefix, or after what the cache has of them.
+        """Return the rows with their positions after the prefix, or after what the cache has of them.
 
         Raises: ModelError where they do not fit the positions that the model has.
         """
@@ -187,7 +190,8 @@ class HFSeq2Seq(HFModel):
     def _moved(
         self, stack: nn.Module, embed_BSD: Float[Tensor, "B S D"], position_BS: Int[Tensor, "B S"], past: int = 0
     ) -> Float[Tensor, "B S D"]:
-        """Embeddings to which BART's own positions, counted by columns from `past` on, add up to the right ones."""
+        """Return embeddings to which BART's own positions, counted by columns from `past` on, add up to the right
+        ones."""
         if self._family.relative:
             return embed_BSD
         column_S = past + torch.arange(embed_BSD.shape[1], device=position_BS.device)
@@ -203,7 +207,7 @@ class HFSeq2Seq(HFModel):
         return RowCache(self.sites["self"].layers, rows, RowCache(self.sites["cross"].layers, rows))
 
     def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
-        """Those of the encoder, over the source."""
+        """Return those of the encoder, over the source."""
         assert inputs.source is not None, "rows of an encoder-decoder model have a source"
         return self._encoded(inputs.source, None), inputs.source.attend_BS
 
@@ -237,7 +241,7 @@ class HFSeq2Seq(HFModel):
         )
 
     def require_prefix(self) -> None:
-        """Every supported family takes prefixes at its three sites."""
+        """Accept: every supported family takes prefixes at its three sites."""
 
     def trie_fits(self, length: int) -> bool:
         return True  # the bias goes by positions, and no layer has a window
@@ -261,16 +265,16 @@ class HFSeq2Seq(HFModel):
 
 
 def _columns(attend_BS: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
-    """Positions by column, of rows padded on the right."""
+    """Return positions by column, of rows padded on the right."""
     return torch.arange(attend_BS.shape[1], device=attend_BS.device).expand(attend_BS.shape[0], -1)
 
 
 def _stacked(states: Sequence[Tensor]) -> Float[Tensor, "N P H K"]:
-    """What one row has in each layer, given as (1, H, P, K)."""
+    """Return what one row has in each layer, given as (1, H, P, K)."""
     return torch.stack([one[0].transpose(0, 1) for one in states])
 
 
 def _at(prefix: PrefixBatch | None, site: str) -> PrefixBatch | None:
-    """The prefix of a site, None where it has no column."""
+    """Return the prefix of a site, None where it has no column."""
     own = prefix if prefix is None or site == "self" else prefix.others.get(site)
     return None if own is None or not own.columns else own

@@ -16,7 +16,8 @@ def after_trunks(
     scaling: float,
     softcap: float | None,
 ) -> Float[Tensor, "B S heads K"]:
-    """What plain attention gives over each row's shared prefix and then its own columns; C is the longest prefix + X.
+    """Return what plain attention gives over each row's shared prefix and then its own columns; C is the longest prefix
+    + X.
 
     A prefix of 400 columns under 64 rows is read once a layer and not 64 times, which is what such a step waits for.
     """

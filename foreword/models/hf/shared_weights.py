@@ -21,7 +21,7 @@ MOVERS = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron")  # accele
 
 
 def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
-    """A copy of the module tree over the same storage, with some weights (by name) replaced.
+    """Return a copy of the module tree over the same storage, with some weights (by name) replaced.
 
     Tied weights stay tied, since they are replaced by identity. With `weights=None` the model is a stranger's: the view
     is frozen and in eval mode whatever the model is. Accelerate's hooks are copied, so that they bring what waits
@@ -76,7 +76,8 @@ def recomputing(model: PreTrainedModel, on: bool, name: str) -> PreTrainedModel:
 
 
 def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
-    """The attention module of each layer by name, found by asking: two tokens go through and every call is noted."""
+    """Return the attention module of each layer by name, found by asking: two tokens go through and every call is
+    noted."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
     device = storage.device_of(embedding)
@@ -98,7 +99,8 @@ class Attention:
 
 
 def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Module) -> dict[str, Attention]:
-    """The attention modules of an encoder-decoder model, found by asking; a decoder's layer attends to itself first.
+    """Return the attention modules of an encoder-decoder model, found by asking; a decoder's layer attends to itself
+    first.
 
     Raises: ModelError where a layer does not come to the seam by a module of its own.
     """
@@ -126,7 +128,7 @@ def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Mo
 
 
 def embedding_width(embedding: nn.Module) -> int:
-    """Numbers of a token's vector. What stands in an embedding's place (an adapter's layer) is asked for one."""
+    """Return the numbers of a token's vector. A layer in an embedding's place (an adapter's) is asked for one."""
     if isinstance(embedding, nn.Embedding):
         return embedding.embedding_dim
     with torch.no_grad():
@@ -134,7 +136,7 @@ def embedding_width(embedding: nn.Module) -> int:
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """Tokens that the input embedding has a vector for."""
+    """Return tokens that the input embedding has a vector for."""
     embedding = model.get_input_embeddings()
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else int(model.config.vocab_size)
 

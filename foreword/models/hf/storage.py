@@ -22,13 +22,13 @@ CLOSE = 0.1  # of the change of a layer's output; layers that round their input 
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """Accelerate's hooks of a module, which bring its inputs and its tensors to the device it runs on."""
+    """Return accelerate's hooks of a module, which bring its inputs and its tensors to the device it runs on."""
     hook = vars(module).get("_hf_hook")
     return [] if hook is None else list(vars(hook).get("hooks", (hook,)))
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes, which may not be where its tensors wait."""
+    """Return where a module computes, which may not be where its tensors wait."""
     for hook in hooks_of(module):
         if getattr(hook, "execution_device", None) is not None:
             return torch.device(hook.execution_device)
@@ -36,7 +36,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer of a module, read from the CPU or the disk where accelerate keeps it there.
+    """Return a parameter or buffer of a module, read from the CPU or the disk where accelerate keeps it there.
 
     Raises: ModelError where it is on the meta device and nothing says where its values are.
     """
@@ -53,12 +53,12 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
 
 
 def is_split(model: nn.Module) -> bool:
-    """Whether accelerate has put hooks on it."""
+    """Return whether accelerate has put hooks on it."""
     return any(hooks_of(module) for module in model.modules())
 
 
 def waits(model: nn.Module) -> bool:
-    """Whether some weights are elsewhere until their layer runs."""
+    """Return whether some weights are elsewhere until their layer runs."""
     return any(p.device.type == "meta" for p in model.parameters())
 
 
@@ -79,7 +79,8 @@ def dequantised(tensor: Tensor) -> Tensor:
 
 
 def quantisation_of(model: PreTrainedModel) -> str:
-    """Who quantised a model and how, as "torchao Int8WeightOnlyConfig" or "gptq 4-bit"; empty for a plain one."""
+    """Return the library that quantised a model and how, as "torchao Int8WeightOnlyConfig" or "gptq 4-bit"; empty for a
+    plain one."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return ", ".join(sorted({type(p).__name__ for p in model.parameters() if not is_plain(p)}))
@@ -96,7 +97,7 @@ def quantisation_of(model: PreTrainedModel) -> str:
 
 
 def plain_shapes(model: PreTrainedModel) -> dict[str, list[int]]:
-    """Names and shapes of the parameters that the model has unquantised.
+    """Return names and shapes of the parameters that the model has unquantised.
 
     A quantised model packs several numbers in one, or keeps its matrices in buffers, and a split one may have lost
     which weights are tied; so the plain original is built again from its config, without any memory.
@@ -110,7 +111,7 @@ def plain_shapes(model: PreTrainedModel) -> dict[str, list[int]]:
 
 
 def tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that tells one model from another, in the order of names, from wherever it is kept.
+    """Yield every tensor that tells one model from another, in the order of names, from wherever it is kept.
 
     Those of a plain model are its parameters. A quantised one keeps much in buffers, and tensors made of others are
     given in parts.
@@ -121,7 +122,7 @@ def tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def kept_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Those that quantisation leaves as they are: the input embedding, norms and biases."""
+    """Yield those that quantisation leaves as they are: the input embedding, norms and biases."""
     stored = _stored(model)
     embedding = model.get_input_embeddings()
     matrix = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
@@ -157,7 +158,7 @@ def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def sample(tensor: Tensor) -> bytes:
-    """Evenly spaced values; floats rounded to bf16, so that a cast to a wider type changes nothing."""
+    """Return evenly spaced values; floats rounded to bf16, so that a cast to a wider type changes nothing."""
     flat = tensor.detach().flatten()
     values = flat[:: max(1, flat.numel() // SAMPLE)].cpu()
     if values.is_floating_point():
@@ -181,7 +182,7 @@ def require_weights(model: PreTrainedModel, name: str) -> None:
 
 
 def without_gradient(model: PreTrainedModel) -> str | None:
-    """The kind of quantised layer that passes no true gradient to its input, or None.
+    """Return the kind of quantised layer that passes no true gradient to its input, or None.
 
     Some libraries' layers cut the gradient without an error, always (activations quantised as well) or only after a
     pass without gradients. So one layer of each kind is asked: along a step, the gradient must tell how far the output

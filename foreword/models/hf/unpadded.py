@@ -26,18 +26,18 @@ class Packing:
         return Packing(token_BS, real.nonzero()[:, 0], (~real).nonzero()[:, 0])
 
     def on(self, device: torch.device) -> "Packing":
-        """The same on another device: the layers of one model may stand on several."""
+        """Return the same on another device: the layers of one model may stand on several."""
         if self.place_X.device == device:
             return self
         return Packing(self.token_BS.to(device), self.place_X.to(device), self.pad_Z.to(device))
 
     def pack(self, padded_BSE: Float[Tensor, "B S *E"]) -> Float[Tensor, "X *E"]:
-        """The real tokens, in order of rows; differentiable twice."""
+        """Return the real tokens, in order of rows; differentiable twice."""
         flat = padded_BSE.flatten(0, 1)
         return flat if not len(self.pad_Z) else cast(Tensor, _Pack.apply(flat, self))
 
     def spread(self, packed_XE: Float[Tensor, "X *E"]) -> Float[Tensor, "B S *E"]:
-        """Each token in its place and zeros in those of padding; differentiable twice."""
+        """Return each token in its place and zeros in those of padding; differentiable twice."""
         spread = packed_XE if not len(self.pad_Z) else cast(Tensor, _Spread.apply(packed_XE, self))
         return spread.unflatten(0, self.token_BS.shape)
 

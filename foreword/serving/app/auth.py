@@ -38,7 +38,7 @@ class Access:
         await self.app(scope, receive, send)
 
     def _key(self, scope: Scope) -> Key | None:
-        """None where nobody needs one."""
+        """Return None where nobody needs one."""
         try:
             if self.server.keys.empty:
                 _check_local(scope)
@@ -72,5 +72,5 @@ def _check_local(scope: Scope) -> None:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    """Its value; all of them where it was sent several times, which then is none that is allowed."""
+    """Return its value; all of them where it was sent several times, which then is none that is allowed."""
     return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)

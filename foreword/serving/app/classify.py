@@ -54,7 +54,7 @@ async def classify(given: ClassifyRequest, request: Request) -> Response:
 
 
 async def _answer(name: str, judged: Sequence[Judged]) -> Response:
-    """The answer as JSON, row by row: others are served between rows of many labels."""
+    """Return the answer as JSON, row by row: others are served between rows of many labels."""
     lines = []
     for number, one in enumerate(judged):
         row = {"index": number, "label": one.label, "probabilities": one.probabilities, "cut": one.cut}

@@ -91,7 +91,7 @@ async def chat(given: ChatRequest, request: Request) -> Response:
 
 
 def check_text(server: Server, texts: Iterable[str], param: str) -> None:
-    """Raises: Refused (413)."""
+    """Check the size of a text to be continued. Raises: Refused (413)."""
     size = sum(map(len, texts))
     if size > server.limits.text:
         words = f"{size:,} characters were given and {server.limits.text:,} are allowed; send less text."
@@ -99,7 +99,10 @@ def check_text(server: Server, texts: Iterable[str], param: str) -> None:
 
 
 def _samplings(server: Server, given: Generating, rows: int, tokens: int, logprobs: int | None) -> list[Sampling]:
-    """How each sample of a row is drawn; null is the default. Raises: Refused (400) for more than may be asked for."""
+    """Return how each sample of a row is drawn; null is the default.
+
+    Raises: Refused (400) for more than may be asked for.
+    """
     n = given.n or 1
     if tokens > server.limits.tokens:
         words = f"{tokens} new pieces were asked for and {server.limits.tokens} are allowed; ask for fewer."
@@ -125,7 +128,7 @@ def _samplings(server: Server, given: Generating, rows: int, tokens: int, logpro
 
 
 def _check_shown(samplings: Sequence[Sampling], pieces: int) -> None:
-    """Raises: Refused (400) for more log-probabilities than one answer may have.
+    """Check how many log-probabilities one answer has. Raises: Refused (400) for more than are allowed.
 
     `pieces` are those of one sample of each text, at most: a text that is repeated has no more than its bytes.
     """

@@ -62,12 +62,12 @@ def refusal(status: int, message: str, code: str, param: str | None = None, retr
 
 
 def missing(model: str) -> Refused:
-    """The one answer to a name that does not exist and to one that this key may not use."""
+    """Return the one answer to a name that does not exist and to one that this key may not use."""
     return Refused(404, f"The model {model!r} does not exist, or this key may not use it.", "model_not_found", "model")
 
 
 def answer(error: BaseException) -> JSONResponse:
-    """Any failure as an answer; of an unexpected one nothing is told."""
+    """Return any failure as an answer; of an unexpected one nothing is said."""
     if isinstance(error, Refused):
         return refusal(error.status_code, error.message, error.code, error.param, error.retry)
     if isinstance(error, Stopped):
@@ -88,7 +88,7 @@ def answer(error: BaseException) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Every way a route can fail, to that shape."""
+    """Install handlers that turn every way a route can fail into that form."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
         found = answer(error)
@@ -125,13 +125,14 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(request: Request) -> list[str]:
-    """All methods of a path; a 405 is raised by one of its routes, which names its own alone."""
+    """Return all methods of a path; a 405 is raised by one of its routes, which names its own alone."""
     routes = (route for route in request.app.state.routes if route.path_regex.fullmatch(request.scope["path"]))
     return sorted({method for route in routes for method in route.methods})
 
 
 def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
-    """Where the request is wrong, by which of pydantic's rules, and its words; of several that which lies deepest.
+    """Return where the request is wrong, by which of pydantic's rules, and its words; of several that which lies
+    deepest.
 
     A text or a list of texts gives an error of each, of which the deepest is that of what was meant.
     """
@@ -143,7 +144,7 @@ def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
 
 
 def _place(loc: Sequence[int | str], kind: str, body: Any) -> list[int | str]:
-    """Keys and positions within the body, without the names of types that pydantic puts between them."""
+    """Return keys and positions within the body, without the names of types that pydantic puts between them."""
     if loc[0] != "body":
         return list(loc[1:])
     found: list[int | str] = []

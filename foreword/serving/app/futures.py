@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def outcome(future: Future[T], seconds: float) -> T:
-    """The future's result. Where it takes too long, or whoever waits is cancelled, so is the future.
+    """Return the future's result. Where it takes too long, or whoever waits is cancelled, so is the future.
 
     Raises: TimeoutError, and whatever the future was given.
     """
@@ -24,7 +24,7 @@ async def outcome(future: Future[T], seconds: float) -> T:
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; it is cancelled where the client goes first. The body has to be read by then.
+    """Return the work's result; it is cancelled where the client goes first. The body has to be read by then.
 
     Raises: Gone, and whatever the work does.
     """

@@ -29,7 +29,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
     responses={503: {"model": Failure, "description": "It has failed; start it again"}},
 )
 async def health(request: Request) -> Health:
-    """Whether the process is alive: not if its engine has failed, or is held for longer than an answer may take.
+    """Return whether the process is alive: not if its engine has failed, or is held for longer than an answer may take.
 
     Whoever watches over the process is to start it again then.
     """
@@ -48,7 +48,8 @@ async def health(request: Request) -> Health:
     responses={503: {"model": Failure, "description": "It starts or stops, or its engine is held"}},
 )
 async def ready(request: Request) -> Health:
-    """Whether it takes requests: not while it starts or stops, nor if its engine has failed or makes no progress."""
+    """Return whether it takes requests: not while it starts or stops, nor if its engine has failed or makes no
+    progress."""
     server = server_of(request)
     if server.engine.failure is not None:
         raise Refused(503, server.engine.failure, "engine_failed", retry=30.0)
@@ -70,7 +71,7 @@ async def ready(request: Request) -> Health:
     },
 )  # fmt: skip
 async def metrics(request: Request) -> Response:
-    """Counts, times and sizes in Prometheus's form, for any valid key."""
+    """Return counts, times and sizes in Prometheus's form, for any valid key."""
     return Response(server_of(request).metrics.page(), media_type=TEXT)
 
 

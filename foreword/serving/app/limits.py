@@ -62,20 +62,20 @@ class RequestPlace:
         self.taken: dict[Shares, int] = {}
 
     def arrives(self) -> None:
-        """Its body begins to arrive. Raises: Refused."""
+        """Begin the body of the request. Raises: Refused."""
         self._take(self.places.arriving, self.quota.requests, "requests", 1.0)
 
     def grows(self, size: int) -> None:
-        """So many bytes of its body have come. Raises: Refused."""
+        """Count so many bytes of the body. Raises: Refused."""
         self._take(self.places.bytes, None, "bytes of bodies", 2.0, size)
 
     def whole(self) -> None:
-        """Its body is there, or there is none. Raises: Refused."""
+        """End the body of the request, if it has one. Raises: Refused."""
         self._give(self.places.arriving)
         self._take(self.places.requests, self.quota.requests, "requests", 1.0)
 
     def uploads(self) -> None:
-        """Its body is a prompt that is checked. Raises: Refused."""
+        """Begin to check a prompt that was uploaded. Raises: Refused."""
         self._take(self.places.uploads, self.quota.uploads, "uploads", 2.0)
 
     def leave(self) -> None:
@@ -150,7 +150,7 @@ class BodyLimit:
 
 
 def brings_body(scope: Scope) -> bool:
-    """Whether a body is read before the request is answered."""
+    """Return whether a body is read before the request is answered."""
     if scope["method"] not in ("POST", "PUT", "PATCH"):
         return False
     told = dict(scope["headers"])

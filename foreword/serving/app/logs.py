@@ -22,7 +22,7 @@ def to_stderr(line: str) -> None:
 
 
 def event(**told: Any) -> str:
-    """A line of the log."""
+    """Return a line of the log."""
     return json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **told})
 
 

@@ -18,7 +18,7 @@ keys asks for one as `Authorization: Bearer KEY`; a name that a key may not use 
 
 
 def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
-    """The server's routes behind its limits. The engine is the caller's to close."""
+    """Yield the server's routes behind its limits. The engine is the caller's to close."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

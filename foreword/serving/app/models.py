@@ -20,13 +20,13 @@ Name = Annotated[str, InPath(description=PROMPT, examples=["acme-reviews@2"])]
 
 @router.get("/v1/models")
 async def models(request: Request) -> ModelList:
-    """Every name that this key may use: prompts, and the model alone."""
+    """Return every name that this key may use: prompts, and the model alone."""
     return await to_thread.run_sync(_listed, server_of(request), key_of(request))
 
 
 @router.get("/v1/models/{model:path}")
 async def model(model: Name, request: Request) -> ModelCard:
-    """One of them."""
+    """Return one of them."""
     server = server_of(request)
     version = server.version(key_of(request), model)
     if version is None:

@@ -55,13 +55,13 @@ async def prompts(
     limit: Annotated[int, Query(ge=1, le=PAGE, description="Names in one page.")] = 100,
     search: Annotated[str, Query(max_length=128, description="Names that contain this.")] = "",
 ) -> PromptList:
-    """Names that this key may use or change, in order, a page at a time."""
+    """Return names that this key may use or change, in order, a page at a time."""
     return await to_thread.run_sync(_listed, server_of(request), key_of(request), after, limit, search)
 
 
 @router.get("/v1/prompts/{name}")
 async def prompt(name: Name, request: Request) -> PromptCard:
-    """A prompt's versions, and how its current one puts a row to the model."""
+    """Return a prompt's versions, and how its current one puts a row to the model."""
     key = key_of(request)
     served = _served(server_of(request), name, key.may_infer(name) or key.may_administer(name))
     try:
@@ -187,7 +187,7 @@ def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> Pr
 
 
 def _stored(server: Server, name: str, data: bytes, key: Key) -> Version:
-    """Checked in every way there is before anything is stored. Raises: Refused."""
+    """Store a prompt after every check there is. Raises: Refused."""
     try:
         contents, artefact = read_upload(data, limit=server.limits.upload)
         server.engine.check(artefact)
@@ -214,7 +214,7 @@ def _added(request: Request, version: Version) -> Added:
 
 
 def _served(server: Server, name: str, allowed: bool) -> Served:
-    """A name that the key may not use is refused before anybody looks whether it is there."""
+    """Return a name that the key may not use is refused before anybody looks whether it is there."""
     try:
         if allowed:
             return server.store.served(name)
@@ -224,7 +224,7 @@ def _served(server: Server, name: str, allowed: bool) -> Served:
 
 
 async def _changed(request: Request, name: str) -> Server:
-    """Who may change a prompt that there is. Raises: Refused, the same for one that is not there."""
+    """Return the server if the key may change a prompt. Raises: Refused, the same for a prompt that is not there."""
     server = server_of(request)
     with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
         await to_thread.run_sync(server.store.refresh)  # another replica may have added it just now

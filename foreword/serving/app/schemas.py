@@ -401,5 +401,5 @@ BEARER = HTTPBearer(
 
 
 def guarded() -> APIRouter:
-    """A router for what needs a key; the check itself is before all routes, in access.py."""
+    """Return a router for what needs a key; the check itself is before all routes, in access.py."""
     return APIRouter(responses=FAILURES, dependencies=[Depends(BEARER)])

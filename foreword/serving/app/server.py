@@ -47,11 +47,11 @@ class Server:
 
     @property
     def active(self) -> int:
-        """How many requests are under way."""
+        """Return how many requests are under way."""
         return self.places.active
 
     def quota(self, key: Key) -> Quota:
-        """What a key may have: its own limits, and those of every key. Without keys nobody has any."""
+        """Return what a key may have: its own limits, and those of every key. Without keys nobody has any."""
         return Quota() if key is EVERYONE else key.quota.before(self.limits.key)
 
     def client(self, key: Key) -> Client:
@@ -62,7 +62,7 @@ class Server:
         return RequestPlace(self.places, self.client(key).id, self.quota(key))
 
     async def admit(self, key: Key, method: str, path: str) -> None:
-        """Raises: Refused, for a request that this key may not make whatever its body is."""
+        """Check that this key may make the request, whatever its body is. Raises: Refused."""
         parts = path.split("/")
         if path in INFERENCE and not await to_thread.run_sync(self._may_use_any, key):
             raise Refused(404, "No prompt that this key may use is there.", "model_not_found", "model")
@@ -71,7 +71,7 @@ class Server:
             raise missing(parts[3])
 
     def _may_use_any(self, key: Key) -> bool:
-        """Whether the key may use the model alone, or any prompt that is there; names are read once a change."""
+        """Return whether the key may use the model alone, or any prompt that is there; names are read once a change."""
         if key.may_infer(self.engine.model):
             return True
         changes = self.store.changes
@@ -85,10 +85,10 @@ class Server:
         return name is not None
 
     def version(self, key: Key, model: str) -> Version | None:
-        """The prompt that a request names; None for the model alone.
+        """Return the prompt that a request names; None for the model alone.
 
-        A name that the key may not use is refused before anybody looks whether it is there.
-        Raises: Refused (404), the same for every reason.
+        A name that the key may not use is refused before anybody looks whether it is there. Raises: Refused (404), the
+        same for every reason.
         """
         try:
             name, _ = (model, None) if model == self.engine.model else parse(model)
@@ -109,12 +109,12 @@ def server_of(request: Request) -> Server:
 
 
 def key_of(request: Request) -> Key:
-    """Who asks."""
+    """Return the key of a request."""
     key = request.scope["key"]
     assert isinstance(key, Key), "routes that are open to all ask for no key"
     return key
 
 
 def told(request: Request) -> dict[str, Any]:
-    """What the log is to say of this request besides its route and status; never a text."""
+    """Return what the log is to say of this request besides its route and status; never a text."""
     return request.scope["told"]

@@ -16,7 +16,7 @@ LINGER = 5.0  # seconds beyond the limit, for a last event that says so
 
 
 def data(value: dict[str, Any], event: str | None = None) -> bytes:
-    """One event."""
+    """Return one event."""
     kind = f"event: {event}\n" if event else ""
     return f"{kind}data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
 

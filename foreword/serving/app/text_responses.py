@@ -58,17 +58,17 @@ class TextStreams:
                 ticket.result.add_done_callback(self._ended(number, loop))
 
     def cancel(self) -> None:
-        """What has not ended gives its place to others."""
+        """Cancel the texts that have not ended."""
         for ticket in self.tickets:
             ticket.cancel()
 
     @property
     def tokens(self) -> int:
-        """Pieces read and made, as far as they are known."""
+        """Return pieces read and made, as far as they are known."""
         return self.usage()["total_tokens"] if self.done else self.new
 
     async def whole(self) -> bytes:
-        """The answer as JSON, once all texts have ended; others are served between its texts.
+        """Return the answer as JSON, once all texts have ended; others are served between its texts.
 
         Raises: TimeoutError, and what the engine says is wrong.
         """
@@ -91,7 +91,7 @@ class TextStreams:
         return f'{head[:-1]}, "choices": [{", ".join(choices)}], "usage": {usage}}}'.encode()
 
     async def first(self) -> tuple[int, Delta]:
-        """The first event of a stream: a failure before it still has a status of its own."""
+        """Return the first event of a stream: a failure before it still has a status of its own."""
         found = await self._next()
         self.server.metrics.first.observe(time.perf_counter() - self.began)
         return found
@@ -173,14 +173,14 @@ class TextStreams:
         return data({**self._head(chunk=True), "choices": [choice]})
 
     def usage(self) -> dict[str, int]:
-        """A text with several samples is counted once."""
+        """Return a text with several samples is counted once."""
         first = [one for number, one in self.done.items() if number % len(self.wanted.samplings) == 0]
         prompt, new = sum(one.prompt_tokens for one in first), sum(len(one.pieces) for one in self.done.values())
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def _put(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], item: Any) -> None:
-    """From the engine's thread; a loop that has ended wants nothing more."""
+    """Put an event into the loop from the engine's thread; a loop that has ended takes none."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(queue.put_nowait, item)
 

@@ -16,7 +16,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 @cache
 def pools(source: str, separator: str = ",") -> dict[str, tuple[str, ...]]:
-    """`"a, b | c | d, e"` as the words of train, validation and test."""
+    """Return `"a, b | c | d, e"` as the words of train, validation and test."""
     parts = [tuple(" ".join(w.split()) for w in part.split(separator) if w.strip()) for part in source.split("|")]
     assert len(parts) == len(SPLITS), source
     return dict(zip(SPLITS, parts, strict=True))
@@ -27,17 +27,17 @@ def lines(source: str) -> tuple[str, ...]:
 
 
 def fill(shape: str, choose: Mapping[str, Callable[[], str]]) -> str:
-    """The shape with every slot filled, the same name by a new choice each time."""
+    """Return the shape with every slot filled, the same name by a new choice each time."""
     return SLOT.sub(lambda match: choose[match.group(1)](), shape)
 
 
 def articles(text: str) -> str:
-    """`a` as `an` before a vowel."""
+    """Return a text with `a` as `an` before a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni|se))", r"\1n ", text)
 
 
 def sentence(text: str) -> str:
-    """Articles, and a capital for the first letter of each sentence and for the pronoun I."""
+    """Return a text with its articles, and a capital for the first letter of each sentence and for the pronoun I."""
     text = re.sub(r"\bi\b", "I", articles(text))
     return re.sub(r"(^|[.!?] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
 
@@ -62,7 +62,7 @@ def build(
     make: Callable[[str, int], Iterator[str]],
     **default: Any,
 ) -> Task:
-    """A synthetic task: labels in turn, no text twice in the whole of it (ignoring case and punctuation)."""
+    """Return a synthetic task: labels in turn, no text twice in the whole of it (ignoring case and punctuation)."""
     seen: set[str] = set()
     tables = {}
     for split, size in sizes.items():

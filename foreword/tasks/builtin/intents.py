@@ -35,13 +35,13 @@ def make(split: str, label: int) -> Iterator[str]:
 
 
 def _words(source: str, split: str) -> tuple[str, ...]:
-    """The split's own words; validation, whose own are few, adds those of training."""
+    """Return the split's own words; validation, whose own are few, adds those of training."""
     found = pools(source, ";")
     return found["train"] + found["validation"] if split == "validation" else found[split]
 
 
 def load() -> Task:
-    """The task, always the same rows."""
+    """Return the task, always the same rows."""
     return build(
         "intents",
         LABELS,

@@ -42,7 +42,7 @@ def places(part: str, tested: str = "") -> Iterator[dict[str, str]]:
 
 
 def text(place: dict[str, str], rng: random.Random) -> str:
-    """One way to tell a place."""
+    """Return one way to tell a place."""
     left = [name for name in OPTIONAL if name in place]
     rng.shuffle(left)
     opening, used = rng.choice([(shape, names) for shape, names in SAID["open"] if set(names) <= set(left)])
@@ -62,14 +62,14 @@ def _clause(place: dict[str, str], name: str, rng: random.Random) -> str:
 
 
 def _spoken(place: dict[str, str]) -> dict[str, str]:
-    """The words of slots; an attribute may have a blank in its name."""
+    """Return the words of slots; an attribute may have a blank in its name."""
     return {name.replace(" ", "_"): value for name, value in place.items()} | {
         "cost": PRICES.get(place.get("price", ""), "")
     }
 
 
 def rows(part: str, size: int, tested: str, seen: set[str]) -> Table:
-    """So many places that are not among those seen, each with its texts."""
+    """Return so many places that are not among those seen, each with its texts."""
     rng, records = random.Random(f"listings texts {part} {tested}"), []
     for place in places(part, tested):
         source = ", ".join(f"{name}[{value}]" for name, value in place.items())
@@ -87,7 +87,7 @@ def rows(part: str, size: int, tested: str, seen: set[str]) -> Table:
 
 
 def load(tested: str = "") -> Task:
-    """The task, always the same rows; `tested` says what is new in its test rows."""
+    """Return the task, always the same rows; `tested` says what is new in its test rows."""
     seen: set[str] = set()
     tables = {part: rows(part, SIZES[part], "", seen) for part in ("train", "validation")}
     tables["test"] = rows("test", SIZES["test"], tested, seen)

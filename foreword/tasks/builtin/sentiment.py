@@ -108,7 +108,7 @@ def _clauses(source: str) -> dict[str, tuple[str, ...]]:
 
 
 def load() -> Task:
-    """The task, always the same rows."""
+    """Return the task, always the same rows."""
     return build(
         "sentiment",
         LABELS,
