@@ -48,13 +48,15 @@ def bias(
 
     task = which.read(data)
     lm = how.load(model)
-    found = bias_report(
+    result = bias_report(
         lm, task, demos=demos, draws=draws, permutations=orders, rows=rows, seed=seed, form=how_put.build(task, lm)
     )
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
         return
-    columns = zip(found.labels, found.words, found.true, found.prior, found.before.said, found.after.said, strict=True)
+    columns = zip(
+        result.labels, result.words, result.true, result.prior, result.before.said, result.after.said, strict=True
+    )
     table(
         ["label", "word", "true share", "without any text", "said", "said, calibrated"],
         [(label, word, *(f"{100 * share:.1f}" for share in shares)) for label, word, *shares in columns],
@@ -64,12 +66,12 @@ def bias(
     table(
         ["said more often, in points", "as it is", "calibrated"],
         [
-            ("the label of most demonstrations", _points(found.before.majority), _points(found.after.majority)),
-            ("the label of the last one", _points(found.before.recency), _points(found.after.recency)),
+            ("the label of most demonstrations", _points(result.before.majority), _points(result.after.majority)),
+            ("the label of the last one", _points(result.before.recency), _points(result.after.recency)),
         ],
         numbers=(1, 2),
     )
-    note(f"{found.rows} development rows after {found.prompts} prompts of {found.shown} demonstrations")
+    note(f"{result.rows} development rows after {result.prompts} prompts of {result.shown} demonstrations")
 
 
 def _points(share: float | None) -> str:

@@ -33,7 +33,7 @@ class DecodingChoice:
 
         kinds = typing.get_type_hints(Decoding)
         known = sorted(kinds.keys() - {"stop_strings"})
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for given in self.decoding:
             name, equals, value = (part.strip() for part in given.partition("="))
             if not equals or name not in known:
@@ -41,12 +41,12 @@ class DecodingChoice:
                     f"--decoding {given!r} is not NAME=VALUE with one of the names {', '.join(known)}; texts that end "
                     "an answer are given with --stop."
                 )
-            found[name] = parse_value("--decoding", name, kinds[name], value)
+            results[name] = parse_value("--decoding", name, kinds[name], value)
         plain = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "stop_strings": self.stop_strings}
         for name, value in plain.items():
-            if value and found.setdefault(name, value) != value:
-                raise ConfigError(f"--decoding {name}={found[name]} and --{name.replace('_', '-')} {value} differ.")
-        return found
+            if value and results.setdefault(name, value) != value:
+                raise ConfigError(f"--decoding {name}={results[name]} and --{name.replace('_', '-')} {value} differ.")
+        return results
 
     def put(self, form: "Format", whose: str, *, reasons: bool = False) -> "Format":
         """Return the format that decodes so; where a method `reasons` before labels, `reasoning` says how long.

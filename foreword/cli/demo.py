@@ -41,7 +41,7 @@ def demo(out: Path, task: str, model: str, as_json: bool, how: ModelChoice) -> N
 
     rows = read_task(f"builtin:{task}").limit(train=TRAIN_ROWS, test=TEST_ROWS)
     note(f"{rows.describe()}. A generator wrote the text, so the numbers say nothing about real data.")
-    found = run(
+    result = run(
         [functools.partial(how.load, model)],
         rows,
         list(METHODS),
@@ -50,7 +50,7 @@ def demo(out: Path, task: str, model: str, as_json: bool, how: ModelChoice) -> N
         seeds=SEEDS,
         options=OPTIONS,
     )
-    report(found, out, as_json, brief=True)
-    learnt = next((r.artefact for r in found.records if r.method == "prompt-tuning" and r.artefact), None)
+    report(result, out, as_json, brief=True)
+    learnt = next((r.artefact for r in result.records if r.method == "prompt-tuning" and r.artefact), None)
     if learnt:
         note(f'Try what was learnt: foreword predict {out / learnt} "a text of your own"')

@@ -96,7 +96,7 @@ def episodes(
         raise ConfigError(f"--arms has {', '.join(unknown) or 'no arm'}; name some of {', '.join(KINDS)}.")
     if (data is None) == (tasks is None):
         raise ConfigError("Give either --data SOURCE for one task or --tasks DIR for every task of a folder.")
-    found = read_starts(starts)
+    result = read_starts(starts)
     protocol = Protocol(
         episodes=count, validation=validation_episodes, steps=steps, rates=numbers("--rates", rates),
         fine_tuning_rates=numbers("--fine-tuning-rates", fine_tuning_rates), seed=seed, transductive=transductive,
@@ -107,7 +107,7 @@ def episodes(
     forms = [how_put.build(task, lm) for task in of]
     try:
         measured = measure_arms(
-            lm, source, forms, arms_of(found, [k for k in KINDS if k in kinds]), protocol, out=out, tell=note
+            lm, source, forms, arms_of(result, [k for k in KINDS if k in kinds]), protocol, out=out, tell=note
         )
     except KeyboardInterrupt:
         note(f"go on with: {this_command()}")
@@ -125,24 +125,24 @@ def read_starts(given: tuple[str, ...]) -> "dict[str, list[Artefact]]":
     """Return the artefacts of NAME=FOLDER pairs by name; a name may stand several times, once for each seed."""
     from foreword.core.artefact import Artefact
 
-    found: dict[str, list[Artefact]] = {}
+    results: dict[str, list[Artefact]] = {}
     for text in given:
         name, equals, folder = text.partition("=")
         if not equals or not name or not folder:
             raise ConfigError(f"--start {text!r} is not NAME=FOLDER; write --start maml=starts/x.")
-        found.setdefault(name, []).append(Artefact.load(folder))
-    return found
+        results.setdefault(name, []).append(Artefact.load(folder))
+    return results
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
     """Return numbers above 0 with commas between them."""
     try:
-        found = tuple(float(part) for part in text.split(","))
+        result = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not all(0 < value < 1e30 for value in found):
+        result = ()
+    if not result or not all(0 < value < 1e30 for value in result):
         raise ConfigError(f"{option} {text!r} is not a list of numbers above 0; write 0.1,0.3.")
-    return found
+    return result
 
 
 def print_lines(lines: "list[EpisodeLine]", count: int, what: str, transductive: bool) -> None:

@@ -62,10 +62,10 @@ def evaluate(
     opened = decoded(open_artefact(artefact, model, how, allow_other_weights), written)
     reading, samples = read(opened, task, rows)
     names = [*reading.metrics(closed=bool(opened.artefact.format.labels))]
-    found = {name: interval([one]) for name, one in reading.resampled(names).items()}
+    results = {name: interval([one]) for name, one in reading.resampled(names).items()}
     by = task.judge.tokenizers([row.targets for row in rows]) if task.metric else {}
     if as_json:
-        metrics = {n: recorded({"value": i.mean, "low": i.low, "high": i.high}) for n, i in found.items()}
+        metrics = {n: recorded({"value": i.mean, "low": i.low, "high": i.high}) for n, i in results.items()}
         told = {"artefact": artefact, "split": split, "rows": len(rows), "fields": list(task.fields)}
         told |= {"hash": task.hashes(), "metrics": metrics} | ({"tokenizers": by} if by else {})
         print_json(told | ({"samples": samples} if samples else {}))
@@ -73,7 +73,7 @@ def evaluate(
     table(
         ["metric", "value", "95% interval"],
         [
-            *((NAMES.get(n, title(n)), *(_shown(i) if i.measured else (NOT_MEASURED, ""))) for n, i in found.items()),
+            *((NAMES.get(n, title(n)), *(_shown(i) if i.measured else (NOT_MEASURED, ""))) for n, i in results.items()),
             ("text in", ", ".join(task.fields), ""),
         ],
         numbers=(1, 2),
@@ -152,10 +152,10 @@ def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[lis
     which = dataclasses.replace(which, text=columns)
     task = which.read(data, labels=made.format.labels or None)
     splits = ("train", "validation", "test") if split == "all" else (split,)
-    found = [row for name in splits for row in task.rows(name)]
-    if not found:
+    results = [row for name in splits for row in task.rows(name)]
+    if not results:
         raise DataError(f"{data} has no {split} rows; choose another --split, or --split all for the whole file.")
-    require_answers(found, "Label it, or use `foreword predict`.")
+    require_answers(results, "Label it, or use `foreword predict`.")
     names = dict(zip(columns, made.fields, strict=True))
-    renamed = [dataclasses.replace(row, fields={names[c]: row.fields[c] for c in columns}) for row in found]
+    renamed = [dataclasses.replace(row, fields={names[c]: row.fields[c] for c in columns}) for row in results]
     return renamed, task

@@ -53,9 +53,9 @@ def list_(folder: str, as_json: bool) -> None:
     """List the keys of the server of DIR: their ids and what they may do."""
     from foreword.serving.keys import KeyRing
 
-    found = KeyRing.open(folder).list()
+    result = KeyRing.open(folder).list()
     if as_json:
-        for key in found:
+        for key in result:
             shown = {name: value for name, value in vars(key).items() if name != "quota"}
             print_json({**shown, "limits": key.quota.as_dict()})
         return
@@ -63,7 +63,7 @@ def list_(folder: str, as_json: bool) -> None:
         ["id", "infer", "administer", "limits", "made", "note"],
         [
             (key.id, *map(" ".join, (key.infer, key.administer, _limits(key.quota))), key.created, key.note)
-            for key in found
+            for key in result
         ],
     )
 

@@ -129,7 +129,7 @@ def tasks(source: str | None, as_json: bool) -> None:
     from foreword.tasks.read import read_task
 
     chosen = [source] if source else [f"builtin:{name}" for name in BUILTIN]
-    found = {name: read_task(name) for name in chosen}
+    results = {name: read_task(name) for name in chosen}
     if as_json:
         described = [
             {
@@ -141,11 +141,11 @@ def tasks(source: str | None, as_json: bool) -> None:
                 "hashes": task.hashes(),
                 "synthetic": task.synthetic,
             }
-            for name, task in found.items()
+            for name, task in results.items()
         ]
         print_json(described[0] if source else described)
     elif source:
-        task = found[source]
+        task = results[source]
         pairs([("task", task.describe()), *[("", line) for line in task.notes]])
         click.echo()
         pairs([(_answer(task, r), "; ".join(r.fields.values())) for r in _one_each(task)])
@@ -159,7 +159,7 @@ def tasks(source: str | None, as_json: bool) -> None:
                     *(str(len(task.rows(split))) for split in ("train", "validation", "test")),
                     "synthetic" if task.synthetic else "real",
                 )
-                for name, task in found.items()
+                for name, task in results.items()
             ],
             numbers=range(1, 5),
         )

@@ -55,12 +55,12 @@ def predict(
     lines = enumerate(texts or _lines(), start=1)
     rows = (_row(opened, text, f"{where} {number}") for number, text in lines if texts or text.strip())
     for chunk in _chunks(rows):
-        for row, found in zip(chunk, opened.predict_rows(chunk), strict=True):
+        for row, result in zip(chunk, opened.predict_rows(chunk), strict=True):
             if as_json:
-                told = _shown(opened, found)
+                told = _shown(opened, result)
                 print_json({**({"fields": dict(row.fields)} if told.keys() & row.fields else row.fields), **told})
             else:
-                click.echo(" ".join(found.label.split()) if writes else found.label)
+                click.echo(" ".join(result.label.split()) if writes else result.label)
 
 
 def _shown(opened: "Prompted", found: "Prediction") -> dict[str, Any]:

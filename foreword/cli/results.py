@@ -69,13 +69,13 @@ def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
         each = [max(len(headers[i]), *(len(row[i]) for row in rows)) for i in columns]
         return sum(each) + GAP * (len(each) - 1)
 
-    found: list[list[int]] = []
+    results: list[list[int]] = []
     for column in rest:
-        if found and (width is None or wide([*found[-1], column]) <= width):
-            found[-1].append(column)
+        if results and (width is None or wide([*results[-1], column]) <= width):
+            results[-1].append(column)
         else:
-            found.append([*labels, column])
-    return found
+            results.append([*labels, column])
+    return results
 
 
 def as_json(found: "Comparison") -> dict[str, Any]:

@@ -117,31 +117,31 @@ class FormatChoice:
             ) from error
 
     def words(self) -> dict[str, list[str]] | None:
-        found: dict[str, list[str]] = {}
+        results: dict[str, list[str]] = {}
         for given in self.label_words:
             label, equals, words = given.partition("=")
             if not equals or not label or not words:
                 raise ConfigError(f"--label-words {given!r} is not LABEL=WORD[,WORD...]; write positive=great,good.")
-            if label in found:
+            if label in results:
                 raise ConfigError(f"--label-words names {label!r} twice; give all its words at once, with commas.")
-            found[label] = [word.strip() for word in words.split(",")]
-        return found or None
+            results[label] = [word.strip() for word in words.split(",")]
+        return results or None
 
     def chat(self) -> dict[str, Any]:
         """Return the variables of the chat template that were given, by name; what is no JSON is text."""
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for given in self.chat_options:
             name, equals, text = given.partition("=")
             name = name.strip()
             if not equals or not name:
                 raise ConfigError(f"--chat-option {given!r} is not NAME=VALUE; write enable_thinking=false.")
-            if name in found:
+            if name in results:
                 raise ConfigError(f"--chat-option names {name!r} twice; give it once.")
             try:
-                found[name] = parse_json(text)
+                results[name] = parse_json(text)
             except ValueError:
-                found[name] = {"True": True, "False": False, "None": None}.get(text, text)
-        return found
+                results[name] = {"True": True, "False": False, "None": None}.get(text, text)
+        return results
 
     @property
     def written(self) -> DecodingChoice:

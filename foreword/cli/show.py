@@ -84,13 +84,13 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif name in ("config", "label_words", "calibration"):
             yield name.replace("_", " "), ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
         elif name == "metrics":
-            for key, found in value.items():
+            for key, result in value.items():
                 if key == "candidates":
-                    yield from candidate_lines(found)
+                    yield from candidate_lines(result)
                 elif key == "search_rows":
-                    yield "search rows", ", ".join(f"{part} {text[:12]}" for part, text in found.items())
+                    yield "search rows", ", ".join(f"{part} {text[:12]}" for part, text in result.items())
                 else:
-                    yield key.replace("_", " "), _measured(found)
+                    yield key.replace("_", " "), _measured(result)
         elif name == "bytes_stored":
             yield "bytes stored", size(value)
         elif name == "trace":

@@ -32,9 +32,9 @@ def read_family(folder: str | Path, which: DataChoice) -> "dict[str, Task]":
 
     Raises: the error of the first that cannot be read: one start is learnt over all.
     """
-    found: dict[str, Task] = {}
+    results: dict[str, Task] = {}
     for name, task in read_tasks(str(folder), which).items():
         if isinstance(task, ForewordError):
             raise task
-        found[name] = task
-    return found
+        results[name] = task
+    return results

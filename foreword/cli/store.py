@@ -42,12 +42,12 @@ def store_tasks(
         raise ConfigError(
             "--overwrite is not for --tasks: tasks whose rows or recipe changed are replaced, the others are kept."
         )
-    found = read_tasks(tasks, which)
+    result = read_tasks(tasks, which)
     lm = how.load(model)
     reasons = "max_new_tokens" in options  # of a method that reasons before labels
     with resumable(out), Bars(many=True) as bars:
         report = train_tasks(
-            lm, found, method, out=out, options=options, seed=seed, shots=shots,
+            lm, result, method, out=out, options=options, seed=seed, shots=shots,
             form=lambda lm, task: how_put.build(task, lm, reasons=reasons), stack=stack or STACK, progress=bars,
             on_stage=bars.stage,
         )  # fmt: skip
@@ -58,18 +58,18 @@ def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordErro
     """Return every task of the folder; one that cannot be read is its error."""
     from foreword.tasks.read import find_tasks
 
-    found: dict[str, Task | ForewordError] = {}
+    results: dict[str, Task | ForewordError] = {}
     for name, path in find_tasks(folder).items():
         try:
-            found[name] = which.read(str(path), quiet=True)
+            results[name] = which.read(str(path), quiet=True)
         except ForewordError as error:
-            found[name] = error
-    bad = sum(isinstance(task, ForewordError) for task in found.values())
-    for name, task in found.items():
+            results[name] = error
+    bad = sum(isinstance(task, ForewordError) for task in results.values())
+    for name, task in results.items():
         for line in () if isinstance(task, ForewordError) else task.guesses:
             note(f"{name}: {line}")
-    note(f"{len(found)} tasks in {folder}" + (f", {bad} of which cannot be read" if bad else ""))
-    return found
+    note(f"{len(results)} tasks in {folder}" + (f", {bad} of which cannot be read" if bad else ""))
+    return results
 
 
 @contextmanager

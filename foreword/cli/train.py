@@ -98,15 +98,15 @@ def train(
     from foreword.training.warm_start import with_init
 
     options = {**method_options(method, with_remote(given, allow_remote)), **({"init": Path(init)} if init else {})}
-    found = find_method(method)
-    reasoning = how_put.written.reasoning(found.Config, options)
+    result = find_method(method)
+    reasoning = how_put.written.reasoning(result.Config, options)
     options |= reasoning
-    configure(found, with_init(found, options)[0])  # a mistake in an option is told before a model is loaded
-    if classes is not None and not found.episodes:
+    configure(result, with_init(result, options)[0])  # a mistake in an option is told before a model is loaded
+    if classes is not None and not result.episodes:
         raise ConfigError(f"--classes is for metaprompting; {method} trains on rows of all classes.")
     if (data is None) == (tasks is None):
         raise ConfigError("Give either --data SOURCE for one task or --tasks DIR for every task of a folder.")
-    if tasks is not None and not found.episodes:
+    if tasks is not None and not result.episodes:
         store_tasks(
             method, model, tasks, out, options, seed=seed, shots=shots, stack=stack, overwrite=overwrite,
             as_json=as_json, which=which, how_put=how_put, how=how,
@@ -128,9 +128,9 @@ def train(
         task = joined(family, Path(tasks).resolve().name)
     else:
         assert data is not None
-        task = read_source(data, classes, which) if found.episodes else which.read(data)
-    found.require_answers(task)  # before a model is loaded
-    if shots and not found.episodes:
+        task = read_source(data, classes, which) if result.episodes else which.read(data)
+    result.require_answers(task)  # before a model is loaded
+    if shots and not result.episodes:
         task = task.few_shot(shots, seed)
     elif shots:
         options["shots"] = shots
@@ -145,7 +145,7 @@ def train(
     refuse_to_replace(out, overwrite)
     trained = _train_to(out, lm, job, checkpoint, stopped, resume)
     prompted = Prompted(lm, trained.artefact)
-    if not found.episodes:  # whose rows are put to the model in episodes
+    if not result.episodes:  # whose rows are put to the model in episodes
         tell_cuts(prompted, task.train)
     searched = trained.artefact.metrics.get("search")
     _tell(trained, out, as_json, search_lines(searched, prompted, task) if searched else [])

@@ -76,14 +76,14 @@ _hints = functools.cache(typing.get_type_hints)
 
 def fit(value: Any, kind: Any, what: str) -> Any:
     """Return the value as its type has it. Raises: ConfigError if it is of another."""
-    found = _fit(value, kind)
-    if found is _REFUSED:
+    result = _fit(value, kind)
+    if result is _REFUSED:
         raise ConfigError(f"{what} is {shown(value)}; it must be {_named(kind)}.")
     data = kind is Any or Any in typing.get_args(kind)  # rows, which are told by their numbers when they are read
-    reason = None if data else _broken_in(found)
+    reason = None if data else _broken_in(result)
     if reason:
         raise ConfigError(f"{what} {reason}.")
-    return found
+    return result
 
 
 def _broken_in(value: Any, depth: int = 4) -> str | None:

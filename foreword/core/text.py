@@ -47,9 +47,9 @@ def parse_json(text: str | bytes, *, once: bool = False) -> Any:
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"it has the key {shown(twice)} twice; keep one")
-    return found
+    return result

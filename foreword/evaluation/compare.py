@@ -146,8 +146,8 @@ def compare(
         lm = _loaded(given)
         desk = make_desk(lm, store, tools.own_cache, allowed=allowed, test=how.test, keep_bytes=how.keep_bytes)
         put = how.form or (lambda lm, t: t.format(lm.kind, chat=lm.instructed, lm=lm))
-        found = {(r.role, r.id): r for r in store.records()}
-        clock = _clock(lm, list(found.values()))
+        results = {(r.role, r.id): r for r in store.records()}
+        clock = _clock(lm, list(results.values()))
         forms = {draw: _dated(lm, put(lm, t), clock) for draw, t in tasks.items()}
         for method in chosen:
 
@@ -158,7 +158,7 @@ def compare(
                     on_stage(Stage(model, task.name, name, done, total))
 
             own = replace(desk, templates=_templates(desk, tools, how, method))
-            plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, found, failures)
+            plan = Schedule(own, method, tools.train_many, how.stack, progress, tell, results, failures)
             cells: dict[tuple[int | None, int] | int, list[PlannedRun]] = {
                 draw: make_cells(
                     desk, [_job(t, forms[draw], method, c, draw[1]) for c in grids[method.name]], shots, subset=draw[0]

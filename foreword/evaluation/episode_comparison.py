@@ -123,7 +123,7 @@ def _measure(
     tuning = source.episodes("validation", protocol.seed, protocol.validation) if protocol.validation else []
     test = source.episodes(protocol.split, protocol.seed, protocol.episodes)
     desks: dict[str, _Desk] = {}
-    found = []
+    results = []
     for arm in arms:
         if arm.start is not None:
             check(lm, arm.start)
@@ -145,20 +145,20 @@ def _measure(
             rate = max(points)[2]
         if tell:
             tell(f"{arm.label}: {len(test)} {protocol.split} episodes" + (f" at {rate:g}" if rate else ""))
-        found.append(book.get(desk, arm, rate, protocol, protocol.split, test))
-    return found
+        results.append(book.get(desk, arm, rate, protocol, protocol.split, test))
+    return results
 
 
 def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[EpisodeArm]:
     """Return the arms of some starts by name (several are meta-training seeds), and those that need none."""
-    found = [
+    results = [
         EpisodeArm(name, how, start)
         for how in kinds
         if how in ("adapted", "zero-step")
         for name, some in starts.items()
         for start in some
     ]
-    return found + [EpisodeArm(how, how) for how in kinds if how in ("prototypes", "fine-tuning")]
+    return results + [EpisodeArm(how, how) for how in kinds if how in ("prototypes", "fine-tuning")]
 
 
 class _Desk:
@@ -183,7 +183,7 @@ class _Desk:
         if arm.how == "prototypes":
             deck = self.deck(0)
             support, query = (deck.folds(split, group, (part,)) for part in ("support", "query"))
-            found = prototype_scores(self.lm, support, query, len(group), budget, protocol.transductive)
+            result = prototype_scores(self.lm, support, query, len(group), budget, protocol.transductive)
         else:
             assert arm.start is not None, "zero-step and adapted arms have a start"
             leaves, extra, lens = leaves_of(self.lm, arm.start, protocol.transductive)
@@ -192,9 +192,9 @@ class _Desk:
             steps = protocol.steps if arm.how == "adapted" else 0
             rates = rates_for(arm.start, leaves, rate or 0.0)
             some = adapt_start(lens, leaves, support, len(group), rates, steps, budget)
-            found = lens.scores(some, support, query, budget)
+            result = lens.scores(some, support, query, budget)
         ends = np.cumsum([len(e.query) for e in group])[:-1]
-        return np.split(torch.stack(found).double().numpy(), ends) if _even(group) else _ragged(found, group)
+        return np.split(torch.stack(result).double().numpy(), ends) if _even(group) else _ragged(result, group)
 
     def _tuned(self, episode: Episode, split: Split, rate: float, protocol: Protocol) -> np.ndarray:
         """Fine-tuning on one episode as on any task."""

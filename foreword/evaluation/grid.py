@@ -21,24 +21,26 @@ def parse_options(texts: Sequence[str], methods: Sequence[Method]) -> dict[str, 
 
     Raises: ConfigError for a text of another shape, a method that is not compared, or an option that none has.
     """
-    found: dict[str, dict[str, tuple[str, ...]]] = {m.name: {} for m in methods}
+    results: dict[str, dict[str, tuple[str, ...]]] = {m.name: {} for m in methods}
     for text in texts:
         name, equals, value = text.partition("=")
         owner, dot, key = name.strip().rpartition(".")
         if not equals or not key:
             raise ConfigError(f"option {text!r} is not of the form key=value or method.key=value1,value2.")
-        if dot and owner not in found:
+        if dot and owner not in results:
             raise ConfigError(
-                f"option {text!r} names the method {owner!r}, which is not compared; compared are {', '.join(found)}."
+                f"option {text!r} names the method {owner!r}, which is not compared; compared are {', '.join(results)}."
             )
         takers = [m for m in methods if (m.name == owner if dot else key in typing.get_type_hints(m.Config))]
         if not takers:
             known = sorted({k for m in methods for k in typing.get_type_hints(m.Config)})
-            raise ConfigError(f"none of {', '.join(found)} has the option {key!r}; their options: {', '.join(known)}.")
+            raise ConfigError(
+                f"none of {', '.join(results)} has the option {key!r}; their options: {', '.join(known)}."
+            )
         for method in takers:
             free = _is_free_text(typing.get_type_hints(method.Config).get(key))
-            found[method.name][key] = (value,) if free else tuple(part.strip() for part in value.split(","))
-    return found
+            results[method.name][key] = (value,) if free else tuple(part.strip() for part in value.split(","))
+    return results
 
 
 def points(method: Method, options: Mapping[str, Any], allowed: int | None = None) -> list[Any]:
@@ -52,15 +54,15 @@ def points(method: Method, options: Mapping[str, Any], allowed: int | None = Non
     for key, given in values.items():
         if not given:
             raise ConfigError(f"{method.name}: the grid of option {key!r} is empty; give one value or more.")
-    found: list[Any] = []
+    results: list[Any] = []
     for point in itertools.product(*values.values()):
         config = configure(method, dict(zip(values, point, strict=True)))
-        if config not in found:
-            found.append(config)
-    if allowed is None or len(found) <= allowed:
-        return found
-    kept = set(random.Random(0).sample(range(len(found)), allowed))
-    return [config for i, config in enumerate(found) if i in kept]
+        if config not in results:
+            results.append(config)
+    if allowed is None or len(results) <= allowed:
+        return results
+    kept = set(random.Random(0).sample(range(len(results)), allowed))
+    return [config for i, config in enumerate(results) if i in kept]
 
 
 def _is_free_text(kind: Any) -> bool:

@@ -165,11 +165,11 @@ def is_kept(store: Store, record: Record) -> bool:
     if record.artefact is None:
         return True
     try:
-        found = Artefact.load(store.folder / record.artefact)
+        result = Artefact.load(store.folder / record.artefact)
     except ArtefactError:
         return False
-    same = found.made_of == made_of(record.method, record.config, record.seed, record.hashes, record.format)
-    return same and found.fingerprint in ({}, record.fingerprint)
+    same = result.made_of == made_of(record.method, record.config, record.seed, record.hashes, record.format)
+    return same and result.fingerprint in ({}, record.fingerprint)
 
 
 def _record(

@@ -171,7 +171,7 @@ class Readers:
         decoding = artefact.format.decoding
         if task.metric:
             answered = self.answer(lm, [(artefact, rows)])[0]
-            found: Found = TextPredictions.of(task.judge, answered, rows)
+            result: Found = TextPredictions.of(task.judge, answered, rows)
         else:
             if decoding is not None and decoding.conclude is None:
                 answered = self.answer(lm, [(artefact, rows)])[0]
@@ -183,8 +183,8 @@ class Readers:
             else:
                 scores = self.score(lm, [(artefact, rows)])[0]
             score_RC = torch.as_tensor(scores).detach().double().cpu().numpy()
-            found = Scored(log_probabilities(score_RC), np.array([row.label for row in rows], dtype=np.int64))
-        return SplitPredictions(found, len(rows) / max(time.perf_counter() - began, 1e-9), reasoned)
+            result = Scored(log_probabilities(score_RC), np.array([row.label for row in rows], dtype=np.int64))
+        return SplitPredictions(result, len(rows) / max(time.perf_counter() - began, 1e-9), reasoned)
 
 
 class ReadCache:

@@ -143,7 +143,7 @@ class Store:
         timings = {
             t["id"]: Timing(t["train_seconds"], t["stack"], t["examples_per_second"]) for t in self._lines(TIMINGS)
         }
-        found: dict[tuple[str, str], Record] = {}
+        results: dict[tuple[str, str], Record] = {}
         for number, line in enumerate(self._lines(RESULTS), 1):
             try:
                 own = {name: line[name] for name in FIELDS}
@@ -155,9 +155,9 @@ class Store:
                     f"{self.folder / RESULTS}, line {number} has no {error}; another version of Foreword wrote it. "
                     "Name a new folder, or move this one away."
                 ) from error
-            found.pop((record.role, record.id), None)
-            found[record.role, record.id] = record
-        return list(found.values())
+            results.pop((record.role, record.id), None)
+            results[record.role, record.id] = record
+        return list(results.values())
 
     def keys_after(self, start: int) -> tuple[set[tuple[str, str]], int]:
         """Role and id of the runs whose lines stand after so many bytes of the results, and where they end."""

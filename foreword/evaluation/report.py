@@ -290,14 +290,14 @@ def matrix(lines: Sequence[TableRow]) -> str:
         rows = "all training rows" if shots is None else f"{shots} shots a label"
         body = [["method", *(_head(task, some) for task in tasks), "mean"], ["---"] * (len(tasks) + 2)]
         for method in dict.fromkeys(line.method for line in some):
-            found = [cells.get((method, task)) for task in tasks]
+            results = [cells.get((method, task)) for task in tasks]
             means = [
                 100 * line.metrics[line.primary].mean
-                for line in found
+                for line in results
                 if line and line.primary not in NUMBERS and line.metrics[line.primary].measured
             ]
             mean = f"{sum(means) / len(means):.1f}" if len(means) == len(tasks) else ""
-            body.append([method, *("" if line is None else _marked(line) for line in found), mean])
+            body.append([method, *("" if line is None else _marked(line) for line in results), mean])
         grid = "\n".join("| " + " | ".join(row) + " |" for row in body)
         parts.append(f"**{model} ({kind}), {rows}, {seeds_of(some)}**\n\n{grid}")
     if not parts:

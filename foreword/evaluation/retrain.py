@@ -76,13 +76,13 @@ def retrain(
 
     Raises: ArtefactError where there is nothing to make again, or `out` is `folder`.
     """
-    found = find_artefacts(folder)
+    result = find_artefacts(folder)
     new = Path(out).resolve()
-    if new == Path(folder).resolve() or any((new / ARTEFACTS / n).resolve() == p.resolve() for n, p in found.items()):
+    if new == Path(folder).resolve() or any((new / ARTEFACTS / n).resolve() == p.resolve() for n, p in result.items()):
         raise ArtefactError(f"--out {out} is the store itself; name a new folder, so that the old artefacts stay.")
     made: dict[str, Artefact] = {}
     jobs: dict[str, Job | ForewordError] = {}
-    for name, place in found.items():
+    for name, place in result.items():
         try:
             made[name] = Artefact.load(place)
             given = None if tasks is None else tasks.get(name, DataError(f"no task is called {name!r}"))
@@ -97,7 +97,7 @@ def retrain(
         if line.verdict == "failed" or isinstance(job, ForewordError):
             lines.append(line)
             continue
-        earlier = old.accuracy(made[line.name], found[line.name], job.task)
+        earlier = old.accuracy(made[line.name], result[line.name], job.task)
         lines.append(_with_before(line, report, earlier))
     write_table(report.store, lines)
     return replace(report, lines=tuple(lines), notes=tuple(old.notes))
@@ -169,11 +169,11 @@ class Before:
             if lm is None:
                 return None
             check(lm, artefact)
-            found = Readers(scores_of, answer_rows).read(lm, artefact, task, task.test).found
+            result = Readers(scores_of, answer_rows).read(lm, artefact, task, task.test).found
         except ForewordError as error:
             self.notes.append(f"{place.name}: before is not known ({error})")
             return None
-        return _primary(found)
+        return _primary(result)
 
     def _model(self, artefact: Artefact) -> FrozenLM | None:
         name, kind = artefact.model["name"], artefact.model["kind"]

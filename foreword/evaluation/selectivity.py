@@ -55,9 +55,9 @@ def selectivity(
     lm: FrozenLM, task: Task, method: str = "linear-probe", *, seed: int = 0, **options: Any
 ) -> Selectivity:
     """Train the method on the task and on its control task with the same options, and read both test sets."""
-    found = []
+    results = []
     for one in (task, control_task(task, seed)):
         artefact = train(lm, one, method, seed=seed, **options).artefact
         score_NC = score_rows(lm, [(artefact, one.test)])[0].double().cpu().numpy()
-        found.append(float(accuracy(score_NC, np.array([row.label for row in one.test]))))
-    return Selectivity(*found)
+        results.append(float(accuracy(score_NC, np.array([row.label for row in one.test]))))
+    return Selectivity(*results)

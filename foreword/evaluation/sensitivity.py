@@ -25,20 +25,20 @@ def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcom
     Demonstrations and calibration are made anew for each, with the job's seed. A template that this model cannot be
     asked in is left out, and `tried` counts those that were read. It costs as many evaluations as there are templates.
     """
-    found = []
+    results = []
     for source in paraphrases(job.task.name, job.task.fields):
         try:
             template = _like(job.format.template, Template.parse(source), lm.kind)
             form = replace(job.format, template=template, soft_first=False)
             (outcome,) = train_many(lm, [replace(job, format=form)])
             if isinstance(outcome, Trained):
-                found.append(round(judged(outcome.artefact, job.task), 6))
+                results.append(round(judged(outcome.artefact, job.task), 6))
         except ForewordError:
             continue
-    if not found:
+    if not results:
         return {}
-    worst, median, best = min(found), float(np.median(found)), max(found)
-    return {"tried": len(found), "worst": worst, "median": round(median, 6), "best": best, "accuracies": found}
+    worst, median, best = min(results), float(np.median(results)), max(results)
+    return {"tried": len(results), "worst": worst, "median": round(median, 6), "best": best, "accuracies": results}
 
 
 def _like(own: Template, other: Template, kind: str) -> Template:

@@ -122,11 +122,11 @@ def resample_all(
     features = [kind.features(logprob_RC, label_R) for kind in kinds]
     sums_DX = _sums(np.concatenate(features, axis=1), seed)
     ends = np.cumsum([f.shape[1] for f in features])[:-1]
-    found = {}
+    results = {}
     for kind, sums_DF in zip(kinds, np.split(sums_DX, ends, axis=1), strict=True):
         value_D = kind.reduce(sums_DF, rows)
-        found[kind.name] = Resampled(float(value_D[0]), value_D[1:], rows, kind.low, kind.high)
-    return found
+        results[kind.name] = Resampled(float(value_D[0]), value_D[1:], rows, kind.low, kind.high)
+    return results
 
 
 def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, Resampled]:

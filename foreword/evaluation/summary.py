@@ -97,16 +97,16 @@ Draws = dict[tuple[int, int], dict[str, Resampled]]
 
 def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
     """Return resampled metrics by seed; by subset where rows were drawn apart."""
-    found: Draws = {}
+    results: Draws = {}
     for record in records:
         predictions = read(record)
         if predictions is not None and record.metrics:
-            found[record.draw] = predictions.resampled([*record.metrics])
+            results[record.draw] = predictions.resampled([*record.metrics])
     by_subset: dict[int, list[dict[str, Resampled]]] = {}
-    for (subset, _), one in found.items():
+    for (subset, _), one in results.items():
         by_subset.setdefault(subset, []).append(one)
     whole = {(subset, 0): _mean_of(some) for subset, some in by_subset.items() if subset >= 0}
-    return {draw: one for draw, one in found.items() if draw[0] < 0} | whole
+    return {draw: one for draw, one in results.items() if draw[0] < 0} | whole
 
 
 def _mean_of(runs: Sequence[Mapping[str, Resampled]]) -> dict[str, Resampled]:

@@ -127,8 +127,8 @@ def train_jobs(
     groups = [("manual", replace(desk, keep_bytes=-1), list({cell.id: cell for cell in words.values()}.values()))]
     for method in dict.fromkeys(job.method.name for job in sound.values()):
         groups.append((method, desk, [cell for cell in learnt.values() if cell.job.method.name == method]))
-    found = {(r.role, r.id): r for r in store.records()}
-    before, done, total = dict(found), 0, sum(len(cells) for _, _, cells in groups)
+    results = {(r.role, r.id): r for r in store.records()}
+    before, done, total = dict(results), 0, sum(len(cells) for _, _, cells in groups)
     for method, own, cells in groups:
 
         def tell(runs: int, name: str = method) -> None:
@@ -138,7 +138,7 @@ def train_jobs(
                 on_stage(Stage(lm.name, f"{len(sound)} tasks", name, done, total))
 
         failures: list[FailedRun] = []
-        plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, found, failures)
+        plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, results, failures)
         run_method(plan, {number: [cell] for number, cell in enumerate(cells)})
         for failure in failures:
             named = [failure.name] if failure.name else [n for n, job in sound.items() if job.task.name == failure.task]
@@ -149,10 +149,10 @@ def train_jobs(
             lines.append(TaskLine(name, "failed", reason=reasons[name]))
             continue
         key = "result", learnt[name].id
-        line = _line(name, store, found["result", words[name].id], found[key])
-        lines.append(replace(line, trained=found[key] is not before.get(key)))
+        line = _line(name, store, results["result", words[name].id], results[key])
+        lines.append(replace(line, trained=results[key] is not before.get(key)))
     write_table(store, lines)
-    records = {name: found["result", cell.id] for name, cell in learnt.items() if name not in reasons}
+    records = {name: results["result", cell.id] for name, cell in learnt.items() if name not in reasons}
     return TaskReport(tuple(lines), records, store)
 
 

@@ -51,11 +51,11 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
 
     def hear(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
         decoding, ballot = _decoding(pairs[artefact][0].format), ballots[artefact][row]
-        found = extract(decoding.extract, written.text, words[artefact][row], written.ended)
+        result = extract(decoding.extract, written.text, words[artefact][row], written.ended)
         # Beams have no likelihood, and one text of a row needs no weight.
         weighed = decoding.vote == "likelihood" and decoding.num_return_sequences > 1
         weight = min(1.0, math.exp(written.mean_logprob)) if weighed else 1.0
-        ballot.add(sample, found, _key(decoding, found), weight)
+        ballot.add(sample, result, _key(decoding, result), weight)
         texts[artefact][row][sample] = written
         return ballot.needed if decoding.early_stop else ALL
 
@@ -110,14 +110,14 @@ def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows:
     asked = answered[0].asked if answered else 1
     if asked == 1 or _decoding(form).vote != "majority" or any(one.drawn < asked for one in answered):
         return {}
-    found = {}
+    results = {}
     for k in sorted({k for k in (1, 3, 5, 9, 17, 33, 65, 129) if k < asked} | {asked}):
         values = [
             majority_at(k, {key: round(vote) for key, vote in one.votes.items()}, _right(form, task, one, row), asked)
             for one, row in zip(answered, rows, strict=True)
         ]
-        found[k] = sum(values) / len(values)
-    return found
+        results[k] = sum(values) / len(values)
+    return results
 
 
 def _right(form: Format, task: Task, one: Answered, row: Row) -> list[Hashable]:

@@ -52,9 +52,9 @@ def text_likelihoods(
     """
     encoded = [Encoder.build(lm, a.format, a.value.text_start).encode_texts(a.rows, a.texts) for a in asked]
     scores = stacked_scores(lm, [a.value for a in asked], encoded, tokens_per_batch)
-    found = []
+    results = []
     for rows, score_N1 in zip(encoded, scores, strict=True):
         pieces = [row.plan.longest if row.plan else 0 for row in rows]
         logprob_N = score_N1[:, 0].cpu() if rows else torch.zeros(0)
-        found.append(Likelihood(logprob_N, torch.tensor(pieces, dtype=torch.long)))
-    return found
+        results.append(Likelihood(logprob_N, torch.tensor(pieces, dtype=torch.long)))
+    return results

@@ -74,14 +74,14 @@ class Prompted:
             texts = [one.texts for one in answered]
         else:
             scores, texts, answered = self.scores(rows), [()] * len(rows), []
-        found = []
+        results = []
         for number, (row, score_C) in enumerate(zip(rows, scores, strict=True)):
             names = row.options or self.artefact.format.labels
             probability_C = score_C[: len(names)].double().softmax(-1).tolist()
             best = max(range(len(names)), key=probability_C.__getitem__)
             label = "" if answered and answered[number].answer is NO_ANSWER else names[best]
-            found.append(Prediction(label, dict(zip(names, probability_C, strict=True)), texts[number]))
-        return found
+            results.append(Prediction(label, dict(zip(names, probability_C, strict=True)), texts[number]))
+        return results
 
     def answers(self, rows: Sequence[Row]) -> list[Answered]:
         """Return what the artefact writes after rows, and the answers in it.

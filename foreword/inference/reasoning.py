@@ -30,13 +30,13 @@ def reasoned_scores(lm: FrozenLM, pairs: Pairs) -> list[Float[Tensor, "N C"]]:
     """
     voting = [i for i, (a, _) in enumerate(pairs) if a.format.decoding and a.format.decoding.conclude is None]
     scoring = [i for i in range(len(pairs)) if i not in set(voting)]
-    found: dict[int, Tensor] = {}
+    results: dict[int, Tensor] = {}
     for i, answered in zip(voting, answer_rows(lm, [pairs[i] for i in voting]), strict=True):
-        found[i] = vote_scores(pairs[i][0].format, pairs[i][1], answered)
+        results[i] = vote_scores(pairs[i][0].format, pairs[i][1], answered)
     texts = _all_texts(lm, [pairs[i] for i in scoring])
     for i, written in zip(scoring, texts, strict=True):
-        found[i] = _concluded_scores(lm, pairs[i][0], pairs[i][1], written)
-    return [found[i] for i in range(len(pairs))]
+        results[i] = _concluded_scores(lm, pairs[i][0], pairs[i][1], written)
+    return [results[i] for i in range(len(pairs))]
 
 
 def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered]) -> Float[Tensor, "N C"]:
@@ -58,14 +58,14 @@ def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered])
 
 def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
     """Return every sample's text, by artefact and row."""
-    found: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
+    results: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
 
     def keep(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
-        found[artefact][row][sample] = written.text
+        results[artefact][row][sample] = written.text
         return ALL
 
     write_samples(lm, pairs, keep)
-    return [[[texts[s] for s in sorted(texts)] for texts in rows] for rows in found]
+    return [[[texts[s] for s in sorted(texts)] for texts in rows] for rows in results]
 
 
 def concluded_form(form: Format) -> Format:

@@ -35,11 +35,11 @@ def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | N
 
 def nearest(value: Neighbours, rows: Sequence[Row], embed_BD: Float[Tensor, "B D"]) -> list[list[int]]:
     """Return the examples of each row, the nearest first; those with the row's own texts are left out."""
-    found = []
+    results = []
     for row, order_N in zip(rows, _order(value, embed_BD).tolist(), strict=True):
         others = (i for i in order_N if not same_texts(value.examples[i], row))
-        found.append([i for i, _ in zip(others, range(value.count), strict=False)])
-    return found
+        results.append([i for i, _ in zip(others, range(value.count), strict=False)])
+    return results
 
 
 def _order(value: Neighbours, embed_BD: Float[Tensor, "B D"]) -> Int[Tensor, "B N"]:
@@ -65,14 +65,14 @@ def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Ro
     chosen = nearest(value, rows, embeddings(lm, form, rows, value.encoder))
     encoded, shown = [], []
     for row, alone, near in zip(rows, plain, chosen, strict=True):
-        count, found = len(near), None
-        while count and found is None:
+        count, result = len(near), None
+        while count and result is None:
             count = min(count, _likely(lm, near[:count], value, alone))
-            found = _try(lm, value, form, row, near[:count], alone.cut) if count else None
-            count -= found is None and count > 0
+            result = _try(lm, value, form, row, near[:count], alone.cut) if count else None
+            count -= result is None and count > 0
         # Rows that differ before their first field share no beginning, and those of one task share their labels' plan.
-        encoded.append(replace(alone if found is None else found, plan=alone.plan, shared=0))
-        shown.append(count if found is not None else 0)
+        encoded.append(replace(alone if result is None else result, plan=alone.plan, shared=0))
+        shown.append(count if result is not None else 0)
     return encoded, shown
 
 

@@ -90,15 +90,15 @@ def score_readings(
             flat += wanted
         spans.append(own)
     scores = _score_flat(lm, flat, tokens_per_batch)
-    found = []
+    results = []
     for reading, own in zip(readings, spans, strict=True):
         parts = list(_members(reading))
         read = [
             scores[span[0]] if len(span) == 1 else _less(scores[span[0]], scores[span[1]]) / part.format.temperature
             for part, span in zip(parts, own, strict=True)
         ]
-        found.append(reading.value.combined(read))
-    return found
+        results.append(reading.value.combined(read))
+    return results
 
 
 def _less(score_NC: Tensor, other_NC: Tensor) -> Tensor:

@@ -157,11 +157,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if not (path / PICKLE).is_file():
         raise ArtefactError(f"{path} holds neither {TENSORS} nor {PICKLE}; copy the adapter again, with its tensors.")
     try:
-        found = torch.load(path / PICKLE, map_location="cpu", weights_only=True)
+        result = torch.load(path / PICKLE, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle can hold anything, and so can what is raised over it
         raise ArtefactError(
             f"{path / PICKLE} is damaged, or holds more than tensors, which is never run; save it again as {TENSORS}."
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    if not isinstance(result, dict) or not all(isinstance(tensor, Tensor) for tensor in result.values()):
         raise ArtefactError(f"{path / PICKLE} does not hold tensors by name; save the adapter again as {TENSORS}.")
-    return found
+    return result

@@ -57,17 +57,17 @@ def tokens(row: Mapping[str, Any], tokenizer: Any, item: Mapping[str, Any], fiel
     """
     text = "".join(part if isinstance(part, str) else trim(fields[part["field"]], part) for part in item["text"])
     text = trim(text, item)
-    found: list[int] | None = None
+    results: list[int] | None = None
     # Behind a slot some tokenizers put a space before a text; so it is read after another text, which is taken off.
     for context in item["contexts"]:
         own, both = plain(tokenizer, context), plain(tokenizer, context + text)
         if both[: len(own)] == own:
-            found = both[len(own) :]
+            results = both[len(own) :]
             break
-    found = plain(tokenizer, text) if found is None else found
-    if not set(row["special"]).isdisjoint(found):
+    results = plain(tokenizer, text) if results is None else results
+    if not set(row["special"]).isdisjoint(results):
         raise ValueError(f"The text {text!r} has the piece of a special token; take it out.")
-    return found
+    return results
 
 
 def trim(text: str, how: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
     Raises: ArtefactError that says what does not belong there.
     """
     members = _zipped(data, limit) if data[:4] == b"PK\x03\x04" else _tarred(data, limit)
-    found: dict[str, bytes] = {}
+    results: dict[str, bytes] = {}
     folders: set[str] = set()
     try:
         for name, content in members:
@@ -50,20 +50,20 @@ def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
                 raise ArtefactError(f"The archive's member {_short(repr(name))} lies outside of one artefact folder.")
             if path.name not in FILES:
                 raise ArtefactError(f"The archive has {_short(repr(name))}; an artefact has {', '.join(FILES)} alone.")
-            if path.name in found:
+            if path.name in results:
                 raise ArtefactError(f"The archive has {path.name} twice.")
             folders.add(str(path.parent))
-            found[path.name] = content
+            results[path.name] = content
     except ArtefactError:
         raise
     except Exception as error:  # whatever a parser of others' bytes may end with
         raise ArtefactError(f"The archive cannot be read ({type(error).__name__}: {str(error)[:200]}).") from None
     if len(folders) > 1:
         raise ArtefactError(f"The archive has files of {len(folders)} folders; send one artefact.")
-    absent = [name for name in NEEDED if name not in found]
+    absent = [name for name in NEEDED if name not in results]
     if absent:
         raise ArtefactError(f"The archive has no {' and no '.join(absent)}; send the folder of an artefact.")
-    return found
+    return results
 
 
 def pack_archive(folder: str | Path) -> bytes:

@@ -195,11 +195,11 @@ def _entry(entries: Entries, id: str) -> dict[str, Any]:
 
     Raises: ConfigError if no key has this id; a text that is no id may be a key, which no error shows.
     """
-    found = next((entry for entry in entries if entry["id"] == id), None)
-    if found is None:
+    result = next((entry for entry in entries if entry["id"] == id), None)
+    if result is None:
         shown = f"the id {id!r}" if re.fullmatch("[0-9a-f]{1,16}", id) else "that id (one has 16 characters of base 16)"
         raise ConfigError(f"There is no key with {shown}; `foreword keys list` names them.")
-    return found
+    return result
 
 
 def _hash(entry: dict[str, Any]) -> str:

@@ -145,11 +145,11 @@ class KeyUsage:
 def used_by(state: Mapping[str, Any]) -> dict[str, Used]:
     """Return what one name's state keeps for the keys that added its versions; removed ones keep bytes until they are
     gone."""
-    found: dict[str, Used] = {}
+    results: dict[str, Used] = {}
     for versions, counted in ((state.get("versions"), 1), (state.get("owed"), 0)):
         for about in (versions or {}).values():
             key, size = about.get("by"), about.get("bytes")
             if isinstance(key, str) and key and type(size) is int:
-                prompts = int(bool(counted and not found.get(key, Used()).prompts))
-                found[key] = found.get(key, Used()).plus(Used(prompts, counted, size))
-    return found
+                prompts = int(bool(counted and not results.get(key, Used()).prompts))
+                results[key] = results.get(key, Used()).plus(Used(prompts, counted, size))
+    return results

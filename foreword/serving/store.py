@@ -126,20 +126,20 @@ class PromptStore:
         Raises: ConfigError where the folder has none of it, unless it may be `create`d empty.
         """
         path = Path(root)
-        found = sources(path)
-        if not found and not (path / SERVED / NAMES).is_dir() and not create:
+        result = sources(path)
+        if not result and not (path / SERVED / NAMES).is_dir() and not create:
             raise ConfigError(
                 f"{path} holds no artefacts to serve: give the folder that `foreword train --tasks`, `foreword "
                 "compare` or `foreword train --out` wrote, or an empty one with --create."
             )
-        store = PromptStore(path, found)
+        store = PromptStore(path, result)
         served = store.served_folder / NAMES
         try:
             served.mkdir(parents=True, exist_ok=True)
             with store._journal.alone(fcntl.LOCK_EX):
                 pass
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not (found or served.is_dir()):
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not (result or served.is_dir()):
                 raise
             store._journal.read_only = True
         with store._journal.alone(fcntl.LOCK_EX):

@@ -41,7 +41,7 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
     if missing or len(where) < sum(map(len, parts.values())):
         fault = f"has no class {missing[0]!r}" if missing else "has a class in two parts"
         raise DataError(f"{whole.name} {fault} of the split {split or OWN}; correct the split or its names")
-    found = {part: tuple(r for r in rows if where.get(whole.labels[_label(r)]) == part) for part in SPLITS}
+    results = {part: tuple(r for r in rows if where.get(whole.labels[_label(r)]) == part) for part in SPLITS}
     kept = [name for name in whole.labels if name in where]
     note = f"classes kept apart as in {split or OWN}: {', '.join(f'{len(parts[p])} {p}' for p in SPLITS)}"
     order = {whole.labels.index(name): number for number, name in enumerate(kept)}
@@ -51,7 +51,7 @@ def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Ta
         labels=tuple(kept),
         label_words=words or None,
         notes=(*whole.guesses, note),
-        **{p: tuple(Row(r.fields, order[_label(r)], (), r.where) for r in found[p]) for p in SPLITS},
+        **{p: tuple(Row(r.fields, order[_label(r)], (), r.where) for r in results[p]) for p in SPLITS},
     )
     refuse_leakage([task])
     return task.with_(origin=origin)
@@ -119,9 +119,9 @@ def _parts(source: Path, split: str | None, name: str) -> dict[str, list[str]]:
         )
     try:
         said = parse_json(file.read_text(encoding="utf-8-sig"))
-        found = {part: [str(name) for name in said[part]] for part in SPLITS}
+        results = {part: [str(name) for name in said[part]] for part in SPLITS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} cannot be read ({error!r}); give lists of classes: train, validation, test") from error
     if said.get("kind", "classes") != "classes":
         raise DataError(f"{file} is a split of {said['kind']}; episodes need one of classes")
-    return found
+    return results

@@ -79,11 +79,11 @@ def words_by(targets: Targets) -> str:
 def tokenizers(targets: Targets) -> dict[str, str]:
     """Return by which tokenizers metrics read these references, where it is not the libraries' own default."""
     name = words_by(targets)
-    found = {} if name == "13a" else {"bleu": name, "nist": name, "distinct": name}
+    result = {} if name == "13a" else {"bleu": name, "nist": name, "distinct": name}
     other = sum(not _is_ascii(own) for own in targets)
     if other:
-        found["rouge_l"] = "unicode" if other == len(targets) else f"unicode in {other} of {len(targets)} rows"
-    return found
+        result["rouge_l"] = "unicode" if other == len(targets) else f"unicode in {other} of {len(targets)} rows"
+    return result
 
 
 def require_library(metric: str) -> None:
@@ -122,12 +122,12 @@ def rouge_l(answers: Texts, targets: Targets) -> Summed:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorers = {True: RougeScorer(["rougeL"]), False: RougeScorer(["rougeL"], tokenizer=_AnyScript())}
-    found, measured = [], []
+    result, measured = [], []
     for text, own in zip(answers, targets, strict=True):
         scorer = scorers[_is_ascii(own)]
         measured.append(any(map(word_tokens, own)))
-        found.append(scorer.score_multi(own, text)["rougeL"].fmeasure if measured[-1] else 0.0)
-    value_R, measured_R = np.array(found, dtype=np.float64), np.array(measured, dtype=np.float64)
+        result.append(scorer.score_multi(own, text)["rougeL"].fmeasure if measured[-1] else 0.0)
+    value_R, measured_R = np.array(result, dtype=np.float64), np.array(measured, dtype=np.float64)
     if measured_R.all():
         return mean_of(value_R)
     if not measured_R.any():

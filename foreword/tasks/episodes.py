@@ -75,16 +75,16 @@ class EpisodeSource:
     @cached_property
     def _pools(self) -> dict[str, list[dict[int, list[int]]]]:
         """Return for each split and task, the rows of every class that has enough."""
-        found: dict[str, list[dict[int, list[int]]]] = {}
+        results: dict[str, list[dict[int, list[int]]]] = {}
         for split in SPLITS:
-            found[split] = []
+            results[split] = []
             for task in self.tasks:
                 pools: dict[int, list[int]] = {}
                 for number, row in enumerate(task.rows(split)):
                     label = label_of(row, "Episodes need one in every row.")
                     pools.setdefault(label, []).append(number)
-                found[split].append({c: rows for c, rows in sorted(pools.items()) if len(rows) > self.shots})
-        return found
+                results[split].append({c: rows for c, rows in sorted(pools.items()) if len(rows) > self.shots})
+        return results
 
     def has(self, split: Split) -> bool:
         """Return whether episodes can be drawn from this split: some task has two classes with a row more than the

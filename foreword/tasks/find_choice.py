@@ -95,7 +95,7 @@ class Choices:
             return []
         # Longest first: in an alternation the first that matches is taken.
         words = sorted(names, key=len, reverse=True)
-        found, at = [], 0
+        result, at = [], 0
         pattern = re.compile("|".join(map(re.escape, words)))
         while match := pattern.search(self.text, at):
             at = match.start() + 1
@@ -106,9 +106,9 @@ class Choices:
                 if self._is_whole(match.start(), end):
                     at = end
                     if (sure := self._is_sure(match.start(), end, written)) is not None:
-                        found.append(Mention(name, match.start(), end, sure))
+                        result.append(Mention(name, match.start(), end, sure))
                     break
-        return found
+        return result
 
     def _is_whole(self, start: int, end: int) -> bool:
         """Return whether no word or number goes on beyond either edge."""

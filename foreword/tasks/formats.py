@@ -56,12 +56,12 @@ def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
     if form.decoding is None:
         return 0
     limit = form.decoding.max_new_tokens
-    found = 0
+    result = 0
     for row in rows:
         # A token has a byte or more: what is short in bytes needs no count.
         if row.targets and all(len(target.encode()) > limit for target in row.targets):
-            found += min(token_counts(lm, row.targets)) > limit
-    return found
+            result += min(token_counts(lm, row.targets)) > limit
+    return result
 
 
 def text_template(fields: Sequence[str]) -> str:

@@ -48,12 +48,12 @@ def numbers(text: str) -> list[float]:
 def spans(text: str) -> tuple[str, list[tuple[float, int, int]]]:
     """Return the text in the form it is read in, and each finite number in it with its beginning and end."""
     text = _ready(text)
-    found = []
+    results = []
     for match in _NUMBER.finditer(text):
         value = _value(match)
         if value is not None and math.isfinite(value):
-            found.append((value, match.start(), match.end()))
-    return text, found
+            results.append((value, match.start(), match.end()))
+    return text, results
 
 
 def plain_number(value: float) -> str:

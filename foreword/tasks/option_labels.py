@@ -54,10 +54,10 @@ def reading_of(tables: Sequence[Table], columns: Columns) -> tuple[Reading | Non
 def option_index(value: object, options: Sequence[str], place: str, reading: Reading | None) -> int:
     """Return the index of the right option. Raises: DataError for a label that names none."""
     position, text = indices(value, options, place)
-    found = position if reading == "position" else text if reading == "text" or text is not None else position
-    if found is None:
+    result = position if reading == "position" else text if reading == "text" or text is not None else position
+    if result is None:
         raise DataError(
             f"{place}: label {name_of(value, place)!r} is neither one of the row's options {list(options)} nor a "
             f"number from 0 to {len(options) - 1}; correct it"
         )
-    return found
+    return result

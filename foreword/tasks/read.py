@@ -66,15 +66,15 @@ def read_task(
     said = {key: described.get(key) if value is None else value for key, value in given.items()}
     said["case"] = said["case"] or "kept"
     column: str = said["label"] or "label"
-    tables, found = _tables(place, column)
+    tables, result = _tables(place, column)
     if split is not None:
         if split not in ("train", "validation", "test"):
             raise ConfigError(f"there is no split {split!r}; give train, validation or test")
         if "all" in tables:
             tables = {split: tables["all"]}
-    known = KNOWN.get(found)
+    known = KNOWN.get(result)
     rows: dict[str, Any] = {"rows": tables["all"]} if "all" in tables else {**tables}
-    task = Task(**rows, **{**said, "label": column}, name=name or found, seed=seed)
+    task = Task(**rows, **{**said, "label": column}, name=name or result, seed=seed)
     guessed = {"text": list(task.fields)} if task.guesses and text is None else {}  # so that other rows change no guess
     task = task.with_(origin={**origin, **guessed})
     if known is None or any(f"{{{f}" not in known.masked for f in task.fields):
@@ -96,18 +96,18 @@ def find_tasks(folder: str | Path) -> dict[str, Path]:
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise DataError(f"{folder} is not a folder; give a folder with one data file, or one subfolder, for each task")
-    found: dict[str, Path] = {}
+    results: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
         data = path.suffix in SUFFIXES and not path.name.endswith(f".{DESCRIPTION}")
         if path.name.startswith(".") or not (path.is_dir() or data):
             continue
         name = path.name if path.is_dir() else path.stem
-        if name in found:
-            raise DataError(f"{found[name]} and {path} are both the task {name!r}; rename one of the two")
-        found[name] = path
-    if not found:
+        if name in results:
+            raise DataError(f"{results[name]} and {path} are both the task {name!r}; rename one of the two")
+        results[name] = path
+    if not results:
         raise DataError(f"{folder} holds no task; put one data file ({', '.join(SUFFIXES)}) in it for each task")
-    return found
+    return results
 
 
 def _description(place: str) -> dict[str, Any]:

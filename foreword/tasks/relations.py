@@ -65,17 +65,17 @@ def read_facts(folder: str | Path) -> Facts:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}/templates.json cannot be read ({error}); facts need a template a relation") from error
     tables = read_folder(path)
-    found: dict[str, dict[str, list[Fact]]] = {}
+    results: dict[str, dict[str, list[Fact]]] = {}
     for split in SPLITS:
         for index, record in enumerate(tables[split].records if split in tables else ()):
             fact = {k: record.get(k) for k in ("subject", "object", "relation")}
             if not all(isinstance(v, str) and v.strip() for v in fact.values()):
                 raise DataError(f"{tables[split].place(index)} has no subject, object and relation; give all three")
-            found.setdefault(str(fact["relation"]), {}).setdefault(split, []).append(
+            results.setdefault(str(fact["relation"]), {}).setdefault(split, []).append(
                 {k: str(v) for k, v in fact.items()}
             )
     relations = {}
-    for name, facts in found.items():
+    for name, facts in results.items():
         told = templates.get(name)
         if not isinstance(told, dict) or "lama_template" not in told:
             raise DataError(f"{path}/templates.json has no lama_template for the relation {name!r}; add it")
@@ -126,11 +126,11 @@ def templates_of(pattern: str) -> dict[str, str]:
         raise DataError(f"The pattern {pattern!r} must have [X] and [Y] once each")
     plain = pattern.replace("{", "{{").replace("}", "}}")
     masked = plain.replace("[X]", "{subject}").replace("[Y]", "{mask}")
-    found = {"masked": masked}
+    results = {"masked": masked}
     before, after = plain.split("[Y]")
     if not re.search(r"\w|\[X\]", after):
-        found["causal"] = before.replace("[X]", "{subject}") + "{answer}"
-    return found
+        results["causal"] = before.replace("[X]", "{subject}") + "{answer}"
+    return results
 
 
 def fact_source(place: str, keep: Callable[[str], bool] | None = None) -> Task:
@@ -208,7 +208,7 @@ def countries() -> Facts:
     except ImportError as error:
         raise ConfigError("The facts of countries need two data libraries; pip install 'foreword[facts]'") from error
     languages = Locale("en").languages
-    found: dict[str, list[tuple[str, str]]] = {name: [] for name in COUNTRY_TEMPLATES}
+    results: dict[str, list[tuple[str, str]]] = {name: [] for name in COUNTRY_TEMPLATES}
     for entry in (country.info() for country in all_countries()):
         name = entry.get("name")
         if not name:
@@ -223,9 +223,9 @@ def countries() -> Facts:
         }
         for relation, value in facts.items():
             if isinstance(value, str) and value.strip() and value != currency:
-                found[relation].append((name, value.strip()))
+                results[relation].append((name, value.strip()))
     relations = {}
-    for relation, pairs in found.items():
+    for relation, pairs in results.items():
         splits: dict[str, list[Fact]] = {split: [] for split in SPLITS}
         for subject, object_ in sorted(dict(pairs).items()):
             splits[_split_of(subject)].append({"subject": subject, "object": object_, "relation": relation})

@@ -237,11 +237,11 @@ def to_rows(
 
 def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return rows with the same texts as one, with the targets of all in order: a source with several references."""
-    found: dict[str, Row] = {}
+    results: dict[str, Row] = {}
     for row in rows:
-        first = found.get(row.text())
-        found[row.text()] = row if first is None else replace(first, targets=(*first.targets, *row.targets))
-    return tuple(replace(row, targets=tuple(dict.fromkeys(row.targets))) for row in found.values())
+        first = results.get(row.text())
+        results[row.text()] = row if first is None else replace(first, targets=(*first.targets, *row.targets))
+    return tuple(replace(row, targets=tuple(dict.fromkeys(row.targets))) for row in results.values())
 
 
 def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:

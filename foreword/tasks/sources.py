@@ -33,13 +33,13 @@ def table_of(source: Any, where: str, label: str) -> Table:
             f"{where} is {type(source).__name__}; give a list of dicts, a datasets.Dataset, a DataFrame or a "
             "pyarrow.Table"
         )
-    found = []
+    results = []
     for i, record in enumerate(records):
         cells = named_cells(record, f"{where}, row {i + 1}")
         if cells is None:
             raise DataError(f"{where}, row {i + 1} is {type(record).__name__}; give a dict of columns")
-        found.append(column_names(cells, f"{where}, row {i + 1}"))
-    return Table(tuple(found), where, _stored_names(source, label))
+        results.append(column_names(cells, f"{where}, row {i + 1}"))
+    return Table(tuple(results), where, _stored_names(source, label))
 
 
 def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
@@ -133,11 +133,11 @@ def read_folder(folder: Path) -> dict[str, Table]:
     """
     tables = {}
     for split, names in SPLIT_NAMES.items():
-        found = [folder / f"{n}{s}" for n in names for s in SUFFIXES if (folder / f"{n}{s}").is_file()]
-        if len(found) > 1:
-            raise DataError(f"{folder} has {found[0].name} and {found[1].name}, both the {split} split; keep one")
-        if found:
-            tables[split] = read_file(found[0])
+        results = [folder / f"{n}{s}" for n in names for s in SUFFIXES if (folder / f"{n}{s}").is_file()]
+        if len(results) > 1:
+            raise DataError(f"{folder} has {results[0].name} and {results[1].name}, both the {split} split; keep one")
+        if results:
+            tables[split] = read_file(results[0])
     if tables:
         return tables
     whole = next((folder / f"all{s}" for s in SUFFIXES if (folder / f"all{s}").is_file()), None)

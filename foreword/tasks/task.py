@@ -239,7 +239,7 @@ class Task:
 
     def hashes(self) -> dict[str, str]:
         """sha256 of each split's content and order: texts, options and label names."""
-        found = {}
+        results = {}
         for split in ("train", "validation", "test"):
             digest = hashlib.sha256()
             for row in self.rows(split):
@@ -248,8 +248,8 @@ class Task:
                     answer = (row.options or self.labels)[row.label]
                 told = [row.text(), answer, *([row.reasoning] if row.reasoning else [])]
                 digest.update(json.dumps(told, ensure_ascii=False).encode() + b"\n")
-            found[split] = digest.hexdigest()
-        return found
+            results[split] = digest.hexdigest()
+        return results
 
     def describe(self) -> str:
         """Return one line for a person: labels, split sizes, fields, and whether the text is synthetic."""

@@ -91,16 +91,16 @@ class Judge:
         self.require()
         texts = [self._text(a) for a in answers]
         own = tuple(tuple(map(self._text, some)) for some in targets)
-        found = {name: CORPUS[name](texts, own) for name in dict.fromkeys((self.metric, *CORPUS))}
-        found |= {f"distinct_{n}": distinct(n, texts, words_by(own)) for n in (1, 2)}
+        results = {name: CORPUS[name](texts, own) for name in dict.fromkeys((self.metric, *CORPUS))}
+        results |= {f"distinct_{n}": distinct(n, texts, words_by(own)) for n in (1, 2)}
         same = [
             float(" ".join(t.split()) in {" ".join(o.split()) for o in some})
             for t, some in zip(texts, own, strict=True)
         ]
-        found["exact_text"] = mean_of(np.array(same))
+        results["exact_text"] = mean_of(np.array(same))
         if self.slots:
-            found["slot_error"] = slot_errors(SLOTS[self.slots](), texts, meanings)
-        return found | {"no_answer": none}
+            results["slot_error"] = slot_errors(SLOTS[self.slots](), texts, meanings)
+        return results | {"no_answer": none}
 
     def metrics(self, answers: Sequence[Found], rows: Sequence[Row]) -> dict[str, float]:
         """Return the metrics of rows as they are; NaN for one that can't measure them."""
@@ -119,14 +119,14 @@ class Judge:
         if self.metric in METRICS:
             return value_of(self.metric, answer, targets)
         own = list(map(self._text, targets))
-        found = 0.0 if answer is NO_ANSWER else sentence_value(self.metric, self._text(answer), own)
-        if math.isnan(found):  # a search needs a value of every row, and the same text is right whatever measures it
+        result = 0.0 if answer is NO_ANSWER else sentence_value(self.metric, self._text(answer), own)
+        if math.isnan(result):  # a search needs a value of every row, and the same text is right whatever measures it
             return float(self._text(answer).split() in [target.split() for target in own])
         if self.metric != "nist":
-            return min(found, 1.0)
+            return min(result, 1.0)
         # NIST has no highest value; it is told as a share of what the best of the targets has.
         best = max(sentence_value(self.metric, target, own) for target in own)
-        return min(1.0, found / best) if best > 0 else 0.0
+        return min(1.0, result / best) if best > 0 else 0.0
 
     def right(self, answer: Found, targets: Sequence[str]) -> bool:
         """Return whether an answer is as good as can be."""

@@ -58,21 +58,21 @@ def tokens(text: str) -> list[str]:
     Signs within a word stay (C++, 1/2, 50%, -5, U.S.), but a hyphen between letters parts words. Letters of scripts
     that are written without spaces are a token each.
     """
-    found: list[str] = []
+    results: list[str] = []
     for chunk in plain(text).split():
         for run in _runs(chunk):
             word = without_edges(run)
-            found += [part for part in re.split(r"(?<=[^\W\d])-(?=[^\W\d])", word) if part]
-    return found
+            results += [part for part in re.split(r"(?<=[^\W\d])-(?=[^\W\d])", word) if part]
+    return results
 
 
 def word_tokens(text: str) -> list[str]:
     """Return the runs of letters, digits and marks of any script; letters of scripts without spaces one by one."""
-    found = []
+    results = []
     for run in re.findall(r"\S+", plain(text)):
         for part in _runs(run):
-            found += "".join(c if is_wordlike(c) and c != "_" else " " for c in part).split()
-    return found
+            results += "".join(c if is_wordlike(c) and c != "_" else " " for c in part).split()
+    return results
 
 
 def without_edges(word: str) -> str:

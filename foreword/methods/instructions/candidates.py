@@ -67,13 +67,13 @@ def with_instruction(form: Format, instruction: str, kind: str, frame: str = "te
 
 def _joined(parts: Sequence[Any]) -> tuple[Any, ...]:
     """Return neighbouring literals as one, as parsing the source gives them."""
-    found: list[Any] = []
+    results: list[Any] = []
     for part in parts:
-        if isinstance(part, Words) and found and isinstance(found[-1], Words):
-            found[-1] = Words(found[-1].text + part.text)
+        if isinstance(part, Words) and results and isinstance(results[-1], Words):
+            results[-1] = Words(results[-1].text + part.text)
         else:
-            found.append(part)
-    return tuple(found)
+            results.append(part)
+    return tuple(results)
 
 
 def usable(lm: FrozenLM, text: str, form: Format) -> bool:
@@ -166,12 +166,12 @@ class CandidateScorer:
             self._state.put({k: v for ks, vs in zip(keys, known, strict=True) for k, v in zip(ks, vs, strict=True)})
         self.read += sum(map(len, keys))
         index = 1 if score == "metric" else 0
-        found = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]
+        results = [[float(v[index] if isinstance(v, list) else v) for v in own] for own in known]
         if self._total:
-            flat = [v for own in found for v in own]
+            flat = [v for own in results for v in own]
             read = min(self.read, self._total)
             self._state.report(read, self._total, -sum(flat) / len(flat), read)
-        return found
+        return results
 
 
 Parts = Sequence[tuple[Format, Sequence[Row]]]
@@ -180,12 +180,14 @@ Parts = Sequence[tuple[Format, Sequence[Row]]]
 def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
     """Return for each row the log-probability of the right label, and whether it is the likeliest."""
     encoded = [encode_rows(lm, form, rows) for form, rows in parts]
-    found = []
+    results = []
     for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
         logprob_NC = score_NC.double().log_softmax(-1)
         right = [row.label for row in rows]
-        found.append([[float(p_C[c]), float(int(p_C.argmax()) == c)] for p_C, c in zip(logprob_NC, right, strict=True)])
-    return found
+        results.append(
+            [[float(p_C[c]), float(int(p_C.argmax()) == c)] for p_C, c in zip(logprob_NC, right, strict=True)]
+        )
+    return results
 
 
 def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:

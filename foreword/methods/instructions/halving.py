@@ -116,14 +116,14 @@ class _State:
 
     def affordable(self, arms: Sequence[int], depth: int) -> list[int]:
         """Return the first arms that can all be read to this depth."""
-        found: list[int] = []
+        results: list[int] = []
         left = self.left
         for arm in arms:
             cost = self.cost([arm], depth)
             if cost <= left:
-                found.append(arm)
+                results.append(arm)
                 left -= cost
-        return found
+        return results
 
     def depth(self, arms: Sequence[int], depths: range, keep: int, rounds: int) -> int:
         """Return how many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for

@@ -99,11 +99,11 @@ class Infiller:
     def fill(self, shape: Shape) -> list[Filling]:
         """Return the `beam` best fillings. A causal model reads what stands before a gap only."""
         key = key_of("infill", self._who, shape_key(shape), self._examples, self._beam)
-        found = self._state.get(key)
-        if found is None:
-            found = [[self._words(shape, ids), value] for ids, value in self._search(shape)]
-            self._state.put({key: found})
-        return [Filling(shape, tuple(words), value) for words, value in found if all(words)]
+        result = self._state.get(key)
+        if result is None:
+            result = [[self._words(shape, ids), value] for ids, value in self._search(shape)]
+            self._state.put({key: result})
+        return [Filling(shape, tuple(words), value) for words, value in result if all(words)]
 
     def _search(self, shape: Shape) -> list[tuple[list[int], float]]:
         """Beam search over the pieces of all gaps, in order."""
@@ -137,12 +137,12 @@ class Infiller:
 
     def _words(self, shape: Shape, ids: Sequence[int]) -> list[str]:
         """Return the text of each gap."""
-        found, at = [], 0
+        result, at = [], 0
         for part in shape:
             if isinstance(part, Blank):
-                found.append(words_of(self._lm, ids[at : at + part.length]))
+                result.append(words_of(self._lm, ids[at : at + part.length]))
                 at += part.length
-        return found
+        return result
 
 
 def beam_search(

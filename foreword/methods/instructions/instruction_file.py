@@ -33,12 +33,12 @@ def _of_task(path: Path, text: str, task: str) -> list[str]:
     try:
         tasks = json.loads(text)
         entry = tasks[task]
-        found = entry["gold_instructions"] if isinstance(entry, dict) else entry
+        result = entry["gold_instructions"] if isinstance(entry, dict) else entry
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}).") from error
     except (KeyError, TypeError, IndexError):
         known = ", ".join(tasks) if isinstance(tasks, dict) else "no tasks"
         raise DataError(f"{path} has no gold_instructions for the task {task!r} (it has {known}).") from None
-    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+    if not isinstance(result, list) or not all(isinstance(line, str) for line in result):
         raise DataError(f"{path}: the gold_instructions of {task!r} must be a list of texts.")
-    return found
+    return result

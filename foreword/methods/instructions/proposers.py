@@ -180,23 +180,23 @@ class Filler:
     def insert(self, before: str, after: str, length: int, count: int, seed: int) -> list[str]:
         """Return words of `length` pieces between two texts; `after` is cut where the model's context ends."""
         key = key_of("insert", self._who, before, after, length, count, seed, self._how.temperature)
-        found = self._state.get(key)
-        if found is None:
+        result = self._state.get(key)
+        if result is None:
             head = [*self._pieces.before, *self._pieces.start([before])[0]]
             room = self._lm.dims.context - len(head) - length - len(self._pieces.after_row)
             tail = [*self._pieces.following([after])[0][: max(0, room)], *self._pieces.after_row]
             gap = list(range(len(head), len(head) + length))
             rows = [[*head, *[self._mask] * length, *tail] for _ in range(count)]
             filled = self._fill(rows, [gap] * count, seed)
-            found = [self._text(row[len(head) : len(head) + length]) for row in filled]
-            self._state.put({key: found})
-        return list(found)
+            result = [self._text(row[len(head) : len(head) + length]) for row in filled]
+            self._state.put({key: result})
+        return list(result)
 
     def resample(self, text: str, count: int, seed: int, share: float = 0.3) -> list[str]:
         """Return the text with a share of its pieces drawn again, a different choice of pieces each time."""
         key = key_of("resample", self._who, text, count, seed, share, self._how.temperature)
-        found = self._state.get(key)
-        if found is None:
+        result = self._state.get(key)
+        if result is None:
             ids = self._pieces.start([text])[0][: self._lm.dims.context - 4]
             head, tail = [*self._pieces.before], [*self._pieces.after_row]
             rng = random.Random(seed)
@@ -207,9 +207,9 @@ class Filler:
                 rows.append([*head, *(self._mask if i in gap else piece for i, piece in enumerate(ids)), *tail])
                 gaps.append([len(head) + i for i in gap])
             filled = self._fill(rows, gaps, seed)
-            found = [self._text(row[len(head) : len(head) + len(ids)]) for row in filled]
-            self._state.put({key: found})
-        return list(found)
+            result = [self._text(row[len(head) : len(head) + len(ids)]) for row in filled]
+            self._state.put({key: result})
+        return list(result)
 
     def _fill(self, rows: list[list[int]], gaps: list[list[int]], seed: int) -> list[list[int]]:
         """Return each row's gaps filled in their order."""

@@ -108,12 +108,12 @@ class Remote:
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
         key = key_of("remote", self._endpoint.address, body)
-        found = self._state.get(key)
-        if found is None:
+        result = self._state.get(key)
+        if result is None:
             # A piece is at least one byte, so this bounds the prompt for any tokenizer.
             most = len(prompt.encode()) + MESSAGE_TOKENS + max_tokens
-            found = self._ask(key, body, most)
-        return found
+            result = self._ask(key, body, most)
+        return result
 
     def _ask(self, key: str, body: dict[str, Any], most: int) -> str:
         wait, failure = 1.0, ""

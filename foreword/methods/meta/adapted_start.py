@@ -47,13 +47,13 @@ def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
     """Return the step size of every leaf: `rate`, times what the start has learnt of each position's own."""
     said = start.recipe.get("adaptation", {})
     shares = shares_of(start, leaves)
-    found = {}
+    results = {}
     for name, leaf in leaves.items():
         base = leaf.new_full((1,) * leaf.ndim, rate)
         if name.startswith(MODEL):
             base = base * (start.config.get("model_rate", 0.0) / said.get("learning_rate", 1.0))
-        found[name] = (base * shares[name] if name in shares else base)[None]
-    return found
+        results[name] = (base * shares[name] if name in shares else base)[None]
+    return results
 
 
 def adapt_start(

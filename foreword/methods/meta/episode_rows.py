@@ -41,7 +41,7 @@ class EpisodeRows:
 
     def folds(self, split: Split, episodes: Sequence[Episode], parts: Sequence[Part]) -> list[EpisodeRow]:
         """Return the rows of some parts of all episodes; episode n is task n of the fold."""
-        found = []
+        results = []
         for number, episode in enumerate(episodes):
             rows = self.rows(split, episode.task)
             plan = self._plan(episode)
@@ -51,8 +51,8 @@ class EpisodeRows:
                 for place, row in enumerate(episode.support if part == "support" else episode.query)
             ]
             share = 1.0 / len(chosen)
-            found += [EpisodeRow(number, replace(rows[row], plan=plan), label, share) for row, label in chosen]
-        return found
+            results += [EpisodeRow(number, replace(rows[row], plan=plan), label, share) for row, label in chosen]
+        return results
 
     def _plan(self, episode: Episode) -> LabelPlan:
         key = episode.task, episode.classes

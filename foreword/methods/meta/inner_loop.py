@@ -79,7 +79,7 @@ def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Floa
 
     `held` is the last pass at these leaves, where it was kept.
     """
-    own, found = cut(leaves), zeros(leaves)
+    own, result = cut(leaves), zeros(leaves)
     total: Tensor | None = None
     for number in range(loss.parts):
         if held and number == loss.parts - 1:
@@ -88,9 +88,9 @@ def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Floa
             loss_T = loss.part(number, own, False)
             slopes = torch.autograd.grad(loss_T.sum(), [*own.values()], allow_unused=True)
         total = loss_T.detach() if total is None else total + loss_T.detach()
-        _add(found, slopes)
+        _add(result, slopes)
     assert total is not None, "a loss has a pass"
-    return total, found
+    return total, result
 
 
 def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None) -> Leaves:
@@ -98,11 +98,11 @@ def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None
 
     `held` is the last pass at these leaves, where it was kept.
     """
-    found = zeros(leaves)
+    result = zeros(leaves)
     for number in range(loss.parts):
         last = number == loss.parts - 1
-        _add(found, (held if held and last else Held.of(loss, number, leaves)).times(vector))
-    return found
+        _add(result, (held if held and last else Held.of(loss, number, leaves)).times(vector))
+    return result
 
 
 def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:

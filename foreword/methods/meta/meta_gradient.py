@@ -88,14 +88,14 @@ def unrolled(support: Loss, query: Loss, start: Leaves, rates: Rates, weights: S
         if len(points) == len(weights):
             break
         loss_T = sum((support.part(n, points[-1], True) for n in range(support.parts)), torch.zeros(()))
-        found = torch.autograd.grad(loss_T.sum(), [*points[-1].values()], create_graph=True)
-        gradients.append(dict(zip(start, found, strict=True)))
+        result = torch.autograd.grad(loss_T.sum(), [*points[-1].values()], create_graph=True)
+        gradients.append(dict(zip(start, result, strict=True)))
         losses.append(loss_T.detach())
         points.append({name: leaf - own[name] * gradients[-1][name] for name, leaf in points[-1].items()})
     assert total is not None, "some weight is not zero"
     wanted = [*first.values(), *own.values()]
-    found = torch.autograd.grad(total.sum(), wanted, allow_unused=True)
-    whole = [torch.zeros_like(w) if f is None else f for w, f in zip(wanted, found, strict=True)]
+    result = torch.autograd.grad(total.sum(), wanted, allow_unused=True)
+    whole = [torch.zeros_like(w) if f is None else f for w, f in zip(wanted, result, strict=True)]
     cut = [{name: t.detach() for name, t in leaves.items()} for leaves in points]
     slopes = [{name: t.detach() for name, t in leaves.items()} for leaves in gradients]
     return MetaGradient(

@@ -77,15 +77,15 @@ class PromptLens(Lens):
 
 def rates_of(plan: MetaPlan, leaves: Mapping[str, Tensor]) -> Leaves:
     """Return the inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
-    found: Leaves = {}
+    results: Leaves = {}
     for name, leaf in leaves.items():
         if name.startswith(RATE):
             continue
         rate = plan.model_rate if name.startswith(MODEL) else plan.inner_rate
         learnt = leaves.get(RATE + name)
         base = leaf.new_full((1,) * leaf.ndim, rate)
-        found[name] = (base if learnt is None else base * learnt.detach().exp())[None]
-    return found
+        results[name] = (base if learnt is None else base * learnt.detach().exp())[None]
+    return results
 
 
 def points_of(leaves: Mapping[str, Tensor]) -> Leaves:
@@ -161,28 +161,28 @@ class MetaStep(OwnStep):
             return reptile(loss("support", "query"), start, rates, plan.inner_steps), {}
         weights = weights_of(plan.inner_steps, 2 * step / plan.steps, plan.multi_step)
         if plan.algorithm == "maml" and plan.second_order == "unrolled":
-            found = unrolled(loss(), loss("query"), start, rates, weights)
+            match = unrolled(loss(), loss("query"), start, rates, weights)
         else:
             times: dict[str, Product] = {"chain": product, "finite": finite_product}
             chosen = times[plan.second_order] if plan.algorithm == "maml" else None
-            found = meta_gradient(loss(), loss("query"), start, rates, weights, chosen)
+            match = meta_gradient(loss(), loss("query"), start, rates, weights, chosen)
         by_rates: Leaves = {}
-        for name, slope in found.rates.items():
+        for name, slope in match.rates.items():
             if (leaf := leaves.get(RATE + name)) is not None:
                 # The step size is the inner rate times the leaf's exponential, so its own derivative by the leaf.
                 by_rates[RATE + name] = (slope * rates[name]).mean(0).sum_to_size(leaf.shape)
-        return found, by_rates
+        return match, by_rates
 
     def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
         """Mean query accuracy of the validation episodes after the inner loop on their support rows."""
-        found = [
+        results = [
             measured
             for first in range(0, len(self._validation), self.plan.tasks)
             for measured in self._measured(leaves, self._validation[first : first + self.plan.tasks])
         ]
-        if not found:
+        if not results:
             return None
-        right, surprise = np.mean(found, axis=0)
+        right, surprise = np.mean(results, axis=0)
         return float(right), -float(surprise)
 
     def _measured(self, leaves: Mapping[str, Tensor], episodes: list[Episode]) -> list[tuple[float, float]]:

@@ -44,14 +44,14 @@ class PoolLens(Lens):
     def scores(
         self, leaves: Leaves, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
     ) -> list[Tensor]:
-        found: list[Tensor] = [torch.zeros(0)] * len(query)
+        results: list[Tensor] = [torch.zeros(0)] * len(query)
         with torch.no_grad():
             loss = _PoolLoss(self, support, query, len(leaves["keys"]), budget)
             for number, places in enumerate(by_task(query, len(leaves["keys"]))):
                 logprob_QC = loss.log_probabilities(number, leaves, False)
                 for place, logprob_C in zip(places, logprob_QC.cpu(), strict=True):
-                    found[place] = logprob_C
-        return found
+                    results[place] = logprob_C
+        return results
 
     def queries(self, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
         """Return the frozen features that choose each row's prompt, computed once a row."""

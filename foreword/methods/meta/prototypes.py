@@ -28,12 +28,12 @@ def prototype_scores(
 ) -> list[Float[Tensor, "C"]]:
     """Return scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
     parts = [frozen_features(lm, [r.encoded for r in rows], budget) for rows in (support, query)]
-    found: list[Tensor] = [torch.zeros(0)] * len(query)
+    results: list[Tensor] = [torch.zeros(0)] * len(query)
     for mine, asked in zip(by_task(support, tasks), by_task(query, tasks), strict=True):
         label_S = torch.tensor([support[i].label for i in mine], device=lm.device)
         plan = query[asked[0]].encoded.plan
         assert plan is not None, "the rows of an episode have labels"
         score_QC = near(parts[0][mine], label_S, parts[1][asked], plan.labels, transductive=transductive)
         for place, score_C in zip(asked, score_QC.cpu(), strict=True):
-            found[place] = score_C
-    return found
+            results[place] = score_C
+    return results

@@ -146,21 +146,21 @@ def _step(field: SearchSpace, plan: SearchPlan, state: State) -> None:
         state.spent.add(now)
         return
     before = field.pool.read
-    found = _measured(field, plan, now, given, bound)
+    result = _measured(field, plan, now, given, bound)
     state.read += field.pool.read - before
-    state.known.update({c.prompt: m for c, m in zip(given, found, strict=True)})
-    first = min(range(len(given)), key=lambda i: (not found[i].whole, found[i].loss))
-    accepted = found[first].whole and found[first].loss < loss
+    state.known.update({c.prompt: m for c, m in zip(given, result, strict=True)})
+    first = min(range(len(given)), key=lambda i: (not result[i].whole, result[i].loss))
+    accepted = result[first].whole and result[first].loss < loss
     state.misses = 0 if accepted else state.misses + 1
-    whole = [(c.prompt, m.loss) for c, m in zip(given, found, strict=True) if m.whole]
-    state.beam = [(given[first].prompt, found[first].loss)] if accepted and plan.beam == 1 else state.beam
+    whole = [(c.prompt, m.loss) for c, m in zip(given, result, strict=True) if m.whole]
+    state.beam = [(given[first].prompt, result[first].loss)] if accepted and plan.beam == 1 else state.beam
     if plan.beam > 1:
         state.beam = sorted([*state.beam, *whole], key=lambda pair: pair[1])[: plan.beam]
     state.left[-1] = state.left[-1] or accepted
-    if accepted and found[first].loss < state.best[1]:
-        state.best = (given[first].prompt, found[first].loss)
+    if accepted and result[first].loss < state.best[1]:
+        state.best = (given[first].prompt, result[first].loss)
         state.passed.append(state.best)
-    state.trace.append(_told(field, state, (now, loss), given[first], found[first], accepted, found))
+    state.trace.append(_told(field, state, (now, loss), given[first], result[first], accepted, result))
 
 
 def _measured(

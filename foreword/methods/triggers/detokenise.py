@@ -56,15 +56,15 @@ class Detokeniser:
     def texts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...] | None]:
         """Return the words for each prompt's slots; None where no way to write them is read back as these tokens."""
         surfaces = self._surfaces(prompts)
-        found: list[tuple[str, ...] | None] = [None] * len(prompts)
+        results: list[tuple[str, ...] | None] = [None] * len(prompts)
         bare = [tuple(text.lstrip(" ") for text in texts) for texts in surfaces]
         for variant in (surfaces, bare):  # without its first space where the prompt begins a row
-            asked = [i for i in range(len(prompts)) if found[i] is None and self._stands(variant[i])]
+            asked = [i for i in range(len(prompts)) if results[i] is None and self._stands(variant[i])]
             read = self._read_back([prompts[i] for i in asked], [variant[i] for i in asked])
             for i, good in zip(asked, read, strict=True):
                 if good:
-                    found[i] = variant[i]
-        return found
+                    results[i] = variant[i]
+        return results
 
     def format(self, texts: tuple[str, ...]) -> Format:
         """Return the format with these words in its text."""
@@ -141,15 +141,15 @@ def _holed(template: Template) -> Template:
 
 def _after_field(template: Template) -> list[bool]:
     """Return for each slot, whether a field's text stands right before it, spaces aside."""
-    found = []
+    results = []
     for turn in template.turns:
         before: Part | None = None
         for part in turn.parts:
             if isinstance(part, Soft):
-                found.append(isinstance(before, Field))
+                results.append(isinstance(before, Field))
             if not (isinstance(part, Literal) and not part.text.strip(" ")):
                 before = part
-    return found
+    return results
 
 
 def _kind(text: str) -> str:

@@ -22,26 +22,26 @@ def starts(field: SearchSpace, init: Init) -> dict[str, tuple[Prompt, float]]:
 
     Raises: ConfigError where there is none.
     """
-    found: dict[str, Prompt] = {}
+    results: dict[str, Prompt] = {}
     filler = _filler(field)
     if init in ("best", "filler") and filler is not None:
-        found["filler"] = filler
+        results["filler"] = filler
     manual = _manual(field, filler)
     if init in ("best", "manual") and manual is not None:
-        found["manual"] = manual
-    if init == "random" or (init in ("best", "filler") and not found):
-        found["random"] = random_prompt(field, random.Random(f"{field.job.seed} start"))
+        results["manual"] = manual
+    if init == "random" or (init in ("best", "filler") and not results):
+        results["random"] = random_prompt(field, random.Random(f"{field.job.seed} start"))
     if init in ("best", "pez"):
         begin = manual or filler or random_prompt(field, random.Random(f"{field.job.seed} start"))
         pez = _pez(field, begin)
         if pez is not None:
-            found["pez"] = pez
-    if not found:
+            results["pez"] = pez
+    if not results:
         raise ConfigError(
             f"No start of the kind {init!r} can be made here: the template has no words before its answer, or they are "
             "not read back as they are written. Choose -o init=best."
         )
-    return {k: (p, loss) for (k, p), loss in zip(found.items(), field.pool.losses([*found.values()]), strict=True)}
+    return {k: (p, loss) for (k, p), loss in zip(results.items(), field.pool.losses([*results.values()]), strict=True)}
 
 
 def _writable(field: SearchSpace, prompts: Sequence[Prompt]) -> list[Prompt]:

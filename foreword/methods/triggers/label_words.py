@@ -139,19 +139,19 @@ def _best_words(
 ) -> list[list[tuple[str, int]]]:
     """Return up to five words a label with their pieces: labels take their best in turns, so that no word serves
     two."""
-    found: list[list[tuple[str, int]]] = [[] for _ in form.labels]
+    results: list[list[tuple[str, int]]] = [[] for _ in form.labels]
     orders = [iter(_whole_words(encoder, scores_A, ids_A, surfaces)) for scores_A in score_CA]
     used: set[int] = set()
     for _ in range(MOST):
         for label, order in enumerate(orders):
             word = next((w for w in order if w[1] not in used), None)
             if word is not None:
-                found[label].append(word)
+                results[label].append(word)
                 used.add(word[1])
-    for name, words in zip(form.labels, found, strict=True):
+    for name, words in zip(form.labels, results, strict=True):
         if not words:
             raise ConfigError(f"No word was found for the label {name!r}; give label words by hand.")
-    return found
+    return results
 
 
 def _whole_words(

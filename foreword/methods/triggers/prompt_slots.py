@@ -105,17 +105,17 @@ def worded(template: Template, texts: tuple[str, ...]) -> Template:
 def replaced(parts: Sequence[Part], instead: Sequence[Part]) -> tuple[Part, ...]:
     """Return parts with others in place of the slots, and the spaces before a slot gone."""
     given = iter(instead)
-    found: list[Part] = []
+    results: list[Part] = []
     for part in parts:
         if not isinstance(part, Soft):
-            found.append(part)
+            results.append(part)
             continue
-        last = found[-1] if found else None
+        last = results[-1] if results else None
         if isinstance(last, Literal):
             text = last.text.rstrip(" ")
-            found[-1:] = [Literal(text)] if text else []
-        found.append(next(given))
-    return tuple(found)
+            results[-1:] = [Literal(text)] if text else []
+        results.append(next(given))
+    return tuple(results)
 
 
 def _first(given: Iterator[str], turn: Turn) -> list[str]:

@@ -69,7 +69,7 @@ class SelectionRows:
         Row losses are never negative, so what is dropped is truly above it. With `shrink` the bound falls to the best
         loss found: the least of all is always whole, and the same as if nothing had been dropped.
         """
-        found: list[PromptScore] = []
+        results: list[PromptScore] = []
         for at in range(0, len(prompts), GROUP):
             group = list(range(at, min(at + GROUP, len(prompts))))
             sums = dict.fromkeys(group, 0.0)
@@ -80,23 +80,23 @@ class SelectionRows:
                 for i, total in zip(alive, self._sums(block, [prompts[i] for i in alive]), strict=True):
                     sums[i] += total
                 alive = [i for i in alive if sums[i] / self.rows + penalties[i] <= bound]
-            found += [PromptScore(sums[i] / self.rows + penalties[i], i in alive) for i in group]
+            results += [PromptScore(sums[i] / self.rows + penalties[i], i in alive) for i in group]
             if shrink:
-                bound = min([bound, *(found[i].loss for i in alive)])
-        return found
+                bound = min([bound, *(results[i].loss for i in alive)])
+        return results
 
     def halved(self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float) -> list[PromptScore]:
         """Measure with a quarter of the evaluations, by successive halving over blocks; the winner is read whole.
         Others are not: their loss is infinite, since nothing is promised of it."""
 
         def evaluate(cells: Sequence[tuple[int, range]]) -> list[list[float]]:
-            found: list[list[float]] = [[] for _ in cells]
+            results: list[list[float]] = [[] for _ in cells]
             for number, block in enumerate(self.blocks):
                 asked = [i for i, (_, blocks) in enumerate(cells) if number in blocks]
                 sums = self._sums(block, [prompts[cells[i][0]] for i in asked]) if asked else []
                 for i, total in zip(asked, sums, strict=True):
-                    found[i].append(-total / len(block) - penalties[cells[i][0]])
-            return found
+                    results[i].append(-total / len(block) - penalties[cells[i][0]])
+            return results
 
         budget = max(len(prompts), len(prompts) * len(self.blocks) // 4)
         winner = halve(len(prompts), len(self.blocks), budget, evaluate).winner

@@ -60,12 +60,12 @@ def propose(
     Half of them change `swaps` slots at once where that is more than one (annealed by the caller). Prompts in `seen`,
     and those that are not `readable`, are left out.
     """
-    found: dict[Prompt, SwappedPrompt] = {}
+    results: dict[Prompt, SwappedPrompt] = {}
     if swaps > 1 and rng is not None:
         drawn = _several(change_PA, prompt, allowed_A, count, min(swaps, len(prompt)), rng)
-        _take(found, drawn, count // 2, seen, readable)
-    _take(found, _Singles(change_PA, prompt, allowed_A), count - len(found), seen, readable)
-    ordered = sorted(found.values(), key=lambda c: c.predicted)
+        _take(results, drawn, count // 2, seen, readable)
+    _take(results, _Singles(change_PA, prompt, allowed_A), count - len(results), seen, readable)
+    ordered = sorted(results.values(), key=lambda c: c.predicted)
     return [SwappedPrompt(c.prompt, c.slots, c.predicted, rank) for rank, c in enumerate(ordered)]
 
 

@@ -57,19 +57,19 @@ def allowed_ids(lm: FrozenLM, wanted: TokenFilter, pieces: Iterable[int], surfac
     banned = {*pieces, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     words = {word.strip().lower() for word in wanted.words}
     raw = tokenizer.convert_ids_to_tokens(list(range(len(surfaces))))
-    found = [
+    results = [
         i
         for i, (surface, name) in enumerate(zip(surfaces, raw, strict=True))
         if i not in banned and not str(name).startswith(UNUSED) and _passes(surface.strip(" "), wanted, words)
     ]
-    if not found:
+    if not results:
         raise ConfigError(
             f"No token of {lm.name!r} is left for the search: label words, special tokens, other scripts than "
             f"{', '.join(sorted(wanted.scripts)) or 'none'}"
             f"{'' if wanted.capitals else ', capitals'}{'' if wanted.non_ascii else ', non-ASCII'} are left out. Allow "
             "more, with -o capitals=true or -o non_ascii=true."
         )
-    return torch.tensor(found)
+    return torch.tensor(results)
 
 
 def _passes(text: str, wanted: TokenFilter, words: set[str]) -> bool:

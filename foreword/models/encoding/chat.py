@@ -48,19 +48,19 @@ class Chat:
         parts: list[Part] = []
         order: list[int] = []
         at = 0
-        for found in _SENTINEL.finditer(padded):
-            part = plain[int(found.group(2))]
-            parts += [Literal(padded[at : found.start()])] if found.start() > at else []
+        for result in _SENTINEL.finditer(padded):
+            part = plain[int(result.group(2))]
+            parts += [Literal(padded[at : result.start()])] if result.start() > at else []
             if isinstance(part, Field):
-                parts.append(Hole(part.name, part.shorten, not found.group(1), not found.group(3)))
+                parts.append(Hole(part.name, part.shorten, not result.group(1), not result.group(3)))
             elif isinstance(part, Literal):  # text of data, which the chat template may strip as a field's
-                stripped = Hole("", False, not found.group(1), not found.group(3)).trim(part.text)
+                stripped = Hole("", False, not result.group(1), not result.group(3)).trim(part.text)
                 parts.append(Literal(stripped, data=True))
             else:
                 assert isinstance(part, Soft), "chats have no answer"
                 parts.append(part)
-            order.append(int(found.group(2)))
-            at = found.end()
+            order.append(int(result.group(2)))
+            at = result.end()
         parts += [Literal(padded[at:])] if at < len(padded) else []
         wanted = [i for i, p in enumerate(plain) if isinstance(p, Field | Soft) or (isinstance(p, Literal) and p.data)]
         if sorted(order) != wanted:

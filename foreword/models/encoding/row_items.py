@@ -52,12 +52,12 @@ class Text:
         raw = "".join(parts := self._parts(texts))
         shift = len(raw) - len(raw.lstrip()) if self.left else 0
         last = len(self.trim(raw))
-        found, at = [], -shift
+        result, at = [], -shift
         for part, text in zip(self.parts, parts, strict=True):
             if isinstance(part, Hole):
-                found.append((part, max(0, at), min(last, at + len(text))))
+                result.append((part, max(0, at), min(last, at + len(text))))
             at += len(text)
-        return found
+        return result
 
     def _parts(self, texts: Sequence[str]) -> list[str]:
         given = iter(texts)
@@ -137,15 +137,15 @@ def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | De
 
     Raises: ConfigError if demonstrations have not been written into their place.
     """
-    found: list[Part] = []
+    results: list[Part] = []
     for part in parts:
         assert not isinstance(part, Decoder), "the two halves of a template are laid out apart"
         if isinstance(part, Demos):
             raise ConfigError(
                 "The template has {demos}, which few-shot and few-shot-knn fill; remove it, or use those."
             )
-        found.append(Hole(part.name, part.shorten) if isinstance(part, Field) else part)
-    return found
+        results.append(Hole(part.name, part.shorten) if isinstance(part, Field) else part)
+    return results
 
 
 def with_answer(parts: Sequence[Part]) -> list[Part]:

@@ -50,9 +50,9 @@ def _shared(text: str, whole: str, spans: list[tuple[int, int]], start: int, end
     if not touched:
         return []
     offset = text.find(whole[start:end])  # a chat template may have stripped the text
-    found, done = [], 0
+    result, done = [], 0
     for n in range(touched[0], touched[-1] + 1):
         until = max(done, min(spans[n][1], end) - start + offset)
-        found.append((n, text[done:until]))
+        result.append((n, text[done:until]))
         done = until
-    return [*found[:-1], (found[-1][0], found[-1][1] + text[done:])]
+    return [*result[:-1], (result[-1][0], result[-1][1] + text[done:])]

@@ -104,16 +104,16 @@ class Pieces:
         The first context whose own pieces stay as they were is used for a text; a text that merges with all of them is
         tokenised alone.
         """
-        found: list[list[int] | None] = [None] * len(texts)
+        results: list[list[int] | None] = [None] * len(texts)
         for context in contexts:
-            pending = [i for i, ids in enumerate(found) if ids is None]
+            pending = [i for i, ids in enumerate(results) if ids is None]
             if not pending:
                 break
             [own] = self.start([context])
             for i, ids in zip(pending, self.start([context + texts[i] for i in pending]), strict=True):
                 if ids[: len(own)] == own:
-                    found[i] = ids[len(own) :]
-        return [self.start([text])[0] if ids is None else ids for text, ids in zip(texts, found, strict=True)]
+                    results[i] = ids[len(own) :]
+        return [self.start([text])[0] if ids is None else ids for text, ids in zip(texts, results, strict=True)]
 
     def offsets(self, text: str, first: bool) -> list[tuple[int, int]]:
         """Return where in the text each of its pieces stands; the same pieces as `start` (first) or `following`
@@ -163,10 +163,10 @@ class Pieces:
 
         Raises: DataError for a character that the tokenizer knows as a control token alone.
         """
-        found = self._spans(text) if begins else self._later(text)
-        cuts = [a + 1 + len(text[a:b]) - len(text[a:b].lstrip()) for i, a, b in found if i in self.never]
+        result = self._spans(text) if begins else self._later(text)
+        cuts = [a + 1 + len(text[a:b]) - len(text[a:b].lstrip()) for i, a, b in result if i in self.never]
         if not cuts:
-            return found
+            return result
         if cuts[0] >= len(text):
             unknown = self.tokenizer.unk_token_id
             if unknown is None:
@@ -174,7 +174,7 @@ class Pieces:
                     f"The text has {text[-1]!r}, which the tokenizer of {self.tokenizer.name_or_path!r} knows as a "
                     "control token alone; take it out."
                 )
-            return [(unknown if i in self.never else i, a, b) for i, a, b in found]
+            return [(unknown if i in self.never else i, a, b) for i, a, b in result]
         whole: list[tuple[int, int, int]] = []
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             part = self._broken(text[start:end], begins and start == 0) if start < end else []

@@ -107,10 +107,10 @@ class Planner:
             if not label:
                 raise ConfigError(f"The {what} {name!r} has no word; give it one or more label words.")
             for word in label:
-                found = ids[word.strip()]
-                if found in owner:
+                result = ids[word.strip()]
+                if result in owner:
                     raise ConfigError(
-                        f"The {what} words {word!r} of {name!r} and {owner[found]} are the same pieces to the "
+                        f"The {what} words {word!r} of {name!r} and {owner[result]} are the same pieces to the "
                         f"tokenizer of {self.model!r}; every word may stand once."
                     )
-                owner[found] = f"{word!r} of {name!r}"
+                owner[result] = f"{word!r} of {name!r}"

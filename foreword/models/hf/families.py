@@ -170,19 +170,19 @@ def opening_of(model: PreTrainedModel, name: str) -> tuple[int, ...]:
 
     Raises: ModelError where the checkpoint does not say.
     """
-    found = []
+    results = []
     for key in ("decoder_start_token_id", "forced_bos_token_id"):
         for source in (getattr(model, "generation_config", None), model.config):
             given = getattr(source, key, None)
             if given is not None:
-                found.append(int(given))
+                results.append(int(given))
                 break
-        if not found:
+        if not results:
             raise ModelError(
                 f"The checkpoint {name} does not say what its decoder begins with; set decoder_start_token_id in its "
                 "config (T5's is the padding token, BART's the end of sequence)."
             )
-    return tuple(found)
+    return tuple(results)
 
 
 def cap(logits: Tensor, limit: float | None) -> Tensor:

@@ -62,19 +62,19 @@ def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module
     `attention` names the last layer's attention within `model`. None where that is not in a list of layers that
     transformers could recompute one by one.
     """
-    found = None
+    result = None
     parts = attention.split(".")
     for depth in range(len(parts)):
         if isinstance(model.get_submodule(".".join(parts[:depth])), nn.ModuleList):
-            found = depth
+            result = depth
     names = {id(module): name for name, module in model.named_modules()}
     start = names[id(base)].split(".") if names[id(base)] else []
-    if found is None or parts[: len(start)] != start:
+    if result is None or parts[: len(start)] != start:
         return None
-    layer = model.get_submodule(".".join(parts[: found + 1]))
+    layer = model.get_submodule(".".join(parts[: result + 1]))
     if not isinstance(layer, GradientCheckpointingLayer):
         return None
-    return with_module(base, parts[len(start) : found + 1], LastLayer(layer))
+    return with_module(base, parts[len(start) : result + 1], LastLayer(layer))
 
 
 def with_module(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:

@@ -48,13 +48,13 @@ def set_aside(model: PreTrainedModel) -> dict[str, Any]:
     neutral = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "temperature": 1.0, "top_p": 1.0,
                "top_k": 50, "repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
                "min_length": 0, "early_stopping": False}  # fmt: skip
-    found = {
+    results = {
         name: value
         for name, value in config.to_dict().items()
         if name not in KEPT and not name.startswith("_") and value is not None
         and value not in (plain.get(name), neutral.get(name))
     }  # fmt: skip
-    return dict(sorted(found.items()))
+    return dict(sorted(results.items()))
 
 
 def plainly(model: PreTrainedModel) -> PreTrainedModel:

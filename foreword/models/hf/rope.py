@@ -82,22 +82,22 @@ def rotaries_of(model: PreTrainedModel, base: nn.Module, context: int, name: str
 
     Raises: ModelError where the config names such a rope and no module of it can be asked.
     """
-    found = []
+    results = []
     for path, module in base.named_modules():
         kinds = vars(module).get("rope_type")
         if kinds is None:
             continue
         rotary = Rotary(module, path)
         if _by_length(kinds) or rotary.set_of(1) != rotary.set_of(context):
-            found.append(rotary)
+            results.append(rotary)
     declared = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None)
-    if (found and not seamed) or (not found and _by_length(declared)):
+    if (results and not seamed) or (not results and _by_length(declared)):
         raise ModelError(
             f"{name} has rotary embeddings that depend on the length of the pass ({declared}), in code of its own that "
             "Foreword cannot ask row by row: a row's answer would depend on the rows beside it. Load it without "
             "trust_remote_code, or choose another model."
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def reading(

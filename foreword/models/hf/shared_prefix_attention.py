@@ -29,8 +29,8 @@ def after_trunks(
     for trunk, some_G in cached.trunks:
         some_G = some_G.to(query.device)
         folded = _by_head(query.index_select(0, some_G), kv_heads)
-        found = folded @ trunk.keys_NHPK[layer].to(query).transpose(1, 2)
-        scores[some_G, :, :, : trunk.length] = _by_row(found, some_G, heads, length)
+        result = folded @ trunk.keys_NHPK[layer].to(query).transpose(1, 2)
+        scores[some_G, :, :, : trunk.length] = _by_row(result, some_G, heads, length)
     own = query.reshape(rows, kv_heads, heads // kv_heads * length, -1) @ key.transpose(2, 3)
     scores = torch.cat([scores, own.view(rows, heads, length, -1)], dim=-1)
     if softcap is not None:
@@ -43,8 +43,8 @@ def after_trunks(
     for trunk, some_G in cached.trunks:
         some_G = some_G.to(query.device)
         folded = _by_head(ahead_weights.index_select(0, some_G)[..., : trunk.length], kv_heads)
-        found = folded @ trunk.values_NHPK[layer].to(query)
-        out.index_add_(0, some_G, _by_row(found, some_G, heads, length))
+        result = folded @ trunk.values_NHPK[layer].to(query)
+        out.index_add_(0, some_G, _by_row(result, some_G, heads, length))
     return out.transpose(1, 2).contiguous()
 
 

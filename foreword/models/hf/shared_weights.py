@@ -117,14 +117,14 @@ def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Mo
             seam=prefix_attention.Seam({}, seen=written),
         )
     names = {module: name for name, module in model.named_modules()}
-    found = {}
+    results = {}
     for site, calls in (("encoder", read), ("self", written[::2]), ("cross", written[1::2])):
         own = tuple(names[module] for module, _, _ in calls)
         if not own or len({*own}) != len(own):
             raise ModelError(f"The layers of {type(model).__name__} cannot be told apart at the site {site!r}.")
         _, heads, _, size = calls[0][1].shape
-        found[site] = Attention(own, heads, size)
-    return found
+        results[site] = Attention(own, heads, size)
+    return results
 
 
 def embedding_width(embedding: nn.Module) -> int:

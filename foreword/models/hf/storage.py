@@ -135,12 +135,12 @@ def _stored(model: PreTrainedModel) -> dict[str, Tensor]:
     if not quantisation_of(model):
         return dict(model.named_parameters(remove_duplicate=False))
     # Not `state_dict()`: asked for it after a pass on a CPU, bitsandbytes damages its 4-bit layers.
-    found = {}
+    results = {}
     for path, module in model.named_modules():
         for own, tensor in chain(module._parameters.items(), module._buffers.items()):
             if tensor is not None and own not in module._non_persistent_buffers_set:
-                found[f"{path}.{own}".lstrip(".")] = tensor
-    return found
+                results[f"{path}.{own}".lstrip(".")] = tensor
+    return results
 
 
 def _found(model: PreTrainedModel, name: str, tensor: Tensor) -> Tensor:

@@ -91,10 +91,10 @@ def install(app: FastAPI) -> None:
     """Install handlers that turn every way a route can fail into that form."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
-        found = answer(error)
-        if found.status_code >= 500:
+        result = answer(error)
+        if result.status_code >= 500:
             request.scope["told"]["failed"] = type(error).__name__
-        return found
+        return result
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -110,13 +110,13 @@ def install(app: FastAPI) -> None:
             405: "This route has no such method",
         }
         message = words.get(error.status_code, str(error.detail))
-        found = refusal(error.status_code, f"{message}.", TYPES.get(error.status_code, "failed"))
+        result = refusal(error.status_code, f"{message}.", TYPES.get(error.status_code, "failed"))
         for name, value in (error.headers or {}).items():
-            found.headers[name] = value
+            result.headers[name] = value
         methods = _methods(request) if error.status_code == 405 else []
         if methods:
-            found.headers["Allow"] = ", ".join(methods)
-        return found
+            result.headers["Allow"] = ", ".join(methods)
+        return result
 
     for kind in (Refused, Gone, ForewordError, TimeoutError):
         app.add_exception_handler(kind, told)
@@ -147,12 +147,12 @@ def _place(loc: Sequence[int | str], kind: str, body: Any) -> list[int | str]:
     """Return keys and positions within the body, without the names of types that pydantic puts between them."""
     if loc[0] != "body":
         return list(loc[1:])
-    found: list[int | str] = []
+    results: list[int | str] = []
     for part in loc[1:]:
         if isinstance(body, dict) and (part in body or kind == "missing"):
-            found.append(part)
+            results.append(part)
             body = body.get(part)
         elif isinstance(body, list) and isinstance(part, int) and part < len(body):
-            found.append(part)
+            results.append(part)
             body = body[part]
-    return found
+    return results
