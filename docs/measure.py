@@ -18,6 +18,7 @@ NOT_VERBS = set(
     "of off from with without by for at to into over under up one two three no not none all any each every some "
     "several many much same so such only also here there names name rows row text texts whatever".split()
 )
+ENDING_IN_ED = {"embed", "feed", "need", "seed"}
 VAGUE = {"found", "told", "given", "made", "asked", "own", "kept", "said", "some", "how"}
 SCOPE = 3  # lines in which a vague name is read at a glance
 
@@ -82,7 +83,10 @@ def begins_with_verb(text: str) -> bool:
     word = first_word(text)
     plain = word not in NOT_VERBS and not word.endswith(("ing", "'s", "ly"))
     return (
-        bool(word) and plain and not ((word.endswith("s") and not word.endswith(("ss", "us"))) or word.endswith("ed"))
+        bool(word)
+        and plain
+        and not (word.endswith("s") and not word.endswith(("ss", "us")))
+        and not (word.endswith("ed") and word not in ENDING_IN_ED)
     )
 
 

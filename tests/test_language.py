@@ -60,3 +60,22 @@ def test_what_is_vague_is_found(measure):
     tree = ast.parse("def f(a):\n    found = a\n    b = 1\n    c = 2\n    d = 3\n    return found + b + c + d\n")
     assert measure.vague_names(tree) == [(2, "f", "found")]
     assert measure.vague_names(ast.parse("def f(a):\n    found = a\n    return found\n")) == []
+
+
+def test_docstrings_of_functions_begin_with_a_verb(measure):
+    documented, nouns = 0, []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
+                documented += 1
+                if not measure.begins_with_verb(text):
+                    nouns.append(f"{path.relative_to(ROOT)}:{node.lineno} {text.splitlines()[0]}")
+    assert documented > 1_000
+    assert not nouns, "\n".join(nouns)
+    for text, begins in (
+        ("Return the rows.", True),
+        ("The rows.", False),
+        ("Whether it is.", False),
+        ("Gives it.", False),
+    ):
+        assert measure.begins_with_verb(text) == begins, text

@@ -252,7 +252,7 @@ class FrozenLM(ABC):
 
     @abstractmethod
     def generate(self, inputs: Inputs, prefix: PrefixBatch | None = None, **options: Any) -> Int[Tensor, "X L"]:
-        """New token ids after each row, padded on the right; `options` are those of transformers' `generate`.
+        """Return new token ids after each row, padded on the right; `options` are those of transformers' `generate`.
 
         Not for masked models. `X` is `B`, times `num_return_sequences` where that is asked for.
         """

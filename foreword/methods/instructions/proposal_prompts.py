@@ -47,7 +47,7 @@ def insert_asked(examples: Sequence[str]) -> str:
 
 
 def variation(instruction: str) -> str:
-    """Iterative Monte-Carlo search: another wording of a good instruction (Zhou et al. 2022, section 3.3)."""
+    """Ask for another wording of a good instruction: iterative Monte-Carlo search (Zhou et al. 2022, section 3.3)."""
     return (
         f"Write the instruction in other words, with the same meaning.\n\nInstruction: {instruction}\nIn other words:"
     )

@@ -67,7 +67,7 @@ def plainly(model: PreTrainedModel) -> PreTrainedModel:
 def generate(
     model: PreTrainedModel, told: Seam, inputs: Inputs, offset: int, options: dict[str, Any]
 ) -> Int[Tensor, "X L"]:
-    """New ids only. `offset` is what the family adds to positions; rows may be padded on either side.
+    """Return the new ids only. `offset` is what the family adds to positions; rows may be padded on either side.
 
     `model` is one that decodes `plainly`: `options` and the library's defaults say it all.
     """
@@ -132,7 +132,7 @@ def generate_from_source(
     source_BJD: Float[Tensor, "B J D"],
     options: dict[str, Any],
 ) -> Int[Tensor, "X L"]:
-    """New ids only, after what the decoder's rows begin with; they may be padded on either side.
+    """Return the new ids only, after what the decoder's rows begin with; they may be padded on either side.
 
     What the checkpoint says of decoding is left aside: `options` and the library's defaults say it all.
     """
