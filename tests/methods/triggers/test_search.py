@@ -105,7 +105,7 @@ def found_and_by_chance(made: Planted) -> tuple[int, int]:
 def test_a_planted_key_is_found_and_chance_at_equal_cost_does_not_find_it():
     """The key is one of 2,000 words; the searches find it in the rows that they may read, in three models of five.
 
-    In a few of a hundred drawn models the slopes at nearly all prompts hide the key: no search finds it there, and in the
+    In a few drawn models of a hundred, the slopes at nearly all prompts hide the key: no search finds it there; in the
     others all or nearly all do.
     """
     seen: list[tuple[int, int, int]] = []
