@@ -1,4 +1,4 @@
-"""`foreword bias`: what a model says because of how demonstrations stand, before and after calibration."""
+"""Define `foreword bias`: what a model says because of how its demonstrations stand, before and after calibration."""
 
 import click
 

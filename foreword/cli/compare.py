@@ -1,4 +1,4 @@
-"""`foreword compare`: several methods on the same rows and seeds, and one table."""
+"""Define `foreword compare`: several methods on the same rows and seeds, and one table."""
 
 import functools
 from pathlib import Path
@@ -133,7 +133,7 @@ def compare(
 
 
 def run(loaders: list, task: "Task", names: list[str], *, out: Path, how: "CompareOptions", **more) -> "Comparison":
-    """`evaluation.compare` with bars; after Ctrl-C it says how to go on."""
+    """Run `evaluation.compare` with progress bars; after Ctrl-C say how to go on."""
     from foreword.evaluation.compare import compare as compare_methods
 
     try:
@@ -146,7 +146,7 @@ def run(loaders: list, task: "Task", names: list[str], *, out: Path, how: "Compa
 
 
 def report(found: "Comparison", out: Path, as_json: bool, *, brief: bool = False) -> None:
-    """Print the table; runs that failed are told one by one, and make the exit code 2."""
+    """Print the table and each run that failed. Raises: ForewordError (exit code 2) if a run failed."""
     if as_json:
         print_json(comparison_as_json(found))
     elif found.lines:
@@ -159,7 +159,7 @@ def report(found: "Comparison", out: Path, as_json: bool, *, brief: bool = False
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """Return a count, or the seeds themselves with commas."""
+    """Return the number of seeds, or the seeds themselves if they are separated by commas."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout, everything else on stderr."""
+"""Print for a person: results on stdout, everything else on stderr."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from rich.table import Table
 
 
 def out() -> Console:
-    """Return the console of results. Made anew at each use, since tests and pipes exchange the streams."""
+    """Return the console of results. It is made anew at each use, since tests and pipes exchange the streams."""
     return Console(file=sys.stdout, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
@@ -23,12 +23,12 @@ def err() -> Console:
 
 
 def note(text: str) -> None:
-    """Write one line to stderr."""
+    """Print one line on stderr."""
     click.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """Write one line of JSON to stdout at once, so that a pipe sees it."""
+    """Print one line of JSON on stdout, and flush it so that a pipe sees it at once."""
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
@@ -77,7 +77,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """Return bytes as a person says them."""
+    """Return a number of bytes as a person says it, in B, kB, MB or GB of powers of 1000."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

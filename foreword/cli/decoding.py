@@ -1,4 +1,4 @@
-"""The options that say how answers in text are decoded: one way in for all commands."""
+"""Define the options that say how answers in text are decoded, the same for all commands."""
 
 import dataclasses
 import typing
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecodingChoice:
-    """How texts are decoded; what is not given stays as the task or the artefact has it."""
+    """Hold how texts are decoded; what is not given stays as the task or the artefact has it."""
 
     max_new_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class DecodingChoice:
     decoding: tuple[str, ...] = ()
 
     def said(self) -> dict[str, Any]:
-        """Return what was given, by the names of `Decoding`."""
+        """Return the values given, by the names of `Decoding`."""
         from foreword.core.format import Decoding
         from foreword.training.options import parse_value
 
@@ -49,9 +49,9 @@ class DecodingChoice:
         return results
 
     def put(self, form: "Format", whose: str, *, reasons: bool = False) -> "Format":
-        """Return the format that decodes so; where a method `reasons` before labels, `reasoning` says how long.
+        """Return the format with this decoding; if a method `reasons` before labels, `reasoning` says how long.
 
-        Raises: ConfigError where answers are labels, or for a value out of range.
+        Raises: ConfigError if answers are labels, or for a value out of range.
         """
         said = self.said()
         if reasons and form.decoding is None:
@@ -66,10 +66,9 @@ class DecodingChoice:
         return dataclasses.replace(form, decoding=dataclasses.replace(form.decoding, **said))
 
     def reasoning(self, config: type, given: "Mapping[str, Any]") -> dict[str, Any]:
-        """Return the method's option that `--max-new-tokens` sets too, where it has one; `given` are its options by
-        `-o`.
+        """Return the method's option that `--max-new-tokens` sets too, if it has one; `given` are its options by `-o`.
 
-        Raises: ConfigError where both were given and differ.
+        Raises: ConfigError if both were given and differ.
         """
         limit = self.said().get("max_new_tokens")
         if limit is None or "max_new_tokens" not in {field.name for field in dataclasses.fields(config)}:
@@ -84,7 +83,7 @@ class DecodingChoice:
 
 
 def tell_set_aside(lm: "FrozenLM | None", form: "Format") -> None:
-    """Write one line to stderr if the model's own generation_config asks for a decoding that is not obeyed."""
+    """Print a line on stderr if the model's own generation_config asks for a decoding that is not obeyed."""
     if lm is not None and form.decoding is not None and lm.set_aside:
         told = ", ".join(f"{name}={value}" for name, value in lm.set_aside.items())
         note(f"{lm.name}: its generation_config is not obeyed ({told}); what is wanted of it is given by --decoding")

@@ -1,4 +1,4 @@
-"""`foreword demo`: five methods on an embedded task, with the embedded model, in minutes."""
+"""Define `foreword demo`: five methods on an embedded task, with the embedded model, in minutes."""
 
 import functools
 from pathlib import Path

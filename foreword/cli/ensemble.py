@@ -1,4 +1,4 @@
-"""`foreword ensemble`: several artefacts as one that answers for all of them."""
+"""Define `foreword ensemble`: several artefacts as one that answers for all of them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`foreword episodes`: starts and controls on the same few-shot episodes, and one table."""
+"""Define `foreword episodes`: starts and controls on the same few-shot episodes, and one table."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +122,7 @@ def episodes(
 
 
 def read_starts(given: tuple[str, ...]) -> "dict[str, list[Artefact]]":
-    """Return the artefacts of NAME=FOLDER pairs by name; a name may stand several times, once for each seed."""
+    """Load the artefacts of NAME=FOLDER pairs, by name; a name may come several times, once for each training seed."""
     from foreword.core.artefact import Artefact
 
     results: dict[str, list[Artefact]] = {}
@@ -135,7 +135,7 @@ def read_starts(given: tuple[str, ...]) -> "dict[str, list[Artefact]]":
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Return numbers above 0 with commas between them."""
+    """Read numbers above 0 that are separated by commas."""
     try:
         result = tuple(float(part) for part in text.split(","))
     except ValueError:

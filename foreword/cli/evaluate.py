@@ -1,4 +1,4 @@
-"""`foreword evaluate`: an artefact's metrics on labelled rows."""
+"""Define `foreword evaluate`: an artefact's metrics on labelled rows."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -107,8 +107,11 @@ def _shown(of: "Interval") -> tuple[str, str]:
 
 
 def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, dict[str, Any]]":
-    """Return what the artefact says of the rows; and of its samples how many were asked for and drawn, what majorities
-    of fewer are worth, and rows without an answer."""
+    """Return the artefact's answers to the rows, and figures of its samples (none if labels are scored).
+
+    The figures are the samples asked for and drawn, texts that were cut, the share of right majorities of fewer
+    samples, and rows without an answer.
+    """
     import numpy as np
 
     from foreword.evaluation.predictions import Scored, TextPredictions
@@ -139,7 +142,7 @@ def read(opened: "Prompted", task: "Task", rows: "list[Row]") -> "tuple[Found, d
 
 
 def _rows(artefact: str, data: str, split: str, which: DataChoice) -> "tuple[list[Row], Task]":
-    """Return labelled rows with the artefact's labels, their texts under the names that its template has for them."""
+    """Read rows with the artefact's labels, their texts under the names in its template; return them and their task."""
     from foreword.core.artefact import Artefact
     from foreword.tasks.rows import require_answers
 

@@ -1,4 +1,4 @@
-"""`foreword export`: an artefact in another program's form."""
+"""Define `foreword export`: an artefact in another program's form."""
 
 from pathlib import Path
 from typing import Any

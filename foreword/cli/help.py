@@ -1,4 +1,4 @@
-"""Every help page as one Markdown file: python -m foreword.cli.help > docs/help.md."""
+"""Write every help page as one Markdown file: python -m foreword.cli.help > docs/help.md."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ WIDTH = 100
 
 
 def pages(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    """Yield the path and the help text of a command and of all below it."""
+    """Yield the path and the help text of a command and of all commands below it."""
     width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
     name = command.name if parent else "foreword"
     context = click.Context(command, parent=parent, info_name=name, **{**command.context_settings, **width})

@@ -1,4 +1,4 @@
-"""`foreword import`: an artefact from another library's form."""
+"""Define `foreword import`: an artefact from another library's form."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`foreword keys`: who may use which prompts of a server."""
+"""Define `foreword keys`: the keys of a server, and the prompts that each may use."""
 
 from typing import TYPE_CHECKING
 

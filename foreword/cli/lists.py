@@ -171,7 +171,7 @@ def _answer(task: typing.Any, row: typing.Any) -> str:
 
 
 def _one_each(task: typing.Any, most: int = 8) -> list[typing.Any]:
-    """Return the first training row of each label, for a look."""
+    """Return the first training row of each label, at most `most`; of a task without labels, the first three rows."""
     rows = task.train or task.test
     if not task.labels:
         return list(rows[:3])

@@ -1,4 +1,4 @@
-"""An artefact together with the model it is used with."""
+"""Load an artefact together with the model that it is used with."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ other_weights = click.option(
 
 
 def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_weights: bool) -> "Prompted":
-    """Load and check an artefact, then the model it names (or `model`), then whether the two fit.
+    """Load and check an artefact, then load the model that it names (or `model`), then check that the two fit.
 
     Raises: ArtefactError, ModelError.
     """
@@ -38,10 +38,7 @@ def open_artefact(folder: str, model: str | None, how: ModelChoice, allow_other_
 
 
 def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
-    """Return the artefact with what was said of decoding in place of its own.
-
-    Raises: ConfigError as `DecodingChoice.put`.
-    """
+    """Return the artefact with the decoding given in place of its own. Raises: ConfigError as `DecodingChoice.put`."""
     artefact = opened.artefact
     form = written.put(artefact.format, "the artefact")
     tell_set_aside(opened.lm, form)
@@ -49,7 +46,7 @@ def decoded(opened: "Prompted", written: DecodingChoice) -> "Prompted":
 
 
 def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
-    """Write one line to stderr if texts were too long and were cut."""
+    """Print a line on stderr if texts were too long and were cut."""
     from foreword.inference.generation import encode_to_write
     from foreword.inference.scoring import encode_value
     from foreword.models.encoding.encoder import count_cut
@@ -67,7 +64,7 @@ def tell_cuts(opened: "Prompted", rows: "Sequence[Row]") -> None:
 
 
 def tell_shown(opened: "Prompted", rows: "Sequence[Row]") -> None:
-    """Write one line to stderr if rows to be measured stand in the prompt with their answers."""
+    """Print a line on stderr if rows to be measured stand in the prompt with their answers."""
     from foreword.core.template import Literal
 
     parts = opened.artefact.value.parts(opened.artefact.format)

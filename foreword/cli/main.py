@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
+"""Run the command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
 
 import errno
 import logging
@@ -92,7 +92,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> None:
-    """Run the `foreword` command."""
+    """Run the `foreword` command and exit with its code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""`foreword predict`: labels of texts, or answers to them, from the command line or from stdin."""
+"""Define `foreword predict`: labels of texts, or answers to them, from the command line or from stdin."""
 
 import io
 import sys
@@ -64,7 +64,7 @@ def predict(
 
 
 def _shown(opened: "Prompted", found: "Prediction") -> dict[str, Any]:
-    """Return a prediction as JSON; no answer is null."""
+    """Return a prediction as JSON; a missing answer is null."""
     shares = {label: round(p, 6) for label, p in found.probabilities.items()}
     texts = {"texts": list(found.texts)} if found.texts else {}
     if opened.artefact.format.answers == "text":
@@ -74,7 +74,7 @@ def _shown(opened: "Prompted", found: "Prediction") -> dict[str, Any]:
 
 
 def _lines() -> "Iterator[str]":
-    """Yield lines of stdin in UTF-8, or in UTF-16 with its mark, whatever the locale; without the mark itself."""
+    """Yield lines of stdin in UTF-8, or in UTF-16 with a byte-order mark, in any locale; the mark is left out."""
     from foreword.tasks.sources import encoding_of
 
     if isinstance(sys.stdin, io.TextIOWrapper) and isinstance(sys.stdin.buffer, io.BufferedReader):

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for each learner on a terminal, a line now and then elsewhere."""
+"""Show progress on stderr: a bar for each learner on a terminal, a line now and then elsewhere."""
 
 import time
 from dataclasses import replace
@@ -19,9 +19,9 @@ WHOLE = ("all runs", -1)
 
 
 class Bars:
-    """A context manager that is told of every `Step`, and of every `Stage` of a comparison.
+    """Show every `Step` of training, and every `Stage` of a comparison; a context manager to be called with each step.
 
-    With `many` learners one bar stands for the stack that is being trained, with the loss of the last heard of.
+    With `many` learners one bar stands for the stack that is being trained, with the loss of the last step reported.
     """
 
     def __init__(self, many: bool = False) -> None:
@@ -70,7 +70,7 @@ class Bars:
             note(f"{step.name}: step {step.step} of {step.steps}, {told}")
 
     def stage(self, stage: "Stage") -> None:
-        """Report where a comparison stands."""
+        """Show how many runs of a comparison are done, and which method is running."""
         method = f"{stage.model}, {stage.method}"
         if method != self._method:  # bars of learners that stopped early are still there
             for bar in self._bars.values():

@@ -1,4 +1,4 @@
-"""A comparison on the screen: one table where it fits, else several of the same lines below each other."""
+"""Print a comparison: one table if it fits the screen, else several of the same lines below each other."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ GAP = 2
 
 
 def print_lines(lines: "Sequence[TableRow]", *, brief: bool = False) -> None:
-    """Caption, table and notes on stdout; `brief` keeps what fits into one table."""
+    """Print table, caption and notes on stdout; `brief` keeps the columns that fit into one table."""
     from foreword.evaluation import report
 
     click.echo()
@@ -59,8 +59,7 @@ def _width() -> int | None:
 
 
 def blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[list[int]]:
-    """Return columns in groups that fit the width, the labels of a line repeated in each; most important columns
-    first."""
+    """Group columns to fit the width, with the labels of a line in each group; most important columns first."""
     labels = [i for i, name in enumerate(headers) if name in LABELS]
     rest = [i for i, name in enumerate(headers) if name not in LABELS]
     rest.sort(key=lambda i: FIRST.index(headers[i]) if headers[i] in FIRST else len(FIRST))
@@ -88,7 +87,7 @@ def as_json(found: "Comparison") -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Return the value with None for each number that there is none of, which JSON has no word for."""
+    """Return the value with None for each NaN, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`foreword retrain`: every artefact of a store again, for another model."""
+"""Define `foreword retrain`: every artefact of a store again, for another model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a search found, for a person: the choice, what it cost, and how far its score is from the test rows'."""
+"""Describe for a person what a search found: the choice, its cost, and how far its score is from the test rows'."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> list[tuple[str, str]]:
-    """Return names and values. The test rows are read once, after the choice."""
+    """Return the result of a search as names and values. The test rows are read once, after the choice."""
     from foreword.inference.metrics import measure
 
     lines = [
@@ -30,7 +30,7 @@ def search_lines(found: dict[str, Any], prompted: "Prompted", task: "Task") -> l
 
 
 def candidate_lines(candidates: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield the best candidates, one a line."""
+    """Yield the best candidates, one line for each."""
     for number, one in enumerate(candidates, 1):
         text = one["text"] or "the template as written"
         yield f"candidate {number}", f"{one['score']:.4g} on {one['rows']} rows: {text} ({one['source']})"

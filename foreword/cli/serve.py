@@ -1,4 +1,4 @@
-"""`foreword serve`: thousands of prompts over one model, by HTTP."""
+"""Define `foreword serve`: thousands of prompts over one model, by HTTP."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, given: str) -> int:
-    """Return the bytes of 512MB, 2GB, or a number of bytes."""
+    """Return the bytes in 512MB, 2GB, or a number of bytes."""
     from foreword.serving.quota import parse_size
 
     try:
@@ -125,9 +125,9 @@ def serve(
 
 
 def _model(store: "PromptStore", model: str | None, how: ModelChoice) -> tuple[str, ModelChoice]:
-    """Return the model to load: the one given, or the one that all prompts were made for.
+    """Return the name of the model to load and how: the one given, or the one that all prompts were made for.
 
-    Raises: ConfigError where nothing says which one, or two prompts say different things.
+    Raises: ConfigError if no prompt names a model, or if two prompts name different ones.
     """
     from foreword.core.artefact import RECORD
     from foreword.core.plain import read_json

@@ -1,4 +1,4 @@
-"""The options that commands share: which model, data and format. Each bundle reaches a command as one value."""
+"""Define the options that commands share: model, data and format. Each bundle reaches a command as one value."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """How a model is loaded; all of it passes through to transformers."""
+    """Hold how a model is loaded; all of it goes to `models.load`, which passes most of it to transformers."""
 
     kind: str | None
     dtype: str | None
@@ -36,11 +36,11 @@ class ModelChoice:
     trust_remote_code: bool
 
     def with_kind(self, kind: str | None) -> "ModelChoice":
-        """Return the same with this kind, unless one was chosen."""
+        """Return the same choice with this kind, unless a kind was chosen."""
         return self if self.kind else dataclasses.replace(self, kind=kind)
 
     def of_another(self, kind: str) -> "ModelChoice":
-        """Return the same place to run, for another model of this kind, as it is stored."""
+        """Return the same devices for another model of this kind; dtype, revision and quantisation are left unset."""
         return dataclasses.replace(self, kind=kind, dtype=None, revision=None, quantise=None)
 
     def load(self, name: str) -> "FrozenLM":
@@ -51,7 +51,7 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which columns are read, and how many rows are used; shots are drawn later, with the run's seed."""
+    """Hold which columns are read, and how many rows are used; shots are drawn later, with the run's seed."""
 
     text: tuple[str, ...]
     label: str | None
@@ -65,7 +65,7 @@ class DataChoice:
     slots: str | None = None
 
     def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
-        """Return the task with its rows limited; what was done to the splits is told on stderr, unless `quiet`."""
+        """Read a task and limit its rows; print on stderr what was done to the splits, unless `quiet`."""
         from foreword.tasks.read import read_task
 
         task = read_task(
@@ -90,7 +90,7 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class FormatChoice:
-    """How rows are put to the model; what is not given is the task's own, else generic."""
+    """Hold the format of rows for the model; what is not given is the task's own, else generic."""
 
     template: str | None
     label_words: tuple[str, ...]
@@ -105,7 +105,7 @@ class FormatChoice:
     noted: set[str] = dataclasses.field(default_factory=set)  # lines that stand on stderr already
 
     def template_source(self) -> Any:
-        """Return the template: a string, or chat messages where it is a JSON list."""
+        """Return the template: a string, or chat messages if it is a JSON list."""
         if self.template is None or not self.template.lstrip().startswith("[{"):
             return self.template
         try:
@@ -128,7 +128,7 @@ class FormatChoice:
         return results or None
 
     def chat(self) -> dict[str, Any]:
-        """Return the variables of the chat template that were given, by name; what is no JSON is text."""
+        """Return the variables given for the chat template, by name; a value that is no JSON is text."""
         results: dict[str, Any] = {}
         for given in self.chat_options:
             name, equals, text = given.partition("=")
@@ -149,10 +149,10 @@ class FormatChoice:
         return DecodingChoice(self.max_new_tokens, self.stop_strings, self.num_beams, self.decoding)
 
     def build(self, task: "Task", lm: "FrozenLM", *, reasons: bool = False) -> "Format":
-        """Return the format of a task for a model; `reasons` where a method reasons before labels, as `put` says.
+        """Build the format of a task for a model; `reasons` if a method reasons before labels, as `put` says.
 
-        One line on stderr says if its chat template thinks before it answers. The clock of a chat template shows the
-        present moment from here on.
+        A line on stderr says if the model's chat template thinks before it answers. If the chat template reads the
+        clock and no time was recorded, the format records the present time.
         """
         from foreword.models.encoding.chat import thinking
         from foreword.models.encoding.chat_template import frozen
@@ -298,12 +298,12 @@ remote_option = click.option(
 
 
 def with_remote(given: tuple[str, ...], allowed: bool) -> tuple[str, ...]:
-    """Return the options given, with leave to ask a remote endpoint."""
+    """Return the options given, with leave to ask a remote endpoint if `allowed`."""
     return (*given, "allow_remote=true") if allowed else given
 
 
 def split_pair(text: str) -> tuple[str, str]:
-    """KEY=VALUE as its two halves."""
+    """Split KEY=VALUE into its two halves."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"-o {text!r} is not KEY=VALUE; write -o length=20.")

@@ -1,4 +1,4 @@
-"""`foreword show`: what an artefact is."""
+"""Define `foreword show`: what an artefact is."""
 
 import json
 from collections.abc import Iterator
@@ -56,14 +56,14 @@ def summary(artefact: "Artefact") -> dict[str, Any]:
 
 
 def chat_lines(options: "ChatOptions") -> list[tuple[str, str]]:
-    """Return what the chat template reads beside the messages, for a person."""
+    """Return what the chat template reads beside the messages, as names and values for a person."""
     told = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.variables.items()]
     clock = [] if options.clock is None else [("chat clock", options.clock)]
     return [*([("chat options", ", ".join(told))] if told else []), *clock]
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Return names and values for a person; groups of values take a line each."""
+    """Yield names and values for a person; groups of values take a line each."""
     from foreword.core.format import ChatOptions
 
     for name, value in record.items():

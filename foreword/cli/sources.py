@@ -1,4 +1,4 @@
-"""Where episodes come from, from the command line: one task whose classes are kept apart, or a folder of tasks."""
+"""Read the tasks of episodes for the command line: one task whose classes are kept apart, or a folder of tasks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
-    """Return a task whose classes are kept apart, by a split named or the folder's own; else a task as it is."""
+    """Read a task whose classes are kept apart, by a named split or the folder's own; else the task as it is."""
     from foreword.tasks.class_splits import OWN, has_classes, read_classes
 
     if classes is None and not has_classes(data):
@@ -28,10 +28,7 @@ def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
 
 
 def read_family(folder: str | Path, which: DataChoice) -> "dict[str, Task]":
-    """Return every task of a folder.
-
-    Raises: the error of the first that cannot be read: one start is learnt over all.
-    """
+    """Read every task of a folder. Raises: the first error, since one start is learnt over all."""
     results: dict[str, Task] = {}
     for name, task in read_tasks(str(folder), which).items():
         if isinstance(task, ForewordError):

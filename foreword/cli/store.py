@@ -1,4 +1,4 @@
-"""Many tasks in one job, from the command line: read them, train them, and print what became of each."""
+"""Train many tasks in one job, from the command line: read them, train them, and print the result of each."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def store_tasks(
     how_put: FormatChoice,
     how: ModelChoice,
 ) -> None:
-    """`foreword train METHOD --tasks DIR --out STORE`."""
+    """Run `foreword train METHOD --tasks DIR --out STORE`."""
     from foreword.evaluation.tasks import STACK, train_tasks
 
     if overwrite:
@@ -55,7 +55,7 @@ def store_tasks(
 
 
 def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordError]":
-    """Return every task of the folder; one that cannot be read is its error."""
+    """Read every task of the folder, by name; the value of a task that cannot be read is its error."""
     from foreword.tasks.read import find_tasks
 
     results: dict[str, Task | ForewordError] = {}
@@ -74,7 +74,7 @@ def read_tasks(folder: str, which: DataChoice) -> "dict[str, Task | ForewordErro
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """After Ctrl-C, say where things are and how to go on."""
+    """Print, after Ctrl-C, where the finished tasks are and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def resumable(out: Path) -> Iterator[None]:
 
 
 def tell(report: "TaskReport", out: Path, as_json: bool) -> None:
-    """Print the table; tasks that failed make the exit code 2, after everything else was kept."""
+    """Print the table, or JSON. Raises: ForewordError (exit code 2) if tasks failed; the others are kept."""
     if as_json:
         from foreword.evaluation.tasks import as_record
 
@@ -127,7 +127,7 @@ def print_lines(lines: "tuple[TaskLine, ...]") -> None:
 
 
 def summary(report: "TaskReport") -> list[str]:
-    """Return what the table amounts to."""
+    """Return sentences that sum up the table."""
     total = len(report.lines) - report.count("failed")
     skipped = sum(not line.trained and line.verdict != "failed" for line in report.lines)
     counts = [f"{report.count(v)} {v}" for v in ("better", "no difference shown", "worse", "failed")]

@@ -1,4 +1,4 @@
-"""`foreword train`: one method on one task, to an artefact, or on every task of a folder, to a store."""
+"""Define `foreword train`: one method on one task, to an artefact, or on every task of a folder, to a store."""
 
 import shutil
 from pathlib import Path
@@ -152,7 +152,7 @@ def train(
 
 
 def _train_to(out: Path, lm: "FrozenLM", job: "Job", checkpoint: Path, stopped: Path, resume: bool) -> "Trained":
-    """Train one job and save its artefact; what there is at Ctrl-C goes to `stopped`."""
+    """Train one job and save its artefact; after Ctrl-C the best artefact so far goes to `stopped`."""
     from foreword.training.trainer import TrainingInterrupted, train_many
 
     def save(_: int, made: "Outcome") -> None:  # before the checkpoint goes: a full disk must not lose the run
@@ -197,7 +197,7 @@ def _tell(trained: "Trained", out: Path, as_json: bool, more: list[tuple[str, st
 
 
 def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
-    """`-o key=value` and `-o method.key=value` of one method."""
+    """Return the values of `-o key=value` and `-o method.key=value` for one method."""
     options = {}
     for text in given:
         key, value = split_pair(text)
@@ -209,7 +209,7 @@ def method_options(method: str, given: tuple[str, ...]) -> dict[str, str]:
 
 
 def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
-    """Return whether what is made can be written where it was asked for."""
+    """Refuse to write to a file, or to a folder with content unless `overwrite`. Raises: ConfigError."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{said} {out} is a file; name a folder that is not there yet.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
@@ -217,7 +217,7 @@ def refuse_to_replace(out: Path, overwrite: bool, said: str = "--out") -> None:
 
 
 def hold(out: Path, said: str = "--out") -> None:
-    """Keep other processes from what this command writes, until it ends. Raises: ConfigError that says who has it."""
+    """Lock what this command writes for other processes until it ends. Raises: ConfigError that names the holder."""
     from foreword.core.locks import held
 
     click.get_current_context().with_resource(held(out, said))
@@ -236,7 +236,7 @@ def _beside(out: Path, what: str) -> Path:
 
 
 def _keep(trained: "Trained | None", stopped: Path) -> None:
-    """Say how to go on after Ctrl-C, and keep the best of what there is as an artefact of its own."""
+    """Save the best artefact so far after Ctrl-C, if there is one, and say how to go on."""
     if trained is not None:
         trained.artefact.save(stopped)
         note(f"stopped at step {trained.artefact.metrics['steps']}; the best so far is in {stopped}")

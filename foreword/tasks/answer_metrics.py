@@ -1,8 +1,8 @@
-"""Metrics of single answers: what was written against each accepted answer, the best of them, between 0 and 1.
+"""Compare a single answer with each accepted answer; its metric, between 0 and 1, is the best of these values.
 
-Those of a corpus of generated texts are in tasks/corpus; tasks/judge puts both together.
+Metrics of a corpus of generated texts are in tasks/corpus_metrics; tasks/text_metric puts both together.
 
-Texts are compared whole: where an answer ends is decided by stop strings and the model's own end, never here. Case,
+Texts are compared whole: stop strings and the model's end token decide where an answer ends, never this module. Case,
 white space, the Unicode form of a letter (tasks/words) and one sentence-final mark at the end of a text make no
 difference. All other punctuation does: C++ is not C#, 1/2 is not 12, and J. K. is not J. R. R.
 """
@@ -22,7 +22,7 @@ RULE = "whole text"  # by which single answers are compared; runs judged by anot
 
 
 def comparable(text: str) -> str:
-    """Return what two texts have in common if they are the same answer; of a mark alone, the mark."""
+    """Return the form in which answers are compared: `plain`, without one sentence-final mark; a mark alone stays."""
     text = plain(text)
     return without_final(text) or text
 
@@ -51,7 +51,7 @@ def contains(text: str, target: str) -> float:
 
 
 def exact_set(text: str, target: str) -> float:
-    """Return whether both have the same words, in whatever order."""
+    """Return whether both have the same set of words, in any order."""
     written, wanted = set(tokens(text)), set(tokens(target))
     return float(written == wanted) if written or wanted else exact_match(text, target)
 
@@ -72,7 +72,7 @@ METRICS: dict[Metric, Callable[[str, str], float]] = {
 
 
 def value_of(metric: Metric, answer: Found, targets: Sequence[str]) -> float:
-    """Return the metric of one answer, against the target that it fits best; no answer is worth 0."""
+    """Return the metric of one answer against the target that it fits best; a missing answer is worth 0."""
     if answer is NO_ANSWER:
         return 0.0
     return max(METRICS[metric](answer, target) for target in targets)

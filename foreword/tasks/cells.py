@@ -87,14 +87,14 @@ def _decoded(data: bytes, place: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a plain cell holds nothing: None, or a text of white space."""
+    """Return whether a plain cell is missing: None, or a text of white space."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def written(value: Any, place: str) -> str | None:
-    """Return a plain cell of one value as text; None for a type that has no text of its own.
+    """Return a plain cell of one value as text; None for a type without a text form.
 
-    Raises: DataError for half of a character, and for a number that is infinite or too long.
+    Raises: DataError for half of a character (a lone surrogate), and for a number that is infinite or too long.
     """
     if isinstance(value, str):
         reason = broken(value)
@@ -114,7 +114,7 @@ def written(value: Any, place: str) -> str | None:
 
 
 def text_of(value: Any, place: str) -> str:
-    """Return the text of a field. `place` is how messages call it. Raises: DataError for a cell that is no text."""
+    """Return the text of a field. `place` names it in messages. Raises: DataError for a cell that is no text."""
     cell = plain(value, place)
     if is_missing(cell):
         raise DataError(f"{place} is empty; give it text or leave the row out")
@@ -125,7 +125,7 @@ def text_of(value: Any, place: str) -> str:
 
 
 def unlabelled(place: str, why: str) -> DataError:
-    """Return the error of a row without a label; `why` is a sentence on who needs one, or on what to do."""
+    """Return the error of a row without a label; `why` is a sentence that says what needs the label, or what to do."""
     return DataError(f"{place or 'A row'} has no label. {why}")
 
 
@@ -164,7 +164,7 @@ def options_of(value: Any, place: str) -> tuple[str, ...]:
 
 
 def targets_of(value: Any, column: str, place: str, *, textual: bool = False) -> tuple[str, ...]:
-    """Return the accepted answers: a list holds alternatives, anything else is one answer, whatever it looks like.
+    """Return the accepted answers: a list holds alternatives, any other cell is one answer, whatever it looks like.
 
     `textual` cells (of CSV) have no lists: there a JSON list of texts holds alternatives.
 
@@ -202,7 +202,7 @@ def named_cells(value: Any, place: str) -> Mapping[Any, Any] | None:
 
     None for anything else, and for a Series that is merely numbered, which is a sequence.
 
-    Raises: DataError for a Series with a name twice, of which one would be lost.
+    Raises: DataError for a Series with a name twice, since one of the two would be lost.
     """
     if isinstance(value, Mapping):
         return value
@@ -247,13 +247,13 @@ def _column(name: Any, place: str) -> str:
 
 
 def refuse_twice(names: Sequence[Any], place: str) -> None:
-    """Refuse a table that has a column twice, of which one would be lost. Raises: DataError that names it."""
+    """Refuse a table that has a column twice, since one of the two would be lost. Raises: DataError that names it."""
     twice = first_twice(names)
     if twice is not None:
         raise DataError(f"{place} has the column {twice!r} twice; rename or remove one of the two")
 
 
 def first_twice(names: Sequence[Any]) -> Any:
-    """Return the first name that stands twice; None if all differ."""
+    """Return the first name that occurs twice; None if all differ."""
     seen: set[Any] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)

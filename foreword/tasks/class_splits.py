@@ -1,4 +1,4 @@
-"""Classes kept apart for few-shot learning: named splits as data, and rows or classes on two sides refused."""
+"""Keep classes apart for few-shot learning: read named splits, and refuse texts or classes in two parts."""
 
 import json
 import unicodedata
@@ -20,18 +20,18 @@ _NAMED = Path(__file__).parents[1] / "data" / "splits"
 
 @cache
 def named_splits() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Return published splits by name, then by data set: the classes of train, validation and test."""
+    """Return the published splits by name, then by data set: the classes of train, validation and test."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8"))["data"] for path in sorted(_NAMED.glob("*.json"))}
 
 
 def read_classes(source: str | Path, split: str | None = None, **how: Any) -> Task:
-    """Return a task of all rows at `source`, whose splits hold different classes; `how` goes to `read_task`.
+    """Read all rows at `source` as a task whose splits hold different classes; `how` goes to `read_task`.
 
     `split` names a published split, or a JSON file with the classes of train, validation and test; by default the
     folder's own `splits.json`.
 
-    Raises: ConfigError for a split that there is not; DataError for one that does not fit the rows, and where a text is
-    on two sides.
+    Raises: ConfigError for a split that does not exist; DataError for one that does not fit the rows, and for a text in
+    two parts.
     """
     whole = read_task(source, **how)
     parts = _parts(Path(source), split, whole.name)
@@ -76,10 +76,7 @@ def apart(task: Task) -> bool:
 
 
 def refuse_leakage(tasks: Sequence[Task]) -> None:
-    """Refuse splits that share a text.
-
-    Raises: DataError that names two rows of different parts with one text, letters and digits alone compared.
-    """
+    """Refuse a text in two parts; only letters and digits are compared. Raises: DataError that names the two rows."""
     seen: dict[str, tuple[str, Task, Row]] = {}
     for part in SPLITS:
         for task in tasks:
@@ -94,8 +91,7 @@ def refuse_leakage(tasks: Sequence[Task]) -> None:
 
 
 def plain(row: Row) -> str:
-    """Return the texts of a row without case, accents, spaces and punctuation; as they are where nothing else is
-    left."""
+    """Return the texts of a row without case, accents, spaces and punctuation; unchanged if nothing would be left."""
     whole = "\n".join(row.fields[name] for name in sorted(row.fields))
     letters = [c for c in unicodedata.normalize("NFKD", whole).casefold() if c.isalnum()]
     return "".join(letters) or whole

@@ -1,13 +1,13 @@
-"""Metrics of a corpus of texts, as functions of sums over its rows: a resample of the rows is counts times a matrix.
+"""Compute metrics of a corpus from sums over its rows, so that a resample of the rows is counts times a matrix.
 
 BLEU (Papineni et al. 2002), chrF (Popovic 2015), ROUGE-L (Lin 2004), NIST (Doddington 2002) and distinct-n (Li et al.
 2016). Texts are split into words once, whatever the number of resamples. METEOR is left out: every package that has it
-needs WordNet, which is a download of its own, or a Java program; without synonyms the number would be another metric.
+needs WordNet, which is a separate download, or a Java program; without synonyms the number would be another metric.
 
-What is a word depends on the script of the references. Words that spaces part are those of the libraries' own rules
-(13a, and rouge-score's), to the digit; characters stand for words where a script has no spaces (`words_by`), and
-ROUGE-L reads letters of any script where the references are not Latin (`_is_ascii`). What can't be measured on some
-references, as ROUGE-L of signs without letters, is NaN and never 0.
+What counts as a word depends on the script of the references. Words separated by spaces follow the rules of the
+libraries (13a, and rouge-score's), to the digit; characters stand for words if a script has no spaces (`words_by`), and
+ROUGE-L reads letters of any script if the references are not Latin (`_is_ascii`). A metric that cannot be measured on
+some references, as ROUGE-L of signs without letters, is NaN and never 0.
 """
 
 import importlib.util
@@ -36,9 +36,9 @@ NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", "nist": "sacrebleu", "rouge_l
 @final
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """A metric as `reduce(sums over rows of features, rows)`, which gives a value for each of D sums, in [low, high].
+    """Hold a metric as `reduce(sums over rows of features, rows)`: a value in [low, high] for each of D sums.
 
-    `features_RF` has a line a row; scipy's sparse matrix where most of it is 0.
+    `features_RF` has one line for each row; it is scipy's sparse matrix if most of it is 0.
     """
 
     features_RF: Any
@@ -47,27 +47,27 @@ class Summed:
     high: float = 1.0
 
     def value(self) -> float:
-        """Return the metric of the rows as they are."""
+        """Return the metric of the rows, each counted once."""
         rows = self.features_RF.shape[0]
         return float(self.reduce(np.asarray(self.features_RF.sum(axis=0)).reshape(1, -1), rows)[0])
 
 
 def mean_of(value_R: Float[np.ndarray, " R"]) -> Summed:
-    """Return a metric that is a mean over rows of values between 0 and 1."""
+    """Build the metric that is the mean over rows of values between 0 and 1."""
     return Summed(value_R[:, None], lambda sums_DF, rows: sums_DF[:, 0] / rows)
 
 
 def not_measured(rows: int) -> Summed:
-    """Return a metric that says nothing of these rows: NaN."""
+    """Return the metric of rows that cannot be measured: NaN."""
     return Summed(np.zeros((rows, 1)), lambda sums_DF, rows: np.full(len(sums_DF), np.nan))
 
 
 @lru_cache(maxsize=16)
 def words_by(targets: Targets) -> str:
-    """Return the name of the sacrebleu tokenizer that parts words for BLEU, NIST and distinct-n.
+    """Return the name of the sacrebleu tokenizer that splits texts into words for BLEU, NIST and distinct-n.
 
-    It is "13a", unless a tenth of the rows or more have references in scripts without spaces: then it is "zh", where
-    these are Chinese, else "char".
+    It is "13a", unless a tenth of the rows or more have references in scripts without spaces: then it is "zh" if these
+    are Chinese, else "char".
     """
     unspaced = [own for own in targets if share(own, UNSPACED) > 0.5]
     if not unspaced or len(unspaced) < 0.1 * len(targets):
@@ -77,7 +77,7 @@ def words_by(targets: Targets) -> str:
 
 
 def tokenizers(targets: Targets) -> dict[str, str]:
-    """Return by which tokenizers metrics read these references, where it is not the libraries' own default."""
+    """Return by metric the tokenizer that reads these references, if it is not the default of the metric's library."""
     name = words_by(targets)
     result = {} if name == "13a" else {"bleu": name, "nist": name, "distinct": name}
     other = sum(not _is_ascii(own) for own in targets)
@@ -87,7 +87,7 @@ def tokenizers(targets: Targets) -> dict[str, str]:
 
 
 def require_library(metric: str) -> None:
-    """Check that the metric's library is installed. Raises: ConfigError that says what to install."""
+    """Check that the metric's library is installed. Raises: ConfigError that says what to install, if it is missing."""
     needed = NEEDS.get(metric)
     if needed is not None and importlib.util.find_spec(needed) is None:
         raise ConfigError(
@@ -97,9 +97,9 @@ def require_library(metric: str) -> None:
 
 
 def bleu(answers: Texts, targets: Targets) -> Summed:
-    """BLEU-4 between 0 and 1: sacrebleu's, with words of `words_by`, the closest reference length and its smoothing.
+    """Compute sacrebleu's BLEU-4 between 0 and 1: words of `words_by`, the closest reference length and its smoothing.
 
-    Not measured where no reference has four words, unless all are Latin: of those it is sacrebleu's number, which is 0.
+    It is not measured if no reference has four words, unless all are Latin: then it is sacrebleu's number, which is 0.
     """
     name = words_by(targets)
     short = not any(len(_words(text, name)) >= 4 for own in targets for text in own)
@@ -109,14 +109,14 @@ def bleu(answers: Texts, targets: Targets) -> Summed:
 
 
 def chrf(answers: Texts, targets: Targets) -> Summed:
-    """chrF2 of 6 characters between 0 and 1: sacrebleu's, each row against its best reference."""
+    """Compute chrF2 of 6 characters between 0 and 1 as sacrebleu does, each row against its best reference."""
     return _sacrebleu("chrf", answers, targets)
 
 
 def rouge_l(answers: Texts, targets: Targets) -> Summed:
-    """Mean over rows of rouge-score's F1 of ROUGE-L, against the best reference; words are runs of a-z and 0-9.
+    """Average rouge-score's F1 of ROUGE-L over rows, against the best reference; words are runs of a-z and 0-9.
 
-    Where the references of a row have letters of other scripts, words are runs of letters of any script. A row whose
+    If the references of a row have letters of other scripts, words are runs of letters of any script. A row whose
     references have no words is not measured and does not count.
     """
     from rouge_score.rouge_scorer import RougeScorer
@@ -142,24 +142,24 @@ def rouge_l(answers: Texts, targets: Targets) -> Summed:
 
 @final
 class _AnyScript:
-    """The words of rouge-score's scorer, of any script."""
+    """Split texts into words of any script, for rouge-score's scorer."""
 
     def tokenize(self, text: str) -> list[str]:
         return word_tokens(text)
 
 
 def _is_ascii(texts: Texts) -> bool:
-    """Return whether rouge-score's own words, of a-z and 0-9, hold most of what is written in a row's references."""
+    """Return whether 75% or more of the letters and digits in a row's references are ASCII, as rouge-score's are."""
     letters = [c for text in texts for c in text if c.isalnum()]
     return sum(c.isascii() for c in letters) >= 0.75 * len(letters)
 
 
 def nist(answers: Texts, targets: Targets) -> Summed:
-    """NIST-5 as nltk's corpus_nist defines it, over the words of `words_by`; nltk keeps its sums to itself.
+    """Compute NIST-5 as nltk's corpus_nist defines it, over the words of `words_by`; nltk does not return its sums.
 
-    For each order every row takes the reference of highest precision. What an n-gram tells is measured once, over the
-    references of all rows given; a resample of the rows does not measure it again. Without words it is 0.
-    Not measured where no n-gram of the references tells anything.
+    For each order every row takes the reference of highest precision. The information of an n-gram is measured once,
+    over the references of all rows given; a resample of the rows does not measure it again. Without words NIST is 0.
+    It is not measured if no n-gram of the references carries information.
     """
     info, counted = _references(targets)
     if not any(info.values()):
@@ -183,7 +183,7 @@ def nist(answers: Texts, targets: Targets) -> Summed:
 
 
 def distinct(n: int, answers: Texts, by: str = "13a") -> Summed:
-    """Different n-grams of words, parted by `by`, in all texts together, divided by their number; of nothing it is 0.
+    """Return the number of different n-grams of words (split by `by`) over that of all n-grams in all texts; 0 if none.
 
     A resample repeats rows and so has fewer different n-grams: its draws show the spread, not the value.
     """
@@ -205,9 +205,9 @@ def distinct(n: int, answers: Texts, by: str = "13a") -> Summed:
 
 
 def sentence_value(metric: str, answer: str, targets: Sequence[str]) -> float:
-    """Return the metric of one text alone; BLEU of as many orders as the text has, since few have four words right.
+    """Return the metric of one text; BLEU has as many orders as the text allows, since few texts have four words right.
 
-    NaN where the metric can't measure these targets.
+    It is NaN if the metric cannot measure these targets.
     """
     own = (tuple(targets),)
     if metric == "bleu":
@@ -232,7 +232,7 @@ def _sacrebleu(name: str, answers: Texts, targets: Targets) -> Summed:
 
 @lru_cache(maxsize=8)
 def _scorer(name: str, targets: Targets) -> Any:
-    """Return a scorer that has read the references, which most often are those of the last texts as well."""
+    """Return a scorer that has read the references; it is cached, since most calls have those of the last call."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -245,8 +245,7 @@ def _scorer(name: str, targets: Targets) -> Any:
 
 @lru_cache(maxsize=4)
 def _references(targets: Targets) -> tuple[dict[tuple[str, ...], float], list[list[tuple[Counter[Any], int]]]]:
-    """Return what each n-gram tells in bits (Doddington 2002, eq. 2), and every row's references as counts and
-    lengths."""
+    """Return n-grams' information in bits (Doddington 2002, eq. 2), and each row's references as counts and lengths."""
     counts: Counter[tuple[str, ...]] = Counter()
     words, counted, name = 0, [], words_by(targets)
     for own in targets:
@@ -264,7 +263,7 @@ def _references(targets: Targets) -> tuple[dict[tuple[str, ...], float], list[li
 
 
 def _nist_of(sums_DF: Sums, rows: int) -> Values:
-    """Doddington 2002, eq. 3, with the lengths of the references that were taken."""
+    """Compute NIST by Doddington 2002, eq. 3, with the lengths of the references that were taken."""
     told_DN, total_DN, reference_DN, length_DN = np.moveaxis(sums_DF.reshape(len(sums_DF), ORDER, 4), 2, 0)
     precision_D = np.divide(told_DN, total_DN, out=np.zeros_like(told_DN), where=total_DN > 0).sum(axis=1)
     ratio_D = np.minimum(length_DN.sum(axis=1) / np.maximum(reference_DN.sum(axis=1), 1e-300), 1.0)

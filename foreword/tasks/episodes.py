@@ -1,4 +1,4 @@
-"""Episodes: small problems of N classes with K examples each, drawn from labelled rows; seeded and hashed."""
+"""Draw episodes, small problems of N classes with K examples each, from labelled rows; seeded and hashed."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ Split = Literal["train", "validation", "test"]
 @final
 @dataclass(frozen=True)
 class Episode:
-    """Rows of one split of one task, by number. Label n of the episode is `classes[n]` of the task.
+    """Hold the row numbers of an episode, in one split of one task. Its label n is `classes[n]` of the task.
 
-    `support` and `query` list rows class after class, as many of each class.
+    `support` and `query` list rows class after class, the same number of each class.
     """
 
     task: int
@@ -38,11 +38,11 @@ class Episode:
 @final
 @dataclass(frozen=True, eq=False)
 class EpisodeSource:
-    """Where episodes come from: one task with many classes, or several tasks with labels and label words of their own.
+    """Draw episodes from one task with many classes, or from several tasks with their own labels and label words.
 
-    An episode has `ways` classes (all, where a task has no more), `shots` support rows of each and `queries` query rows
-    of each, or as many as every one of its classes has left. Episode n of a split and seed is drawn from these three
-    alone, so it does not depend on who draws it or when.
+    An episode has `ways` classes (all, if a task has no more), `shots` support rows of each and `queries` query rows of
+    each, or as many as every one of its classes has left. Episode n of a split and seed is drawn from these three
+    alone, so it does not depend on the order of the draws.
     """
 
     tasks: tuple[Task, ...]
@@ -51,9 +51,9 @@ class EpisodeSource:
     queries: int = 15
 
     def __post_init__(self) -> None:
-        """Check the sizes of an episode.
+        """Check the sizes and the tasks.
 
-        Raises: ConfigError for sizes below 2, 1 and 1; DataError for options in rows, and texts on two sides.
+        Raises: ConfigError for sizes below 2, 1 and 1; DataError for options in rows, and for texts in two splits.
         """
         if self.ways < 2 or self.shots < 1 or self.queries < 1 or not self.tasks:
             raise ConfigError(
@@ -74,7 +74,7 @@ class EpisodeSource:
 
     @cached_property
     def _pools(self) -> dict[str, list[dict[int, list[int]]]]:
-        """Return for each split and task, the rows of every class that has enough."""
+        """Return, for each split and task, the row numbers of every class that has more rows than the shots."""
         results: dict[str, list[dict[int, list[int]]]] = {}
         for split in SPLITS:
             results[split] = []
@@ -87,12 +87,11 @@ class EpisodeSource:
         return results
 
     def has(self, split: Split) -> bool:
-        """Return whether episodes can be drawn from this split: some task has two classes with a row more than the
-        shots."""
+        """Return whether this split has episodes: two classes of one task have a row more than the shots."""
         return any(len(pools) > 1 for pools in self._pools[split])
 
     def draw(self, split: Split, seed: int, number: int) -> Episode:
-        """Draw an episode. Raises: DataError if no two classes have enough rows."""
+        """Draw the episode `number` of a split and seed. Raises: DataError if no two classes have enough rows."""
         able = [t for t, pools in enumerate(self._pools[split]) if len(pools) > 1]
         if not able:
             names = ", ".join(task.name for task in self.tasks)
@@ -115,8 +114,7 @@ class EpisodeSource:
         return [self.draw(split, seed, number) for number in range(first, first + count)]
 
     def as_task(self, split: Split, episode: Episode) -> Task:
-        """Return an episode as a task of its own, support rows to train on and query rows to test: for any other
-        method."""
+        """Return an episode as a task for any other method: support rows to train on and query rows to test."""
         task = self.tasks[episode.task]
         rows = task.rows(split)
         names = tuple(task.labels[c] for c in episode.classes)
@@ -132,7 +130,7 @@ class EpisodeSource:
         return task.with_(labels=names, label_words=words or None, train=support, validation=(), test=query)
 
     def hash(self, split: Split, episodes: Sequence[Episode]) -> str:
-        """sha256 of what the episodes hold: the tasks' names, class names and texts, in order."""
+        """Return the sha256 of what the episodes hold: the tasks' names, class names and texts, in order."""
         digest = hashlib.sha256()
         for episode in episodes:
             task = self.tasks[episode.task]
@@ -144,8 +142,7 @@ class EpisodeSource:
 
 
 def joined(tasks: Mapping[str, Task], name: str) -> Task:
-    """Return all rows of several tasks under labels that begin with their task's name: what the record of a run is
-    about."""
+    """Join all rows of several tasks, under labels that begin with their task's name, for the record of a run."""
     labels = [f"{key}: {label}" for key, task in tasks.items() for label in task.labels]
     fields = tuple(dict.fromkeys(field for task in tasks.values() for field in task.fields))
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}

@@ -1,4 +1,4 @@
-"""The answer inside a text: a number, one of several choices, or a span; where there is none, a value that says so."""
+"""Extract the answer from a text: a number, one of several choices, or a span; `NO_ANSWER` if there is none."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from foreword.tasks.numerals import plain_number, spans
 
 @final
 class _Missing(Enum):
-    """Its own type, so that it can be mistaken for no text."""
+    """Mark a missing answer with a type that cannot be mistaken for a text."""
 
     NO_ANSWER = "no answer found"
 
@@ -28,15 +28,15 @@ _SPAN_END = re.compile(r"\n|\.(?=\s|$)")
 
 
 def extract(kind: Extract | None, text: str, choices: Sequence[Sequence[str]] = (), ended: bool = True) -> Found:
-    """Return the answer of this kind in a text; `choices` are the words of each choice, whose first stands for it.
+    """Return the answer of this kind in a text; `choices` are the words of each choice, and the first word names it.
 
-    What follows the last "answer is", "answer:" or "####" is read first, and for a number or a choice the whole text if
-    nothing is there. After such a mark the first number or choice is the answer, elsewhere the last number, and the
-    choice that `Choices` says. A span goes from the mark to the end of the line or sentence. Without a kind the answer
-    is the text.
+    The text after the last "answer is", "answer:" or "####" is read first; a number or a choice that is not there is
+    looked for in the text before it. After such a mark the first number or choice is the answer; elsewhere it is the
+    last number, or the choice of `Choices.concluded`. A span goes from the mark to the end of the line or sentence.
+    Without a kind the answer is the text.
 
-    A text that was cut before its end (`ended` is False) has not come to its last number or choice. It has an answer
-    only where it states one and goes on after it: after a mark, or as a choice that it begins with.
+    A text that was cut before its end (`ended` is False) may lack its last number or choice. It has an answer only if
+    it states one and goes on after it: after a mark, or as a choice that it begins with.
     """
     if kind is None:
         return text.strip() or NO_ANSWER
@@ -60,7 +60,7 @@ def _span(said: str, ended: bool) -> Found:
 
 
 def _number(text: str, near: bool, ended: bool) -> Found:
-    """Return the first number of a text (`near` a mark), else the last; of a cut text not one that it ends in."""
+    """Return the first number of a text if `near` a mark, else the last; NO_ANSWER if a cut text ends in it."""
     text, found = spans(text)
     if not found:
         return NO_ANSWER

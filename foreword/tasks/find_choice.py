@@ -1,4 +1,4 @@
-"""Which of several choices a text names: labels, options, or their letters."""
+"""Find which of several choices a text names: labels, options, or their letters."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _LINE_END = re.compile(rf"[{re.escape(CLOSING)} \t]*(?:\n|$)")
 
 @final
 class Mention(NamedTuple):
-    """A choice as a text names it, at `start` to `end` of the folded text; `sure` where it cannot be another word."""
+    """Hold a choice that a text names, at `start` to `end` of the folded text; `sure` if it cannot be another word."""
 
     name: str
     start: int
@@ -36,9 +36,9 @@ class Mention(NamedTuple):
 
 @final
 class Choices:
-    """The mentions of choices in a text, and which of them is the answer.
+    """Find the mentions of choices in a text, and decide which mention is the answer.
 
-    A choice is named by its words whatever their case, as whole words of their script. A label of one letter that runs
+    A choice is named by its words in any case, as whole words of their script. A label of one letter that runs
     into other signs (C++, A.I., I'm), and a label that is a word of a language (A, I, a, no), names its choice only
     where it is marked ((A), A), **A**, option A), stands alone, or goes on with a reason ("A because"); and where any
     mention is of that sure kind, letters in running text ("B vitamins") are none. What the text rules out ("not B",
@@ -46,8 +46,8 @@ class Choices:
 
     After words that announce an answer its first mention counts. Elsewhere an answer that the text begins with, alone
     on its line or followed by its reason, is the answer, since what comes after it explains it or goes on to something
-    else; and otherwise the last mention is, since reasoning ends with what it concludes. Two choices in one breath ("A
-    or B", "A and B", "A/B", and of letters "A, B") are no answer: the text did not decide.
+    else; and otherwise the last mention is, since reasoning ends with what it concludes. Two choices joined in a phrase
+    ("A or B", "A and B", "A/B", and of letters "A, B") are no answer: the text did not decide.
     """
 
     def __init__(self, text: str, choices: Sequence[Sequence[str]]) -> None:
@@ -57,7 +57,7 @@ class Choices:
         self.mentions = sure or found
 
     def first(self) -> Mention | None:
-        """Return the first choice that is named, None where there is none or it is one of several."""
+        """Return the first choice that is named; None if there is none, or if another choice is joined to it."""
         return self._alone(0) if self.mentions else None
 
     def concluded(self) -> Mention | None:
@@ -65,7 +65,7 @@ class Choices:
         return self.opening() or (self._alone(len(self.mentions) - 1) if self.mentions else None)
 
     def opening(self) -> Mention | None:
-        """Return the choice that the text states before anything else, where it does."""
+        """Return the choice that the text states before anything else; None if it does not."""
         if not self.mentions:
             return None
         first = self.mentions[0]
@@ -77,7 +77,7 @@ class Choices:
         return self._alone(0) if stated else None
 
     def _alone(self, index: int) -> Mention | None:
-        """Return a mention unless another choice is named with it in one breath."""
+        """Return a mention; None if another choice is joined to it in one phrase."""
         mention = self.mentions[index]
         for other in self.mentions[max(0, index - 1) : index + 2]:
             left, right = sorted((mention, other), key=lambda m: m.start)
@@ -88,7 +88,7 @@ class Choices:
         return mention
 
     def _all(self, choices: Sequence[Sequence[str]]) -> list[Mention]:
-        """Return every mention in order; of words that begin at one place, or hold each other, the longest."""
+        """Return every mention in order; of words that begin at one place, or contain each other, the longest."""
         names = {_folded(word)[0]: (words[0], fold(word)) for words in choices for word in words}
         names.pop("", None)
         if not names:
@@ -111,7 +111,7 @@ class Choices:
         return result
 
     def _is_whole(self, start: int, end: int) -> bool:
-        """Return whether no word or number goes on beyond either edge."""
+        """Return whether no word or number continues beyond either edge."""
         text = self.text
         before, after = text[start - 1 : start], text[end : end + 1]
         if before and is_wordlike(text[start]) and _goes_on(before, text[start]):
@@ -130,7 +130,7 @@ class Choices:
         return not joined or not text[start].isalpha()
 
     def _is_sure(self, start: int, end: int, written: str) -> bool | None:
-        """Return whether the label cannot be another word here; None where it is one."""
+        """Return True if the label cannot be another word here, False if it may be one, and None if it is one."""
         text = self.text
         short = end - start == 1 and text[start].isalpha() and not is_unspaced(text[start])
         word = text[start:end] in _WORDS
@@ -157,12 +157,12 @@ class Choices:
 
 
 def _goes_on(character: str, edge: str) -> bool:
-    """Return whether a word goes on with the character beside its edge; scripts without spaces part no words."""
+    """Return whether a word continues with the character beside its edge; never in scripts without spaces."""
     return is_wordlike(character) and not is_unspaced(character) and not is_unspaced(edge)
 
 
 def _folded(text: str) -> tuple[str, str]:
-    """Return a text in one form and without case, and the same with its case: letter by letter as long."""
+    """Return a text folded and without case, and the same text with its case; both have the same length."""
     kept = fold(text)
     lower = [c.casefold() for c in kept]
     return "".join(lower), "".join(c * len(low) for c, low in zip(kept, lower, strict=True))

@@ -1,4 +1,4 @@
-"""Default templates and label words: per task where one is known, else by the kind of model and the fields."""
+"""Build default templates, label words and decodings by the kind of model, the fields and the rows of a task."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ def words_of(label: str) -> str:
 def default_decoding(
     rows: Sequence[Row], chat: bool, lm: "FrozenLM | None" = None, metric: str | None = None
 ) -> Decoding:
-    """Return a greedy decoding to the end of the line, unless targets or turns have several, no shorter than targets.
+    """Return a greedy decoding as long as the targets, to the end of the line unless targets or turns have several.
 
-    A token is a byte at least, so two more than the longest target has bytes cut no right answer and make no wrong one
-    right. Where that is more than `LONGEST`, `lm` counts the target's tokens, of which there may be a tenth more; at
-    most `CAP`, and half of the model's positions. Where the metric looks for the answer in the text (a number, and in a
-    chat what it contains), the text may say more than the target: it has `LONGEST` tokens or more, in a chat twice as
-    many. `rows` are training and validation rows, never those that are tested.
+    A token has at least one byte, so the bytes of the longest target plus two, as a limit of tokens, cut no right
+    answer and make no wrong one right. If that is more than `LONGEST`, `lm` counts the target's tokens, and the limit
+    is a tenth more (at least 8); at most `CAP`, and half of the model's positions. If the metric looks for the answer
+    in the text (a number, and in a chat what it contains), the text may say more than the target: it has `LONGEST`
+    tokens or more, in a chat twice as many. `rows` are training and validation rows, never test rows.
     """
     targets = [target for row in rows for target in row.targets]
     longest = max((len(target.encode()) for target in targets), default=LONGEST)
@@ -47,12 +47,12 @@ def default_decoding(
 
 
 def token_counts(lm: "FrozenLM", texts: Sequence[str]) -> list[int]:
-    """Return how many tokens of the model each text has, its end aside."""
+    """Return the number of the model's tokens in each text, without special tokens."""
     return [len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
-    """Return how many rows have only targets of more tokens than an answer may have, and so can't be answered whole."""
+    """Count the rows whose targets all have more tokens than an answer may have, and so cannot be written."""
     if form.decoding is None:
         return 0
     limit = form.decoding.max_new_tokens
@@ -65,12 +65,12 @@ def longer_targets(lm: "FrozenLM", form: Format, rows: Sequence[Row]) -> int:
 
 
 def text_template(fields: Sequence[str]) -> str:
-    """Return a plain template for answers in text: each field on a line of its own."""
+    """Build a plain template for answers in text, with one line for each field."""
     return f"{shown(fields)}\n{'Output' if tuple(fields) == ('input',) else 'Answer'}: {{answer}}"
 
 
 def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Sequence[str], labels: Sequence[str]) -> str:
-    """Return a plain template for one text, a pair, or several fields."""
+    """Build a plain template for one text, a pair, or several fields."""
     if len(fields) == 1:
         text = written(Field(fields[0], True))
         return f"{text} It is {{mask}}." if kind == "masked" else f"Text: {text}\nLabel: {{answer}}"
@@ -80,14 +80,14 @@ def generic_template(kind: Literal["masked", "causal", "seq2seq"], fields: Seque
 
 
 def generic_chat(fields: Sequence[str], words: Sequence[str]) -> list[dict[str, str]]:
-    """Return one user message that shows the fields and lists the answers."""
+    """Build a chat of one user message that shows the fields and lists the answers."""
     listed = ", ".join(written(literal(word)) for word in words)
     ask = f"Answer with one of these: {listed}." if words else "Answer the question."
     return [{"role": "user", "content": f"{shown(fields)}\n\n{ask}"}]
 
 
 def shown(fields: Sequence[str], between: str = "\n") -> str:
-    """Return the fields as a template shows them, each after its name; the first is cut if a row is too long."""
+    """Write the fields as a template shows them, each after its name; the first is cut if a row is too long."""
     return between.join(f"{_title(name)}{written(Field(name, i == 0))}" for i, name in enumerate(fields))
 
 
@@ -101,7 +101,7 @@ def build_format(
     chat: bool = False,
     **options: Any,
 ) -> Format:
-    """Return the Format of a task; what is not given is generic."""
+    """Build the Format of a task; a template or label words that are not given are generic."""
     words = _label_words(labels, label_words)
     if template is None and options.get("decoding") is not None and not chat:
         template = text_template(fields)
@@ -139,6 +139,6 @@ def _label_words(
 
 
 def _title(name: str) -> str:
-    """Return a field's name as words of a template before its text; a name without words is left out."""
+    """Write a field's name as words of a template before its text; a name without words is left out."""
     words = re.sub(r"[_\-]+", " ", name).strip().capitalize()
     return f"{written(literal(words))}: " if words else ""

@@ -1,7 +1,7 @@
 """Guess which columns are the texts of a task, and find columns that give the answer away.
 
-Texts that are all different say nothing of whether a column holds the label, since each occurs with one label only. So
-what is measured is how well a row's label follows from the *other* rows with the same value: Goodman and Kruskal's
+Texts that are all different do not show whether a column holds the label, since each occurs with one label only. So
+the measure is how well a row's label follows from the *other* rows with the same value: Goodman and Kruskal's
 lambda (1954), the share of the majority guess's errors that a column saves, each row left out of its own prediction.
 Real texts save at most 0.01 of them on every data set tried; a copy of the label saves all.
 """
@@ -30,10 +30,10 @@ Record = Mapping[str, Any]
 @final
 @dataclass(frozen=True)
 class ColumnSample:
-    """Records that columns are judged on.
+    """Hold the records on which columns are judged.
 
-    `answers` are each record's answer as text, in one or more readings. `names` says whether they are labels, whose
-    names no text but a leak consists of; texts of their own may stand in what is asked.
+    `answers` are each record's answer as text, in one or more readings. `names` says whether they are label names: a
+    column that consists of these is a leak, while answers in text may also stand in the question.
     """
 
     records: Sequence[Record]
@@ -41,7 +41,7 @@ class ColumnSample:
     names: bool
 
     def texts(self, column: str) -> list[str] | None:
-        """Return the values of a column; None unless all that are there are texts."""
+        """Return the values of a column, "" for those missing; None if a value is not text, or if all are missing."""
         try:
             cells = [plain(record.get(column), f"column {column!r}") for record in self.records]
         except DataError:  # bytes that are no text; told with their row if they are asked for
@@ -54,7 +54,7 @@ class ColumnSample:
 def sample_of(
     records: Sequence[Record], answers: Callable[[Record], Sequence[str] | None], *, names: bool
 ) -> ColumnSample:
-    """Return records that have an answer, evenly spaced; `answers` reads it, None if there is none."""
+    """Return a sample of the records that have an answer, evenly spaced; `answers` reads it, None if there is none."""
     step = max(1, len(records) // ROWS)
     pairs = [(record, readings) for record in records[::step] if (readings := answers(record)) is not None]
     return ColumnSample(
@@ -63,7 +63,7 @@ def sample_of(
 
 
 def guess_texts(where: str, columns: Sequence[str], sample: ColumnSample) -> tuple[tuple[str, ...], list[str]]:
-    """Return the columns of texts among those free to be, with a line for each that was left out for what it holds.
+    """Return which of `columns` are texts, and a line for each column that was left out or that gives the answer away.
 
     Numbers and ids are no texts as long as another column is one.
 
@@ -96,15 +96,15 @@ def _why(reason: str | None) -> str:
 
 
 def warning(column: str, reason: str) -> str:
-    """Return the line on a column that is read although it gives the answer away."""
+    """Return the warning about a column that is read although it gives the answer away."""
     return f"warning: column {column!r} {reason}; if it was made from the answer, the figures mean nothing"
 
 
 def gives_away(values: Sequence[str], sample: ColumnSample, *, strict: bool = False) -> str | None:
     """Say how a column gives the answer away; None if it does not.
 
-    `strict` leaves out what texts may do by themselves: to be alike but for their digits, to name the label, and to be
-    the answer. So may a question that stands in several rows determine its option or its answer in text.
+    `strict` ignores what texts may do without a leak: be alike but for their digits, name the label, or be the answer.
+    A question that stands in several rows may likewise determine its option or its answer in text.
     """
     whole = [" ".join(value.split()).casefold() for value in values]
     digitless = [re.sub(r"\d+", "0", value) for value in whole]
@@ -127,9 +127,9 @@ def gives_away(values: Sequence[str], sample: ColumnSample, *, strict: bool = Fa
 
 
 def determined(values: Sequence[str], answers: Sequence[str]) -> tuple[float, int]:
-    """Return lambda with each row left out of its own prediction, and how many values there are.
+    """Return lambda with each row left out of its own prediction, and the number of different values.
 
-    It is 0 if the majority is always right, or if as many hits are not unlikely without any relation.
+    Lambda is 0 if the majority is always right, or if so many hits are not unlikely without any relation.
     """
     total, counts = len(answers), Counter(answers)
     if not total:
@@ -153,13 +153,13 @@ def determined(values: Sequence[str], answers: Sequence[str]) -> tuple[float, in
 
 
 def _is_answer(whole: Sequence[str], answers: Sequence[str]) -> str | None:
-    """Say whether values are the answers themselves."""
+    """Say that values are the answers themselves; None if they are not."""
     same = sum(_words(value) == _words(answer) for value, answer in zip(whole, answers, strict=True))
     return "is the answer itself" if len(set(answers)) > 1 and same >= 0.8 * len(answers) else None
 
 
 def _names_label(whole: Sequence[str], answers: Sequence[str]) -> str | None:
-    """Say whether values are little but the name of their label, or texts that all name it."""
+    """Say that values are little but the name of their label, or texts that all name it; None if they are not."""
     rows = [(_words(value), _words(answer)) for value, answer in zip(whole, answers, strict=True)]
     patterns = {name: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)") for _, name in rows if name}
     held = [(value, name) for value, name in rows if name and patterns[name].search(value)]
@@ -177,7 +177,7 @@ def _names_label(whole: Sequence[str], answers: Sequence[str]) -> str | None:
 
 
 def _chance(hits: float, share: float, rows: int) -> float:
-    """Return Chernoff's bound on the probability of so many hits, each with the probability `share`."""
+    """Return Chernoff's bound on the probability of so many hits in `rows`, each with the probability `share`."""
     rate = hits / rows
     if rate <= share:
         return 1.0
@@ -193,7 +193,7 @@ def _words(text: str) -> str:
 
 
 def _is_id(name: str, values: Sequence[str]) -> bool:
-    """Return whether a column numbers or names its rows: by its own name, or by values that are numbers or codes."""
+    """Return whether a column numbers or names its rows: by its name, or by values that are numbers or codes."""
     filled = [value.strip() for value in values if value.strip()]
     if not name.strip() or _ID.fullmatch(name) or _ID_CAMEL.fullmatch(name):
         return True

@@ -1,4 +1,4 @@
-"""What a person gives to be read by an artefact, as a row: a text, or several fields. Cells are read as in training."""
+"""Turn the inputs of an artefact into rows: a text, or several fields. Cells are read as in training."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ Given = str | Sequence[str] | Mapping[str, Any]
 
 
 def items_of(texts: Any) -> Iterable[Any]:
-    """Return the items of what predict is given: of a table its rows, of a column or a list what it holds.
+    """Return the items of the input of predict: the rows of a table, or the elements of a column or list.
 
     Raises: ConfigError for one text, one row, or anything else whose items are no texts.
     """
@@ -36,11 +36,11 @@ def items_of(texts: Any) -> Iterable[Any]:
 
 
 def row_of(artefact: Artefact, given: Any, where: str, *, labelled: bool = True, options: Any = ()) -> Row:
-    """Return a row without a label from what a person gave. It needs no options where it is not to be `labelled`.
+    """Build a row without a label from one input. Its options are not read unless it is to be `labelled`.
 
     One text is a row of one field. Several are a mapping by name, or a sequence in the fields' order; a row of a table
-    that has names (of iterrows, itertuples or a structured array) is read by them, whatever their order. The row's
-    `options` stand among them unless they are given apart: as "options", or as "row_options" if a field has that name.
+    that has names (of iterrows, itertuples or a structured array) is read by its names, in any order. The row's options
+    stand among the fields unless `options` are given: as "options", or as "row_options" if a field has that name.
 
     Raises: DataError that says what is missing, or what is no text.
     """

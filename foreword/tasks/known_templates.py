@@ -1,6 +1,6 @@
-"""Templates and label words of data sets known by their folder's name, chosen on development rows with foreword-mini.
+"""Hold templates and label words of data sets known by folder name, chosen on development rows with foreword-mini.
 
-Some words are odd to a person ("animal" for an entity); they are what separates the classes best without training.
+Some words are odd to a person ("animal" for an entity); they separate the classes best without training.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Known:
-    """How a known data set is put to a model: templates by kind, and words for the labels whose name will not do."""
+    """Hold the prompt of a known data set: templates by kind of model, and words for labels whose names do not fit."""
 
     masked: str
     causal: str

@@ -1,4 +1,4 @@
-"""Metrics of label scores: a row of scores is turned into probabilities by softmax; -inf marks a label a row lacks."""
+"""Compute metrics of label scores: softmax turns a row of scores into probabilities; -inf marks a label a row lacks."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ def accuracy(score_BC: Scores, label_B: Labels) -> float:
 
 
 def macro_f1(score_BC: Scores, label_B: Labels) -> float:
-    """Mean F1 over the labels that occur, as truth or as prediction; a label never hit counts 0."""
+    """Return the mean F1 over the labels that occur, as truth or as prediction; a label never hit counts 0."""
     guess_B = score_BC.argmax(axis=1)
     values = []
     for label in np.union1d(guess_B, label_B):
@@ -28,13 +28,15 @@ def macro_f1(score_BC: Scores, label_B: Labels) -> float:
 
 
 def nll(score_BC: Scores, label_B: Labels) -> float:
-    """Mean negative log-likelihood of the true label, in nats."""
+    """Return the mean negative log-likelihood of the true label, in nats."""
     return float(-log_probabilities(score_BC)[np.arange(len(label_B)), label_B].mean())
 
 
 def ece(score_BC: Scores, label_B: Labels, bins: int = 15) -> float:
-    """Return expected calibration error of the top label, bins of equal width closed on the right (Guo et al. 2017, eq.
-    3)."""
+    """Return the expected calibration error of the top label (Guo et al. 2017, eq. 3).
+
+    The bins have equal width and are closed on the right.
+    """
     prob_B = np.exp(log_probabilities(score_BC).max(axis=1))
     hit_B = score_BC.argmax(axis=1) == label_B
     bin_B = np.clip(np.ceil(prob_B * bins).astype(int) - 1, 0, bins - 1)
@@ -46,7 +48,7 @@ def ece(score_BC: Scores, label_B: Labels, bins: int = 15) -> float:
 
 
 def brier(score_BC: Scores, label_B: Labels) -> float:
-    """Mean squared distance between the probabilities and the true label's indicator, summed over labels: 0 to 2."""
+    """Return the mean squared distance of probabilities to the true label's indicator, summed over labels: 0 to 2."""
     prob_BC = np.exp(log_probabilities(score_BC))
     prob_BC[np.arange(len(label_B)), label_B] -= 1.0
     return float((prob_BC**2).sum(axis=1).mean())
@@ -63,16 +65,13 @@ def all_metrics(score_BC: Scores, label_B: Labels) -> dict[str, float]:
 
 
 def ranks(score_BC: Scores, label_B: Labels) -> Int[np.ndarray, " B"]:
-    """Return the rank of each row's right candidate, from 1.
-
-    A tie counts against it: all that score as high come first.
-    """
+    """Return the rank of each row's right candidate, from 1; all candidates with the same score count as before it."""
     right_B1 = np.take_along_axis(score_BC, label_B[:, None], axis=1)
     return (score_BC >= right_B1).sum(axis=1)
 
 
 def rank_metrics(rank_B: Int[np.ndarray, " B"]) -> dict[str, float]:
-    """P@1, P@10 and mean reciprocal rank (Petroni et al. 2019, section 4.4)."""
+    """Return P@1, P@10 and mean reciprocal rank (Petroni et al. 2019, section 4.4)."""
     return {
         "p_at_1": float((rank_B <= 1).mean()),
         "p_at_10": float((rank_B <= 10).mean()),

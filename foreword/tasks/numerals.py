@@ -1,4 +1,4 @@
-"""Numbers as people write them in a text, and their values."""
+"""Find numbers as people write them in a text, and their values."""
 
 import math
 import re
@@ -38,7 +38,7 @@ _TEN = re.compile("(10)([\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)")
 def numbers(text: str) -> list[float]:
     """Return every finite number in a text, in order.
 
-    Thousands are parted by commas, spaces or apostrophes (1,234 or 1 234), a fraction is its value (3/2, 3 1/2, ½),
+    Thousands are separated by commas, spaces or apostrophes (1,234 or 1 234), a fraction is its value (3/2, 3 1/2, ½),
     and so is a power of ten (1e-3, 2 x 10^3). A minus may be Unicode's. A number may run into its unit (15kg, 50%, $5),
     but digits in a name are no number (v2, 3rd, 4b), and the parts of a date stay apart.
     """
@@ -57,12 +57,12 @@ def spans(text: str) -> tuple[str, list[tuple[float, int, int]]]:
 
 
 def plain_number(value: float) -> str:
-    """Return 12, 12.0 and 1.2e1 alike."""
+    """Return a number as text, the same for 12, 12.0 and 1.2e1."""
     return str(int(value)) if value == int(value) and abs(value) < 1e16 else repr(value)
 
 
 def _ready(text: str) -> str:
-    """Return a text with fractions in one form, Latin separators and one minus."""
+    """Return a text with fractions in one form, Latin separators and one form of minus."""
     if not text.isascii():
         text = _TEN.sub(lambda m: f"{m[1]}^{m[2].translate(_SUPERSCRIPT)}", text)
         text = "".join(

@@ -15,7 +15,7 @@ Reading = Literal["position", "text"]
 
 
 def indices(value: object, options: Sequence[str], place: str) -> tuple[int | None, int | None]:
-    """Return which option a label names by its position, from 0, and which by its text; None if it names none."""
+    """Return the index of the option that a label names as a position, from 0, and as a text; None if it names none."""
     name = name_of(value, place)
     number = int(name) if DIGITS.fullmatch(name) else -1
     position = number if 0 <= number < len(options) else None
@@ -25,7 +25,7 @@ def indices(value: object, options: Sequence[str], place: str) -> tuple[int | No
 def reading_of(tables: Sequence[Table], columns: Columns) -> tuple[Reading | None, str | None]:
     """Return how all labels are read, and a line that says so; None if no label can be read in two ways.
 
-    Raises: DataError for a label that is neither, and if both readings fit the column and differ.
+    Raises: DataError if a label can be read in two ways, and both readings or neither fit the whole column.
     """
     doubtful, fits = None, {"position": True, "text": True}
     for table in tables:

@@ -1,4 +1,4 @@
-"""Other ways to ask the same: ten templates or more a task, to see how much hangs on the words of one.
+"""Hold other templates for a task, ten or more each, to measure how much depends on the wording of one.
 
 Written for the label words that the task has; none was chosen by its score. `{mask}` stands where a causal model ends.
 """
@@ -58,7 +58,7 @@ _INTENT = (
 
 
 def _about_pairs(first: str, second: str) -> tuple[str, ...]:
-    """Return whether the second text follows from the first; the label words answer the question."""
+    """Return templates that ask whether the second text follows from the first; the label words answer."""
     a, b = written(Field(first, True)), written(Field(second))
     return (
         f"{a}. Is it true that {b}? {{mask}}.",
@@ -110,7 +110,7 @@ _PAIRS = ("sick", "rte")
 
 
 def paraphrases(name: str, fields: Sequence[str]) -> tuple[str, ...]:
-    """Return templates of a task by its name where it is known, else by its number of fields."""
+    """Return the templates of a task by its name if it is known, else by its number of fields."""
     if name in _PAIRS and len(fields) == 2:
         return _about_pairs(*fields)
     if name in _KNOWN and list(fields) == ["text"]:

@@ -39,14 +39,15 @@ def read_task(
     case: Case | None = None,
     slots: str | None = None,
 ) -> Task:
-    """Return the task at `source`: DIR, FILE, hf:owner/name[:config], builtin:name or facts:DIR:RELATION.
+    """Read the task at `source`: DIR, FILE, hf:owner/name[:config], builtin:name or facts:DIR:RELATION.
 
     DIR holds train, validation and test as .jsonl, .json, .csv, .tsv or .parquet, or all.jsonl with splits.json.
-    `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order. What
-    is not given is taken from the task's description, if there is one: `task.json` in DIR, or `NAME.task.json` beside
-    NAME.jsonl, with any of text, label, options, labels, template, label_words, targets, metric, case and slots. The
-    column of labels is `label` unless one of the two says otherwise; without it a column called targets, output or
-    answer holds answers in text. Of a folder beside `tasks.json` that file gives the metric (instruction induction).
+    `split` reads one file whole as that split instead of splitting it. `labels` fixes the labels and their order.
+    Values that are not given are taken from the task's description, if there is one: `task.json` in DIR, or
+    `NAME.task.json` beside NAME.jsonl, with any of text, label, options, labels, template, label_words, targets,
+    metric, case and slots. The column of labels is `label` unless an argument or the description names another;
+    without it a column called targets, output or answer holds answers in text. If `tasks.json` stands beside DIR, it
+    gives the metric (instruction induction).
     """
     given = {"text": text, "label": label, "options": options, "labels": labels}
     given |= {"template": template, "label_words": label_words, "targets": targets, "metric": metric}
@@ -87,11 +88,11 @@ def read_task(
 
 
 def find_tasks(folder: str | Path) -> dict[str, Path]:
-    """Return every task of a folder by its name, in order: data files by their stem, and subfolders by theirs.
+    """Find the tasks of a folder; return paths by name, in order: data files by their stem, subfolders by their name.
 
     Hidden files, descriptions and files of other kinds (a README, say) are no tasks.
 
-    Raises: DataError where there is none, or two of one name.
+    Raises: DataError if there is none, or if two have one name.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
@@ -111,7 +112,7 @@ def find_tasks(folder: str | Path) -> dict[str, Path]:
 
 
 def _description(place: str) -> dict[str, Any]:
-    """Return what the task's own description says, or nothing."""
+    """Read the task's description file; return an empty dict if there is none."""
     path = Path(place).expanduser()
     file = path / DESCRIPTION if path.is_dir() else path.with_name(f"{path.stem}.{DESCRIPTION}")
     if place.startswith("hf:") or not file.is_file():
@@ -131,7 +132,7 @@ def _description(place: str) -> dict[str, Any]:
 
 
 def _listed(place: str) -> dict[str, Any]:
-    """Return the metric that `tasks.json` beside the task's folder gives it, as instruction induction is published."""
+    """Read the task's metric from `tasks.json` beside its folder, as instruction induction is published."""
     path = Path(place).expanduser()
     listing = path.resolve().parent / LISTING
     if place.startswith("hf:") or not path.is_dir() or not listing.is_file():
@@ -191,7 +192,7 @@ DESCRIBED = {  # what a description may have, and in which form
 
 
 def _tables(place: str, label: str) -> tuple[dict[str, Table], str]:
-    """Return tables of the source by split, and the task's name."""
+    """Read the tables of the source by split, and the task's name."""
     if place.startswith("hf:"):
         name = place.removeprefix("hf:")
         if not name.partition(":")[0].strip("/"):

@@ -10,9 +10,9 @@ from foreword.tasks.task import Task
 
 
 def read_again(origin: Mapping[str, Any]) -> Task:
-    """Return the task that a `Task.origin` speaks of, read and drawn as it was.
+    """Read the task of a `Task.origin` again, and draw its rows as they were drawn.
 
-    Raises: DataError where it is not there any more.
+    Raises: DataError if it is not there any more.
     """
     from foreword.tasks.class_splits import read_classes  # which reads through this file
 
@@ -28,7 +28,7 @@ def read_again(origin: Mapping[str, Any]) -> Task:
 
 
 def draw_again(task: Task, origin: Mapping[str, Any]) -> Task:
-    """Return the task with rows drawn from it as the origin says, whatever place they were read from."""
+    """Return the task with rows drawn from it as the origin says, wherever the task was read from."""
     for step in origin.get("then", []):
         arguments = {key: value for key, value in step.items() if key != "how"}
         task = task.few_shot(**arguments) if step["how"] == "few_shot" else task.limit(**arguments)

@@ -1,4 +1,4 @@
-"""Facts: a subject, a relation and an object. Each relation is a task whose labels are the candidate objects.
+"""Read facts: a subject, a relation and an object. Each relation is a task whose labels are the candidate objects.
 
 A source of facts is a folder with train, validation and test rows of subject, object and relation, and
 `templates.json`: for each relation its LAMA template and ParaRel patterns, with [X] for the subject and [Y] for the
@@ -25,7 +25,7 @@ Fact = Mapping[str, str]
 @final
 @dataclass(frozen=True)
 class Relation:
-    """A relation with its facts by split, the manual template, and paraphrases of it."""
+    """Hold a relation with its facts by split, its manual template, and paraphrases of it."""
 
     name: str
     title: str
@@ -41,14 +41,14 @@ class Relation:
 @final
 @dataclass(frozen=True)
 class Facts:
-    """The relations of a source, by name. `where` is the source."""
+    """Hold the relations of a source, by name. `where` is the source."""
 
     relations: Mapping[str, Relation]
     where: str
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Return all objects of all relations: the vocabulary that an open question has."""
+        """Return all objects of all relations: the vocabulary of an open question."""
         return tuple(sorted({o for relation in self.relations.values() for o in relation.objects}))
 
     def relation(self, name: str) -> Relation:
@@ -58,7 +58,7 @@ class Facts:
 
 
 def read_facts(folder: str | Path) -> Facts:
-    """Read a folder of facts. Raises: DataError if rows or templates are missing or are not what they should be."""
+    """Read the facts of a folder. Raises: DataError if rows or templates are missing or malformed."""
     path = Path(folder).expanduser()
     try:
         templates = parse_json((path / "templates.json").read_text(encoding="utf-8-sig"))
@@ -88,13 +88,12 @@ def read_facts(folder: str | Path) -> Facts:
 def fact_task(
     relation: Relation, candidates: Sequence[str], *, keep: Callable[[str], bool] | None = None, origin: Any = None
 ) -> Task:
-    """Return a relation as a task: the subject is the text, the candidates are the labels, the label word is the
-    object.
+    """Build a relation's task: the subject is the text, the candidates are the labels, the label word is the object.
 
-    Rows whose object is no candidate, or that `keep` refuses, are left out, and the task's notes say how many. Without
+    Rows whose object is no candidate, or is refused by `keep`, are left out, and the task's notes say how many. Without
     training rows (three relations of LAMA T-REx) only prompts that need none can be tried.
 
-    Raises: DataError where no test row is left.
+    Raises: DataError if no test row, or fewer than two candidates, are left.
     """
     allowed = [c for c in dict.fromkeys(candidates) if keep is None or keep(c)]
     index = set(allowed)
@@ -118,9 +117,9 @@ def fact_task(
 
 
 def templates_of(pattern: str) -> dict[str, str]:
-    """Return a pattern with [X] and [Y] for masked and, where nothing but signs follows [Y], for causal models.
+    """Turn a pattern with [X] and [Y] into templates for masked and, if only signs follow [Y], for causal models.
 
-    Raises: DataError where one of the two is missing or stands there twice.
+    Raises: DataError if one of the two is missing or occurs twice.
     """
     if pattern.count("[X]") != 1 or pattern.count("[Y]") != 1:
         raise DataError(f"The pattern {pattern!r} must have [X] and [Y] once each")
@@ -134,8 +133,10 @@ def templates_of(pattern: str) -> dict[str, str]:
 
 
 def fact_source(place: str, keep: Callable[[str], bool] | None = None) -> Task:
-    """Return `facts:FOLDER:RELATION`, or `facts:countries:capital` of the embedded facts, as a task whose candidates
-    are the relation's own objects."""
+    """Read `facts:FOLDER:RELATION` as a task whose candidates are the relation's objects.
+
+    `place` is the text after `facts:`; the folder `countries` means the embedded facts (`facts:countries:capital`).
+    """
     folder, colon, name = place.rpartition(":")
     if not colon:
         raise ConfigError(f"facts:{place} names no relation; write facts:FOLDER:P19, or facts:countries:capital")
@@ -145,9 +146,9 @@ def fact_source(place: str, keep: Callable[[str], bool] | None = None) -> Task:
 
 
 def evidenced(relation: Relation, task: Task, seed: int = 0) -> Task:
-    """Return the task with a sentence before the question that tells the fact: a paraphrase of the relation, filled in.
+    """Put a sentence that states the fact before every question: a paraphrase of the relation, filled in.
 
-    It is made from a pattern, not found in a text. Raises: DataError for a relation without paraphrases.
+    The sentence is made from a pattern, not found in a text. Raises: DataError for a relation without paraphrases.
     """
     if not relation.paraphrases:
         raise DataError(f"The relation {relation.name} has no paraphrase to tell its facts with")
@@ -167,9 +168,10 @@ def evidenced(relation: Relation, task: Task, seed: int = 0) -> Task:
 
 
 def perturbed(task: Task, seed: int = 0) -> Task:
-    """Return the control of Shin et al. 2020, section 5: in every row another object of the relation stands in the
-    evidence, and is the right answer. A model that reads the evidence answers with it, one that remembers the fact does
-    not.
+    """Replace the object in every row's evidence by another one of the relation, which becomes the right answer.
+
+    This is the control of Shin et al. 2020, section 5: a model that reads the evidence answers with the new object, and
+    one that remembers the fact does not.
 
     Raises: DataError for a row whose evidence does not hold its object.
     """
@@ -189,17 +191,18 @@ def perturbed(task: Task, seed: int = 0) -> Task:
 
 
 def _swapped(text: str, old: str, new: str) -> str:
-    """Return every whole-word occurrence replaced; where there is none, every occurrence."""
+    """Replace every whole-word occurrence of `old`; if there is none, every occurrence."""
     found = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
     return found if found != text else text.replace(old, new)
 
 
 def countries() -> Facts:
-    """Capital, continent, currency and language of the world's countries, from the libraries countryinfo and Babel.
+    """Build facts of the world's countries from the libraries countryinfo and Babel.
 
-    Split by a hash of the country: six tenths train, a tenth validation, three tenths test.
+    The relations are capital, continent, currency and language. Facts are split by a hash of the country: six tenths
+    train, a tenth validation, three tenths test.
 
-    Raises: ConfigError where the libraries are not installed.
+    Raises: ConfigError if the libraries are not installed.
     """
     try:
         from babel import Locale

@@ -1,4 +1,4 @@
-"""A row: named texts, a label and where it came from. Turns the records of any source into rows."""
+"""Turn the records of any source into rows: named texts, a label and where the row came from."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +32,10 @@ OptionIndex = Callable[[Any, Sequence[str], str], int]  # a label, the row's opt
 @final
 @dataclass(frozen=True)
 class Row:
-    """One example. `label` is an index into the task's labels, or into the row's own `options` where it has them.
+    """Hold one example. `label` is an index into the task's labels, or into the row's own `options` if it has them.
 
-    Where answers are texts the label is None and `targets` are those accepted, the first of them canonical. `reasoning`
-    is a worked solution, for demonstrations; it is no part of what the model is asked.
+    If answers are texts, the label is None and `targets` are those accepted, the first of them canonical. `reasoning`
+    is a worked solution, for demonstrations; it is not part of the question to the model.
     """
 
     fields: Mapping[str, str]
@@ -49,19 +49,19 @@ class Row:
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
 
     def text(self) -> str:
-        """Return the texts and options alone, canonical; equal texts fall into the same split, whatever their label."""
+        """Return the texts and options as canonical JSON; equal texts fall into one split, whatever their label."""
         return json.dumps([dict(self.fields), list(self.options)], ensure_ascii=False, sort_keys=True)
 
 
 def label_of(row: Row, why: str = "Training and measuring need one in every row.") -> int:
-    """Return the row's label. Raises: DataError, in which `why` says who needs one, if there is none."""
+    """Return the row's label. Raises: DataError if there is none; `why` says in its message what needs a label."""
     if row.label is None:
         raise unlabelled(row.where, why)
     return row.label
 
 
 def require_answers(rows: Sequence[Row], why: str = "Label the row, or leave it out, to measure the others.") -> None:
-    """Raise a DataError, in which `why` says what to do, if a row has neither a label nor a target."""
+    """Check that every row has a label or a target. Raises: DataError if not; `why` says in its message what to do."""
     for row in rows:
         if row.label is None and not row.targets:
             raise unlabelled(row.where, why)
@@ -70,7 +70,7 @@ def require_answers(rows: Sequence[Row], why: str = "Label the row, or leave it 
 @final
 @dataclass(frozen=True)
 class Table:
-    """Records of one split. `where` names the source; `names` are the label names where labels are stored as numbers.
+    """Hold one split's records. `where` names the source; `names` are the label names if labels are stored as numbers.
 
     `numbers` are the records' row numbers in the source, from 1, where they are not 1, 2, 3. `textual` says that every
     cell is text, as in CSV, which has neither numbers nor lists.
@@ -90,19 +90,19 @@ class Table:
         return Table(tuple(self.records[i] for i in indices), self.where, self.names, numbers, self.textual)
 
     def unlabelled(self, label: str) -> bool:
-        """Return whether no record has a label, as in published test sets that keep theirs back."""
+        """Return whether no record has a label, as in test sets published without labels."""
         cells = (plain(record.get(label), f"{self.place(i)}: {label!r}") for i, record in enumerate(self.records))
         return all(is_missing(cell) or cell == [] or (type(cell) is not list and cell in UNLABELLED) for cell in cells)
 
     def columns(self) -> list[str]:
-        """Return columns in the order in which records show them."""
+        """Return the columns in the order in which records show them."""
         return list(dict.fromkeys(name for record in self.records for name in record))
 
 
 @final
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are read: the texts, the label, and the column or columns of each row's own options.
+    """Hold the columns to read: the texts, the label, and the column or columns of each row's own options.
 
     With `targets` the column `label` holds the accepted answers as text, one or a list. `reasoning` may be absent.
     `lines` tell what was guessed, and which text gives the answer away.
@@ -119,7 +119,7 @@ class Columns:
 @final
 @dataclass(frozen=True)
 class WantedColumns:
-    """The columns asked for. `targets` names the column of answers in text; None: found where there are no labels."""
+    """Hold the columns asked for. `targets` names the column of answers in text; None: found if there are no labels."""
 
     text: str | Sequence[str] | None = None
     label: str = "label"
@@ -128,8 +128,7 @@ class WantedColumns:
 
 
 def target_column(tables: Sequence[Table], wanted: WantedColumns) -> str | None:
-    """Return the column of answers in text: the one asked for, or without a column of labels the first of TARGETS there
-    is."""
+    """Return the column of answers in text: that asked for, or the first of TARGETS if there is none of labels."""
     present = [name for table in tables for name in table.columns()]
     if wanted.targets is not None or wanted.options is not None or wanted.label in present or wanted.label != "label":
         return wanted.targets
@@ -137,7 +136,7 @@ def target_column(tables: Sequence[Table], wanted: WantedColumns) -> str | None:
 
 
 def choose_columns(tables: Sequence[Table], wanted: WantedColumns) -> Columns:
-    """Check the columns asked for; without `text` take "text", or text_a and text_b, or guess (tasks/guess)."""
+    """Check the columns asked for; without `text` take "text", or text_a and text_b, or guess (tasks/guess_fields)."""
     table = next((t for t in tables if t.records), None)
     if table is None:
         raise DataError(f"{tables[0].where if tables else 'the data'} holds no rows; give at least two labelled rows")
@@ -181,8 +180,7 @@ def choose_columns(tables: Sequence[Table], wanted: WantedColumns) -> Columns:
 
 
 def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targets: bool) -> ColumnSample:
-    """Return a sample of the records of all tables with their answers: the label, of options also the text of the right
-    one, or a target."""
+    """Sample records of all tables with their answers: the label, of options also the right one's text, or a target."""
     names = next((table.names for table in tables if table.names), None)
 
     def answers(record: Mapping[str, Any]) -> list[str] | None:
@@ -203,9 +201,9 @@ def _sample(tables: Sequence[Table], label: str, options: tuple[str, ...], targe
 def to_rows(
     table: Table, columns: Columns, labels: Sequence[str] | None, index_of: OptionIndex | None = None
 ) -> tuple[Row, ...]:
-    """Return rows of one table.
+    """Build the rows of one table.
 
-    `labels` are the names allowed; None where each row has its own options, of which `index_of` finds the right one.
+    `labels` are the names allowed; None if each row has its own options, of which `index_of` finds the right one.
     """
     rows = []
     number_of = {name: i for i, name in enumerate(labels or ())}
@@ -236,7 +234,7 @@ def to_rows(
 
 
 def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return rows with the same texts as one, with the targets of all in order: a source with several references."""
+    """Merge rows with the same texts into one with the targets of all, in order: a source with several references."""
     results: dict[str, Row] = {}
     for row in rows:
         first = results.get(row.text())
@@ -245,8 +243,7 @@ def merge_sources(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
-    """Return the distinct label names: sorted, by number where all are numbers; as stored where the source names
-    them."""
+    """Return the distinct label names: sorted, by number if all are numbers; as stored if the source names them."""
     if tables and tables[0].names is not None:
         return tables[0].names
     seen = {
@@ -260,7 +257,7 @@ def label_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
 
 
 def option_cells(record: Mapping[str, Any], columns: tuple[str, ...]) -> Any:
-    """Return what holds a row's options: the one column's cell, or a cell of each of several columns."""
+    """Return the cells that hold a row's options: the cell of the one column, or a list with a cell of each column."""
     cells = [record.get(name) for name in columns]
     return cells if len(cells) > 1 else cells[0]
 

@@ -1,4 +1,4 @@
-"""Hold the rules that fill the slots of a table."""
+"""Define the rules by which the slots of a table are found in a text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Slots:
-    """How attributes are said: `phrases` are regular expressions by attribute and value, over text as `plain` has it.
+    """Hold how attributes are said: `phrases` are regular expressions by attribute and value, over `slots.plain` text.
 
-    Values of `names`, and of attributes without phrases, are said as they are. Values of one tuple of `same` say the
-    same of their attribute. `general` values are words for anything, neither repeated nor hallucinated.
+    Values of `names`, and of attributes without phrases, are said literally. Values of one tuple of `same` mean the
+    same for their attribute. `general` values are words for anything, never counted as repeated or hallucinated.
     """
 
     phrases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

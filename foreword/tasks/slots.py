@@ -1,12 +1,12 @@
-"""Slot error rate: attributes of a meaning representation that a text leaves out, says twice, or makes up.
+"""Measure the slot error rate: attributes of a meaning representation that a text leaves out, says twice, or makes up.
 
     rate = (missing + repeated + hallucinated) / attributes, summed over the rows (Wen et al. 2015, with the kinds of
     Dusek, Howcroft and Rieser 2019)
 
 A value is realised where one of its phrases stands in a sentence, case and punctuation ignored. An attribute whose
 value is not realised is missing, unless another value of it is: then that one is hallucinated, and the slot wrong once.
-A value realised more than once is repeated, but for names, which texts use to go on. The phrases are Foreword's own,
-written after reading training rows only; what they do not know they count as missing.
+A value realised more than once is repeated, except for names, which texts repeat to go on. The phrases are Foreword's
+own, written after reading training rows only; a wording that they do not cover counts as missing.
 """
 
 import re
@@ -26,7 +26,7 @@ _PAIR = re.compile(r"\s*([^\[\],]+?)\s*\[([^\]]*)\]\s*,?")
 
 
 def plain(text: str) -> str:
-    """Lower case without accents; letters, digits, pounds, and | where a sentence ends, with single spaces around."""
+    """Reduce a text to letters in lower case without accents, digits, £, and | at sentence ends, with single spaces."""
     text = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     text = re.sub(r"n\s?['’]\s?t\b", "nt", text)
     text = re.sub(r"[.!?;:]+(?=\s|$)", "|", text)
@@ -35,9 +35,9 @@ def plain(text: str) -> str:
 
 
 def meaning_of(fields: Mapping[str, str], where: str = "") -> dict[str, str]:
-    """Return attributes and values: of one field "name[Blue Spice], area[riverside]", or the fields themselves.
+    """Return attributes and values: those in one field "name[Blue Spice], area[riverside]", or the fields themselves.
 
-    Raises: DataError where the one field is not written so.
+    Raises: DataError if the one field is not written so.
     """
     if len(fields) > 1:
         return dict(fields)
@@ -52,9 +52,9 @@ def meaning_of(fields: Mapping[str, str], where: str = "") -> dict[str, str]:
 
 
 def slot_errors(slots: Slots, answers: Sequence[str], meanings: Sequence[Meaning]) -> Summed:
-    """Return the rate as a ratio of sums; features are missing, repeated, hallucinated and attributes.
+    """Compute the rate as a ratio of sums; the features are missing, repeated, hallucinated and attributes.
 
-    It is above 1 where more is wrong than was asked for. A text without words has every attribute missing.
+    It is above 1 if more is wrong than was asked for. A text without words has every attribute missing.
     """
     known: dict[str, dict[str, None]] = {}
     for meaning in meanings:
@@ -71,7 +71,7 @@ def rate(sums_DF: Sums, rows: int) -> Values:
 
 @final
 class _SlotSearch:
-    """Finds values in texts. Values that are said as they are come from all rows, so that others can be told."""
+    """Find values in texts. Literal values are those of all rows, so that a value of another row is recognised."""
 
     def __init__(self, slots: Slots, known: Mapping[str, tuple[str, ...]]) -> None:
         self._slots = slots
@@ -87,7 +87,7 @@ class _SlotSearch:
         self._patterns = [(a, v, re.compile(f"(?<![^ ])(?:{e})(?![^ ])")) for a, v, e in patterns]
 
     def count(self, text: str, meaning: Meaning) -> tuple[int, int, int]:
-        """Return how many attributes are missing, how often values are repeated, and how many are hallucinated."""
+        """Count the attributes that are missing, the repetitions of values, and the hallucinated values."""
         said = self._said(plain(text), meaning)
         missing = repeated = hallucinated = 0
         for attribute in {*meaning, *(a for a, _ in said)}:
@@ -109,8 +109,7 @@ class _SlotSearch:
         return frozenset((value,))
 
     def _said(self, text: str, meaning: Meaning) -> dict[tuple[str, str], int]:
-        """Return how often each value is said, by attribute; of attributes with one value in common the row's own has
-        it."""
+        """Count how often each value is said, by attribute; a value shared by attributes counts for that of the row."""
         said: dict[tuple[str, str], int] = {}
         taken: dict[str, int] = {}
         for attribute, value, pattern in self._literal:
@@ -133,7 +132,7 @@ class _SlotSearch:
 
 @lru_cache(maxsize=4096)
 def _literal(value: str) -> str:
-    """Return the value as words, without an article at its beginning."""
+    """Return the pattern of a value's words, without "the" at its beginning; "" if there are no words."""
     words = plain(value).split()
     words = words[1:] if len(words) > 1 and words[0] == "the" else words
     return rf"(?<![^ ]){' '.join(map(re.escape, words))}(?![^ ])" if words else ""

@@ -1,7 +1,8 @@
-"""How the attributes of E2E (Novikova, Dusek and Rieser 2017) are said: phrases of our own, as tasks/slots reads them.
+"""Hold phrases for the attributes of E2E (Novikova, Dusek and Rieser 2017), in the form that tasks/slots reads.
 
-Written after reading training rows. Of two scales for one thing ("5 out of 5" and "high") either may be said for the
-other, as people do. "Restaurant" is a word for any place: it realises its value and is no error elsewhere.
+They are Foreword's own, written after reading training rows. Of two scales for one thing ("5 out of 5" and "high")
+either may be said for the other, as people do. "Restaurant" is a word for any place: it realises its value and is no
+error elsewhere.
 """
 
 from foreword.tasks.slot_rules import Slots

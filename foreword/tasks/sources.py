@@ -1,4 +1,4 @@
-"""Tables of records: from Python objects, from files, from folders and from the `datasets` library."""
+"""Read tables of records from Python objects, from files, from folders and from the `datasets` library."""
 
 import codecs
 import csv
@@ -23,7 +23,7 @@ SPLIT_NAMES = {
 
 
 def table_of(source: Any, where: str, label: str) -> Table:
-    """Return a list of dicts, a data set, a DataFrame or a pyarrow table as a table. No library is imported for it."""
+    """Build a table from a list of dicts, a data set, a DataFrame or a pyarrow table. No library is imported for it."""
     records = records_of(source, where)
     scalar = isinstance(source, str | bytes | Mapping) or getattr(source, "ndim", 1) == 0
     if records is None and isinstance(source, Iterable) and not scalar:
@@ -43,9 +43,9 @@ def table_of(source: Any, where: str, label: str) -> Table:
 
 
 def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
-    """Return the rows of a DataFrame, of a pyarrow table or of a data set, streamed or not; None for anything else.
+    """Return the rows of a DataFrame, a pyarrow table or a data set, streamed or not; None for anything else.
 
-    Raises: DataError for a table that has a column twice, of which one would be lost.
+    Raises: DataError for a table that has a column twice, since one of the two would be lost.
     """
     pandas, pyarrow, datasets = (sys.modules.get(name) for name in ("pandas", "pyarrow", "datasets"))
     if pandas is not None and isinstance(source, pandas.DataFrame):
@@ -66,7 +66,7 @@ def records_of(source: Any, where: str) -> Iterable[Mapping[Any, Any]] | None:
 
 
 def _stored_names(source: Any, label: str) -> tuple[str, ...] | None:
-    """Return the names of labels that a data set stores as numbers."""
+    """Return the names of labels that a data set stores as numbers; None if it has none."""
     datasets = sys.modules.get("datasets")
     if datasets is None or not isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return None
@@ -80,8 +80,7 @@ def _first_line(error: Exception) -> str:
 
 
 def split_mapping(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a DatasetDict, or a dict of splits, with the usual names of splits mapped to train, validation and
-    test."""
+    """Map the usual names of splits, in a DatasetDict or a dict of splits, to train, validation and test."""
     found = {split: source[name] for split, names in SPLIT_NAMES.items() for name in reversed(names) if name in source}
     if not found:
         raise DataError(f"the splits are {', '.join(map(str, source))}; give one of train, validation, test")
@@ -89,7 +88,7 @@ def split_mapping(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> Table:
-    """Return the records of a .jsonl, .json, .csv, .tsv or .parquet file."""
+    """Read the records of a .jsonl, .json, .csv, .tsv or .parquet file."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path} is of no known kind; give a file that ends in {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
@@ -103,10 +102,7 @@ def read_file(path: Path) -> Table:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with its mark.
-
-    Raises: DataError that names the byte.
-    """
+    """Read a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark. Raises: DataError that names the byte."""
     try:
         with path.open("rb") as file:
             encoding = encoding_of(file.read(4))
@@ -119,14 +115,14 @@ def read_text(path: Path) -> str:
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding that the first four bytes of a text tell: UTF-8, unless a byte-order mark says otherwise."""
+    """Return the encoding that the first four bytes of a text show: UTF-8, unless a byte-order mark says otherwise."""
     if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
         return "utf-32"
     return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_folder(folder: Path) -> dict[str, Table]:
-    """train, validation and test of a folder; {"all": table} where the folder leaves the split of rows to us.
+    """Read train, validation and test of a folder; return {"all": table} if the folder does not split its rows.
 
     `splits.json` next to `all.jsonl` either lists the row numbers of each split, or keeps whole classes apart for
     few-shot episodes; the latter is no split of rows.
@@ -153,10 +149,7 @@ def read_folder(folder: Path) -> dict[str, Table]:
 
 
 def read_hub(name: str, label: str) -> dict[str, Table]:
-    """Return the splits of a data set of the hub, through the `datasets` library and its cache.
-
-    `name` is owner/name[:config].
-    """
+    """Read the splits of a hub data set, by the `datasets` library and its cache. `name` is owner/name[:config]."""
     try:
         import datasets
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Tables to the three splits of a task, and the names of its labels."""
+"""Arrange tables as the three splits of a task, and find the names of its labels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def arrange(
 def labels_of(
     splits: Mapping[str, Table], tables: Mapping[str, Table], columns: Columns, given: Sequence[str] | None, name: str
 ) -> tuple[str, ...]:
-    """Label names: those given, else those of the training rows (before validation rows were carved out of them)."""
+    """Return label names: those given, else those of the training rows (before validation rows were carved out)."""
     if columns.options or columns.targets:
         return ()
     if given is not None:

@@ -1,4 +1,4 @@
-"""Seeded splits and samples. Membership follows a hash of the text, so equal texts never fall on two sides."""
+"""Split and sample rows by seed. A hash of the text decides the split, so equal texts never fall into two splits."""
 
 import hashlib
 import random
@@ -17,7 +17,7 @@ def digit(text: str, salt: str) -> int:
 
 
 def hashed_split(items: Sequence[Any], text: Callable[[Any], str], seed: int = 0) -> tuple[list[Any], ...]:
-    """(train, validation, test) by SPLIT_RULE."""
+    """Return (train, validation, test), split by SPLIT_RULE."""
     parts: tuple[list[Any], ...] = ([], [], [])
     for item in items:
         d = digit(text(item), f"split {seed}")
@@ -26,7 +26,7 @@ def hashed_split(items: Sequence[Any], text: Callable[[Any], str], seed: int = 0
 
 
 def carve(items: Sequence[Any], text: Callable[[Any], str]) -> tuple[list[Any], list[Any]]:
-    """(train, validation) by CARVE_RULE."""
+    """Return (train, validation), split by CARVE_RULE."""
     train, validation = [], []
     for item in items:
         (validation if digit(text(item), "carve") == 0 else train).append(item)
@@ -34,7 +34,7 @@ def carve(items: Sequence[Any], text: Callable[[Any], str]) -> tuple[list[Any], 
 
 
 def draw(rows: Sequence[Row], count: int, seed: int) -> tuple[Row, ...]:
-    """`count` rows without replacement, in their own order; all of them where there are no more."""
+    """Draw `count` rows without replacement and keep their order; return all of them if there are no more."""
     if count >= len(rows):
         return tuple(rows)
     chosen = sorted(random.Random(f"limit {seed}").sample(range(len(rows)), count))
@@ -44,7 +44,7 @@ def draw(rows: Sequence[Row], count: int, seed: int) -> tuple[Row, ...]:
 def draw_shots(
     rows: Sequence[Row], labels: Sequence[str], k: int, seed: int, name: str
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """k rows of each class to train on and k others for development, from training rows with distinct texts.
+    """Draw k rows of each class to train on and k others for development, from training rows with distinct texts.
 
     Rows with their own options, or whose answers are texts, have no classes: there k counts rows.
     """

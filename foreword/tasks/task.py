@@ -1,4 +1,4 @@
-"""A task: labelled rows in three splits, with the label names, and how it is put to a model unless told otherwise."""
+"""Hold a task: labelled rows in three splits, with the label names and the prompt format that it has by default."""
 
 import copy
 import hashlib
@@ -32,15 +32,15 @@ TemplateSource = str | Sequence[Mapping[str, str]]
 @final
 @dataclass(frozen=True, init=False, eq=False)
 class Task:
-    """Rows to classify or to answer in text, in `train`, `validation` and `test`.
+    """Hold rows to classify or to answer in text, in `train`, `validation` and `test`.
 
-    `labels` are the label names in order; empty where each row has its own options, or where answers are texts, which
-    `metric` compares with the row's targets (None where they are not), in `case` (tasks/judge); `slots` names how their
-    slot errors are found (tasks/slots). `template` and `label_words` are
-    what `format` uses unless told otherwise. `notes` say how splits were made. `synthetic` marks generated text.
-    `guesses` are those of the notes that tell which columns were left out, or give the answer away.
-    `origin` says where `read_task` found the rows and what was drawn from them, so that the same rows can be had again;
-    None where rows were given in memory or changed by hand. `shots` rows a label were drawn for training (None: all).
+    `labels` are the label names in order; empty if each row has its own options, or if answers are texts. Texts are
+    compared with the row's targets by `metric` (None if answers are not texts) in `case` (tasks/text_metric), and
+    `slots` names the rules for their slot errors (tasks/slots). `template` and `label_words` are the defaults of
+    `format`. `notes` say how splits were made. `synthetic` marks generated text. `guesses` are those of the notes that
+    say which columns were left out, or give the answer away. `origin` says where `read_task` found the rows and what
+    was drawn from them, so that the same rows can be read again; None if rows were given in memory or changed by hand.
+    `shots` rows a label were drawn for training (None: all).
     """
 
     name: str
@@ -81,15 +81,14 @@ class Task:
         slots: str | None = None,
         seed: int = 0,
     ) -> None:
-        """Read rows into splits. One source is split by hash into 70% train, 10% validation and 20% test; `seed` varies
-        that split.
+        """Split one source of rows by hash into 70% train, 10% validation and 20% test; `seed` varies that split.
 
-        Given splits are kept. Without validation rows a tenth of the training rows is carved out. Without test rows the
-        validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows that
-        are reported. `text` names one column or several; `options` the column or columns of each row's choices.
+        Given splits are kept. Without validation rows a tenth of the training rows is carved out. Without test rows
+        the validation rows become the test, and the tenth serves for development, so that nothing is chosen on rows
+        that are reported. `text` names one column or several; `options` the column or columns of each row's choices.
         `targets` names the column of answers in text (one called targets, output or answer is found where there are no
-        labels), and `metric` says how they are compared: exact_match unless given. With a metric of generation go
-        `case` and `slots`, and rows with the same texts in a split are one row with all their targets.
+        labels), and `metric` says how they are compared: exact_match unless given. `case` and `slots` belong to metrics
+        of generation; with such a metric, rows with the same texts in a split are one row with all their targets.
         """
         given = {"train": train, "validation": validation, "test": test}
         sources = {split: source for split, source in given.items() if source is not None}
@@ -149,7 +148,7 @@ class Task:
 
     @property
     def judge(self) -> Judge:
-        """Return how answers in text are judged."""
+        """Return the judge of answers in text: the task's metric, case and slots."""
         assert self.metric is not None, "the answers of the task are texts"
         return Judge(self.metric, self.case, self.slots)
 
@@ -158,10 +157,7 @@ class Task:
             object.__setattr__(self, key, value)
 
     def with_(self, **changes: Any) -> "Task":
-        """Return a copy with some attributes changed.
-
-        With other rows it has no origin any more, unless one is given.
-        """
+        """Return a copy with some attributes changed. A copy with other rows has no origin, unless one is given."""
         unknown = set(changes) - set(self.__dataclass_fields__)
         if unknown:
             raise ConfigError(f"a task has no {sorted(unknown)[0]!r}; it has {', '.join(self.__dataclass_fields__)}")
@@ -174,14 +170,14 @@ class Task:
         return task
 
     def _drawn(self, how: str, **arguments: Any) -> Mapping[str, Any] | None:
-        """Return the origin of a task that was drawn from this one by its method `how`."""
+        """Return the origin of a task that was drawn from this one by its method `how`; None if this one has none."""
         if self.origin is None:
             return None
         return {**self.origin, "then": [*self.origin.get("then", []), {"how": how, **arguments}]}
 
     @checked
     def few_shot(self, k: int, seed: int = 0) -> "Task":
-        """k training rows of each label and as many others, drawn from the training rows, for development."""
+        """Draw k training rows of each label, and as many others from the training rows for development."""
         train, development = draw_shots(self.train, self.labels, k, seed, self.name)
         note = f"{k} shots a label and as many for development, both from the training rows, seed {seed}"
         origin = self._drawn("few_shot", k=k, seed=seed)
@@ -192,7 +188,7 @@ class Task:
     def limit(
         self, train: int | None = 2000, validation: int | None = None, test: int | None = 1000, seed: int = 0
     ) -> "Task":
-        """Return at most so many rows of each split, drawn at random with `seed`; None keeps all."""
+        """Draw at most so many rows of each split, at random with `seed`; None keeps all."""
         wanted = {"train": train, "validation": validation, "test": test}
         changes: dict[str, Any] = {}
         for split, count in wanted.items():
@@ -207,8 +203,10 @@ class Task:
 
     @checked
     def relabel_shuffled(self, seed: int = 0) -> "Task":
-        """Return the chance control: labels of the training and the validation rows are permuted; test rows stay
-        true."""
+        """Permute the labels of training and validation rows, as a control at chance level; test rows stay true.
+
+        Rows with their own options get a random one as their label.
+        """
         rng = random.Random(f"shuffle {seed}")
         changes: dict[str, Any] = {}
         for split in ("train", "validation"):
@@ -238,7 +236,7 @@ class Task:
         return found[split]
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of each split's content and order: texts, options and label names."""
+        """Return the sha256 of each split's content and order: texts, options, label names or targets, reasoning."""
         results = {}
         for split in ("train", "validation", "test"):
             digest = hashlib.sha256()
@@ -252,7 +250,7 @@ class Task:
         return results
 
     def describe(self) -> str:
-        """Return one line for a person: labels, split sizes, fields, and whether the text is synthetic."""
+        """Describe the task in one line: labels, split sizes, fields, and whether the text is synthetic."""
         what = f"{len(self.labels)} labels ({', '.join(self.labels)})" if self.labels else "options in each row"
         if self.metric:
             what = f"answers in text ({self.metric.replace('_', ' ')})"
@@ -267,7 +265,7 @@ class Task:
         return html_table(["split", *self.fields, "answer"], cells, self.describe())
 
     def _answer(self, row: Row) -> str:
-        """Return a row's label or texts as text."""
+        """Return a row's targets, or the name of its label, as text."""
         if row.targets:
             return " | ".join(row.targets)
         names = self.labels or row.options
@@ -289,14 +287,14 @@ class Task:
         lm: "FrozenLM | None" = None,
         chat_options: Mapping[str, Any] | ChatOptions | None = None,
     ) -> Format:
-        """Return how the task is put to such a model: the template and words given, else the task's, else generic ones.
+        """Build the format for a kind of model, from the template and words given, else the task's, else generic ones.
 
-        `chat` asks for messages where neither a template was given nor the task has one. Answers in text are decoded as
+        `chat` asks for messages if neither a template was given nor the task has one. Answers in text are decoded as
         `decoding` says, by default greedily, to the end of the line and as long as the targets of training and
         validation rows need (`default_decoding`), which `lm` counts in its tokens. `chat_options` are variables of the
         tokenizer's chat template, by name.
 
-        Raises: ConfigError for a masked model where answers are texts.
+        Raises: ConfigError for a masked model if answers are texts, and for `decoding` if they are not.
         """
         if self.metric:
             self.judge.require()  # before anything is trained
@@ -336,7 +334,7 @@ class Task:
 
 
 def _judge(metric: Metric | None, case: Case, slots: str | None, texts: bool, name: str) -> Judge | None:
-    """Return how answers are judged, before any row is read; None where they are labels or options."""
+    """Return how answers in text are judged, before any row is read; None if answers are labels or options."""
     if texts:
         return Judge(metric or "exact_match", case, slots)
     if metric is not None and metric not in NAMES:

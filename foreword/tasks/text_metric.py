@@ -1,4 +1,4 @@
-"""How the answers in text of a task are judged: its own metric, and the others that are told beside it."""
+"""Judge the answers in text of a task: by its own metric, and by the others that are reported beside it."""
 
 import math
 import string
@@ -32,9 +32,9 @@ Case = Literal["kept", "lower", "uncased"]
 @final
 @dataclass(frozen=True)
 class Judge:
-    """The task's own `metric`; whether texts are compared in lower case; and how attributes are said (None: not asked).
+    """Judge answers by the task's `metric`, in this `case`; `slots` names the rules for slot errors (None: not asked).
 
-    A metric of generation (BLEU, chrF, ROUGE-L, NIST) is told with the others of its kind. `case` matters to those
+    A metric of generation (BLEU, chrF, ROUGE-L, NIST) is reported with the others of its kind. `case` matters to those
     alone, since the others ignore case anyway: texts as they are, in lower case, or as an uncased model writes them.
 
     Raises: ConfigError for an unknown name.
@@ -56,21 +56,21 @@ class Judge:
             )
 
     def require(self) -> None:
-        """Check that the libraries of the metrics are installed. Raises: ConfigError that says what to install."""
+        """Check that the metrics' libraries are installed. Raises: ConfigError that says what to install, if not."""
         for name in GENERATION if self.generates else ():
             require_library(name)
 
     @property
     def generates(self) -> bool:
-        """Return whether the own metric is one of generation, which reads all answers as one corpus."""
+        """Return whether `metric` is one of generation, which reads all answers as one corpus."""
         return self.metric in GENERATION
 
     def to_json(self) -> dict[str, Any]:
-        """Return what differs from the defaults, beside the metric."""
+        """Return the metric, and the other values that differ from the defaults."""
         return {name: value for name, value in asdict(self).items() if name == "metric" or value not in (None, "kept")}
 
     def meanings(self, rows: Sequence[Row]) -> tuple[Meaning, ...]:
-        """Return attributes and values of each row, where slots are asked for.
+        """Return the attributes and values of each row; empty if slots are not asked for.
 
         Raises: DataError for a row that has none.
         """
@@ -79,8 +79,7 @@ class Judge:
     def summed(
         self, answers: Sequence[Found], targets: Sequence[Sequence[str]], meanings: Sequence[Meaning] = ()
     ) -> dict[str, Summed]:
-        """Return the sums of metrics by name, the task's own first, then the others, and last which rows have no
-        answer."""
+        """Return metrics by name: the task's own first, then the others, and last which rows have no answer."""
         if not answers:
             return {}
         none = mean_of(np.array([a is NO_ANSWER for a in answers], dtype=np.float64))
@@ -103,16 +102,16 @@ class Judge:
         return results | {"no_answer": none}
 
     def metrics(self, answers: Sequence[Found], rows: Sequence[Row]) -> dict[str, float]:
-        """Return the metrics of rows as they are; NaN for one that can't measure them."""
+        """Return the metrics of the rows by name; NaN for one that cannot measure them."""
         found = self.summed(answers, [row.targets for row in rows], self.meanings(rows))
         return {name: one.value() for name, one in found.items()}
 
     def tokenizers(self, targets: Sequence[Sequence[str]]) -> dict[str, str]:
-        """Return by which tokenizers metrics of generation read these targets, where it is not the libraries' own."""
+        """Return by metric of generation the tokenizer that reads these targets, if it is not the library's default."""
         return tokenizers(tuple(tuple(map(self._text, some)) for some in targets)) if self.generates else {}
 
     def values(self, answers: Sequence[Found], rows: Sequence[Row]) -> Float[np.ndarray, " B"]:
-        """Return the own metric of each row alone, for what searches row by row; no answer is worth 0."""
+        """Return the task's metric of each row alone, for search methods; a missing answer is worth 0."""
         return np.array([self.value(a, row.targets) for a, row in zip(answers, rows, strict=True)], dtype=np.float64)
 
     def value(self, answer: Found, targets: Sequence[str]) -> float:
@@ -129,7 +128,7 @@ class Judge:
         return min(1.0, result / best) if best > 0 else 0.0
 
     def right(self, answer: Found, targets: Sequence[str]) -> bool:
-        """Return whether an answer is as good as can be."""
+        """Return whether an answer has the highest possible value."""
         return self.value(answer, targets) >= 1 or math.isclose(self.value(answer, targets), 1.0)
 
     def _text(self, found: Found) -> str:
@@ -138,13 +137,16 @@ class Judge:
 
 
 def recorded(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics as a record has them: None for one that could not be measured, which JSON has no number for."""
+    """Return metrics as a record has them: None for one that could not be measured, since JSON has no NaN."""
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def uncased(text: str) -> str:
-    """Lower case without accents and with spaces around punctuation: what word pieces of an uncased vocabulary keep, so
-    that "family - friendly" is as right as "family-friendly"."""
+    """Write a text in lower case without accents and with spaces around punctuation.
+
+    That is what word pieces of an uncased vocabulary keep, so that "family - friendly" is as right as
+    "family-friendly".
+    """
     text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
     parted = (f" {c} " if c in string.punctuation or unicodedata.category(c)[0] == "P" else c for c in text)
     return " ".join("".join(parted).split())

@@ -1,6 +1,6 @@
-"""Votes of several samples: who wins, whether the lead can still be beaten, and what a vote of k would have been worth.
+"""Count the votes of several samples: the winner, whether it can still be beaten, and how often a vote of k is right.
 
-Samples without an answer cast no vote. Of answers with equal votes that one wins whose first sample comes first.
+Samples without an answer cast no vote. Of answers with equal votes the one whose first sample comes first wins.
 """
 
 import math
@@ -16,9 +16,9 @@ from foreword.tasks.extract import NO_ANSWER, Found
 @final
 @dataclass(eq=False)
 class Ballot:
-    """The votes of one row's samples, which may come in any order; `asked` of them at most.
+    """Hold the votes of one row's samples, which may come in any order; `asked` of them at most.
 
-    A vote weighs 1, or between 0 and 1 where likelihoods are its weight: so `asked - cast` bounds what is to come.
+    A vote weighs 1, or between 0 and 1 if likelihoods are its weight, so `asked - cast` bounds the votes to come.
     """
 
     asked: int
@@ -27,7 +27,7 @@ class Ballot:
     answers: dict[int, Found] = field(default_factory=dict)
 
     def add(self, sample: int, answer: Found, key: Hashable = None, weight: float = 1.0) -> None:
-        """Add one sample's answer; answers with equal keys (themselves, unless given) are one answer."""
+        """Add one sample's answer; answers with equal keys (by default the answers themselves) are one answer."""
         assert sample not in self.answers and 0 <= weight <= 1, "a sample votes once, with at most one vote"
         self.answers[sample] = answer
         if answer is not NO_ANSWER:
@@ -44,7 +44,7 @@ class Ballot:
 
     @property
     def winner(self) -> Found:
-        """Return the answer with most votes, as the first of its samples gave it."""
+        """Return the answer with most votes, as the first of its samples gave it; NO_ANSWER if there are no votes."""
         votes = self.votes
         if not votes:
             return NO_ANSWER
@@ -53,9 +53,9 @@ class Ballot:
 
     @property
     def needed(self) -> int:
-        """Return how many votes to come it takes at least until no others can change the winner; 0 once none can.
+        """Return the least number of further votes after which no others can change the winner; 0 if none can now.
 
-        Above, not as many as the second: of equal ones a sample to come with a lower number could decide.
+        The winner needs more votes than the second: at equal votes a later sample with a lower number could decide.
         """
         left = self.asked - len(self.answers)
         first, second = [*self.votes.values(), 0.0, 0.0][:2]
@@ -65,8 +65,8 @@ class Ballot:
 def majority_at(k: int, counts: Mapping[Hashable, int], right: Sequence[Hashable], total: int) -> float:
     """Return the chance that the majority of k samples, drawn from these `total` ones without replacement, is right.
 
-    The unbiased estimate of a vote of k: the mean over all subsets, and over their orders where votes are equal, so
-    that each of t leaders wins one time in t. `counts` are of answers; `total` less their sum cast no vote.
+    It is the unbiased estimate for a vote of k: the mean over all subsets, and over their orders if votes are equal, so
+    that each of t leaders wins one time in t. `counts` are the votes by answer; `total` less their sum cast no vote.
     """
     if not 1 <= k <= total:
         raise ValueError(f"a vote of {k} cannot be estimated from {total} samples")

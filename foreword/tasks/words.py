@@ -1,4 +1,4 @@
-"""Characters and words of any script, as metrics of texts compare them."""
+"""Split texts of any script into characters and words, as metrics of texts compare them."""
 
 import re
 import unicodedata
@@ -53,9 +53,9 @@ def without_final(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the words of a text: what spaces part, without the quotes, brackets and sentence marks around it.
+    """Return the words of a text: what spaces separate, without the quotes, brackets and sentence marks around it.
 
-    Signs within a word stay (C++, 1/2, 50%, -5, U.S.), but a hyphen between letters parts words. Letters of scripts
+    Signs within a word stay (C++, 1/2, 50%, -5, U.S.), but a hyphen between letters separates words. Letters of scripts
     that are written without spaces are a token each.
     """
     results: list[str] = []
@@ -76,7 +76,7 @@ def word_tokens(text: str) -> list[str]:
 
 
 def without_edges(word: str) -> str:
-    """Return a word without the marks before and after it; of an abbreviation its full stop is taken off too."""
+    """Return a word without the marks before and after it; an abbreviation loses its full stop too."""
     return word.lstrip(OPENING).rstrip(CLOSING)
 
 
@@ -87,18 +87,18 @@ def is_wordlike(character: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def is_unspaced(character: str) -> bool:
-    """Return whether a character is of a script whose words are not parted by spaces."""
+    """Return whether a character is of a script whose words are not separated by spaces."""
     return not character.isascii() and unicodedata.name(character, "").startswith(UNSPACED) and is_wordlike(character)
 
 
 def share(texts: Iterable[str], names: tuple[str, ...]) -> float:
-    """Return which part of the letters of some texts is of the scripts whose letters' names begin so."""
+    """Return the share of the letters of all texts whose Unicode names begin with one of `names`; 0 without letters."""
     letters = [c for text in texts for c in text if c.isalpha()]
     return sum(unicodedata.name(c, "").startswith(names) for c in letters) / len(letters) if letters else 0.0
 
 
 def _runs(chunk: str) -> list[str]:
-    """Part a text without spaces where letters of unspaced scripts stand: each of them, with its marks, is a run."""
+    """Split a text without spaces at letters of unspaced scripts: each of these, with its marks, is a run."""
     runs: list[str] = []
     begins = True
     for character in chunk:

@@ -160,8 +160,11 @@ def test_streams_begin_with_the_prompt_s_tokens(http, lm):
         own = [part for part in parts if part["index"] == index]
         assert "".join(part["text"] for part in own) == one["text"]
         told = [part["logprobs"] for part in own if part["logprobs"]]
-        for key in ("tokens", "token_logprobs", "text_offset"):
+        for key in ("tokens", "text_offset"):
             assert [x for part in told for x in part[key]] == one["logprobs"][key]
+        # Who shares a batch with a row decides the last digits.
+        pairs = zip([x for part in told for x in part["token_logprobs"]], one["logprobs"]["token_logprobs"], strict=True)
+        assert all(x == y if y is None else x == pytest.approx(y, abs=1e-4) for x, y in pairs)
 
 
 def test_texts_whose_tokens_cannot_be_shown_are_refused(http, lm):

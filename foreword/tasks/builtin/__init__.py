@@ -1,4 +1,4 @@
-"""Embedded tasks, written for Foreword by generators with a fixed seed. Their text is synthetic."""
+"""List the embedded tasks, written for Foreword by generators with a fixed seed. Their text is synthetic."""
 
 from collections.abc import Callable
 

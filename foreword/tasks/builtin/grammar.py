@@ -1,4 +1,4 @@
-"""A small text generator: shapes with named slots, and pools of words kept apart between the splits."""
+"""Generate small texts from shapes with named slots, and from pools of words kept apart between the splits."""
 
 import random
 import re
@@ -16,7 +16,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 @cache
 def pools(source: str, separator: str = ",") -> dict[str, tuple[str, ...]]:
-    """Return `"a, b | c | d, e"` as the words of train, validation and test."""
+    """Split `"a, b | c | d, e"` into the words of train, validation and test; return them by split."""
     parts = [tuple(" ".join(w.split()) for w in part.split(separator) if w.strip()) for part in source.split("|")]
     assert len(parts) == len(SPLITS), source
     return dict(zip(SPLITS, parts, strict=True))
@@ -27,23 +27,23 @@ def lines(source: str) -> tuple[str, ...]:
 
 
 def fill(shape: str, choose: Mapping[str, Callable[[], str]]) -> str:
-    """Return the shape with every slot filled, the same name by a new choice each time."""
+    """Fill every slot of the shape; a name that occurs twice is filled by a new choice each time."""
     return SLOT.sub(lambda match: choose[match.group(1)](), shape)
 
 
 def articles(text: str) -> str:
-    """Return a text with `a` as `an` before a vowel."""
+    """Write `a` as `an` before a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni|se))", r"\1n ", text)
 
 
 def sentence(text: str) -> str:
-    """Return a text with its articles, and a capital for the first letter of each sentence and for the pronoun I."""
+    """Correct the articles, and capitalise the first letter of each sentence and the pronoun I."""
     text = re.sub(r"\bi\b", "I", articles(text))
     return re.sub(r"(^|[.!?] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
 
 
 class ShuffledDeck:
-    """Draws without replacement and reshuffles when empty, so that rare items are seen as often as others."""
+    """Draw without replacement and reshuffle when empty, so that rare items are seen as often as others."""
 
     def __init__(self, rng: random.Random, items: Sequence[str]) -> None:
         self._rng, self._items, self._left = rng, tuple(items), []  # type: ignore[var-annotated]
@@ -62,7 +62,7 @@ def build(
     make: Callable[[str, int], Iterator[str]],
     **default: Any,
 ) -> Task:
-    """Return a synthetic task: labels in turn, no text twice in the whole of it (ignoring case and punctuation)."""
+    """Build a synthetic task: labels in turn, and no text occurs twice in all splits (case and punctuation ignored)."""
     seen: set[str] = set()
     tables = {}
     for split, size in sizes.items():

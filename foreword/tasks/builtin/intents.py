@@ -1,4 +1,4 @@
-"""builtin:intents: synthetic requests to an assistant, of 20 intents.
+"""Generate builtin:intents: synthetic requests to an assistant, of 20 intents.
 
 Over half of the test rows make requests that no training row makes, and all speak of other things or in other polite
 frames. Many intents share times, people, places and money, so that no single word decides.
@@ -18,7 +18,7 @@ FAMILIAR = 0.45  # share of test rows with a request of the training rows, about
 
 
 def make(split: str, label: int) -> Iterator[str]:
-    """Endless requests of one intent."""
+    """Yield requests of one intent without end."""
     rng = random.Random(f"intents {split} {label}")
     requests = pools(PHRASES[LABELS[label]], ";")
     new, known = ShuffledDeck(rng, requests[split]), ShuffledDeck(rng, requests["train"])
@@ -35,13 +35,13 @@ def make(split: str, label: int) -> Iterator[str]:
 
 
 def _words(source: str, split: str) -> tuple[str, ...]:
-    """Return the split's own words; validation, whose own are few, adds those of training."""
+    """Return the words of a split; validation, which has few, adds those of training."""
     found = pools(source, ";")
     return found["train"] + found["validation"] if split == "validation" else found[split]
 
 
 def load() -> Task:
-    """Return the task, always the same rows."""
+    """Build the task, which always has the same rows."""
     return build(
         "intents",
         LABELS,

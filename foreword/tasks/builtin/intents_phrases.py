@@ -1,7 +1,7 @@
-"""Requests of the embedded intent task, written for Foreword. Per intent `train | validation | test`, parted by `;`.
+"""Hold the requests of the embedded intent task: per intent `train | validation | test`, separated by `;`.
 
-Requests that begin with `!` are orders, which a polite frame may surround; the others stand alone. The requests of the
-test split avoid the telling words of training where English has others.
+They are written for Foreword. Requests that begin with `!` are orders, which a polite frame may surround; the others
+stand alone. The requests of the test split avoid the characteristic words of training where English has others.
 """
 
 PHRASES: dict[str, str] = {

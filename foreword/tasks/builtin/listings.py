@@ -1,8 +1,8 @@
-"""builtin:listings: synthetic tables of places to go, and sentences that tell them. For generation.
+"""Generate builtin:listings: synthetic tables of places to go, and sentences that describe them. For generation.
 
 A row is a place as `name[Golden Heron], kind[hotel], area[old town], ...`: its name and kind, and two to four of area,
 price, opening time, what it is known for, and whether children may come. It has three different texts, drawn from a
-grammar of openings, clauses and their order, each of which tells every attribute once. Three tasks share their training
+grammar of openings, clauses and their order, each of which says every attribute once. Three tasks share their training
 rows and differ in what they test: new places of known words (listings); names, areas, hours and features that no
 training row has (listings-values); and two kinds of place that no training row has (listings-kinds).
 """
@@ -21,7 +21,7 @@ OPTIONAL = ("area", "price", "opens", "known for", "children")
 
 
 def places(part: str, tested: str = "") -> Iterator[dict[str, str]]:
-    """Endless places, as attributes. `tested` "values" has words of the test, and "kinds" kinds of the test."""
+    """Yield places without end, as attributes. `tested` "values" takes words of the test, "kinds" kinds of the test."""
     rng = random.Random(f"listings {part} {tested}")
     split = "test" if tested == "values" else "train"
     kinds = [kind for kind in FEATURES if (kind in NEW_KINDS) == (tested == "kinds")]
@@ -42,7 +42,7 @@ def places(part: str, tested: str = "") -> Iterator[dict[str, str]]:
 
 
 def text(place: dict[str, str], rng: random.Random) -> str:
-    """Return one way to tell a place."""
+    """Describe a place in sentences drawn with `rng`, which say every attribute once."""
     left = [name for name in OPTIONAL if name in place]
     rng.shuffle(left)
     opening, used = rng.choice([(shape, names) for shape, names in SAID["open"] if set(names) <= set(left)])
@@ -62,14 +62,14 @@ def _clause(place: dict[str, str], name: str, rng: random.Random) -> str:
 
 
 def _spoken(place: dict[str, str]) -> dict[str, str]:
-    """Return the words of slots; an attribute may have a blank in its name."""
+    """Return the words of the slots by name, with `_` for a blank, and the words of the price as `cost`."""
     return {name.replace(" ", "_"): value for name, value in place.items()} | {
         "cost": PRICES.get(place.get("price", ""), "")
     }
 
 
 def rows(part: str, size: int, tested: str, seen: set[str]) -> Table:
-    """Return so many places that are not among those seen, each with its texts."""
+    """Build a table of `size` places that are not in `seen`, each with `TEXTS` different texts; add them to `seen`."""
     rng, records = random.Random(f"listings texts {part} {tested}"), []
     for place in places(part, tested):
         source = ", ".join(f"{name}[{value}]" for name, value in place.items())
@@ -87,7 +87,7 @@ def rows(part: str, size: int, tested: str, seen: set[str]) -> Table:
 
 
 def load(tested: str = "") -> Task:
-    """Return the task, always the same rows; `tested` says what is new in its test rows."""
+    """Build the task, which always has the same rows; `tested` says what is new in its test rows."""
     seen: set[str] = set()
     tables = {part: rows(part, SIZES[part], "", seen) for part in ("train", "validation")}
     tables["test"] = rows("test", SIZES["test"], tested, seen)

@@ -1,7 +1,7 @@
-"""Words of the embedded generation task, written for Foreword: `train | validation | test`, parted by commas.
+"""Hold the words of the embedded generation task: `train | validation | test`, separated by commas.
 
-Validation takes the words of training; its own part is empty. `SAID` are the ways to say an attribute, and `SLOTS` how
-each is found again in a text.
+They are written for Foreword. Validation takes the words of training; its part is empty. `SAID` are the ways to say an
+attribute, and `SLOTS` the rules that find each attribute in a text.
 """
 
 from foreword.tasks.slot_rules import Slots

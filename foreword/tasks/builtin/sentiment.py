@@ -1,7 +1,8 @@
-"""builtin:sentiment: synthetic reviews, positive or negative.
+"""Generate builtin:sentiment: synthetic reviews, positive or negative.
 
-In a third of the rows the words of one side stand under a negation, a contrast or a report that turns them round, so
-counting words is not enough. Test rows take every loaded word, and most of their shapes, from outside of training.
+In a third of the rows the words of one polarity stand under a negation, a contrast or a report that reverses them, so
+counting words is not enough. Test rows take most of their loaded words (all but `FAMILIAR`) and most of their shapes
+from outside of training.
 """
 
 import random
@@ -68,7 +69,7 @@ FAMILIAR = 0.35  # share of test rows that take loaded words from the training p
 
 
 def make(split: str, label: int) -> Iterator[str]:
-    """Endless reviews of one label, some plain, some turned round."""
+    """Yield reviews of one label without end, some plain, some reversed by their shape."""
     rng = random.Random(f"sentiment {split} {label}")
     new = [ShuffledDeck(rng, PLAIN[split]), ShuffledDeck(rng, TURNED[split])]
     known = [ShuffledDeck(rng, PLAIN["train"]), ShuffledDeck(rng, TURNED["train"])]
@@ -108,7 +109,7 @@ def _clauses(source: str) -> dict[str, tuple[str, ...]]:
 
 
 def load() -> Task:
-    """Return the task, always the same rows."""
+    """Build the task, which always has the same rows."""
     return build(
         "sentiment",
         LABELS,

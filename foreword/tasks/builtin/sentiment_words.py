@@ -1,4 +1,4 @@
-"""Words of the embedded review task, written for Foreword: `train | validation | test`, and no word on two sides."""
+"""Hold the words of the embedded review task, written for Foreword: `train | validation | test`, no word in two."""
 
 # domain -> (what is reviewed, remarks that say nothing, aspects: (praise, blame))
 DOMAINS: dict[str, tuple[str, str, dict[str, tuple[str, str]]]] = {
