@@ -1,5 +1,6 @@
 """Hermetic tests: no network, one thread, the same seed. No import of foreword here: the shape checks hook in later."""
 
+import inspect
 import os
 
 os.environ.update(
@@ -25,9 +26,10 @@ def jaxtyped(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
 
     def decorated(target: Any) -> Any:
-        annotations = () if isinstance(target, type) else target.__annotations__.values()
-        plain = not isinstance(target, type) and not any("jaxtyping." in str(annotation) for annotation in annotations)
-        return target if plain else checked(typechecker=typechecker)(target)
+        holders = target.__mro__ if isinstance(target, type) else [target]
+        annotations = [kind for holder in holders for kind in inspect.get_annotations(holder).values()]
+        shaped = any("jaxtyping." in str(kind) for kind in annotations)
+        return checked(typechecker=typechecker)(target) if shaped else target
 
     return decorated
 
