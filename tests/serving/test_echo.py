@@ -163,7 +163,8 @@ def test_streams_begin_with_the_prompt_s_tokens(http, lm):
         for key in ("tokens", "text_offset"):
             assert [x for part in told for x in part[key]] == one["logprobs"][key]
         # Who shares a batch with a row decides the last digits.
-        pairs = zip([x for part in told for x in part["token_logprobs"]], one["logprobs"]["token_logprobs"], strict=True)
+        streamed = [x for part in told for x in part["token_logprobs"]]
+        pairs = zip(streamed, one["logprobs"]["token_logprobs"], strict=True)
         assert all(x == y if y is None else x == pytest.approx(y, abs=1e-4) for x, y in pairs)
 
 
