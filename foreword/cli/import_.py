@@ -59,9 +59,13 @@ def import_(
     for warning in (foreign(adapter, lm), unread(adapter, lm), scaled(adapter, lm)):
         if warning:
             note(warning)
-    decoding = None if how_put.max_new_tokens is None else Decoding(
-        how_put.max_new_tokens, stop_strings=how_put.stop_strings
-    )  # fmt: skip
+    asked = how_put.written.said()
+    if asked and "max_new_tokens" not in asked:
+        raise ConfigError(
+            "--stop, --num-beams and --decoding say how a model writes text; give --max-new-tokens too, or leave "
+            "them out."
+        )
+    decoding = Decoding(**asked) if asked else None
     artefact = read(
         adapter, lm, template=template, label_words=how_put.words(), decoding=decoding,
         labels=None if labels is None else [label.strip() for label in labels.split(",")],

@@ -64,11 +64,16 @@ class DataChoice:
     case: "Case | None" = None
     slots: str | None = None
 
-    def read(self, source: str, *, quiet: bool = False, **more: Any) -> "Task":
-        """Read a task and limit its rows; print on stderr what was done to the splits, unless `quiet`."""
+    def read(
+        self, source: str, *, quiet: bool = False, reader: "Callable[..., Task] | None" = None, **more: Any
+    ) -> "Task":
+        """Read a task, by `read_task` or another `reader`, and limit its rows.
+
+        Print on stderr what was done to the splits, unless `quiet`.
+        """
         from foreword.tasks.read import read_task
 
-        task = read_task(
+        task = (reader or read_task)(
             source,
             text=list(self.text) or None,
             label=self.label,

@@ -1,9 +1,9 @@
 """Read the tasks of episodes for the command line: one task whose classes are kept apart, or a folder of tasks."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foreword.cli.console import note
 from foreword.cli.shared_options import DataChoice
 from foreword.cli.store import read_tasks
 from foreword.errors import ForewordError
@@ -18,13 +18,7 @@ def read_source(data: str, classes: str | None, which: DataChoice) -> "Task":
 
     if classes is None and not has_classes(data):
         return which.read(data)
-    task = read_classes(
-        data, classes or OWN, text=list(which.text) or None, label=which.label, options=list(which.options) or None
-    )
-    note(task.describe())
-    for line in task.notes:
-        note(f"  {line}")
-    return task
+    return which.read(data, reader=partial(read_classes, split=classes or OWN))
 
 
 def read_family(folder: str | Path, which: DataChoice) -> "dict[str, Task]":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from foreword.core.arguments import checked
-from foreword.core.text import parse_json
+from foreword.core.text import parse_json, shown
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.answer_metrics import GENERATION, NAMES, Metric
 from foreword.tasks.builtin import BUILTIN
@@ -55,11 +55,10 @@ def read_task(
     origin = {"source": str(source), "name": name, "split": split, "seed": seed or None, **given}
     origin = {key: value for key, value in origin.items() if value is not None}
     place = str(source)
-    if place.startswith("builtin:"):
-        task = _embedded(place.removeprefix("builtin:")).with_(origin=origin)
-        return task if not task.metric or case is None else task.with_(case=case)
-    if place.startswith("facts:"):
-        return fact_source(place.removeprefix("facts:"))
+    if place.startswith(("builtin:", "facts:")):
+        task = _fixed(place, {**given, "split": split})
+        task = task if name is None else task.with_(name=name)
+        return task.with_(origin=origin) if place.startswith("builtin:") else task
     described = {**_listed(place), **_description(place)}
     known_texts = KNOWN_TEXTS.get(Path(place).name, {})
     own = metric or described.get("metric")
@@ -205,6 +204,34 @@ def _tables(place: str, label: str) -> tuple[dict[str, Table], str]:
         return {"all": read_file(path)}, path.stem
     near = ", ".join(f"builtin:{name}" for name in BUILTIN)
     raise DataError(f"{place} does not exist; give a folder, a file, hf:owner/name or an embedded task ({near})")
+
+
+def _fixed(place: str, given: Mapping[str, Any]) -> Task:
+    """Return a task whose rows and columns are fixed; the template, the label words and the case may be others.
+
+    Raises: ConfigError for an argument that would change what is read.
+    """
+    kind, _, name = place.partition(":")
+    task = _embedded(name) if kind == "builtin" else fact_source(name)
+
+    def names(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+    own = {"text": task.fields, "labels": task.labels, "label": "label", "metric": task.metric, "slots": task.slots}
+    changes: dict[str, Any] = {}
+    for argument, value in given.items():
+        if value is None or names(value) == names(own.get(argument)):
+            continue
+        if argument == "label_words":
+            changes[argument] = {key: names(words) for key, words in value.items()}
+        elif argument == "template" or (argument == "case" and task.metric):
+            changes[argument] = value
+        else:
+            raise ConfigError(
+                f"{place} is what it is: {argument}={shown(value)} would change how it is read; leave it out, or give "
+                "data of your own"
+            )
+    return task.with_(**changes) if changes else task
 
 
 def _embedded(name: str) -> Task:

@@ -222,10 +222,10 @@ class Task:
             if self.labels:
                 rng.shuffle(new)
             else:
-                new = [rng.randrange(len(row.options)) for row in rows]
+                new = [None if row.label is None else rng.randrange(len(row.options)) for row in rows]
             changes[split] = tuple(replace(r, label=n) for r, n in zip(rows, new, strict=True))
         note = f"labels of training and validation rows shuffled, seed {seed}"
-        return self.with_(**changes, notes=(*self.notes, note))
+        return self.with_(**changes, notes=(*self.notes, note), shots=self.shots)
 
     @checked
     def rows(self, split: str) -> tuple[Row, ...]:

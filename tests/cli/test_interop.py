@@ -100,6 +100,8 @@ def test_what_an_import_needs(foreword, data, tmp_path):
     )
     assert "not a PEFT adapter" in foreword("import", mine, *template, *WORDS, *out).error
     assert "causal" in foreword("import", tmp_path / "x", *template, *WORDS, *out, "--kind", "masked").error
+    for decoding in (("--num-beams", "3"), ("--stop", "x"), ("--decoding", "top_p=0.5")):
+        assert "give --max-new-tokens too" in foreword("import", tmp_path / "x", *template, *out, *decoding).error
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "x", broken)
     file = broken / "adapter_model.safetensors"

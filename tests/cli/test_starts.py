@@ -82,3 +82,20 @@ def test_one_table_of_episodes_that_goes_on(foreword, tasks, start, tmp_path):
     ):  # fmt: skip
         failed = foreword(*given, *wrong)
         assert (failed.code, said in failed.error) == (2, True), failed.err
+
+
+def test_limits_hold_where_classes_are_apart(tmp_path, capsys):
+    from foreword.cli.shared_options import DataChoice
+    from foreword.cli.sources import read_source
+
+    rows = [{"text": f"{NOUNS[i % 30]} {i}", "label": "abcdef"[i % 6]} for i in range(120)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "classes.json").write_text(json.dumps({"train": [*"ab"], "validation": [*"cd"], "test": [*"ef"]}))
+    data, split = str(tmp_path / "rows.jsonl"), str(tmp_path / "classes.json")
+    drawn = [
+        read_source(data, split, DataChoice((), None, (), limit_train=9, limit_test=7, data_seed=seed))
+        for seed in (0, 1)
+    ]
+    assert [(len(task.train), len(task.validation), len(task.test)) for task in drawn] == [(9, 40, 7)] * 2
+    assert drawn[0].hashes()["train"] != drawn[1].hashes()["train"]
+    assert "9 of 40 train" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Tasks from files, folders and names. Run: python -m pytest tests/tasks/test_read.py"""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from foreword.errors import ConfigError, DataError
 from foreword.tasks.read import find_tasks, read_task
+from foreword.tasks.task import Task
 
 ROWS = [{"text": f'line {i}, "quoted"\nand more {{x}}', "label": "no yes".split()[i % 2]} for i in range(100)]
 
@@ -188,3 +190,25 @@ def test_tasks_of_a_folder_are_its_files_and_folders(tmp_path):
         find_tasks(tmp_path)
     with pytest.raises(DataError, match="not a folder"):
         find_tasks(tmp_path / "a.csv")
+
+
+def test_what_is_given_of_an_embedded_task_has_effect_or_is_refused():
+    plain = read_task("builtin:sentiment")
+    task = read_task(
+        "builtin:sentiment", name="mine", template="{text} So {mask}.", label_words={plain.labels[0]: "bad"}
+    )
+    assert (task.name, task.template, task.label_words) == ("mine", "{text} So {mask}.", {plain.labels[0]: ("bad",)})
+    assert read_task("builtin:sentiment", text="text", labels=list(plain.labels)).hashes() == plain.hashes()
+    for given in ({"text": "review"}, {"labels": ["x", "y"]}, {"metric": "bleu"}, {"split": "test"}, {"case": "lower"}):
+        for place in ("builtin:sentiment", "facts:countries:capital"):
+            with pytest.raises(ConfigError, match=f"{place} is what it is: {next(iter(given))}="):
+                read_task(place, **given)
+
+
+def test_shuffled_labels_stay_as_many_a_label_and_rows_without_one_stay_without():
+    rows = [{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(40)]
+    assert Task(train=rows, test=rows[:4]).few_shot(3).relabel_shuffled(1).shots == 3
+    choices = [{"text": f"t{n}", "options": ["x", "y"], "label": 0} for n in range(6)]
+    task = Task(train=choices, test=[{"text": "u", "options": ["x", "y"]}], options="options")
+    bare = task.with_(train=tuple(dataclasses.replace(row, label=None) for row in task.train))
+    assert {row.label for row in bare.relabel_shuffled(1).train} == {None}
