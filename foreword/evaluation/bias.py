@@ -1,7 +1,8 @@
-"""What a model says because of how it was asked: biases of demonstrations over draws and permutations of them.
+"""Measure how predictions depend on the demonstrations, over random draws and permutations of them.
 
-Zhao et al. 2021, section 4: towards the label that most demonstrations have (majority), towards that of the last one
-(recency), and towards words that are common anyway (common token). Each before and after contextual calibration.
+Zhao et al. 2021, section 4: bias towards the label that most demonstrations have (majority), towards the label of the
+last one (recency), and towards words that are frequent in general (common token). Each is measured before and after
+contextual calibration.
 """
 
 import random
@@ -29,10 +30,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bias:
-    """Shares of the predictions, as fractions.
+    """Hold shares of the predictions, as fractions.
 
-    `majority` and `recency`: how much oftener a label is said by prompts in which it has most demonstrations, or the
-    last one, than by all prompts. `said` is each label's share of all predictions.
+    `majority` and `recency` say how much more often a label is predicted with the prompts in which it has most
+    demonstrations, or the last one, than with all prompts. `majority` is None if no prompt has a single most frequent
+    label. `said` is each label's share of all predictions.
     """
 
     said: tuple[float, ...]
@@ -42,8 +44,11 @@ class Bias:
 
 @dataclass(frozen=True)
 class BiasReport:
-    """Biases before and after calibration; `true` is each label's share of the rows, and `prior` what the model says of
-    the premise alone, without any text or demonstration."""
+    """Hold the biases before and after calibration.
+
+    `true` is each label's share of the rows, and `prior` its probability after the premise alone, without any text or
+    demonstration.
+    """
 
     labels: tuple[str, ...]
     words: tuple[str, ...]
@@ -85,10 +90,10 @@ def bias_report(
     form: Format | None = None,
     separator: str = "\n\n",
 ) -> BiasReport:
-    """Read development rows after `draws` sets of demonstrations drawn at random, each in so many orders.
+    """Measure biases on development rows after `draws` random sets of demonstrations, in `permutations` orders each.
 
-    Raises: ConfigError for a task whose rows bring their own options, or for counts that say nothing; DataError where
-    rows are missing.
+    Raises: ConfigError for a task whose rows bring their own options, or for counts too small to compare; DataError if
+    there are no labelled development rows.
     """
     if not task.labels:
         raise ConfigError("Biases are of labels, and the rows of this task bring their own options.")
@@ -137,7 +142,7 @@ def _report(
 
 
 def biases(said_PN: NDArray[np.int64], shown: Sequence[Sequence[int]], labels: int) -> Bias:
-    """Return the biases of predictions under each prompt, given the labels of its demonstrations in order."""
+    """Compute the biases of predicted labels (prompts, rows), given the labels of each prompt's demonstrations."""
     share_PC = np.stack([np.bincount(said_N, minlength=labels) / len(said_N) for said_N in said_PN])
     mean_C = share_PC.mean(0)
     last = [share_PC[p, own[-1]] - mean_C[own[-1]] for p, own in enumerate(shown)]

@@ -1,8 +1,8 @@
-"""Compare methods on the same rows and seeds. What a folder already holds is not run again.
+"""Compare methods on the same rows and seeds. Runs that the folder already holds are not run again.
 
 A seed is one whole repetition: it draws the shots, trains every point of a method's grid, chooses one on that draw's
-development rows, and only then reads the test rows. So the spread between seeds includes the choice. With subsets the
-shots are drawn apart from the rest: every method trains with every seed on each of the same subsets (Li & Liang 2021,
+development rows, and only then reads the test rows. So the spread between seeds includes the choice. With `subsets`,
+the shots are drawn separately: every method trains with every seed on each of the same subsets (Li & Liang 2021,
 section 6.3), and the spread is that between subsets, each of which counts as the mean of its seeds.
 """
 
@@ -38,7 +38,7 @@ Model = FrozenLM | str | Callable[[], FrozenLM]
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a comparison stands: `done` of `total` runs, those found finished included."""
+    """Describe the progress of a comparison: `done` of `total` runs, including those that were already finished."""
 
     model: str
     task: str
@@ -49,12 +49,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What most comparisons leave as it is.
+    """Hold the options of a comparison that are rarely changed.
 
-    `allowed` grid points a method (None: as many as the largest grid has). `test=False` stops at the development rows.
-    Artefacts above `keep_bytes` are not kept (None: all are). At most `stack` runs train as one (None: no limit).
-    `form` puts a task to a model; by default it is the task's own format for the model's kind. With `sensitivity`,
-    methods that are words are also measured in the task's ten paraphrased templates, on the same test rows.
+    A method may try `allowed` grid points (None: as many as the largest grid has). `test=False` stops at the
+    development rows. Artefacts above `keep_bytes` are not kept (None: all are). At most `stack` runs train as one
+    (None: no limit). `form` returns the format of a task for a model; by default it is the task's own format for the
+    model's kind. With `sensitivity`, methods that are words are also measured in the task's ten paraphrased templates,
+    on the same test rows.
     """
 
     allowed: int | None = None
@@ -67,7 +68,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Backend:
-    """The methods, what trains them and what reads artefacts; comparisons that are given one cache share it."""
+    """Hold the methods and the functions that train them and read artefacts; comparisons may share one `cache`."""
 
     methods: Mapping[str, Method]
     train_many: Callable[..., list[Outcome]]
@@ -90,7 +91,7 @@ class Backend:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The lines of the table, the runs behind them, what failed, and the folder that holds it all."""
+    """Hold the rows of the table, the records of the runs, the failed runs, and the comparison's folder."""
 
     lines: tuple[TableRow, ...]
     records: tuple[Record, ...]
@@ -98,7 +99,7 @@ class Comparison:
     folder: Path
 
     def _repr_html_(self) -> str:
-        """Return the table of the comparison with what it shows and does not show, for notebooks."""
+        """Return the comparison's table as HTML with its caption and notes, for notebooks."""
         header, rows = table(self.lines)
         below = "".join(f"<p>{html.escape(line)}</p>" for line in notes(self.lines))
         return html_table(header, rows, caption(self.lines)) + below
@@ -120,11 +121,11 @@ def compare(
     on_stage: Callable[[Stage], None] | None = None,
     tools: Backend | None = None,
 ) -> Comparison:
-    """Train and test every method with every seed on every model; results go to `out` run by run.
+    """Train and test every method with every seed on every model; results are written to `out` run by run.
 
-    `options` maps a method to its options, a list or tuple being a grid. `shots` rows a label (of texts: rows; None:
-    all) are drawn with each seed; or, where `subsets` are asked for, so many times with seeds of their own.
-    Errors of single runs are kept as failures and stop no other run.
+    `options` maps a method to its options; a list or tuple is a grid. `shots` rows for each label (for answers in text:
+    rows; None: all) are drawn with each seed; if `subsets` is given, that many subsets are drawn instead, with seeds of
+    their own. Errors of single runs are kept as failures and stop no other run.
 
     Raises: ConfigError or DataError for a request that cannot be met, before anything is trained.
     """
@@ -170,14 +171,16 @@ def compare(
 
 
 def _clock(lm: FrozenLM, records: Sequence[Record]) -> str | None:
-    """Return the moment that the chat template's clock shows in runs of this model that are there already."""
+    """Return the time that the chat template's clock shows in this model's earlier runs; None if there are none."""
     clocks = (r.format.get("chat_options", {}).get("clock") for r in records if r.model == lm.name)
     return next((clock for clock in clocks if clock), None)
 
 
 def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
-    """Return the format with this clock, or with the present moment: a comparison that goes on another day keeps the
-    clock that it began with."""
+    """Return the format with this clock, or with the present time if `clock` is None.
+
+    So a comparison that is resumed on another day keeps the clock that it began with.
+    """
     if clock is not None and form.template.chat:
         return replace(form, chat_options=form.chat_options.at(clock))
     return frozen(lm.tokenizer, form, lm.name)
@@ -186,7 +189,7 @@ def _dated(lm: FrozenLM, form: Format, clock: str | None) -> Format:
 def _templates(
     desk: RunContext, tools: Backend, how: CompareOptions, method: Method
 ) -> Callable[[Job], dict[str, Any]] | None:
-    """Return what measures a method of words in other templates; None where that is not asked for or makes no sense."""
+    """Return a function that measures a job in other templates; None if not requested, untested, or not in words."""
     if not (how.sensitivity and how.test and method.retemplates):
         return None
 
@@ -226,7 +229,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 def _drawn(
     task: Task, seeds: Sequence[int], shots: int | None, subsets: int | None
 ) -> dict[tuple[int | None, int], Task]:
-    """Return the task of each repetition, by the number of its subset (None: drawn with the seed) and by seed."""
+    """Return the task of each repetition by the number of its subset (None: drawn with the seed) and its seed."""
     if subsets is None:
         return {(None, seed): task if shots is None else task.few_shot(shots, seed) for seed in seeds}
     if shots is None or subsets < 1:

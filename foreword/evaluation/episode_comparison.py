@@ -1,7 +1,7 @@
-"""Starts compared on the same few-shot episodes: zero-step and adapted, with the controls a claim needs.
+"""Compare starts on the same few-shot episodes, without steps and adapted, with the controls that a claim needs.
 
 Every arm's rate is chosen on validation episodes, from one list for all; only then are test episodes read, the same for
-every arm. What a folder already holds is not run again.
+every arm. Results that the folder already holds are not measured again.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ FOLD = 4  # episodes that adapt side by side
 
 @dataclass(frozen=True, eq=False)
 class EpisodeArm:
-    """What is measured: a start, zero-step or adapted, or one of the arms that need none."""
+    """Describe one arm of the comparison: a start, used without steps or adapted, or an arm that needs no start."""
 
     name: str
     how: HowKind
@@ -47,14 +47,17 @@ class EpisodeArm:
 
     @property
     def tuned(self) -> bool:
-        """Return whether it has a rate that is chosen."""
+        """Return whether the arm has a learning rate, which is chosen on validation episodes."""
         return self.how in ("adapted", "fine-tuning")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How arms are measured: `steps` of adaptation, at the best of `rates` on `validation` episodes; then `episodes` of
-    `split`. `fine_tuning_rates` are those of fine-tuning, whose numbers are the model's own."""
+    """Describe how arms are measured: on `episodes` episodes of `split`, after `steps` of adaptation.
+
+    The rate of the steps is the best of `rates` on `validation` episodes. `fine_tuning_rates` are the rates of
+    fine-tuning, which changes the model's own parameters.
+    """
 
     episodes: int = 200
     validation: int = 50
@@ -68,7 +71,7 @@ class Protocol:
 
 @dataclass(frozen=True, eq=False)
 class EpisodeScores:
-    """An arm on episodes: how many query rows of each class it got right, of how many."""
+    """Hold one arm's results: the right query rows of each class in each episode, and the query rows of a class."""
 
     arm: str
     how: str
@@ -82,7 +85,7 @@ class EpisodeScores:
 
     @property
     def accuracy_E(self) -> np.ndarray:
-        """Return the share of right answers of each episode."""
+        """Return the accuracy on the query rows of each episode."""
         return np.array([sum(r) / (len(r) * q) for r, q in zip(self.right_EN, self.queries_E, strict=True)])
 
 
@@ -96,12 +99,11 @@ def measure_arms(
     out: Path,
     tell: Callable[[str], None] | None = None,
 ) -> list[EpisodeScores]:
-    """Return every arm's answers on the test episodes, in order; what `out` holds is read, what it lacks is added to
-    it.
+    """Return every arm's results on the test episodes, in order. Results are read from `out`; missing ones are added.
 
     `forms` are the formats of the source's tasks, without slots.
 
-    Raises: DataError where episodes cannot be drawn; ArtefactError for starts of another model.
+    Raises: DataError if episodes cannot be drawn; ArtefactError for starts of another model.
     """
     with held(out / RESULTS, "The results"):
         return _measure(lm, source, forms, arms, protocol, out, tell)
@@ -150,7 +152,7 @@ def _measure(
 
 
 def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) -> list[EpisodeArm]:
-    """Return the arms of some starts by name (several are meta-training seeds), and those that need none."""
+    """Return the arms of starts, given by name (several are meta-training seeds), and the arms without a start."""
     results = [
         EpisodeArm(name, how, start)
         for how in kinds
@@ -162,7 +164,7 @@ def arms_of(starts: Mapping[str, Sequence[Artefact]], kinds: Sequence[HowKind]) 
 
 
 class _Desk:
-    """The model with episodes' rows in the formats of one start."""
+    """Hold the model and the rows of episodes, encoded in the formats of one start."""
 
     def __init__(self, lm: FrozenLM, source: EpisodeSource, forms: Sequence[Format]):
         self.lm, self.source, self.forms = lm, source, forms
@@ -176,7 +178,7 @@ class _Desk:
     def scores(
         self, arm: EpisodeArm, rate: float | None, protocol: Protocol, split: Split, group: list[Episode]
     ) -> list[np.ndarray]:
-        """Return the scores of the query rows of every episode of a group, in order."""
+        """Return the scores (rows, classes) of the query rows of each episode of a group, in order."""
         if arm.how == "fine-tuning":
             return [self._tuned(e, split, rate or 0.0, protocol) for e in group]
         budget = self.lm.batch_tokens
@@ -197,7 +199,7 @@ class _Desk:
         return np.split(torch.stack(result).double().numpy(), ends) if _even(group) else _ragged(result, group)
 
     def _tuned(self, episode: Episode, split: Split, rate: float, protocol: Protocol) -> np.ndarray:
-        """Fine-tuning on one episode as on any task."""
+        """Fine-tune the model on one episode, as on any task; return the scores (rows, classes) of its query rows."""
         task = self.source.as_task(split, episode)
         form = self.forms[episode.task]
         own = replace(form, labels=task.labels, words=tuple(form.words[c] for c in episode.classes))
@@ -210,7 +212,7 @@ class _Desk:
 
 
 def _form_of(arm: EpisodeArm, task: Any, plain: Format) -> Format:
-    """Return the start's own format for a task it has seen, else the task's with slots as long as the start."""
+    """Return the start's format for a task it was trained on, else the task's with as many slots as the start."""
     if arm.start is None:
         return plain
     for told in arm.start.recipe.get("tasks", []):
@@ -233,7 +235,7 @@ def _ragged(found: Sequence[torch.Tensor], group: Sequence[Episode]) -> list[np.
 
 
 class _Book:
-    """Results in a file of JSON lines; each is written when an arm has ended at a rate."""
+    """Keep results in a file of JSON lines; each result is written when an arm has been measured at one rate."""
 
     def __init__(self, file: Path):
         self._file = file

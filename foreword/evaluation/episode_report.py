@@ -1,4 +1,4 @@
-"""Arms on the same episodes: means over episodes and meta-training seeds with 95% intervals, and paired differences."""
+"""Report arms on the same episodes: means over episodes and meta-training seeds with 95% intervals, and differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Verdict = Literal["shown better", "not shown", "shown worse"]
 
 @dataclass(frozen=True)
 class EpisodeLine:
-    """One arm: mean accuracy, and its differences from the references, adapted, on the same episodes."""
+    """Hold one arm's mean accuracy, and its differences from the adapted references on the same episodes."""
 
     arm: str
     how: str
@@ -31,7 +31,7 @@ class EpisodeLine:
         return self.arm if self.how in ("adapted", self.arm) else f"{self.arm}, {self.how}"
 
     def verdict(self, reference: str) -> Verdict | None:
-        """Return what can be said of the difference from a reference."""
+        """Return whether the difference from a reference is shown, and its sign; None without such a difference."""
         apart = self.versus.get(reference)
         if apart is None:
             return None
@@ -39,8 +39,10 @@ class EpisodeLine:
 
 
 def over(source: EpisodeSource, split: Split) -> Over:
-    """Return what intervals resample: classes where an episode uses every row of its classes, so that episodes differ
-    in their classes alone; else episodes."""
+    """Return what intervals resample: classes or episodes.
+
+    It is classes if an episode uses every row of its classes, so that episodes differ in their classes alone.
+    """
     pools = [rows for some in source._pools[split] for rows in some.values()]
     return (
         "classes" if source.by_classes and all(len(p) <= source.shots + source.queries for p in pools) else "episodes"
@@ -48,7 +50,7 @@ def over(source: EpisodeSource, split: Split) -> Over:
 
 
 def resampled(measured: EpisodeScores, what: Over, seed: int = 0) -> Resampled:
-    """Mean accuracy and its value on resamples; the same episodes give any arm the same resamples."""
+    """Compute mean accuracy and its value on resamples; the same episodes give any arm the same resamples."""
     accuracy_E = measured.accuracy_E
     if what == "episodes":
         value_X, weight_X = accuracy_E, np.ones(len(accuracy_E))
@@ -67,10 +69,11 @@ def resampled(measured: EpisodeScores, what: Over, seed: int = 0) -> Resampled:
 
 
 def lines_of(found: Sequence[EpisodeScores], what: Over, references: Sequence[str] = REFERENCES) -> list[EpisodeLine]:
-    """Return a line for each arm, its starts taken for meta-training seeds; differences pair seeds in the order given,
-    as far as both arms have them.
+    """Return a line for each arm, with its starts as meta-training seeds.
 
-    Raises: ConfigError where arms were measured on other episodes.
+    Differences pair seeds in the order of `found`, as many as both arms have.
+
+    Raises: ConfigError if arms were measured on different episodes.
     """
     if len({m.hash for m in found}) > 1:
         raise ConfigError("The arms were measured on different episodes and cannot be compared; measure them again.")
@@ -92,8 +95,7 @@ def lines_of(found: Sequence[EpisodeScores], what: Over, references: Sequence[st
 
 
 def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled], list[Resampled]]:
-    """Return pairs of runs by seed, as far as both sides have them; a single run stands beside every seed of the
-    other."""
+    """Pair the runs seed by seed, as many as both arms have; a single run is paired with every seed of the other."""
     if len(runs) == 1:
         runs = runs * len(base)
     if len(base) == 1:
@@ -103,7 +105,7 @@ def _pairs(runs: list[Resampled], base: list[Resampled]) -> tuple[list[Resampled
 
 
 def markdown(lines: Sequence[EpisodeLine], what: Over, episodes: int) -> str:
-    """Return the table, with what its intervals cover."""
+    """Return the table as Markdown, with a sentence that says what its intervals cover."""
     references = [r for r in REFERENCES if any(r in line.versus for line in lines)]
     head = ["arm", "seeds", "rate", "accuracy", *[text for r in references for text in (f"- {r}", "")]]
     rows = [head, ["---"] * len(head)]
@@ -124,7 +126,7 @@ def _covered(lines: Sequence[EpisodeLine], what: Over) -> str:
 
 
 def as_record(line: EpisodeLine) -> dict[str, Any]:
-    """Return a line as JSON: accuracies and differences as fractions."""
+    """Return a line as JSON values: accuracies and differences as fractions."""
     told = {"arm": line.arm, "how": line.how, "rates": list(line.rates), "seeds": line.accuracy.seeds}
     value = line.accuracy
     versus = {

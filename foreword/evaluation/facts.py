@@ -1,4 +1,4 @@
-"""Facts of many relations: each relation's prompts, all relations' rows in shared batches, ranks among candidates."""
+"""Answer facts of many relations, each with its own prompts and all in shared batches, by ranks among candidates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ DRAWS = 2000
 @final
 @dataclass(frozen=True, eq=False)
 class RelationQuery:
-    """A relation with its task over the candidates; `reason` says why there is none."""
+    """Hold a relation and its task over the candidates; if there is no task, `reason` says why."""
 
     relation: Relation
     task: Task | None
@@ -39,7 +39,7 @@ class RelationQuery:
 @final
 @dataclass(frozen=True, eq=False)
 class RelationRanks:
-    """The ranks of the right objects of one relation under one arm, and the prompt that gave them."""
+    """Hold the ranks of the right objects of one relation under one arm, and the prompt that gave them."""
 
     relation: str
     arm: str
@@ -49,8 +49,10 @@ class RelationRanks:
 
 
 def single_pieces(lm: FrozenLM, objects: Sequence[str]) -> tuple[str, ...]:
-    """Return objects that are one piece inside a text, each piece once: "turkish" and "Turkish" are one to some
-    tokenizers."""
+    """Return the objects that are one token inside a text, each token once.
+
+    Some tokenizers have one token for "turkish" and "Turkish".
+    """
     pieces = Pieces.of(lm.tokenizer, lm.kind)
     unknown = lm.tokenizer.unk_token_id
     kept: dict[int, str] = {}
@@ -69,8 +71,7 @@ def ask(
     test: int | None = None,
     seed: int = 0,
 ) -> list[RelationQuery]:
-    """Return every relation as a task over its own objects, or over all objects of the source, of one piece for this
-    model."""
+    """Return each relation as a task over its objects, or over all objects of the source, that are one token."""
     everything = single_pieces(lm, facts.objects)
     asked = []
     for relation in facts.relations.values():
@@ -88,13 +89,16 @@ def ask(
 
 
 def manual(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
-    """Return each relation's own template."""
+    """Return the artefact of each relation's manual template."""
     return [_written(lm, a.task, None) for a in asked if a.task is not None]
 
 
 def best_paraphrase(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefact]:
-    """Return the paraphrase (the manual template among them) with the best mean reciprocal rank on development rows;
-    without such rows the manual one. All paraphrases of all relations share batches."""
+    """Return each relation's paraphrase with the best mean reciprocal rank on development rows.
+
+    The manual template is one of the paraphrases, and is chosen if there are no such rows. All paraphrases of all
+    relations share batches.
+    """
     pairs: list[tuple[Artefact, Any]] = []
     owners: list[int] = []
     tasks = [a for a in asked if a.task is not None]
@@ -114,8 +118,10 @@ def best_paraphrase(lm: FrozenLM, asked: Sequence[RelationQuery]) -> list[Artefa
 
 
 def majority_ranks(task: Task) -> NDArray[np.int64]:
-    """Return the ranks of one answer to everything: candidates by how often they are right in the training rows, ties
-    against the right one. What a prompt gains beyond the relation's prior is what is above this."""
+    """Return the ranks under a constant answer: candidates by how often they are right in the training rows.
+
+    Ties count against the right one. A prompt's gain over the relation's prior is its gain over these ranks.
+    """
     counts_C = np.bincount([row.label or 0 for row in task.train], minlength=len(task.labels)).astype(np.float64)
     label_R = np.asarray([row.label for row in task.test])
     return ranks(np.broadcast_to(counts_C, (len(label_R), len(counts_C))), label_R)
@@ -125,8 +131,10 @@ def learnt(
     lm: FrozenLM, asked: Sequence[RelationQuery], method: str, options: Mapping[str, Any], seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Artefact | str]:  # fmt: skip
-    """Return a prompt for every relation with training rows, learnt in one process (gradient methods in one mixed
-    stack); why there is none for the others."""
+    """Learn a prompt for every relation with training rows, in one process; for the others, return why there is none.
+
+    Gradient methods train all prompts in one mixed stack.
+    """
     able = [a for a in asked if a.task is not None and a.task.train]
     jobs = [make_job(lm, a.task, method, options=options, seed=seed) for a in able if a.task is not None]
     found: dict[str, Artefact | str] = {a.relation.name: a.reason or "no training rows" for a in asked}
@@ -138,7 +146,7 @@ def learnt(
 def answer(
     lm: FrozenLM, asked: Sequence[RelationQuery], artefacts: Mapping[str, Artefact], arm: str, seed: int
 ) -> list[RelationRanks]:
-    """Return ranks on the test rows: the rows of all relations, each with its own prompt, in shared batches."""
+    """Return the ranks on the test rows; the rows of all relations, each with its own prompt, share batches."""
     own = [a for a in asked if a.task is not None and a.relation.name in artefacts]
     pairs = [(artefacts[a.relation.name], a.task.test) for a in own if a.task is not None]
     score = score_rows(lm, pairs)
@@ -153,7 +161,7 @@ def macro_interval(
 ) -> dict[str, tuple[float, float, float]]:
     """Return each measure's mean over relations with its 95% interval over test rows, drawn anew in each relation.
 
-    Ranks of several seeds on the same rows are (seeds, rows), of which both are drawn.
+    Ranks of several seeds on the same rows have the shape (seeds, rows); both seeds and rows are drawn.
     """
     rng = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {"p_at_1": [], "p_at_10": [], "mrr": []}
@@ -173,7 +181,7 @@ def _drawn(ranks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int
 
 
 def _written(lm: FrozenLM, task: Task, template: str | None) -> Artefact:
-    """Return the artefact of a pattern as it stands."""
+    """Return the artefact of a hand-written pattern (None: the relation's own template)."""
     job = make_job(lm, task, "manual")
     form = job.format if template is None else replace(job.format, template=Template.parse(template))
     return make_artefact(lm, replace(job, format=form), HardPrompt.empty(), form, 0)

@@ -1,4 +1,4 @@
-"""Options of a comparison: fixed values and grids by method, and the points that each method may try."""
+"""Read the options of a comparison, fixed values and grids by method, and list the points that each method may try."""
 
 import itertools
 import random
@@ -15,11 +15,11 @@ Options = Mapping[str, Mapping[str, Any]]
 
 
 def parse_options(texts: Sequence[str], methods: Sequence[Method]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """`method.key=v1,v2` sets one method's option, `key=v` that of every method that has it; commas make a grid.
+    """Read options by method: `method.key=v1,v2` sets one method's option, `key=v` that of every method that has it.
 
-    Options whose value is free text take one value, commas included.
+    Commas make a grid. Options whose value is free text take one value, commas included.
 
-    Raises: ConfigError for a text of another shape, a method that is not compared, or an option that none has.
+    Raises: ConfigError for a text of another form, a method that is not compared, or an option that no method has.
     """
     results: dict[str, dict[str, tuple[str, ...]]] = {m.name: {} for m in methods}
     for text in texts:
@@ -44,9 +44,9 @@ def parse_options(texts: Sequence[str], methods: Sequence[Method]) -> dict[str, 
 
 
 def points(method: Method, options: Mapping[str, Any], allowed: int | None = None) -> list[Any]:
-    """Return the configs of a method's grid, in order; a list or tuple as value makes a dimension of it.
+    """Return the configs of a method's grid, in order; each option whose value is a list or tuple is a dimension of it.
 
-    Of a grid with more points than `allowed`, as many are drawn with a fixed seed.
+    If the grid has more points than `allowed`, that many are drawn with a fixed seed.
 
     Raises: ConfigError for an unknown option or value.
     """

@@ -1,4 +1,4 @@
-"""One run: an artefact read on the test rows, measured, kept and recorded."""
+"""Measure one run on the test rows, keep its artefact, and record its results."""
 
 import math
 import os
@@ -31,10 +31,10 @@ DETAILS = (
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """The model whose runs are measured, and the folder they are recorded in.
+    """Hold the model whose runs are measured, and the folder that they are recorded in.
 
-    `allowed` grid points a method may try; artefacts above `keep_bytes` are not kept; without `test` no test row is
-    read. `templates` measures a method that is words in other templates too, where that is asked for.
+    A method may try `allowed` grid points; artefacts above `keep_bytes` are not kept; without `test` no test row is
+    read. `templates` also measures a job in other templates, if that was requested and the method's prompt is words.
     """
 
     lm: FrozenLM
@@ -52,7 +52,7 @@ class RunContext:
 def make_desk(
     lm: FrozenLM, store: Store, cache: ReadCache, *, allowed: int, test: bool, keep_bytes: int | None
 ) -> RunContext:
-    """Return a desk for this model over this folder; the cache may hold what other desks read."""
+    """Return the context of this model's runs in this folder; the cache may hold what other contexts read."""
     return RunContext(
         lm=lm,
         store=store,
@@ -68,11 +68,11 @@ def make_desk(
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """One run to be had: its id, its job, and how many shots its rows were drawn with (None: all rows).
+    """Describe one run to be made: its id, its job, and the shots that its rows were drawn with (None: all rows).
 
-    `point` holds the options that vary in the grid it belongs to, `rivals` counts that grid's points. `name` is what
-    its artefact is called where a person chose that (None: a name is made from what decides the run). `subset` is the
-    number of the draw of its rows, where that has a seed of its own.
+    `point` holds the options that vary in the grid it belongs to, and `rivals` counts that grid's points. `name` is the
+    name of its artefact if the user chose one (None: a name is made from what decides the run). `subset` is the number
+    of the draw of its rows, if that has a seed of its own.
     """
 
     id: str
@@ -87,7 +87,7 @@ class PlannedRun:
 def make_cells(
     desk: RunContext, jobs: Sequence[Job], shots: int | None, name: str | None = None, subset: int | None = None
 ) -> list[PlannedRun]:
-    """Return the cells of one seed's grid."""
+    """Return the planned runs of one seed's grid; `jobs` are its points."""
     configs = [asdict(job.config) for job in jobs]
     varying = [key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)]
     points = [{key: config[key] for key in varying} for config in configs]
@@ -98,7 +98,7 @@ def make_cells(
 def _cell(
     desk: RunContext, job: Job, shots: int | None, point: dict[str, Any], rivals: int, own: str | None
 ) -> PlannedRun:
-    """Return a cell with the id that everything deciding the run gives it."""
+    """Return a planned run whose id is the hash of everything that decides the run."""
     # `kept` follows from the weights, and what is empty decides nothing.
     weights = {level: value for level, value in desk.fingerprint.items() if value and level != "kept"}
     decides = {
@@ -117,7 +117,7 @@ def _cell(
 
 
 def _judged(judge: Judge) -> dict[str, Any]:
-    """Return how texts are judged. Single answers were compared by another rule once, and those are other runs."""
+    """Return how texts are judged. The rule for single answers has changed once, so runs with the old rule differ."""
     return judge.to_json() | ({} if judge.generates else {"rule": RULE})
 
 
@@ -159,7 +159,7 @@ def _keep(desk: RunContext, cell: PlannedRun, artefact: Artefact) -> str | None:
 
 
 def is_kept(store: Store, record: Record) -> bool:
-    """Return whether all of a tested run is there: its predictions, and the artefact if its record names one."""
+    """Return whether the files of a tested run are there: its predictions, and the artefact if its record names one."""
     if store.predictions(record) is None:
         return False
     if record.artefact is None:
@@ -219,13 +219,13 @@ def _record(
 
 
 def _details_of(task: Task) -> dict[str, Any]:
-    """Return by which tokenizers the test texts are measured, where it is not the libraries' own."""
+    """Return the tokenizers that the test texts are measured by, if they are not the libraries' own."""
     found = task.judge.tokenizers([row.targets for row in task.test]) if task.metric else {}
     return {"tokenizers": found} if found else {}
 
 
 def _development(made: Artefact) -> dict[str, float]:
-    """Return metrics of the development rows; of a search the one that its choice had on its selection rows as well."""
+    """Return the metrics of the development rows, and for a search also its choice's metric on its selection rows."""
     told = made.metrics.get("validation", {})
     found = {k: math.nan if v is None else float(v) for k, v in told.items() if k != "rows"}
     search = made.metrics.get("search")
@@ -233,7 +233,7 @@ def _development(made: Artefact) -> dict[str, float]:
 
 
 def environment(lm: FrozenLM) -> dict[str, Any]:
-    """Return what numbers may depend on besides the run itself; no host name and no clock."""
+    """Return the software and hardware that a run's numbers may depend on, without host name or time."""
     return {
         "foreword": _version("foreword"),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Accuracy with its intervals as a picture: by method, or over numbers of labels. Needs the `plots` extra."""
+"""Plot accuracy with its intervals, by method or over numbers of labels. This needs the `plots` extra."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,10 @@ from foreword.evaluation.summary import TableRow
 
 
 def plot_accuracy(lines: Sequence[TableRow], file: str | Path) -> Path:
-    """Return one panel a model, task and number of training rows; the file's ending decides the format.
+    """Plot one panel for each model, task and number of training rows to `file`, whose suffix decides the format.
 
-    Raises: ConfigError where matplotlib is not installed, nothing was tested, or the ending names no format.
+    Raises: ConfigError if matplotlib is not installed, nothing was tested, or the suffix names no format; ArtefactError
+    if the file cannot be written.
     """
     tested = [line for line in lines if line.metrics]
     if not tested:
@@ -53,9 +54,10 @@ Curves = Mapping[str, Mapping[str, Sequence[tuple[int, Interval]]]]
 
 
 def plot_curves(panels: Curves, file: str | Path, *, across: str, up: str) -> Path:
-    """Plot lines with their intervals over a few numbers, a panel for each group; equal names have equal colours.
+    """Plot curves with their intervals to `file`, one panel for each group; equal names have equal colours.
 
-    Raises: ConfigError where matplotlib is not installed, or the file's ending names no format.
+    Raises: ConfigError if matplotlib is not installed, or the file's suffix names no format; ArtefactError if the file
+    cannot be written.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""An artefact read on rows: log-probabilities of labels, or the texts that it writes; what its metrics are made of."""
+"""Hold what an artefact predicts on rows: log-probabilities of labels, or generated texts; compute metrics from it."""
 
 import json
 import time
@@ -36,28 +36,28 @@ CALIBRATION = frozenset(field.name for field in fields(HardConfig))
 
 @final
 class Scored(NamedTuple):
-    """Log-probabilities of each row's labels, and the right label."""
+    """Hold the log-probabilities of each row's labels (rows, labels), and the index of the right label (rows)."""
 
     logprob_RC: NDArray[np.float64]
     label_R: NDArray[np.int64]
 
     def metrics(self, closed: bool = True) -> dict[str, float]:
-        """Return all metrics of the rows; macro-F1 only where all rows share their labels (`closed`)."""
+        """Return all metrics of the rows; macro-F1 only if all rows share their labels (`closed`)."""
         found = all_metrics(self.logprob_RC, self.label_R)
         return {name: value for name, value in found.items() if closed or name != "macro_f1"}
 
     def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
-        """Return those of the metrics asked for that have intervals."""
+        """Return the requested metrics that have intervals, on resamples of the rows."""
         return resample_all([name for name in MEASURES if name in names], self.logprob_RC, self.label_R)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class TextPredictions:
-    """What was written for each row: its answer (None: there is none), the samples it was found in, and the targets.
+    """Hold the texts generated for each row: its answer (None: no answer), the samples it came from, and the targets.
 
-    `judge` says how they are measured; `meanings` are the attributes of each row, where slot errors are. `cut` is each
-    row's share of texts that had no end where their tokens ran out; empty where an older version did not count them.
+    `judge` says how they are measured; `meanings` are the attributes of each row, if slot errors are measured. `cut` is
+    each row's share of texts that reached the limit of tokens without an end; it is empty in files of older versions.
     """
 
     judge: Judge
@@ -82,7 +82,7 @@ class TextPredictions:
 
     @cached_property
     def summed(self) -> dict[str, Summed]:
-        """Return each metric as a function of sums over the rows, the task's own first; what was read is read once."""
+        """Return each metric as a function of sums over the rows, the task's own first; texts are read once."""
         answers: list[Extracted] = [NO_ANSWER if a is None else a for a in self.answers]
         found = self.judge.summed(answers, self.targets, self.meanings)
         return found | ({"cut": cut_of(self.cut)} if found and self.cut else {})
@@ -91,11 +91,11 @@ class TextPredictions:
         return {name: one.value() for name, one in self.summed.items()}
 
     def resampled(self, names: Sequence[str]) -> dict[str, Resampled]:
-        """Return those of the metrics asked for."""
+        """Return the requested metrics on resamples of the rows."""
         return resample_summed({name: one for name, one in self.summed.items() if name in names})
 
     def pick(self, rows: Sequence[int]) -> "TextPredictions":
-        """Return some of the rows, by number."""
+        """Return the predictions of the rows with these numbers."""
         picked = {
             name: tuple(column[i] for i in rows)
             for name in ("answers", "texts", "targets", "asked", "meanings", "cut")
@@ -104,7 +104,7 @@ class TextPredictions:
         return replace(self, **picked)
 
     def dump(self) -> bytes:
-        """Return one JSON line a row, so that every number can be had again from what was written."""
+        """Encode the predictions as one JSON line for each row, from which every number can be computed again."""
         columns = zip(self.answers, self.texts, self.targets, self.asked, strict=True)
         judge = self.judge.to_json()
         lines = [
@@ -119,7 +119,10 @@ class TextPredictions:
 
     @staticmethod
     def load(data: bytes) -> "TextPredictions":
-        """Load what `dump` wrote. Raises: ValueError, KeyError, TypeError for lines of another form."""
+        """Decode the predictions that `dump` encoded.
+
+        Raises: ValueError, KeyError, TypeError if the lines are not those of `dump`.
+        """
         lines = [json.loads(line) for line in data.decode().splitlines()]
         return TextPredictions(
             judge=Judge(**{name: lines[0][name] for name in ("metric", "case", "slots") if name in lines[0]})
@@ -140,10 +143,10 @@ Found = Scored | TextPredictions
 @final
 @dataclass(frozen=True, eq=False)
 class SplitPredictions:
-    """What was found on rows, and how many of them a second.
+    """Hold the predictions on the rows of a split, and the rows read per second.
 
-    `reasoned` is, of labels that were found in what was written, the share of rows without an answer and that of texts
-    that were cut.
+    For labels that were extracted from generated texts, `reasoned` has the share of rows without an answer and the
+    share of texts that were cut.
     """
 
     found: Found
@@ -153,15 +156,15 @@ class SplitPredictions:
 
 @dataclass(frozen=True)
 class Readers:
-    """What scores labels and what writes answers."""
+    """Hold the function that scores labels and the function that generates answers."""
 
     score: Score
     answer: Answer
 
     def read(self, lm: FrozenLM, artefact: Artefact, task: Task, rows: Sequence[Row]) -> SplitPredictions:
-        """Read an artefact on labelled rows of a task.
+        """Read labelled rows of a task with an artefact and return the predictions.
 
-        Raises: DataError where there are no rows, or one has no label or target.
+        Raises: DataError if there are no rows, or a row has no label or target.
         """
         if not rows:
             raise DataError("There are no rows to evaluate on; give a task with rows in this split.")
@@ -188,7 +191,7 @@ class Readers:
 
 
 class ReadCache:
-    """What was read of words that nothing trained: a hand-written prompt reads the same rows once, not once a seed.
+    """Cache the predictions of untrained prompts in words, so that the same rows are not read again for each seed.
 
     The same words calibrated by another rule are not read again either: their log-probabilities are shifted.
     """
@@ -198,7 +201,7 @@ class ReadCache:
         self._found: dict[str, SplitPredictions] = {}
 
     def read(self, lm: FrozenLM, artefact: Artefact, task: Task) -> SplitPredictions:
-        """Return the artefact on the task's test rows."""
+        """Return the artefact's predictions on the task's test rows."""
         form = artefact.format
         if artefact.numbers_trained or not isinstance(artefact.value, HardPrompt) or form.premise is not None:
             return self._readers.read(lm, artefact, task, task.test)
@@ -223,5 +226,5 @@ class ReadCache:
 
 
 def primary(metrics: Mapping[str, Any]) -> str:
-    """Return the metric that a task is judged by: accuracy, or the first of those of its texts."""
+    """Return the name of a task's main metric: accuracy, or the first metric of its texts."""
     return "accuracy" if "accuracy" in metrics or not metrics else next(iter(metrics))

@@ -1,7 +1,7 @@
-"""What a comparison leaves on disk: one JSON line a run, added when the run is whole, and its predictions beside it.
+"""Keep the results of a comparison on disk: one JSON line for each finished run, and its predictions beside it.
 
-`results.jsonl` holds what was found, so a run made again gives the same line; `timings.jsonl` what the clock said.
-A run's id is the hash of all that decides it; a run whose id is there is not run again.
+`results.jsonl` holds the results, so that a run made again gives the same line; `timings.jsonl` holds the measured
+times. A run's id is the hash of everything that decides it; a run whose id is in the folder is not run again.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ CHECKPOINTS = "checkpoints"  # of stacks that are being trained; gone when they 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of training (its share, where `stack` runs trained together) and test rows scored a second."""
+    """Hold the seconds of training (its share, if `stack` runs trained together) and the test rows scored a second."""
 
     train_seconds: float
     stack: int
@@ -41,14 +41,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Record:
-    """One run. A "trial" is a grid point with its development score; a "result" is a run with its test metrics.
+    """Describe one run: a "trial" is a grid point with its development score, a "result" a run with its test metrics.
 
-    `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the shots a
-    label (None: all rows). `point` holds the options that the grid varies, `tried` and `allowed` count the points that
-    the choice was made from and the most that a method might have. `predictions` and `artefact` are paths inside the
-    comparison's folder. A metric that could not be measured is NaN, and null on disk. `details` is what the method
-    tells of its words and texts: how many demonstrations, which calibration, how texts were compared and cut,
-    and what other templates would have given.
+    `model_numbers` counts the model's parameters, `labels` the labels (0: each row has its own), `k` is the number of
+    shots for each label (None: all rows). `point` holds the options that the grid varies; `tried` counts the points
+    that the choice was made from, and `allowed` the most that a method may try. `predictions` and `artefact` are paths
+    inside the comparison's folder. A metric that could not be measured is NaN, and null on disk. `details` holds facts
+    about the method's words and texts: the number of demonstrations, the calibration rule, how texts were compared and
+    cut, and the results with other templates.
     """
 
     id: str
@@ -82,23 +82,23 @@ class Record:
 
     @property
     def primary(self) -> str:
-        """Return the metric that the run is judged by: accuracy, or that of its task's texts."""
+        """Return the main metric of the run: accuracy, or the task's own metric for answers in text."""
         return primary(self.metrics or self.development)
 
     @property
     def computed_on(self) -> str:
-        """Return the GPU, or else the kind of processor, and in which numbers."""
+        """Return the GPU, or else the kind of processor, and the data type of the numbers."""
         on = self.environment
         return f"{on['machine'] if on['device'] == 'cpu' else on['device']}, {on['dtype']}"
 
     @property
     def draw(self) -> tuple[int, int]:
-        """Return which repetition it is: the number of its draw of rows (-1: drawn with the seed), and its seed."""
+        """Return the repetition: the number of its draw of training rows (-1: drawn with the seed), and its seed."""
         return int(self.details.get("subset", -1)), self.seed
 
     @property
     def question(self) -> tuple[Any, ...]:
-        """Return what is compared on equal terms: the same model and test rows, and as many training rows."""
+        """Return what runs must share to be compared: the model, the test rows, and the number of training rows."""
         return (
             self.model,
             self.kind,
@@ -120,15 +120,16 @@ def run_id(decides: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A comparison's folder. Lines are added whole or not at all; several processes may add to one folder."""
+    """Read and write a comparison's folder, which several processes may share. Lines are added whole or not at all."""
 
     folder: Path
 
     @staticmethod
     def open(folder: str | Path) -> "Store":
-        """Open the folder of a store.
+        """Open the store in a folder, which is created if it does not exist.
 
-        Raises: ArtefactError if it cannot be made, or something else wrote its results.
+        Raises: ArtefactError if the folder cannot be made, is an artefact's folder, or has results that something else
+        wrote.
         """
         store = Store(Path(folder))
         if (store.folder / RECORD).exists():
@@ -139,7 +140,7 @@ class Store:
         return store
 
     def records(self) -> list[Record]:
-        """Return all runs in the order they were added, the last line of a run standing for it."""
+        """Return all runs in the order they were added; the last line of a run replaces its earlier lines."""
         timings = {
             t["id"]: Timing(t["train_seconds"], t["stack"], t["examples_per_second"]) for t in self._lines(TIMINGS)
         }
@@ -160,7 +161,7 @@ class Store:
         return list(results.values())
 
     def keys_after(self, start: int) -> tuple[set[tuple[str, str]], int]:
-        """Role and id of the runs whose lines stand after so many bytes of the results, and where they end."""
+        """Return role and id of the runs whose lines come after byte `start` of the results, and the end's byte."""
         path = self.folder / RESULTS
         if not path.exists():
             return set(), start
@@ -175,7 +176,7 @@ class Store:
             return {("", "")}, start
 
     def add(self, record: Record, found: Found | None = None) -> Record:
-        """Write predictions, the timing, and last the line that says the run is there; gives the record as written."""
+        """Write the predictions, the timing, and last the line of the finished run; return the record as written."""
         if found is not None:
             place = f"{PREDICTIONS}/{record.id}.{'jsonl' if isinstance(found, TextPredictions) else 'safetensors'}"
             record = replace(record, predictions=place)
@@ -189,7 +190,7 @@ class Store:
         return record
 
     def predictions(self, record: Record) -> Found | None:
-        """Return what was found on the test rows: label scores, or texts; None where the file is lost or damaged."""
+        """Return the predictions on the test rows: label scores, or texts; None if the file is lost or damaged."""
         if record.predictions is None:
             return None
         try:
@@ -240,7 +241,7 @@ def _packed(found: Found) -> bytes:
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """Return the offset after the last newline."""
+    """Return the byte offset after the last newline."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 65536)
@@ -254,7 +255,7 @@ def _whole_lines(file: BinaryIO) -> int:
 
 @contextmanager
 def _locked(file: BinaryIO) -> Iterator[None]:
-    """Keep other processes from adding at the same time; a plain pass where the system has no such lock."""
+    """Prevent other processes from writing to the file at the same time; do nothing if the system has no such lock."""
     if sys.platform == "win32":
         yield
         return
@@ -269,7 +270,7 @@ def _locked(file: BinaryIO) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an ArtefactError that says what to do."""
+    """Turn an OSError into an ArtefactError that says what to do."""
     try:
         yield
     except OSError as error:

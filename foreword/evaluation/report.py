@@ -1,4 +1,4 @@
-"""Lines to text: the cells of a table, Markdown, and the sentences that go under it. Pure."""
+"""Format the lines of a comparison as text: table cells, Markdown, and the notes below. No file is read or written."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from foreword.evaluation.summary import BASELINES, TableRow
 
 
 def table(lines: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
-    """Return headers and rows of cells; columns that say the same in every line are left out (the caption says it)."""
+    """Return headers and rows of cells; columns that are equal in every line are left out and stand in the caption."""
     columns: dict[str, list[str]] = {}
     if len({(line.model, line.kind) for line in lines}) > 1:
         columns["model"] = [f"{line.model}, {line.kind}" for line in lines]
@@ -61,7 +61,7 @@ def table(lines: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(lines: Sequence[TableRow]) -> str:
-    """Caption, table and notes."""
+    """Return caption, table and notes as Markdown."""
     if not lines:
         return "No run has finished.\n"
     headers, rows = table(lines)
@@ -72,7 +72,7 @@ def markdown(lines: Sequence[TableRow]) -> str:
 
 
 def caption(lines: Sequence[TableRow]) -> str:
-    """Return what was compared on what, with how many seeds, and what the columns hold."""
+    """Return a sentence that says which models, tasks, rows and seeds were compared, and what the columns hold."""
     models = ", ".join(
         dict.fromkeys(f"{line.model} ({line.kind}, {count(line.model_numbers)} parameters)" for line in lines)
     )
@@ -114,8 +114,7 @@ def caption(lines: Sequence[TableRow]) -> str:
 
 
 def notes(lines: Sequence[TableRow]) -> list[str]:
-    """Return sentences: what is below the hand-written prompt, which differences are not shown, how points were
-    chosen."""
+    """Return sentences on what is below the hand-written prompt, on differences that are not shown, and on grid points."""
     told = []
     many = len({line.question for line in lines}) > 1
     for line in lines:
@@ -199,12 +198,12 @@ NUMBERS = ("nll", "nist")  # as they are; all others are shares, told in percent
 
 
 def title(name: str) -> str:
-    """Return a metric's name for a person."""
+    """Return a metric's name as users read it."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def _measured(lines: Sequence[TableRow]) -> list[str]:
-    """Return the metrics of any line, in order; no answers and cut texts have a column only where there were some."""
+    """Return the names of all lines' metrics in order, without `no_answer` and `cut` if they are 0 in every line."""
     names = dict.fromkeys(name for line in lines for name in line.metrics)
     never = {n for n in ("no_answer", "cut") if all(line.metrics[n].mean == 0 for line in lines if n in line.metrics)}
     if any(line.primary == "accuracy" for line in lines):
@@ -213,12 +212,12 @@ def _measured(lines: Sequence[TableRow]) -> list[str]:
 
 
 def scale(name: str) -> float:
-    """Return what a metric is multiplied with for a person."""
+    """Return the factor by which a metric is multiplied for display: 100 for shares, else 1."""
     return 1.0 if name in NUMBERS else 100.0
 
 
 def valued(name: str, value: Interval | None) -> str:
-    """Return a metric with its interval, in percent unless it is no share."""
+    """Format a metric with its interval, in percent unless it is not a share."""
     if value is not None and not value.measured:
         return NOT_MEASURED
     return number(value) if name in NUMBERS else percent(value)
@@ -237,7 +236,7 @@ def number(value: Interval | None) -> str:
 
 
 def points(gap: Interval, name: str = "accuracy") -> str:
-    """Return a difference of the metric `name`, in points of percent unless it is no share."""
+    """Format a difference of the metric `name`, in percentage points unless it is not a share."""
     by, digits = scale(name), 2 if name in NUMBERS else 1
     return f"{by * gap.mean:+.{digits}f} [{by * gap.low:+.{digits}f}, {by * gap.high:+.{digits}f}]"
 
@@ -251,7 +250,7 @@ def versus(line: TableRow, base: str) -> str:
 
 
 def seeds_of(lines: Sequence[TableRow]) -> str:
-    """Return how many seeds, and on how many draws of training rows each, where these were drawn apart."""
+    """Return the number of seeds as text, with the number of subsets of training rows if they were drawn separately."""
     seeds = " or ".join(str(n) for n in sorted({len(line.seeds) for line in lines}))
     subsets = " or ".join(str(n) for n in sorted({line.subsets for line in lines if line.subsets}))
     told = f"{seeds} {'seed' if seeds == '1' else 'seeds'}"
@@ -267,7 +266,7 @@ def where(line: TableRow) -> str:
 
 
 def count(n: int) -> str:
-    """Return 1,234 as 1.2K, 22,700,000 as 22.7M."""
+    """Format a count in short: 1,234 as 1.2K, 22,700,000 as 22.7M."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if n >= size:
             return f"{n / size:.1f}{letter}"
@@ -275,7 +274,7 @@ def count(n: int) -> str:
 
 
 def matrix(lines: Sequence[TableRow]) -> str:
-    """Return what each task is judged by, alone: one table a model and number of shots, methods down and tasks across.
+    """Return one table for each model and number of shots, methods down and tasks across, of each task's main metric.
 
     `markdown` has the rest.
     """

@@ -1,6 +1,6 @@
-"""A new base model: make every artefact of a store again from its recorded recipe and rows, and compare.
+"""Make every artefact of a store again for a new base model, from its recorded recipe and rows, and compare.
 
-What was learnt for one model means nothing to another; how it was learnt does.
+A prompt learnt for one model cannot be used with another, but the way to learn it can.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,15 +31,14 @@ LoadModel = Callable[[str, str], FrozenLM]  # by name and kind
 
 
 def load_model(name: str, kind: str) -> FrozenLM:
-    """Return a model by the name and kind that an artefact recorded."""
+    """Load a model by the name and kind that an artefact recorded."""
     return load_by_name(name, kind=kind)
 
 
 def find_artefacts(folder: str | Path) -> dict[str, Path]:
-    """Return artefacts by name, in order: of a store or a comparison, of a folder of artefacts, or the one artefact
-    itself.
+    """Return the artefacts by name, in order: of a store or comparison, of a folder of artefacts, or of one artefact.
 
-    Raises: ArtefactError where there is none.
+    Raises: ArtefactError if there is none.
     """
     place = Path(folder)
     if (present(place) / RECORD).is_file():
@@ -69,12 +68,12 @@ def retrain(
 ) -> TaskReport:
     """Make every artefact of `folder` again for `lm`, in `out`, and compare test accuracy before and after.
 
-    Rows come from where the recipe says, or from `tasks` by the artefact's name, drawn from as the recipe says; rows
-    whose hashes differ from the recorded ones are an error of that artefact, unless `allow_changed_data`. The template
-    and label words are the recorded ones; for a model of the other kind (masked, causal) they are the task's own for
-    that kind. `load` gives the model that an artefact was made for, where its predictions were not kept with it.
+    Rows come from the source that the recipe names, or from `tasks` by the artefact's name, drawn as the recipe says.
+    Rows whose hashes differ from the recorded ones are an error of that artefact, unless `allow_changed_data`. The
+    template and label words are the recorded ones; for a model of the other kind (masked, causal) they are the task's
+    own for that kind. `load` loads the model that an artefact was made for, if its predictions were not kept with it.
 
-    Raises: ArtefactError where there is nothing to make again, or `out` is `folder`.
+    Raises: ArtefactError if there is nothing to make again, or `out` is `folder`.
     """
     result = find_artefacts(folder)
     new = Path(out).resolve()
@@ -106,9 +105,9 @@ def retrain(
 def job_again(
     lm: FrozenLM, artefact: Artefact, task: Task | ForewordError | None, *, allow_changed_data: bool = False
 ) -> Job:
-    """Return the job that made an artefact, over another model.
+    """Return the job that made an artefact, for another model.
 
-    Raises: DataError where its rows are gone or have changed; ArtefactError where no recipe was recorded.
+    Raises: DataError if its rows are gone or have changed; ArtefactError if no recipe was recorded.
     """
     recipe = artefact.recipe
     if isinstance(task, ForewordError):
@@ -146,7 +145,7 @@ def job_again(
 
 
 class Before:
-    """What artefacts had on the test rows: from the predictions kept with them, else by reading the rows again."""
+    """Find the test results of the old artefacts, from the predictions kept with them or by reading the rows again."""
 
     def __init__(self, folder: Path, load: LoadModel):
         self.notes: list[str] = []
@@ -158,7 +157,7 @@ class Before:
             self._records = {r.artefact: r for r in self._store.records() if r.artefact and r.role == "result"}
 
     def accuracy(self, artefact: Artefact, place: Path, task: Task) -> Resampled | None:
-        """Return the accuracy, or None if neither is to be had; a note says why."""
+        """Return an artefact's main metric on the task's test rows; None, with a note, if it cannot be had."""
         record = self._records.get(f"{ARTEFACTS}/{place.name}")
         if record is not None and record.hashes["test"] == task.hashes()["test"]:
             kept = self._store.predictions(record)

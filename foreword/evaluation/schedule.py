@@ -1,4 +1,4 @@
-"""Which runs of a method are missing, how they are trained together, and which grid point each seed chooses."""
+"""Plan which runs of a method are missing, which are trained together, and which grid point each seed chooses."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ SHORTEST, LONGEST = 0.05, 2.0  # seconds between two looks at the stacks that ot
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that ended in an error; it is tried again the next time."""
+    """Describe a run that ended in an error; it is tried again the next time."""
 
     model: str
     task: str
@@ -40,9 +40,10 @@ class FailedRun:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """One method on one model. `found` and `failures` are added to as runs end; `tell` hears how many did.
+    """Hold the plan for one method on one model.
 
-    At most `stack` runs train as one (None: no limit).
+    `found` and `failures` are added to as runs end, and `tell` is called with the number of runs that ended. At most
+    `stack` runs train as one (None: no limit).
     """
 
     desk: RunContext
@@ -60,15 +61,14 @@ IsDone = Callable[[Schedule, PlannedRun], bool]
 
 
 def run_method(plan: Schedule, seeds: Mapping[Any, Cells]) -> list[Record]:
-    """Return every seed's result: all seeds and grid points as one stack where the method can be mixed, else seed by
-    seed."""
+    """Run every seed and return the results; if the method can be mixed, all seeds and points share a stack."""
     if _mixes(plan.method):
         return _run_seeds(plan, list(seeds.values()))
     return [record for cells in seeds.values() for record in _run_seeds(plan, [cells])]
 
 
 def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
-    """Train what is missing, record each grid point's development score, then test each seed's choice."""
+    """Train missing runs, record each grid point's development score, then test each seed's chosen point."""
     made: dict[str, tuple[Trained, int]] = {}
     needed = [cell for cells in seeds if not is_complete(plan, cells) for cell in cells if _is_missing(plan, cell)]
     everything = [cell for cells in seeds for cell in cells]
@@ -110,8 +110,7 @@ def _run_seeds(plan: Schedule, seeds: Sequence[Cells]) -> list[Record]:
 
 
 def _choice(plan: Schedule, cell: PlannedRun) -> Path:
-    """Return where a grid point waits that was trained in company, the best so far: made again alone it would not be
-    equal."""
+    """Return the folder that keeps the best point so far of a stack; trained again alone it would not be equal."""
     return plan.desk.store.folder / CHECKPOINTS / f"choice-{cell.id}"
 
 
@@ -131,7 +130,10 @@ def _drop_choice(plan: Schedule, cell: PlannedRun) -> None:
 
 
 def best_point(plan: Schedule, cells: Cells) -> PlannedRun | None:
-    """Return the point best on the development rows, then likeliest, then the first; one point needs no choice."""
+    """Return the point with the best main metric on the development rows, then the lowest NLL, then the first.
+
+    A grid of one point needs no choice: return it once its result is recorded. Return None if nothing is recorded.
+    """
     if len(cells) == 1:
         return cells[0] if ("result", cells[0].id) in plan.found else None
     scored = [(c, plan.found["trial", c.id].development) for c in cells if ("trial", c.id) in plan.found]
@@ -139,7 +141,7 @@ def best_point(plan: Schedule, cells: Cells) -> PlannedRun | None:
 
 
 def is_complete(plan: Schedule, cells: Cells) -> bool:
-    """Return whether a seed's choice was made among all its points and tested."""
+    """Return whether a seed's point was chosen among all its points and tested."""
     if len(cells) > 1 and any(("trial", c.id) not in plan.found for c in cells):
         return False
     winner = best_point(plan, cells)
@@ -162,9 +164,9 @@ def _result(plan: Schedule, cell: PlannedRun, trained: Trained, together: int) -
 
 
 def _train(plan: Schedule, needed: Cells, everything: Cells, on_made: OnMade, is_done: IsDone) -> None:
-    """Hand runs over as stacks, each of which can be killed at any moment and go on to the same numbers.
+    """Train runs as stacks, each of which can be killed at any moment and resumes to the same numbers.
 
-    Several processes may do so in one folder: each takes the stacks that no other has, and waits for the rest.
+    Several processes may do so in one folder: each takes the stacks that no other process has, and waits for the rest.
     """
     left, wait = list(_stacks(plan, needed, everything)), SHORTEST
     while left:
@@ -233,7 +235,7 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
 
 
 def _take_over(plan: Schedule) -> None:
-    """Take in the runs that other processes have ended since this one looked."""
+    """Read the runs that other processes have finished since the last call."""
     keys, plan.read_to[0] = plan.desk.store.keys_after(plan.read_to[0])
     if not keys <= plan.found.keys():
         for record in plan.desk.store.records():
@@ -241,7 +243,7 @@ def _take_over(plan: Schedule) -> None:
 
 
 def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]:
-    """Yield the stacks that a killed process left first, with the runs they had, then what else is missing."""
+    """Yield the stacks that a killed process left, with the same runs, and then the other missing runs."""
     ids = {cell.id for cell in needed}
     for stack in _pinned(plan, everything):
         if any(cell.id in ids for cell in stack):
@@ -260,7 +262,7 @@ def _stacks(plan: Schedule, needed: Cells, everything: Cells) -> Iterator[Cells]
 
 
 def _pin(checkpoint: Path, stack: Cells) -> None:
-    """Note which runs train together: in floating point a run's last digits depend on its company."""
+    """Write which runs train together: in floating point, a run's last digits depend on the other runs of its stack."""
     told = {
         "ids": [cell.id for cell in stack],
         "names": [cell.name for cell in stack],
@@ -281,9 +283,9 @@ def _drop_empty(folder: Path) -> None:
 
 
 def _pinned(plan: Schedule, everything: Cells) -> Iterator[Cells]:
-    """Return the stack of these runs that were begun and not ended.
+    """Yield the stacks of these runs that were begun and have not ended.
 
-    A stack of named runs whose rows or recipe have changed since is not gone on with; what it left is removed.
+    A stack of named runs whose rows or recipe have changed since is not resumed; its files are removed.
     """
     cells = {cell.id: cell for cell in everything}
     names = {cell.name for cell in everything if cell.name is not None}
@@ -307,7 +309,7 @@ def _mixes(method: Method) -> bool:
 
 
 def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
-    """Return the file for the state of a stack or a search; a whole model's weights are not worth writing so often."""
+    """Return the file for the state of a stack or a search; None for whole models, whose weights are too large."""
     if not plan.method.resumes or not plan.method.freezes_lm:
         return None
     suffix = "safetensors" if plan.method.gradient else "jsonl"
@@ -315,5 +317,5 @@ def _checkpoint(plan: Schedule, stack: Cells) -> Path | None:
 
 
 def _name(stack: Cells) -> str:
-    """Return what a stack's files are called, without a suffix."""
+    """Return the name of a stack's files, without a suffix."""
     return hashlib.sha256(" ".join(cell.id for cell in stack).encode()).hexdigest()[:20]

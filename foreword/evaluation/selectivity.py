@@ -1,4 +1,4 @@
-"""Selectivity of a probe: how much better it does on the task than on labels that only its own capacity can learn."""
+"""Measure a probe's selectivity: its accuracy on the task beyond that on labels that it can only memorise."""
 
 import random
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from foreword.tasks.task import Task
 @final
 @dataclass(frozen=True)
 class Selectivity:
-    """Test accuracy on the task and on its control task; the difference is the selectivity."""
+    """Hold test accuracy on the task and on its control task; the difference is the selectivity."""
 
     task: float
     control: float
@@ -28,13 +28,13 @@ class Selectivity:
 
 
 def control_task(task: Task, seed: int = 0) -> Task:
-    """Return the same rows with labels that follow from the text's first word alone, drawn once for each word as often
-    as the task's own labels occur (Hewitt & Liang 2019, section 2.1; their word types are single tokens, ours begin a
-    row).
+    """Return the task with the same rows and labels that depend on the text's first word alone.
 
-    Whoever learns it has memorised words; the representation need not know anything of the task.
+    The label of each word is drawn as often as the task's own labels occur (Hewitt & Liang 2019, section 2.1; their
+    word types are single tokens, ours begin a row). A method that learns these labels has memorised words; the
+    representation need not contain anything about the task.
 
-    Raises: DataError where rows bring their own options.
+    Raises: DataError if rows bring their own options.
     """
     if not task.labels:
         raise DataError("A control task needs one set of labels for all rows; here each row has its own options.")

@@ -1,4 +1,4 @@
-"""How much hangs on one template: the same method with the same rows in ten others, measured on the same test rows."""
+"""Measure how much a method depends on the template: the same rows in ten other templates, on the same test rows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,11 +19,11 @@ Judged = Callable[[Artefact, Task], float]  # by the metric that the task is jud
 
 
 def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcome]], judged: Judged) -> dict[str, Any]:
-    """Worst, median and best test accuracy (of texts: the task's metric) over paraphrased templates; empty where none
-    can be used.
+    """Return the worst, median and best test accuracy (for texts: the task's metric) over paraphrased templates.
 
-    Demonstrations and calibration are made anew for each, with the job's seed. A template that this model cannot be
-    asked in is left out, and `tried` counts those that were read. It costs as many evaluations as there are templates.
+    Demonstrations and calibration are made anew for each template, with the job's seed. Templates that this model
+    cannot use are left out, and `tried` counts those that were read; without any, the result is empty. The cost is one
+    evaluation for each template.
     """
     results = []
     for source in paraphrases(job.task.name, job.task.fields):
@@ -42,7 +42,7 @@ def over_templates(lm: FrozenLM, job: Job, train_many: Callable[..., list[Outcom
 
 
 def _like(own: Template, other: Template, kind: str) -> Template:
-    """Return the other template as the job's is given: for this kind of model, or as a message."""
+    """Return the other template in the form of the job's: for this kind of model, or as a chat message."""
     if not own.chat:
         return other.for_kind(kind)
     at = next(i for i, part in enumerate(other.parts) if isinstance(part, AnswerPlace))

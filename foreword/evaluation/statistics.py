@@ -1,7 +1,8 @@
-"""95% intervals over test rows and seeds, and paired differences on the same rows.
+"""Compute 95% intervals over test rows and seeds, and paired differences on the same rows.
 
-Every metric (defined in tasks/metrics and tasks/corpus) is a function of sums over rows, so a resample of the rows is a
-vector of counts times a matrix. Two runs on the same rows share the counts; that is what makes their difference paired.
+Every metric (defined in tasks/label_metrics and tasks/corpus_metrics) is a function of sums over rows, so a resample of
+the rows is a vector of counts times a matrix. Two runs on the same rows share the counts, which makes their difference
+paired.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric as `reduce(sum over rows of features, rows)`; its values lie in [low, high]."""
+    """Describe a metric as `reduce(sum over rows of features, rows)`; its values lie in [low, high]."""
 
     name: str
     features: Callable[[Array, NDArray[np.int64]], Array]
@@ -32,7 +33,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its 95% interval; with one seed the interval covers the choice of test rows only."""
+    """Hold a mean over seeds with its 95% interval; with one seed the interval covers the choice of test rows only."""
 
     mean: float
     low: float
@@ -42,18 +43,18 @@ class Interval:
 
     @property
     def shown(self) -> bool:
-        """Return, for a difference, whether the interval leaves out 0."""
+        """Return whether the interval of a difference excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
     def measured(self) -> bool:
-        """Return whether there is a value: a metric of texts may not measure every script."""
+        """Return whether there is a value: a metric of texts may not be defined for every script."""
         return not np.isnan(self.mean)
 
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """One run's metric on its test rows, and on `DRAWS` resamples of them."""
+    """Hold one run's metric on its test rows, and on `DRAWS` resamples of them."""
 
     point: float
     draws_D: Array
@@ -75,7 +76,7 @@ def _mean(sums_DF: Array, rows: int) -> Array:
 
 
 def _confusion(logprob_RC: Array, label_R: NDArray[np.int64]) -> Array:
-    """Per class: predicted and true, predicted, true."""
+    """Return indicators for each row and class: predicted and true, predicted, true."""
     classes = np.arange(logprob_RC.shape[1])
     predicted_RC = logprob_RC.argmax(axis=1)[:, None] == classes
     true_RC = label_R[:, None] == classes
@@ -83,7 +84,7 @@ def _confusion(logprob_RC: Array, label_R: NDArray[np.int64]) -> Array:
 
 
 def _macro_f1(sums_DF: Array, rows: int) -> Array:
-    """Mean F1 of the classes that occur, as label or as prediction."""
+    """Return the mean F1 of the classes that occur, as label or as prediction."""
     both_DC, predicted_DC, true_DC = np.split(sums_DF, 3, axis=1)
     size_DC = predicted_DC + true_DC
     f1_DC = np.divide(2 * both_DC, size_DC, out=np.zeros_like(size_DC), where=size_DC > 0)
@@ -91,7 +92,7 @@ def _macro_f1(sums_DF: Array, rows: int) -> Array:
 
 
 def _gaps(logprob_RC: Array, label_R: NDArray[np.int64]) -> Array:
-    """Per bin of confidence, (0, 1/15], (1/15, 2/15], ...: confidence minus being right."""
+    """Return confidence minus correctness of each row, in the column of its bin: (0, 1/15], (1/15, 2/15], ..."""
     confidence_R = np.exp(logprob_RC.max(axis=1))
     bin_R = np.clip(np.ceil(confidence_R * BINS).astype(int) - 1, 0, BINS - 1)
     gap_R = confidence_R - _right(logprob_RC, label_R)[:, 0]
@@ -99,7 +100,7 @@ def _gaps(logprob_RC: Array, label_R: NDArray[np.int64]) -> Array:
 
 
 def _ece(sums_DF: Array, rows: int) -> Array:
-    """Guo et al. 2017, eq. 3."""
+    """Return the expected calibration error (Guo et al. 2017, eq. 3)."""
     return np.abs(sums_DF).sum(axis=1) / rows
 
 
@@ -117,7 +118,7 @@ MEASURES = {
 def resample_all(
     names: Sequence[str], logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0
 ) -> dict[str, Resampled]:
-    """Return metrics by name on resamples of the rows; equal `seed` and number of rows give any run equal resamples."""
+    """Compute metrics by name on resamples of the rows; equal `seed` and number of rows give equal resamples."""
     kinds, rows = [MEASURES[name] for name in names], len(label_R)
     features = [kind.features(logprob_RC, label_R) for kind in kinds]
     sums_DX = _sums(np.concatenate(features, axis=1), seed)
@@ -130,10 +131,9 @@ def resample_all(
 
 
 def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, Resampled]:
-    """Return metrics of texts, of which some are of a whole corpus, on the resamples that label scores of as many rows
-    have.
+    """Compute metrics of texts, corpus metrics included, on the same resamples as label scores of as many rows.
 
-    A row is a source with all its references. Nothing is read again: a resample weighs the rows' features.
+    A row is a source with all its references. No text is read again: a resample weights the rows' features.
     """
     if not metrics:
         return {}
@@ -149,18 +149,18 @@ def resample_summed(metrics: Mapping[str, Summed], seed: int = 0) -> dict[str, R
 
 
 def resample_values(values: Mapping[str, Array], seed: int = 0) -> dict[str, Resampled]:
-    """Return means of values a row, between 0 and 1."""
+    """Compute the means of values for each row, between 0 and 1, on resamples of the rows."""
     return resample_summed({name: mean_of(value_R) for name, value_R in values.items()}, seed)
 
 
 def _sums(all_RF: Array, seed: int) -> Array:
-    """Return sums over the rows as they are, then over each resample."""
+    """Return the sums over the original rows, then over each resample."""
     parts = [all_RF.sum(axis=0, keepdims=True)]
     return np.concatenate([*parts, *(count_DR @ all_RF for count_DR in _counts(len(all_RF), seed))])
 
 
 def _counts(rows: int, seed: int) -> Iterator[Array]:
-    """Yield how often each row is in each resample, in parts: of all draws over 100,000 rows they would take 1.6 GB."""
+    """Yield how often each row is in each resample, in blocks: all resamples of 100,000 rows would take 1.6 GB."""
     rng = np.random.default_rng([seed, rows])
     for start in range(0, DRAWS, 200):
         pick_DR = rng.integers(rows, size=(min(200, DRAWS - start), rows))
@@ -168,17 +168,17 @@ def _counts(rows: int, seed: int) -> Iterator[Array]:
 
 
 def resample(name: str, logprob_RC: Array, label_R: NDArray[np.int64], seed: int = 0) -> Resampled:
-    """Return one metric of `resample_all`."""
+    """Compute one metric of `resample_all`."""
     return resample_all([name], logprob_RC, label_R, seed)[name]
 
 
 def interval(runs: Sequence[Resampled], seed: int = 0) -> Interval:
-    """Return the mean over the runs of several seeds on the same rows.
+    """Return the mean over the runs of several seeds on the same rows, with its interval.
 
     Rows are resampled for all seeds at once, since all were tested on the same rows. The spread between seeds is added
     as Student's t with S-1 degrees of freedom times its standard error: resampling three seeds instead would give an
-    interval far too narrow. Draws are recentred on the point, because resampling biases calibration error upwards. NaN
-    where a run's metric could not be measured.
+    interval far too narrow. Draws are recentred on the point, because resampling biases calibration error upwards. The
+    result is NaN if a run's metric could not be measured.
     """
     points = np.array([r.point for r in runs])
     if np.isnan(points).any():
@@ -192,7 +192,7 @@ def interval(runs: Sequence[Resampled], seed: int = 0) -> Interval:
 
 
 def difference(runs: Sequence[Resampled], base: Sequence[Resampled], seed: int = 0) -> Interval:
-    """Mean of `runs` minus `base`, paired by row and by seed: `runs[i]` and `base[i]` share both splits."""
+    """Return the mean of `runs` minus `base`, paired by row and by seed: `runs[i]` and `base[i]` share both splits."""
     pairs = list(zip(runs, base, strict=True))
     points = np.array([a.point - b.point for a, b in pairs])
     if np.isnan(points).any():

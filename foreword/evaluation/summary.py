@@ -1,4 +1,4 @@
-"""Records of runs to lines of a table: means over seeds with intervals, and paired differences from two baselines."""
+"""Summarise records of runs as table rows: means over seeds with intervals, and differences from two baselines."""
 
 import math
 from collections import Counter
@@ -19,18 +19,19 @@ ReadPredictions = Callable[[Record], Found | None]
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method on one model, task and number of training rows: a mean over its seeds, on each of its `subsets` of
-    rows where these were drawn apart (0: they were not).
+    """Describe one method on one model, task and number of training rows: a mean over its seeds.
 
-    `versus` maps a baseline to the difference from it of the metric the task is judged by, on the same rows and seeds.
-    `chosen` are grid points with how many seeds chose them. `metrics` is empty where no test rows were read. Seconds
-    are of training, a share where runs trained together; examples per second are test rows scored. `shown` says how
-    many demonstrations stand before a row of how many asked for, and `calibration` which rule, where there are such.
-    `templates` are the worst, median and best of that metric over paraphrased templates, means over seeds. `case`
-    is how texts were compared (tasks/judge), `tokenizers` what parted their words where it is not the libraries' own.
-    `reasoned` are means over seeds of what was written before labels: rows without an answer, texts that were cut.
-    `longer` rows of training and validation, of how many, have targets that are longer than so many tokens.
-    `fields` are the texts of a row that the template reads.
+    If training rows were drawn separately, the seeds ran on each of `subsets` subsets (0: they were not). `versus` maps
+    a baseline to the difference from it of the task's main metric, on the same rows and seeds. `chosen` are grid points
+    with the number of seeds that chose them. `metrics` is empty if no test rows were read. Seconds are of training, a
+    share if runs trained together; examples per second are test rows scored. `shown` says how many demonstrations stand
+    before a row, of how many requested, and `calibration` names the rule; they are empty without any. `templates` are
+    the worst, median and best of the main metric over paraphrased templates, means over seeds. `case` says how texts
+    were compared (`Judge.case`), and `tokenizers` how they were split into words if not by the libraries' own rules.
+    `reasoned` holds means over seeds for texts generated before labels: the shares of rows without an answer and of
+    texts that were cut. `longer` counts the training and validation rows whose targets are longer than an answer may
+    be, with the number of all these rows and the most tokens of an answer. `fields` are the fields of a row that the
+    template reads.
     """
 
     model: str
@@ -65,19 +66,19 @@ class TableRow:
 
     @property
     def primary(self) -> str:
-        """Return the metric that the task is judged by: accuracy, or that of its texts."""
+        """Return the task's main metric: accuracy, or the first metric of its texts."""
         return primary(self.metrics or self.development)
 
     @property
     def question(self) -> tuple[Any, ...]:
-        """Return a key; lines with equal keys are compared with each other."""
+        """Return the model, task and number of training rows; lines are compared if these are equal."""
         return (self.model, self.kind, self.task, self.k, self.train_rows)
 
 
 def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[TableRow]:
-    """Return one line a method, in the order in which questions and methods first appear.
+    """Return one line for each method, in the order in which questions and methods first appear.
 
-    Of several results of one method and seed the last one stands. Runs are compared only on equal test rows.
+    If a method and seed have several results, the last one counts. Runs are compared only on equal test rows.
     """
     questions: dict[tuple[Any, ...], dict[str, dict[tuple[int, int], Record]]] = {}
     for record in records:
@@ -96,7 +97,7 @@ Draws = dict[tuple[int, int], dict[str, Resampled]]
 
 
 def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
-    """Return resampled metrics by seed; by subset where rows were drawn apart."""
+    """Return the resampled metrics by seed, or by subset if rows were drawn separately."""
     results: Draws = {}
     for record in records:
         predictions = read(record)
@@ -110,7 +111,7 @@ def _draws(records: Iterable[Record], read: ReadPredictions) -> Draws:
 
 
 def _mean_of(runs: Sequence[Mapping[str, Resampled]]) -> dict[str, Resampled]:
-    """Return the seeds of one subset as one run: their spread is no spread of the choice of rows."""
+    """Average the seeds of one subset to one run: the spread between them is not due to the choice of rows."""
     return {
         name: replace(
             one,
@@ -197,7 +198,7 @@ def _shown(records: Sequence[Record]) -> str:
 
 
 def _calibration(records: Sequence[Record]) -> str:
-    """Return the rule; where it was chosen, which and how often."""
+    """Return the calibration rule; if seeds chose different ones, each rule with the number of seeds."""
     rules = Counter(r.details["calibration"]["rule"] for r in records if "calibration" in r.details)
     if len(rules) == 1:
         return next(iter(rules))

@@ -1,4 +1,4 @@
-"""Many tasks in one job: a prompt for each, trained in mixed batches over one frozen model, and what each is worth.
+"""Train a prompt for each of many tasks in one job, in mixed batches over one frozen model, and measure each prompt.
 
 The folder is that of a comparison, with the artefact of task NAME in `artefacts/NAME`. A task whose rows, recipe and
 model are unchanged is not trained again.
@@ -34,12 +34,11 @@ Verdict = Literal["better", "no difference shown", "worse", "failed"]
 
 @dataclass(frozen=True)
 class TaskLine:
-    """What became of one task: test accuracy of the hand-written prompt and of what was learnt, and their difference.
+    """Describe the result of one task: test accuracy of the hand-written and the learnt prompt, and their difference.
 
-    Where answers are texts it is the task's `metric` in place of accuracy.
-    `verdict` is about the difference from the hand-written prompt; `reason` says why a task failed. `trained` is false
-    where an unchanged task was found finished. `before` is what an artefact had that was made again, and `change` what
-    the new one adds to that.
+    For answers in text, the task's `metric` takes the place of accuracy. `verdict` is about the difference from the
+    hand-written prompt; `reason` says why a task failed. `trained` is false if an unchanged task was already finished.
+    `before` is the result of the old artefact if this one was made again, and `change` the difference of the new one.
     """
 
     name: str
@@ -58,7 +57,7 @@ class TaskLine:
 
 @dataclass(frozen=True, eq=False)
 class TaskReport:
-    """A line for every task in the order given, the records of what was learnt by name, and what else to tell."""
+    """Hold a line for every task in the order given, the records of learnt prompts by name, the store, and notes."""
 
     lines: tuple[TaskLine, ...]
     records: Mapping[str, Record]
@@ -84,11 +83,10 @@ def train_tasks(
     progress: Progress | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> TaskReport:
-    """Train one artefact a task and measure each beside the task's hand-written prompt on its test rows.
+    """Train one artefact for each task and measure it beside the task's hand-written prompt on its test rows.
 
     At most `stack` tasks train as one batch. A task that cannot be read may be given as its error; it and every other
-    that fails is a line of the report and stops no other. The same call goes on where a killed one was, and ends in the
-    same bytes.
+    that fails is a line of the report and stops no other. The same call resumes a killed one and gives the same bytes.
 
     Raises: ConfigError for an unknown method or option, before anything is trained.
     """
@@ -116,7 +114,7 @@ def train_jobs(
     progress: Progress | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> TaskReport:
-    """`train_tasks` for jobs by name, which may differ in method, options and seed."""
+    """Do what `train_tasks` does for jobs by name, which may differ in method, options and seed."""
     store, tools = Store.open(out), Backend.own()
     desk = make_desk(lm, store, tools.own_cache, allowed=1, test=True, keep_bytes=None)
     reasons = {name: why for name, job in jobs.items() if (why := _unfit(name, job))}
@@ -157,7 +155,7 @@ def train_jobs(
 
 
 def _unfit(name: str, job: Job | ForewordError) -> str | None:
-    """Return why a job cannot be begun."""
+    """Return why a job cannot be started; None if it can."""
     if isinstance(job, ForewordError):
         return str(job)
     if name.startswith(".") or set(name) & set("/\\\0") or not 0 < len(name.encode()) <= LONGEST:
@@ -170,7 +168,7 @@ def _unfit(name: str, job: Job | ForewordError) -> str | None:
 
 
 def _manual(lm: FrozenLM, job: Job) -> Job:
-    """Return the hand-written prompt of the same rows: the job's own template without slots."""
+    """Return the job of the hand-written prompt of the same rows, whose template is the job's own without slots."""
     form = replace(job.format, template=job.format.template.without_soft()) if job.format.template.slots else job.format
     return make_job(lm, job.task, "manual", form=form)
 
@@ -197,7 +195,7 @@ def _line(name: str, store: Store, words: Record, learnt: Record) -> TaskLine:
 
 
 def as_record(line: TaskLine) -> dict[str, Any]:
-    """Return a line as JSON: accuracies and differences as fractions."""
+    """Return a line as JSON values: accuracies and differences as fractions."""
     told: dict[str, Any] = {"task": line.name, "verdict": line.verdict}
     if line.reason:
         return told | {"reason": line.reason}
@@ -210,6 +208,6 @@ def as_record(line: TaskLine) -> dict[str, Any]:
 
 
 def write_table(store: Store, lines: Sequence[TaskLine]) -> None:
-    """Write the table as a file: one JSON line for each task."""
+    """Write the table to the store's folder, one JSON line for each task."""
     with writing(store.folder / TABLE):
         write_whole(store.folder / TABLE, "".join(json.dumps(as_record(line)) + "\n" for line in lines).encode())

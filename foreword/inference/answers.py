@@ -1,4 +1,4 @@
-"""Answers to rows: what was written, the answer in it, and the vote of several samples."""
+"""Answer rows in text: generate samples, extract the answer of each, and let the samples vote."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -23,11 +23,11 @@ from foreword.tasks.vote import Ballot, majority_at
 @final
 @dataclass(frozen=True)
 class Answered:
-    """A row's answer, or that there is none, with the texts it was found in.
+    """Hold a row's answer, or that there is none, with the texts it was extracted from.
 
-    `votes` are the weights of the answers, the winner's first. `drawn` of `asked` samples were written to their end;
-    the others could not have changed the vote. `pieces` counts what was written. `cut` of the texts had no end where
-    their tokens ran out; `whole` says that a text is the answer, instead of holding it.
+    `votes` are the weights of the answers, the winner's first. `drawn` of `asked` samples were generated to their end;
+    the others could not have changed the vote. `pieces` counts the generated tokens. `cut` of the texts reached the
+    limit of tokens without an end; `whole` says that a text is the answer, instead of containing it.
     """
 
     answer: Found
@@ -67,14 +67,14 @@ def answer_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[Answered]]:
 
 
 def choices_of(form: Format, row: Row) -> list[tuple[str, ...]]:
-    """Return the words of each choice: the row's own options, or each label's words with its name last."""
+    """Return the words of each choice: the row's own options, or each label's words followed by its name."""
     if row.options:
         return [(option,) for option in row.options]
     return [tuple(dict.fromkeys((*words, label))) for label, words in zip(form.labels, form.words, strict=True)]
 
 
 def judged(judge: Judge, answered: Sequence[Answered]) -> list[Found]:
-    """Return the answers as they are judged. The last number of a text that was cut is not the one it comes to."""
+    """Return the answers as they are judged. The last number of a text that was cut is not its answer."""
     if judge.metric != "number":
         return [one.answer for one in answered]
     return [
@@ -85,27 +85,26 @@ def judged(judge: Judge, answered: Sequence[Answered]) -> list[Found]:
 
 
 def text_values(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> np.ndarray:
-    """Return the own metric of a task's answers in text, of each row alone."""
+    """Return the task's own metric for each row alone, from answers in text."""
     return task.judge.values(judged(task.judge, answers), rows)
 
 
 def text_metrics(task: Task, answers: Sequence[Answered], rows: Sequence[Row]) -> dict[str, float]:
-    """Return the metrics of a task's answers in text, the task's own first, and last the share of texts that were
-    cut."""
+    """Return the metrics of answers in text, the task's own first, and last the share of texts that were cut."""
     found = task.judge.metrics(judged(task.judge, answers), rows)
     return {**found, "cut": cut_of([one.cut / one.drawn for one in answers]).value()} if found else found
 
 
 def cut_of(shares: Sequence[float]) -> Summed:
-    """Return the share of texts that were cut, of each row's share, as a metric."""
+    """Return the share of texts that were cut as a metric, from the share of each row."""
     return mean_of(np.array(shares, dtype=np.float64))
 
 
 def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows: Sequence[Row]) -> dict[int, float]:
-    """Return what a majority of k samples is worth, for some k up to as many as were drawn: unbiased, a mean over the
-    rows.
+    """Return the mean over rows of an unbiased estimate of the metric of a majority of k samples, by k.
 
-    Empty where there is one sample a row, where samples were saved by an early end, or where votes are weighed.
+    The largest k is the number of samples drawn. The result is empty if there is one sample for each row, if an early
+    stop saved samples, or if votes are weighted.
     """
     asked = answered[0].asked if answered else 1
     if asked == 1 or _decoding(form).vote != "majority" or any(one.drawn < asked for one in answered):
@@ -121,7 +120,7 @@ def majority_curve(form: Format, task: Task, answered: Sequence[Answered], rows:
 
 
 def _right(form: Format, task: Task, one: Answered, row: Row) -> list[Hashable]:
-    """Return those of the answers given that are right."""
+    """Return those of a row's answers that are right."""
     if task.metric is not None:
         return [key for key in one.votes if task.judge.right(str(key), row.targets)]
     return [] if row.label is None else [choices_of(form, row)[row.label][0]]
@@ -137,7 +136,7 @@ def _decoding(form: Format) -> Decoding:
 
 
 def _key(decoding: Decoding, found: Found) -> Hashable:
-    """Return what makes two answers one: numbers and choices are canonical, texts are one as exact_match has it."""
+    """Return what equal answers share: numbers and choices are canonical, texts are compared as in exact_match."""
     if not isinstance(found, str) or decoding.extract in ("number", "choice"):
         return found
     return comparable(found)

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def view(lm: FrozenLM, values: Sequence[Learnt], dropout: bool = False) -> tuple[FrozenLM, Bank | None]:
-    """Return what the rows are read through: the frozen model and a bank of prompts, or the model with other weights.
+    """Return what reads the rows: the frozen model and a bank of prompts, or the model with other weights.
 
     Raises: ModelError for several values if the first changes weights.
     """
@@ -60,7 +60,7 @@ def map_rows(
 def stacked_scores(
     lm: FrozenLM, values: Sequence[Learnt], rows: Sequence[Sequence[Encoded]], tokens_per_batch: int | None = None
 ) -> list[Tensor]:
-    """Return the scores of each value's own rows, (rows, labels) each. Prompts share batches; weights go one at a time.
+    """Return the scores of each value's rows (rows, labels). Prompts share batches; weights go one at a time.
 
     The columns that all rows of a prompt begin with are read once.
     """

@@ -1,12 +1,12 @@
-"""Calibration of label scores: a shift for each label and a temperature, from scores that were read once.
+"""Calibrate label scores with a shift for each label and a temperature, from scores that are read once.
 
-With p(c|x) the model's probability of label c, a rule takes off what it says of no text in particular:
+With p(c|x) the model's probability of label c, a rule subtracts the log-probability of c for no text in particular:
 
     contextual  the log of p's mean over content-free texts in the row's place (Zhao et al. 2021, section 5)
     pmi         log p after the template's own words alone, the domain's premise (Holtzman et al. 2021, eq. 4)
     batch       the mean of log p over rows whose labels are not looked at (Zhou et al. 2024)
 
-Which one helps differs from task to task, so "auto" chooses on development rows, and leaving scores alone is a choice.
+The best rule differs between tasks, so "auto" chooses on development rows; no calibration is one of its choices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ COLDEST, HOTTEST = 0.02, 50.0
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """What was learnt with its scores calibrated; the development rows' scores, and what to tell of the choice."""
+    """Hold a learnt value with calibrated scores, the development rows' scores, and notes on the choice of the rule."""
 
     value: Learnt
     format: Format
@@ -71,9 +71,9 @@ def calibrate(
     form: Format,
     encoded_rows: EncodedRows | None = None,
 ) -> Calibrated:
-    """Calibrate what was learnt as the config says; `asked` is the format before anything was learnt.
+    """Calibrate a learnt value as the config says; `asked` is the format before anything was learnt.
 
-    Every text is read once, in mixed batches, whichever rules are tried and however many members an ensemble has.
+    Every text is read once, in mixed batches, for all rules that are tried and all members of an ensemble.
 
     Raises: ConfigError for a rule that these rows cannot have, naming what is missing.
     """
@@ -110,15 +110,14 @@ def calibrate(
 
 
 def apply(score_NC: Float[Tensor, "N C"], form: Format) -> Float[Tensor, "N C"]:
-    """Return scores read without calibration, as this format calibrates them; exactly what `models.score` does to
-    them."""
+    """Calibrate scores that were read without calibration as the format says, exactly as `models.score` does."""
     if form.shift:
         score_NC = score_NC + torch.tensor(form.shift, dtype=torch.float64).to(score_NC)
     return score_NC / form.temperature
 
 
 def _rules(task: Task, config: HardConfig) -> tuple[Rule, ...]:
-    """Return the rules to try. Raises: ConfigError where one was asked for that these rows cannot have."""
+    """Return the rules to try. Raises: ConfigError for a rule that these rows cannot have."""
     asked = config.calibrate
     labelled = [row for row in task.validation if row.label is not None]
     if (asked == "auto" or config.temperature) and not labelled:
@@ -140,7 +139,7 @@ def _rules(task: Task, config: HardConfig) -> tuple[Rule, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Uncalibrated scores of one member: development rows, content-free rows and the premise, as far as needed."""
+    """Hold one member's uncalibrated scores of development rows, content-free rows and the premise, as needed."""
 
     rows: Tensor | None
     free: Tensor | None
@@ -193,7 +192,7 @@ def _texts(config: HardConfig) -> list[str]:
 
 
 def _premise(config: HardConfig, asked: Format) -> Template:
-    """Return the template's own words. Raises: ConfigError for a premise that names a field."""
+    """Return the template's words without fields, or the config's premise. Raises: ConfigError for one with a field."""
     if config.premise is not None:
         given = Template.parse(config.premise)
         if given.fields or given.slots:
@@ -214,7 +213,7 @@ def _apply(
     rows: Sequence[Row],
     premise: Any,
 ) -> tuple[tuple[Member, ...], Tensor | None]:
-    """Return each member's format under this rule, and the development rows' scores under all of them."""
+    """Return each member with its format under this rule, and the development rows' scores under all of them."""
     made, scores = [], []
     for member, own in zip(members, read, strict=True):
         form = replace(_bare(member.format), calibration=rule, shift=_shift(rule, own) if member.format.labels else ())
@@ -237,7 +236,7 @@ def _apply(
 
 
 def _shift(rule: Rule, read: _Read) -> tuple[float, ...]:
-    """Return what is added to each label's log-score."""
+    """Return what is added to each label's log-score; nothing for the rule "none"."""
     if rule == "contextual":
         assert read.free is not None
         prior_C = read.free.double().softmax(-1).mean(0).log()
@@ -253,14 +252,14 @@ def _shift(rule: Rule, read: _Read) -> tuple[float, ...]:
 
 
 def label_shift(prior_C: Float[Tensor, "C"]) -> tuple[float, ...]:
-    """Return what takes the log-probabilities of no text in particular off."""
+    """Return the shift that subtracts these log-probabilities, those of the labels for no text in particular."""
     return tuple((-prior_C).tolist())
 
 
 def fit_temperature(score_NC: Float[Tensor, "N C"], labels: Sequence[int | None]) -> float:
     """Return the temperature with the least negative log-likelihood (Guo et al. 2017), between 0.02 and 50.
 
-    The loss is convex in the inverse temperature, so an interval that is narrowed by thirds finds it.
+    The loss is convex in the inverse temperature, so ternary search finds it.
     """
     known = [i for i, label in enumerate(labels) if label is not None]
     score = score_NC[known].double().cpu().numpy()
@@ -276,7 +275,7 @@ def fit_temperature(score_NC: Float[Tensor, "N C"], labels: Sequence[int | None]
 
 
 def scores_measured(score_NC: Tensor, rows: Sequence[Row]) -> Mapping[str, float]:
-    """Accuracy and negative log-likelihood over the rows that have labels."""
+    """Return accuracy and negative log-likelihood over the rows that have labels; 0 for both if none has."""
     labelled = [i for i, row in enumerate(rows) if row.label is not None]
     if not labelled:
         return {"accuracy": 0.0, "nll": 0.0}

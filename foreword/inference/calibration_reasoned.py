@@ -1,4 +1,4 @@
-"""Calibration of label words that are scored after a model's own reasoning, by the rules of `methods.calibrate`."""
+"""Calibrate label words that are scored after a model's own reasoning, by the rules of `inference.calibration`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +21,9 @@ RULES: tuple[Rule, ...] = ("none", "contextual", "batch")  # a premise alone has
 def calibrate_reasoned(
     lm: FrozenLM, task: Task, value: Learnt, form: Format, asked: str, content_free: str
 ) -> tuple[Format, dict[str, Any]]:
-    """Return the format with its shift, and what to tell of the choice. Every row is reasoned about once.
+    """Return the format with its shift, and notes on the choice of the rule. Each row is reasoned about once.
 
-    Raises: ConfigError where the rows lack what the rule needs.
+    Raises: ConfigError if the rows lack what the rule needs, or no label words are scored after the reasoning.
     """
     if asked == "none":
         return form, {}
@@ -54,6 +54,6 @@ def calibrate_reasoned(
 
 
 def _read(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
-    """Log-probabilities of the labels."""
+    """Return the log-probabilities of the labels (rows, labels) after the model's reasoning."""
     made = Artefact(value, form, "chain-of-thought", {}, 0, {"name": lm.name, "kind": lm.kind}, {})
     return reasoned_scores(lm, [(made, rows)])[0].double().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Artefacts to one that answers as an ensemble of them: nothing is trained, and their rows share batches."""
+"""Combine artefacts to one that answers as their ensemble: nothing is trained, and their rows share batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +13,10 @@ NAME = "ensemble"
 
 @checked
 def ensemble(artefacts: Mapping[str, Artefact], rule: Rule = "mean") -> Artefact:
-    """Return one artefact of several, by the name that messages call them: the mean of probabilities, or the majority.
+    """Combine artefacts, by the names that messages use, to one: the mean of their probabilities, or the majority.
 
-    Members are words, soft prompts and prefixes, alike or mixed, over the same labels and fields; an ensemble given
-    brings its own members.
+    Members are words, soft prompts and prefixes, alike or mixed, over the same labels and fields; an ensemble among
+    them contributes its members.
 
     Raises: ConfigError for fewer than two; ArtefactError for members that cannot answer together.
     """
@@ -78,5 +78,5 @@ def _check(first_name: str, first: Artefact, name: str, other: Artefact) -> None
 
 
 def _shared(hashes: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return what all were made of: the splits whose rows are the same."""
+    """Return the hashes of the splits whose rows are the same in all artefacts."""
     return {split: text for split, text in hashes[0].items() if all(h.get(split) == text for h in hashes)}

@@ -20,9 +20,9 @@ def encode_rows(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0)
 
 @final
 class EncodedRows:
-    """Encode each row once for each format, for all that reads it in one run: training, calibration and metrics.
+    """Encode each row once for each format and keep it for all readers in one run: training, calibration and metrics.
 
-    All that was encoded is kept until `clear`. Rows are told apart by identity.
+    Encoded rows are kept until `clear`. Rows are told apart by identity.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,11 @@ class EncodedRows:
 def row_features(
     lm: FrozenLM, form: Format, rows: Sequence[Row], pool: str, encoded_rows: EncodedRows | None = None
 ) -> Float[Tensor, "N D"]:
-    """Return frozen hidden states of each row: at the "answer" position, there but after the output head's transform
-    ("head"), or averaged over its tokens ("mean")."""
+    """Return frozen hidden states of each row (rows, dimensions), at the position that `pool` names.
+
+    "answer" is the answer's position, "head" the same after the output head's transform, and "mean" the average over
+    the row's tokens.
+    """
     return features_of(lm, (encoded_rows or EncodedRows()).of(lm, form, rows), pool).float()
 
 

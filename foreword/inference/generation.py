@@ -1,4 +1,4 @@
-"""What models write after rows, for answers in text and for reasoning: the sibling of predict.score_rows."""
+"""Generate text after rows, for answers in text and for reasoning, as `inference.scoring` scores labels."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ ALL = 1 << 30  # as many as were asked for
 
 
 def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
-    """Return the first text that each artefact writes after each of its rows, in order; it may be empty.
+    """Return the first text that each artefact generates after each of its rows, in order; it may be empty.
 
-    Rows of all artefacts share batches, and what leads the rows of one is read once for all of them.
+    Rows of all artefacts share batches, and what the rows of one artefact begin with is read once for all of them.
 
     Raises: ModelError, ConfigError, DataError as `write_samples` says.
     """
@@ -47,10 +47,10 @@ def write_rows(lm: FrozenLM | None, pairs: Pairs) -> list[list[str]]:
 
 @torch.no_grad()
 def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int | None = None) -> None:
-    """Hand on as many texts a row as its format asks for (`most` at most) as they end, until a row needs no more.
+    """Generate samples after each row, as many as its format asks for (`most` at most), until it needs no more.
 
-    A row's sample is drawn from the format's seed, the row's text and the sample's number, so that it is the same in
-    any batch.
+    Each text is passed to `on_text` as soon as it ends, which returns how many more the row needs at least. A row's
+    sample is drawn from the format's seed, the row's text and the sample's number, so that it is the same in any batch.
 
     Raises: ModelError for a masked model; ConfigError for an artefact without decoding, or whose max_new_tokens leave
     no room for the row; DataError for a row that is too long and may not be cut.
@@ -81,14 +81,15 @@ def write_samples(lm: FrozenLM | None, pairs: Pairs, on_text: OnText, most: int 
 
 
 def written_form(form: Format) -> Format:
-    """Return the format in which rows are put to a model that writes: without label words, which would take room."""
+    """Return the format of rows for a model that generates text: without label words, which would take room."""
     return form.without_labels()
 
 
 def encode_to_write(lm: FrozenLM, form: Format, rows: Sequence[Row], extra: int = 0) -> list[Encoded]:
-    """Return rows with room for what is written after them; `extra` positions are left to a prefix.
+    """Encode rows with room for the text that is generated after them; `extra` positions are left to a prefix.
 
-    Raises: ConfigError where the template and max_new_tokens leave no room; DataError as `encode_rows` says.
+    Raises: ConfigError if the template and max_new_tokens leave no room, or the format has no decoding; DataError as
+    `encode_rows` says.
     """
     if form.decoding is None:
         raise ConfigError("The artefact does not say how text is written (its format has no decoding); it has labels.")
@@ -133,7 +134,7 @@ def _seed(seed: int, row: Row, sample: int) -> int:
 
 
 def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int, Ask]], on_text: OnText) -> None:
-    """Beam search, by the library's own loop, for rows of one decoding at a time."""
+    """Generate by the library's own beam search, for rows of one decoding at a time."""
     by_decoding: dict[Decoding, list[tuple[int, int, Ask]]] = {}
     for one in asked:
         by_decoding.setdefault(one[2].decoding, []).append(one)
@@ -151,11 +152,11 @@ def _write_beams(lm: FrozenLM, bank: Bank | None, asked: Sequence[tuple[int, int
 
 
 def _beam_options(lm: FrozenLM, decoding: Decoding, begun: int) -> dict[str, Any]:
-    """Return what the library is told of a beam search; a beam ends at a stop string too, as soon as its text has one.
-    A decoder's sequences have `begun` columns before what is written.
+    """Return the library's options of a beam search. A beam also ends as soon as its text has a stop string.
 
-    It is looked back by our own rule: the library's own (transformers 5.23) does not see the first pieces written in
-    rows that were padded.
+    A decoder's sequences have `begun` columns before the generated tokens. The rules about earlier tokens (repetition
+    penalty, repeated n-grams, minimum length) are our own: the library's (transformers 5.23) do not see the first
+    tokens generated in rows that were padded.
     """
     told: dict[str, Any] = {n: getattr(decoding, n) for n in ("num_beams", "length_penalty", "max_new_tokens")}
     sampling = Sampling.of(decoding, 0)
@@ -168,7 +169,7 @@ def _beam_options(lm: FrozenLM, decoding: Decoding, begun: int) -> dict[str, Any
 
 @final
 class _LooksBack:
-    """What each sequence written so far leaves of the scores of the next piece."""
+    """Change the scores of the next token (sequences, vocabulary) by what each sequence has generated so far."""
 
     def __init__(self, sampling: Sampling, ends: frozenset[int], begun: int):
         self.sampling, self.ends, self.begun = sampling, ends, begun
@@ -180,7 +181,7 @@ class _LooksBack:
 
 @final
 class _Stopped:
-    """Which of the sequences written so far have a stop string."""
+    """Return which of the sequences generated so far have a stop string."""
 
     def __init__(self, lm: FrozenLM, stops: Sequence[str], begun: int):
         self.lm, self.stops, self.begun = lm, stops, begun
@@ -194,7 +195,7 @@ class _Stopped:
 
 
 def _with_prefixes(lm: FrozenLM, bank: Bank | None, asks: Sequence[Ask]) -> Bank:
-    """Return a bank with one prompt a row, in order."""
+    """Return a bank with one prompt for each row, in order."""
     nothing = HardPrompt.empty()
     made = stack([ask.prefix or nothing for ask in asks], lm.embed, lm.device)
     if bank is None or bank.soft_TPD is None:

@@ -1,4 +1,4 @@
-"""The likelihood of given texts after rows: exact, in mixed batches, what leads the rows read once."""
+"""Compute the exact likelihood of given texts after rows, in mixed batches; what rows begin with is read once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from foreword.tasks.rows import Row
 @final
 @dataclass(frozen=True, eq=False)
 class LikelihoodRequest:
-    """A prompt with its format, the rows to put to it, and the text whose likelihood is asked for in each."""
+    """Hold a prompt with its format, its rows, and for each row the text whose likelihood after it is computed."""
 
     value: Learnt
     format: Format
@@ -29,26 +29,26 @@ class LikelihoodRequest:
 @final
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """Log-likelihood of each row's whole text, and how many pieces the text has."""
+    """Hold the log-likelihood of each row's whole text, and the text's number of tokens."""
 
     logprob_N: Float[Tensor, "N"]
     pieces_N: Int[Tensor, "N"]
 
     @property
     def mean_N(self) -> Float[Tensor, "N"]:
-        """Per piece, so that long texts do not count for more (Zhou et al. 2022)."""
+        """Return the log-likelihood per token, so that long texts do not count for more (Zhou et al. 2022)."""
         return self.logprob_N / self.pieces_N.to(self.logprob_N)
 
 
 def text_likelihoods(
     lm: FrozenLM, asked: Sequence[LikelihoodRequest], tokens_per_batch: int | None = None
 ) -> list[Likelihood]:
-    """log p(text | prompt, row) of each row: the chain rule over all its pieces, each normalised over the vocabulary.
+    """Return log p(text | prompt, row) of each row: the sum over its tokens, each normalised over the vocabulary.
 
-    For a masked model the sum over as many masks, filled independently. Label words, shifts and temperatures of the
-    format have no part in it.
+    This is the chain rule, except for a masked model: there the sum is over as many masks, filled independently. Label
+    words, shifts and temperatures of the format have no effect.
 
-    Raises: DataError for a row that lacks a field or is too long, or a text without pieces.
+    Raises: DataError for a row that lacks a field or is too long, or a text without tokens.
     """
     encoded = [Encoder.build(lm, a.format, a.value.text_start).encode_texts(a.rows, a.texts) for a in asked]
     scores = stacked_scores(lm, [a.value for a in asked], encoded, tokens_per_batch)

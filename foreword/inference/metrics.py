@@ -25,8 +25,9 @@ def measure(
     score: Any | None = None,
     encoded_rows: EncodedRows | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of an artefact on a task's rows: of its label scores (`score`, if read already), or of the
-    texts it generates.
+    """Return the metrics of an artefact on a task's rows, from its label scores or the texts it generates.
+
+    `score` are the label scores (rows, labels), if they were read already.
 
     Raises: DataError for a row without a label or a target.
     """

@@ -1,4 +1,4 @@
-"""An artefact with its model at hand: predict, measure, save. What a notebook holds after training."""
+"""Predict, measure and save with an artefact and its model, as a notebook does after training."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from foreword.tasks.task import Task
 @final
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest label of a text and the probability of each; or the answer that was written, and its votes.
+    """Hold the likeliest label of a text and the probability of each label; or the generated answer, and its votes.
 
-    `label` is empty where no answer was found in what was written. `texts` is what was written before, if anything was.
+    `label` is empty if no answer was found in the generated texts. `texts` are the texts generated before, if any.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Prediction:
 @final
 @dataclass(frozen=True, eq=False)
 class Prompted:
-    """A model with an artefact in front of it. `lm` is None for an artefact that needs no model."""
+    """Hold a model and the artefact it is used with. `lm` is None for an artefact that needs no model."""
 
     lm: FrozenLM | None
     artefact: Artefact
@@ -53,7 +53,7 @@ class Prompted:
         return self.artefact._repr_html_()
 
     def predict(self, texts: Iterable[Given]) -> list[Prediction]:
-        """Return labels of texts: strings, or for several fields mappings by name or sequences in the task's order.
+        """Predict the labels of texts: strings, or for several fields mappings by name or sequences in their order.
 
         A DataFrame, a pyarrow table or a data set is read by its columns' names, a Series or an array by its items.
 
@@ -64,7 +64,7 @@ class Prompted:
 
     @checked
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Return labels of rows, or the answers written to them, in order."""
+        """Predict the labels of rows, or generate the answers to them, in order."""
         if self.artefact.format.answers == "text":
             return [_answered(one) for one in self.answers(rows)]
         decoding = self.artefact.format.decoding
@@ -84,21 +84,21 @@ class Prompted:
         return results
 
     def answers(self, rows: Sequence[Row]) -> list[Answered]:
-        """Return what the artefact writes after rows, and the answers in it.
+        """Generate texts after rows, and return the answers extracted from them.
 
-        Raises: ConfigError where it has labels that are scored.
+        Raises: ConfigError for an artefact whose labels are scored.
         """
         return answer_rows(self.lm, [(self.artefact, rows)])[0]
 
     def scores(self, rows: Sequence[Row]) -> Float[Tensor, "N C"]:
-        """Log-scores whose softmax over labels is the probability; -inf where a row has no such option."""
+        """Return log-scores (rows, labels) whose softmax is the probability; -inf for options that a row lacks."""
         return score_rows(self.lm, [(self.artefact, rows)])[0]
 
     @checked
     def evaluate(self, task: Task, split: str = "test") -> dict[str, float]:
         """Return all metrics on a split of a task with the same labels, or of the answers in text.
 
-        Raises: DataError where the split is empty, has no labels, or other labels than the artefact.
+        Raises: DataError if the split is empty, has no labels, or other labels than the artefact.
         """
         require_same_answers(self.artefact, task)
         if self.artefact.format.labels and task.labels != self.artefact.format.labels:
@@ -121,7 +121,7 @@ class Prompted:
 
 
 def require_same_answers(artefact: Artefact, task: Task) -> None:
-    """Check that both artefacts answer in text or both have labels. Raises: DataError."""
+    """Check that the artefact and the task both answer in text, or both have labels. Raises: DataError if not."""
     if (artefact.format.answers == "text") != (task.answers == "text"):
         told = ["has labels", "answers in text"]
         own, other = artefact.format.answers == "text", task.answers == "text"
@@ -141,7 +141,7 @@ def _answered(one: Answered) -> Prediction:
 def open_artefact(
     folder: str | Path, lm: FrozenLM | str | None = None, *, allow_other_weights: bool = False
 ) -> Prompted:
-    """Load an artefact with its model: the one it was made for, by its recorded name, unless another is given.
+    """Load an artefact with its model: the recorded one, unless another is given.
 
     Raises: ArtefactError, ModelError as `Artefact.load`, `load` and `check` say.
     """

@@ -22,7 +22,7 @@ def without_slots(encoded: Encoded) -> Encoded:
 
 
 def mixed(pool: PromptPool, feature_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B P D"]:
-    """Return the prompt of each row: the values weighed by a softmax over the keys' products with its feature."""
+    """Return each row's prompt: the pool's values, weighted by a softmax over the keys' products with its feature."""
     weight_BK = (feature_BD @ pool.keys_KD.T.to(feature_BD.dtype) / pool.keys_KD.shape[1] ** 0.5).softmax(-1)
     return torch.einsum("bk,kpd->bpd", weight_BK, pool.values_KPD.to(weight_BK.dtype))
 
@@ -34,8 +34,7 @@ def bank_of(prompt_BPD: Float[Tensor, "B P D"]) -> Bank:
 
 @torch.no_grad()
 def pool_scores(lm: FrozenLM, pool: PromptPool, encoded: Sequence[Encoded], budget: int) -> Float[Tensor, "N C"]:
-    """Return scores of rows by their label words, each with its prompt mixed from the pool; -inf for labels it
-    lacks."""
+    """Score rows by their label words, each with its prompt mixed from the pool; -inf for labels a row lacks."""
     pool = PromptPool(pool.keys_KD.to(lm.device), pool.values_KPD.to(lm.device))
     most = max((e.plan.labels for e in encoded if e.plan), default=0)
 
@@ -54,7 +53,7 @@ SHARPNESS = 10.0  # cosines times this are the scores
 def features(
     lm: FrozenLM, rows: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]
 ) -> Float[Tensor, "B D"]:
-    """Return what the model has at each row's answer, after the output head's transform; differentiable in the bank."""
+    """Return the hidden state at each row's answer, after the output head's transform; differentiable in the bank."""
     inputs, prefix = prepare(lm, collate(rows), bank, task_B)
     hidden_BRD = lm.hidden_at(inputs, prefix)
     return hidden_BRD[:, 0].to(torch.promote_types(hidden_BRD.dtype, torch.float32))
@@ -69,10 +68,10 @@ def near(
     sharpness: float = SHARPNESS,
     transductive: bool = False,
 ) -> Float[Tensor, "Q C"]:
-    """Return scores of query rows: cosine to each class's mean of support features, times `sharpness`.
+    """Score query rows by the cosine to each class's mean of support features, times `sharpness`.
 
-    `transductive` first takes the mean of the query rows themselves away from all, as the paper's code does: then a
-    row's score depends on the others asked with it, and on how many there are of each class.
+    `transductive` first subtracts the mean of the query rows from all features, as the paper's code does: then a row's
+    score depends on the other query rows, and on how many there are of each class.
     """
     if transductive:
         middle_D = query_QD.mean(0)
@@ -84,7 +83,7 @@ def near(
 
 @torch.no_grad()
 def frozen_features(lm: FrozenLM, rows: Sequence[Encoded], budget: int) -> Float[Tensor, "B D"]:
-    """Return features of rows without any prompt, in batches."""
+    """Return the features of rows without any prompt; rows are read in batches."""
 
     def read(batch: list[int]) -> Tensor:
         return features(lm, [rows[i] for i in batch], None, torch.zeros(len(batch), dtype=torch.long))

@@ -1,4 +1,4 @@
-"""Labels that a model reasons about before it answers: as votes for them, or as scores of their words after it."""
+"""Score labels that a model reasons about before it answers, by votes or by label words after the reasoning."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ REASONED = "the model's reasoning"  # the name of the field that holds it, which
 
 
 def reasoned_scores(lm: FrozenLM, pairs: Pairs) -> list[Float[Tensor, "N C"]]:
-    """Log-probabilities of each row's labels, for artefacts whose format has labels or options and a decoding.
+    """Return log-probabilities of each row's labels, for artefacts whose format has labels or options and a decoding.
 
-    Where the answer is looked for, they are shares of the votes, with one vote more spread over all labels, and the
-    last column is that of no answer, which is the likeliest for rows in which none was found. Where label words are
-    scored after the reasoning, they are the mean of the samples' probabilities.
+    If answers are extracted from the texts, the probabilities are shares of the votes, with one more vote spread over
+    all labels and no answer. The last column is that of no answer, which is the likeliest for rows without any answer.
+    If label words are scored after the reasoning, they are the mean of the samples' probabilities.
     """
     voting = [i for i, (a, _) in enumerate(pairs) if a.format.decoding and a.format.decoding.conclude is None]
     scoring = [i for i in range(len(pairs)) if i not in set(voting)]
@@ -40,7 +40,7 @@ def reasoned_scores(lm: FrozenLM, pairs: Pairs) -> list[Float[Tensor, "N C"]]:
 
 
 def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered]) -> Float[Tensor, "N C"]:
-    """Return shares of the votes as log-probabilities, and no answer last."""
+    """Return the shares of the votes as log-probabilities (rows, labels + 1), with no answer last."""
     words = [[choice[0] for choice in choices_of(form, row)] for row in rows]
     most = max(map(len, words), default=0)
     score_NC = torch.full((len(rows), most + 1), -torch.inf, dtype=torch.float64)
@@ -57,7 +57,7 @@ def vote_scores(form: Format, rows: Sequence[Row], answered: Sequence[Answered])
 
 
 def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
-    """Return every sample's text, by artefact and row."""
+    """Generate every sample's text, by artefact and row."""
     results: list[list[dict[int, str]]] = [[{} for _ in rows] for _, rows in pairs]
 
     def keep(artefact: int, row: int, sample: int, written: GeneratedText) -> int:
@@ -69,8 +69,10 @@ def _all_texts(lm: FrozenLM, pairs: Pairs) -> list[list[list[str]]]:
 
 
 def concluded_form(form: Format) -> Format:
-    """Return the second stage (Kojima et al. 2022): the row, what was written after it, and the words before the
-    answer."""
+    """Return the format of the second stage (Kojima et al. 2022).
+
+    A row is followed by the reasoning that was generated after it, and by the words before the answer.
+    """
     assert form.decoding is not None and form.decoding.conclude is not None
     reasoning, conclude = Field(REASONED), form.decoding.conclude
     template = form.template
@@ -87,7 +89,10 @@ def concluded_form(form: Format) -> Format:
 def _concluded_scores(
     lm: FrozenLM, artefact: Artefact, rows: Sequence[Row], texts: Sequence[Sequence[str]]
 ) -> Float[Tensor, "N C"]:
-    """Return the mean over samples of the label words' probabilities after each reasoning."""
+    """Return the log of the mean over samples of the label words' probabilities after each reasoning.
+
+    The shift of the format is added once, to the log of the mean.
+    """
     if not rows:
         return torch.zeros(0, 0)
     asked = [

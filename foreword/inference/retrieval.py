@@ -1,4 +1,4 @@
-"""Rows with their nearest examples written before them, as many as fit; an example never stands before itself."""
+"""Encode rows after their nearest examples, as many as fit; an example never stands before a row of the same texts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +18,11 @@ from foreword.tasks.rows import Row
 
 
 def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | None) -> Float[Tensor, "N D"]:
-    """Mean hidden states of rows, of length 1: of the model itself over the task's template, or of the model `encoder`.
+    """Return the mean hidden states of rows, scaled to length 1.
 
-    Raises: ModelError where the encoder cannot be loaded.
+    They are those of the model itself over the task's template, or of the model `encoder` over the row's fields.
+
+    Raises: ModelError if the encoder cannot be loaded.
     """
     form = replace(form.without_labels(), template=form.template.without_demos())
     if encoder is not None:
@@ -34,7 +36,7 @@ def embeddings(lm: FrozenLM, form: Format, rows: Sequence[Row], encoder: str | N
 
 
 def nearest(value: Neighbours, rows: Sequence[Row], embed_BD: Float[Tensor, "B D"]) -> list[list[int]]:
-    """Return the examples of each row, the nearest first; those with the row's own texts are left out."""
+    """Return the examples of each row, the nearest first; examples with the row's own texts are left out."""
     results = []
     for row, order_N in zip(rows, _order(value, embed_BD).tolist(), strict=True):
         others = (i for i in order_N if not same_texts(value.examples[i], row))
@@ -56,8 +58,10 @@ def same_texts(example: Example, row: Row) -> bool:
 
 
 def encode_near(lm: FrozenLM, value: Neighbours, form: Format, rows: Sequence[Row]) -> tuple[list[Encoded], list[int]]:
-    """Return rows with their examples, and how many each was shown: those that do not fit are left out whole, the
-    farthest first, and a row is never cut for an example's sake."""
+    """Encode rows with their examples, and return how many examples each row has.
+
+    Examples that do not fit are left out whole, the farthest first, and a row is never cut to make room for an example.
+    """
     if not rows:
         return [], []
     bare = replace(form, template=form.template.without_demos())
@@ -87,7 +91,7 @@ def _try(lm: FrozenLM, value: Neighbours, form: Format, row: Row, near: Sequence
 
 
 def _likely(lm: FrozenLM, near: Sequence[int], value: Neighbours, alone: Encoded) -> int:
-    """Return an upper bound of how many may fit, by the length of their words: a word has one piece or more."""
+    """Return an upper bound of the examples that fit, by their number of words: a word has one token or more."""
     room = lm.dims.context - len(alone.ids_S)
     for count, index in enumerate(near):
         room -= sum(len(text.split()) for text in value.examples[index].fields.values())

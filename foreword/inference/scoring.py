@@ -1,4 +1,4 @@
-"""Scores of any artefact's rows, whatever its form; prompts of different artefacts share batches."""
+"""Score the rows of any artefact, whatever its form; prompts of different artefacts share batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from foreword.tasks.rows import Row
 
 @dataclass(frozen=True, eq=False)
 class ScoreRequest:
-    """Name rows to be read through something learnt; `fields` are the task's, which word counts need.
+    """Request the scores of rows under a learnt value; `fields` are the task's, which word counts need.
 
     `encoded_rows` has the rows of a run that are encoded already.
     """
@@ -38,7 +38,7 @@ class ScoreRequest:
     encoded_rows: EncodedRows | None = None
 
     def encode(self, lm: FrozenLM) -> list[Encoded]:
-        """Return the rows as they are put to the model."""
+        """Encode the rows in the form in which the model reads them."""
         alone = self.value.parts(self.format)[0][0] is self.value and not self.value.rewrites_rows
         if self.encoded_rows is None or not alone:
             return encode_value(lm, self.value, self.format, self.rows)
@@ -51,9 +51,10 @@ def score_rows(
     tokens_per_batch: int | None = None,
     encoded_rows: EncodedRows | None = None,
 ) -> list[Float[Tensor, "N C"]]:
-    """Return each artefact's scores of its own rows, in order: log-scores whose softmax over labels is the probability.
+    """Return each artefact's scores of its rows, in order: log-scores whose softmax over labels is the probability.
 
-    Raises: ArtefactError where an artefact does not fit the model (`check` tells why before any work).
+    Raises: ConfigError for an artefact that answers in text; ModelError if an artefact needs a model and there is none;
+    ArtefactError if an artefact does not fit the model (`check` tells why before any work).
     """
     for artefact, _ in pairs:
         if artefact.format.answers == "text":
@@ -75,10 +76,10 @@ def score_rows(
 def score_readings(
     lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None = None
 ) -> list[Float[Tensor, "N C"]]:
-    """Return the scores of each reading's rows.
+    """Return the scores of each request's rows, in order.
 
-    All prompts share batches: those of different readings, the members of an ensemble, and what the scores of rows with
-    their own options are calibrated by.
+    All prompts share batches: those of different requests, the members of an ensemble, and the premises that calibrate
+    rows with their own options.
     """
     flat: list[ScoreRequest] = []
     spans: list[list[range]] = []
@@ -115,8 +116,7 @@ def _uncalibrated(reading: ScoreRequest) -> ScoreRequest:
 
 
 def _premise(reading: ScoreRequest) -> ScoreRequest | None:
-    """Return the rows' own options after the premise alone, where that is what calibrates them (Holtzman et al.
-    2021)."""
+    """Return the request of the rows' own options after the premise alone (Holtzman et al. 2021), if there is one."""
     form = reading.format
     if form.premise is None:
         return None
@@ -125,7 +125,7 @@ def _premise(reading: ScoreRequest) -> ScoreRequest | None:
 
 
 def _score_flat(lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_per_batch: int | None) -> list[Tensor]:
-    """Return the scores of each reading; prompts share batches, and values that change weights are read alone."""
+    """Return the scores of each request; prompts share batches, and values that change weights are read alone."""
     scores = [own_scores(reading.value, lm, reading, tokens_per_batch) for reading in readings]
     rest = [i for i, score in enumerate(scores) if score is None]
     alone = [[i] for i in rest if readings[i].value.changes_weights]
@@ -145,7 +145,7 @@ def _score_flat(lm: FrozenLM | None, readings: Sequence[ScoreRequest], tokens_pe
 def own_scores(
     value: Learnt, lm: FrozenLM | None, reading: ScoreRequest, tokens_per_batch: int | None
 ) -> Tensor | None:
-    """Return the scores of a kind that is read neither as a prompt nor as weights; None for the others.
+    """Return the scores of a kind of value that is read neither as a prompt nor as weights; None for the other kinds.
 
     A new kind of that sort registers its function here: `@own_scores.register`.
     """
@@ -169,7 +169,7 @@ def _(value: PromptPool, lm: FrozenLM, reading: ScoreRequest, tokens_per_batch: 
 
 
 def encode_value(lm: FrozenLM, value: Learnt, form: Format, rows: Sequence[Row]) -> list[Encoded]:
-    """Encode rows as they are put to the model; those of an ensemble once for each member."""
+    """Encode rows in the form in which the model reads them; rows of an ensemble are encoded once for each member."""
     return [row for part, part_form in value.parts(form) for row in _encode(part, lm, part_form, rows)]
 
 

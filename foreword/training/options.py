@@ -25,7 +25,7 @@ class Configurable(Protocol):
 
 
 class Start(str):
-    """Name the artefact that training starts from in a config: "start:" and the hash of its tensors."""
+    """Hold the name of the artefact that training starts from in a config: "start:" and the hash of its tensors."""
 
 
 @final

@@ -223,8 +223,10 @@ def _finish(lm: FrozenLM, job: Job, run: Run) -> Trained:
 
 
 def _on_validation(lm: FrozenLM, artefact: Artefact, job: Job, dev: ExampleRows) -> dict[str, Any]:
-    """Return the metrics of the validation rows; if answers are texts, those of the generated ones, and the loss of all
-    references per token."""
+    """Return the metrics of the validation rows.
+
+    For answers in text, these are the metrics of the generated texts, and the loss of all references per token.
+    """
     rows = job.task.validation
     if not dev.of_N:
         [score_NC] = score_rows(lm, [(artefact, rows)], encoded_rows=job.encoded_rows)
