@@ -114,7 +114,8 @@ def caption(lines: Sequence[TableRow]) -> str:
 
 
 def notes(lines: Sequence[TableRow]) -> list[str]:
-    """Return sentences on what is below the hand-written prompt, on differences that are not shown, and on grid points."""
+    """Return sentences on what is below the hand-written prompt, on differences that are not shown, and on grid
+    points."""
     told = []
     many = len({line.question for line in lines}) > 1
     for line in lines:
