@@ -210,7 +210,7 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
             except ForewordError as wrong:
                 error = wrong
         ended.add(index)
-        if error is not None:
+        if error is not None and cell in needed:
             fail(cell, str(error))
 
     if checkpoint:
@@ -228,7 +228,7 @@ def _train_stack(plan: Schedule, stack: Cells, needed: Cells, on_made: OnMade) -
         raise
     except Exception as error:  # a fault of one method, here or in a library, must not cost the others their runs
         logging.getLogger("foreword").debug("%s failed", plan.method.name, exc_info=True)
-        for cell in (cell for index, cell in enumerate(stack) if index not in ended):
+        for cell in (cell for index, cell in enumerate(stack) if index not in ended and cell in needed):
             fail(cell, f"it ended in an unexpected {type(error).__name__}: {error}")
     if checkpoint:
         _unpin(checkpoint)

@@ -34,11 +34,13 @@ def control_task(task: Task, seed: int = 0) -> Task:
     word types are single tokens, ours begin a row). A method that learns these labels has memorised words; the
     representation need not contain anything about the task.
 
-    Raises: DataError if rows bring their own options.
+    Raises: DataError if rows bring their own options, or no training row has a label.
     """
     if not task.labels:
         raise DataError("A control task needs one set of labels for all rows; here each row has its own options.")
     labels = [row.label for row in task.train if row.label is not None]
+    if not labels:
+        raise DataError(f"{task.name} has no training row with a label, from which a control task draws its own.")
 
     def drawn(row: Any) -> int:
         text = row.fields[task.fields[0]].split()

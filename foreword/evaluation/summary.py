@@ -63,16 +63,12 @@ class TableRow:
     reasoned: Mapping[str, float] = field(default_factory=dict)
     longer: tuple[int, int, int] | None = None
     fields: tuple[str, ...] = ()
+    question: tuple[Any, ...] = ()  # `Record.question`: lines are compared if it is equal
 
     @property
     def primary(self) -> str:
         """Return the task's main metric: accuracy, or the first metric of its texts."""
         return primary(self.metrics or self.development)
-
-    @property
-    def question(self) -> tuple[Any, ...]:
-        """Return the model, task and number of training rows; lines are compared if these are equal."""
-        return (self.model, self.kind, self.task, self.k, self.train_rows)
 
 
 def summarise(records: Iterable[Record], read: ReadPredictions, baselines: Sequence[str] = BASELINES) -> list[TableRow]:
@@ -135,6 +131,7 @@ def _line(records: Sequence[Record], draws: Draws, versus: Mapping[str, Interval
     every = list(draws.values())
     names = [name for name in (every[0] if every else ()) if all(name in one for one in every)]
     return TableRow(
+        question=first.question,
         model=first.model,
         kind=first.kind,
         model_numbers=first.model_numbers,

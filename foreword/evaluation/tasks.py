@@ -139,8 +139,10 @@ def train_jobs(
         plan = Schedule(own, tools.methods[method], tools.train_many, stack, progress, tell, results, failures)
         run_method(plan, {number: [cell] for number, cell in enumerate(cells)})
         for failure in failures:
-            named = [failure.name] if failure.name else [n for n, job in sound.items() if job.task.name == failure.task]
-            reasons |= {name: failure.reason for name in named if name not in reasons}
+            # Words of equal rows are one run, whose record names one of the tasks.
+            runs = {words[name].id for name, job in sound.items() if job.task.name == failure.task}
+            failed = [failure.name] if failure.name else [name for name, cell in words.items() if cell.id in runs]
+            reasons |= {name: failure.reason for name in failed if name not in reasons}
     lines = []
     for name in jobs:
         if name in reasons:

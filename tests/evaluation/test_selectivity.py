@@ -1,6 +1,7 @@
 """Probes and what they could learn anyway. python -m pytest tests/evaluation/test_selectivity.py"""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from foreword.methods.triggers.explanation import prompt_attention, with_prompt
 from foreword.models.encoding.encoder import collate, prepare
 from foreword.tasks.task import Task
 from tests.methods.triggers.trigger_setups import field_of, word_lm, word_task
+from tests.planted import planted_task
 from tests.seeds import new_seed
 
 SEED = new_seed()
@@ -71,3 +73,10 @@ def test_attention_weights_are_the_library_s(kind):
         assert np.allclose(weights_NBHS[:, b].sum(-1), 1, atol=1e-6)
     told = prompt_attention(field, prompt)
     assert [t["token"] for t in told] == field.words(prompt) and all(0 < t["all_layers"] < 1 for t in told)
+
+
+def test_rows_without_labels_have_no_control():
+    task = planted_task(1, train=8, validation=4, test=4)
+    bare = task.with_(train=tuple(replace(row, label=None) for row in task.train))
+    with pytest.raises(DataError, match="has no training row with a label"):
+        control_task(bare)

@@ -239,6 +239,50 @@ def test_equal_rows_under_two_names_are_two_artefacts(lm, tmp_path):
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
+def test_words_of_equal_rows_that_cannot_be_read_fail_every_task_that_has_these_rows(lm, tmp_path, monkeypatch):
+    from foreword.methods.words.manual import Manual
+
+    def refuse(self, *_):
+        raise DataError("no words")
+
+    task = planted_task(3, train=24, validation=12, test=20)
+    monkeypatch.setattr(Manual, "make", refuse)
+    jobs = {"one": task.with_(name="one"), "two": task.with_(name="two"), "other": planted_task(4, train=24, test=20)}
+    report = train_tasks(lm, jobs, "prompt-tuning", out=tmp_path, options=OPTIONS)
+    assert [(line.verdict, line.reason) for line in report.lines] == [("failed", "no words")] * 3
+
+
+def test_an_unexpected_end_of_a_stack_counts_the_runs_that_were_wanted(lm, tmp_path, monkeypatch):
+    """One of a stack's runs is recorded, the process is killed, and going on ends in an error: two runs failed."""
+    record, counted = schedule.record_result, []
+
+    def dying(desk, cell, trained, together):
+        if cell.name == "t1":
+            raise Killed
+        return record(desk, cell, trained, together)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "record_result", dying)
+        with pytest.raises(Killed):
+            train_tasks(lm, some_tasks(3), "prompt-tuning", out=tmp_path, options=OPTIONS)
+    import foreword.training.trainer as home
+
+    own = home.train_many
+
+    def broken(lm, jobs, **more):
+        if jobs[0].method.name == "manual":
+            return own(lm, jobs, **more)
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(home, "train_many", broken)
+    report = train_tasks(
+        lm, some_tasks(3), "prompt-tuning", out=tmp_path, options=OPTIONS,
+        on_stage=lambda stage: counted.append((stage.done, stage.total)),
+    )  # fmt: skip
+    assert [line.verdict == "failed" for line in report.lines] == [False, True, True]
+    assert counted[-1][0] == counted[-1][1] == 6, counted
+
+
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_killed_while_a_stack_is_recorded_it_goes_on_in_the_same_company(after, lm, tmp_path, monkeypatch, stacks):
     tasks, done = some_tasks(5), []
