@@ -81,7 +81,7 @@ def first_word(text: str) -> str:
 def begins_with_verb(text: str) -> bool:
     """Return whether a docstring's first word may be an imperative verb."""
     word = first_word(text)
-    plain = word not in NOT_VERBS and not word.endswith(("ing", "'s", "ly"))
+    plain = word not in NOT_VERBS and (word == "apply" or not word.endswith(("ing", "'s", "ly")))
     return (
         bool(word)
         and plain

@@ -1,4 +1,5 @@
-"""One row's way from logits to text: which piece comes next, what text it adds, and where the text ends."""
+"""Turn the logits of one row into text: choose the next piece, decode the text it adds, and find where the text
+ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,12 @@ BROKEN = "\ufffd"  # what a character decodes to of which some bytes are still t
 @final
 @dataclass(frozen=True)
 class Sampling:
-    """How text is continued; the names and meanings are those of OpenAI's completions.
+    """Describe how text is continued; the names and meanings are those of OpenAI's completions.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 leave every piece in. `seed` None draws one. Text ends before the
-    first of `stop`. `logprobs` asks for that many of the likeliest pieces beside each one. `min_tokens`,
-    `repetition_penalty` (Keskar et al. 2019) and `no_repeat_ngram_size` (0: none) look at what was written alone.
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every piece. `seed` None draws a seed. Text ends before the
+    first of the `stop` strings. `logprobs` asks for that many of the likeliest pieces beside each chosen one.
+    `min_tokens`, `repetition_penalty` (Keskar et al. 2019) and `no_repeat_ngram_size` (0: none) consider only the text
+    that was written.
     """
 
     max_tokens: int = 16
@@ -41,7 +43,7 @@ class Sampling:
 
     @staticmethod
     def of(decoding: Decoding, seed: int) -> "Sampling":
-        """Return what a format's decoding says of one sample; beams are another loop."""
+        """Return the options that a format's decoding sets for one sample; beams have another loop."""
         return Sampling(
             max_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature if decoding.do_sample else 0.0,
@@ -56,16 +58,17 @@ class Sampling:
 
     @property
     def looks_back(self) -> bool:
-        """Return whether what may come next depends on what was written."""
+        """Return whether the choice of the next piece depends on the pieces written before."""
         return self.min_tokens > 0 or self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0
 
 
 @final
 @dataclass(eq=False)
 class Chooser:
-    """A row's own random numbers, so that what it draws does not depend on who shares its batch, and what it wrote.
+    """Hold the pieces that a row has written, and its random numbers, so that its draws do not depend on the other rows
+    of its batch.
 
-    After one of `ends` its text has ended.
+    The text has ended after one of `ends`.
     """
 
     sampling: Sampling
@@ -125,8 +128,8 @@ def _chosen(logits_BV: Float[Tensor, "B V"], rows: Sequence[Chooser]) -> Int[Ten
 def looking_back(
     logits_V: Float[Tensor, "V"], sampling: Sampling, written: Sequence[int], ends: frozenset[int]
 ) -> Float[Tensor, "V"]:
-    """Return what was written less likely (or likelier), no n-gram a second time, and no end too early, in the
-    library's own order."""
+    """Return logits in which written pieces are less likely (or likelier), no n-gram comes a second time, and no end
+    comes too early; the rules apply in the library's order."""
     if sampling.repetition_penalty != 1 and written:
         at = torch.tensor(sorted(set(written)), device=logits_V.device)
         own = logits_V[at]
@@ -146,14 +149,15 @@ def _repeating(written: Sequence[int], size: int) -> list[int]:
 
 
 def narrowed(logits_V: Float[Tensor, "V"], sampling: Sampling) -> Float[Tensor, "V"]:
-    """-inf for all but the `top_k` likeliest, and then for all beyond the first whose probabilities reach `top_p`."""
+    """Return the logits with -inf for all but the `top_k` likeliest, and then for all beyond the first whose
+    probabilities reach `top_p`."""
     return logits_V.masked_fill(~_remaining(logits_V, logits_V.double().softmax(-1), sampling), -torch.inf)
 
 
 def _remaining(
     logits_V: Float[Tensor, "V"], probability_V: Float[Tensor, "V"], sampling: Sampling
 ) -> Bool[Tensor, "V"]:
-    """Mark the tokens that top-k, and top-p of what it leaves, leave in."""
+    """Mark the tokens that top-k keeps, and of these the ones that top-p keeps."""
     kept_V = torch.ones_like(logits_V, dtype=torch.bool)
     if 0 < sampling.top_k < len(logits_V):
         kept_V = logits_V >= logits_V.topk(sampling.top_k).values[-1]
@@ -184,10 +188,12 @@ def _nucleus(logits_V: Float[Tensor, "V"], probability_V: Float[Tensor, "V"], to
 @final
 @dataclass(eq=False)
 class _Stop:
-    """How much of a stop string the text read so far ends with, in steps that add up to the text's length.
+    """Track how many characters of a stop string the text read so far ends with; all steps together grow with the
+    text's length only.
 
-    `fallback[n]` is the longest beginning of the word, short of n characters, that its first n characters end with
-    (Knuth, Morris and Pratt 1977). It grows as far as the text has matched, so that a long word costs nothing.
+    `fallback[n]` is the length of the longest beginning of the word, shorter than n characters, that its first n
+    characters end with (Knuth, Morris and Pratt 1977). The list grows as far as the text has matched, so that a long
+    word costs nothing.
     """
 
     word: str
@@ -195,7 +201,7 @@ class _Stop:
     fallback: list[int] = field(default_factory=lambda: [0, 0])
 
     def read(self, new: str) -> int | None:
-        """Return where in the new text the word first ends, in characters; None if it does not."""
+        """Return where in the new text the word first ends, in characters, or None if it does not."""
         if not self.word:
             return 0
         for at, character in enumerate(new, 1):
@@ -220,7 +226,8 @@ class _Stop:
 @final
 @dataclass(eq=False)
 class IncrementalText:
-    """New ids to text that does not change any more: half characters and what may begin a stop string are held back."""
+    """Decode new ids to text that does not change any more; incomplete characters and a possible beginning of a stop
+    string are held back."""
 
     tokenizer: Any
     before: Sequence[int]
@@ -238,7 +245,8 @@ class IncrementalText:
         self._stops = [_Stop(word) for word in self.stop]
 
     def add(self, id: int) -> tuple[str, str, bool]:
-        """Return the piece's own text, the text that is ready with it, and whether a stop string ended it."""
+        """Return the text of the piece itself, the text that is ready with it, and whether a stop string ended the
+        text."""
         self._ids.append(id)
         known, whole = self._decode(self._ids[self._from : self._read]), self._decode(self._ids[self._from :])
         if whole.endswith(BROKEN):
@@ -249,7 +257,7 @@ class IncrementalText:
         return new, ready, stopped
 
     def end(self) -> str:
-        """Return what was held back, where the text ends for another reason."""
+        """Return the text that was held back, when the text ends for another reason than a stop string."""
         known, whole = self._decode(self._ids[self._from : self._read]), self._decode(self._ids[self._from :])
         ready, stopped = self._release(whole[len(known) :])
         if not stopped:

@@ -1,9 +1,9 @@
-"""Rows of a causal or an encoder-decoder model written on, piece by piece, in a batch whose places are taken anew as
-texts end.
+"""Generate text for rows of a causal or an encoder-decoder model, piece by piece, in a batch whose places are filled
+again as texts end.
 
 A row is read once for all its samples: its keys and values are computed in one cache and copied to another, where each
-sample goes on by itself. An encoder reads its source then, and what its decoder reads of it is kept the same way. What
-a sample draws depends on its own seed alone, never on who shares its batch.
+sample continues by itself. An encoder reads its source in the same pass, and what its decoder reads of the source is
+kept the same way. What a sample draws depends on its own seed alone, never on the other rows of its batch.
 """
 
 from collections import deque
@@ -31,9 +31,9 @@ MEMORY = 2**30  # bytes of keys and values
 @final
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One row to be written on. `encoded` goes on after `prefix`; slots are filled from prompt `task` of the bank.
+    """Describe one row to be continued. `encoded` follows `prefix`; slots are filled from prompt `task` of the bank.
 
-    Sample s is drawn with the seed `seeds[s]`; greedy decoding draws nothing. At most `ahead` samples are under way
+    Sample s is drawn with the seed `seeds[s]`; greedy decoding draws nothing. At most `ahead` samples are in progress
     before the first has ended.
     """
 
@@ -48,7 +48,7 @@ class Ask:
 @final
 @dataclass(frozen=True)
 class GeneratedText:
-    """One text: how many pieces it took, the mean of their log-probabilities, and whether it ended by itself."""
+    """Hold one text: its number of pieces, the mean of their log-probabilities, and whether it ended by itself."""
 
     text: str
     pieces: int
@@ -59,7 +59,8 @@ class GeneratedText:
 @final
 @dataclass(eq=False)
 class _Trunk:
-    """A row that was read and has samples to begin: its place in the cache of rows, and what comes next."""
+    """Hold a row that was read and has samples to begin: its place in the cache of rows, and the logits of its next
+    piece."""
 
     row: int
     at: int
@@ -89,11 +90,16 @@ OnSample = Callable[[int, int, GeneratedText], int]  # row, sample, text: how ma
 def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSample) -> None:
     """Write every sample of every row, the first samples of rows before their second ones.
 
-    `on_sample` hears of each text as it ends and says how many more of the row are needed at least: so many may be
-    under way, and once it is none, nothing more is written of the row.
+    `on_sample` is called with each text as it ends and returns how many more of the row are needed at least: that many
+    may be in progress, and once it returns none, nothing more is written of the row.
 
-    Raises: ModelError for a masked model, for logits that are not numbers, or where not even one row fits memory.
+    Raises: ModelError for a masked model, for a causal model that takes no prefix, for logits that are not finite, or if
+    memory runs out with a single row or after a text was passed to `on_sample`.
     """
+    if not lm.writes:
+        raise ModelError(
+            f"{lm.name} is a masked model, which cannot generate; load it with kind causal or choose another."
+        )
     if not asks:
         return
     loop: _Loop | None = None
@@ -112,8 +118,8 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
 
 
 def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
-    """Return a prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever it was learnt
-    in."""
+    """Return a prefix as a cache of the model's keys and values keeps it: in the model's dtype, whatever dtype it was
+    learnt in."""
     if prefix is None:
         return None
     sites = {site: (keys.to(lm.dtype), values.to(lm.dtype)) for site, (keys, values) in prefix.sites.items()}
@@ -121,7 +127,7 @@ def as_cached(lm: FrozenLM, prefix: PrefixPrompt | None) -> PrefixPrompt | None:
 
 
 def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
-    """Return how many texts are written at once: as many as memory has room for, beside the prefixes that rows
+    """Return the number of texts to write at once: as many as memory has room for, beside the prefixes that rows
     share."""
     prefixes = {ask.prefix for ask in asks if ask.prefix is not None} if lm.kind == "causal" else set()
     shared = {prefix for prefix in prefixes if prefix.length >= SHARED}
@@ -134,7 +140,7 @@ def _places(lm: FrozenLM, asks: Sequence[Ask]) -> int:
 
 
 def _bytes(lm: FrozenLM, site: str) -> int:
-    """Return the bytes of one column's keys and values."""
+    """Return the bytes of the keys and values of one column at this site."""
     sizes = lm.sites[site]
     return 2 * sizes.layers * sizes.heads * sizes.head_size * torch.finfo(lm.dtype).bits // 8
 
@@ -178,7 +184,7 @@ class _Loop:
         return _length(self.asks[row]) + _source(self.asks[row])
 
     def _begin(self) -> None:
-        """Take free places: the next sample of each row that was read, then new rows."""
+        """Fill free places with the next sample of each row that was read, then with new rows."""
         while len(self.texts) < self.places:
             few = len(self.trunks) < self.places - len(self.texts) or 2 * len(self.rows) <= self.places
             if self.waiting and few and len(self.rows) < self.places:
@@ -218,7 +224,7 @@ class _Loop:
         self.trunks.extendleft(reversed(fresh))
 
     def _start(self) -> None:
-        """Begin one sample of the row whose turn it is."""
+        """Begin one sample of the first row in the queue of rows that were read."""
         trunk = self.trunks.popleft()
         ask = self.asks[trunk.row]
         if trunk.row not in self.enough:
@@ -245,7 +251,7 @@ class _Loop:
                 other.at = trunk.at
 
     def _step(self) -> None:
-        """Write one more piece of every text under way."""
+        """Write one more piece of every text in progress."""
         if not self.texts:
             return
         count = len(self.texts)
@@ -263,7 +269,7 @@ class _Loop:
         return logits_BV
 
     def _advance(self, texts: Sequence[_Text], logits_BV: Float[Tensor, "B V"]) -> None:
-        """Choose each text's next piece, and hand on the texts that end with it."""
+        """Choose each text's next piece, and pass the texts that end with it to `on_sample`."""
         chosen_B = choose(logits_BV, [text.chooser for text in texts])
         at_B1 = chosen_B[:, None]
         logprob_B = (logits_BV.gather(1, at_B1)[:, 0] - logits_BV.logsumexp(-1)).tolist()
@@ -291,7 +297,7 @@ class _Loop:
                 self.enough.add(text.row)
 
     def _leave(self) -> None:
-        """Free the places of texts that ended, and of rows that have enough."""
+        """Free the places of texts that have ended, and of texts whose rows need no more."""
         for index in reversed(range(len(self.texts))):
             text = self.texts[index]
             if text.stopped is not None or text.row in self.enough:

@@ -1,4 +1,5 @@
-"""Which rows are read at once, and which label words of a row: how scoring keeps within a memory of any size."""
+"""Choose which rows, and which label words of a row, are read at once, so that scoring keeps within a memory of any
+size."""
 
 import math
 from collections import Counter
@@ -15,7 +16,8 @@ TABLES, LOOKED_UP, MASKS = 2**22, 2**27, 2**28
 
 
 def groups_of(encoded: Sequence[Encoded], trie: bool) -> Iterator[tuple[list[int], Parts | None]]:
-    """Yield rows to be read at once: those of a plan that is read in parts, and as many others as there is room for."""
+    """Yield the rows to be read at once, as indices, with the parts of their plan if it is read in parts (else None):
+    the rows of each such plan together, and the others in groups for which there is room."""
     whole: list[int] = []
     apart: dict[int, list[int]] = {}
     for i, e in enumerate(encoded):
@@ -39,7 +41,8 @@ def groups_of(encoded: Sequence[Encoded], trie: bool) -> Iterator[tuple[list[int
 
 
 def _fits(encoded: Sequence[Encoded], trie: bool) -> bool:
-    """Return whether rows may be read at once: their padded tables, what they look up, and the mask of their tries."""
+    """Return whether rows may be read at once, by the size of their padded tables, of the logits that they look up, and
+    of the masks of their tries."""
     count = Counter(id(e.plan) for e in encoded)
     plans = {id(e.plan): e.plan for e in encoded}
     layouts = {key: plan.layout(trie) for key, plan in plans.items() if plan is not None}
@@ -56,7 +59,7 @@ def _fits(encoded: Sequence[Encoded], trie: bool) -> bool:
 
 
 def joined(plan: LabelPlan | None, parts: Parts, word_BW: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
-    """Labels' scores from those of the words of all parts, in their order."""
+    """Return the scores of labels, (B, C), from those of the words of all parts, in their order."""
     assert plan is not None, "parts are those of a plan"
     label_BW = torch.from_numpy(parts.label_W).to(word_BW.device).expand_as(word_BW)
     empty_BC = word_BW.new_full((len(word_BW), plan.labels), -torch.inf)

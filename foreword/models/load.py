@@ -72,7 +72,7 @@ def wrap(model: Any, tokenizer: Any, kind: str | None = None) -> FrozenLM:
 
 
 def _require_device(device: str | int | torch.device | None) -> None:
-    """Check that there is such a device. Raises: ConfigError."""
+    """Check that the device can be used. Raises: ConfigError if it cannot."""
     if device is None:
         return
     try:

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether this is an allocation that failed, on any device."""
+    """Return whether the error is an allocation that failed, on any device."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()

@@ -1,8 +1,8 @@
-"""Scores of label words: chain-rule log-probabilities, several words a label by log-sum-exp.
+"""Score label words by chain-rule log-probabilities, and labels with several words by log-sum-exp.
 
-Where every label word of a row is one piece, its labels' scores are logits, which softmax alike; else, and always where
-the likelihood of a text is asked for, they are log-probabilities over the vocabulary. Rows that share a plan of
-labels cost no Python loop.
+If every label word of a row is one piece, the scores of its labels are logits, of which softmax makes the same
+probabilities; otherwise, and always if the likelihood of a text is asked for, they are log-probabilities over the
+vocabulary. Rows that share a plan of labels cost no Python loop.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ from foreword.models.memory import fitting
 @final
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """Which piece of which label is read where, for each distinct plan Q, padded; and the plan of each row.
+    """Hold which piece of which label is read at which place, for each distinct plan Q, padded, and the plan of each
+    row.
 
-    `pass_QCWn`, `read_QCWn` and `unique_QCWn` say in which model row of the row's own, at which column after the answer
-    and as which of the distinct pieces `ids_U`. `mean_Q` plans score a word by the mean over its pieces. `shift_QC` and
-    `temperature_Q` calibrate the labels' scores; None where no plan does.
+    For each piece, `pass_QCWn` is the number of its model row among those of the row, `read_QCWn` its column after the
+    answer, and `unique_QCWn` its index in the distinct pieces `ids_U`. Plans in `mean_Q` score a word by the mean over
+    its pieces. `shift_QC` and `temperature_Q` calibrate the labels' scores; they are None if no plan calibrates.
     """
 
     layouts: tuple[Layout, ...]
@@ -49,7 +50,8 @@ class Reads:
 @final
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """The model rows `M` of a batch: whose row each is, which pass of its layout, and each row's first."""
+    """Hold the model rows `M` of a batch: the row of each, its plan and its pass in the plan's layout; and the first
+    model row of each row."""
 
     row_M: Int[Tensor, "M"]
     plan_M: Int[Tensor, "M"]
@@ -60,10 +62,11 @@ class Passes:
 def score(
     lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]
 ) -> Float[Tensor, "B C"]:
-    """Log-score of each label of each row, differentiable in the bank; -inf where a row has fewer labels than others.
+    """Return the log-score of each label of each row, (B, C), differentiable in the bank; -inf where a row has fewer
+    labels than others.
 
-    Label words that are too many for one pass are read in parts, and rows that together look up too much apart from
-    each other, so that without gradients memory is bounded for any number of them.
+    Label words that are too many for one pass are read in parts, and rows that together look up too many logits are
+    read separately, so that without gradients memory is bounded for any number of them.
 
     Raises: ConfigError for rows without label words, or with more slots than their prompts fill.
     """
@@ -94,7 +97,7 @@ def score(
 def _score(
     lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"], trie: bool
 ) -> Float[Tensor, "B C"]:
-    """`score` of rows that are read at once."""
+    """Return what `score` returns, for rows that are read at once."""
     reads = _reads(encoded, trie, _parted(lm, encoded, bank, task_B))
     passes = _passes(reads)
     base = collate(encoded)
@@ -123,9 +126,10 @@ def score_all(
     *,
     tokens_per_batch: int | None = None,
 ) -> Float[Tensor, "B C"]:
-    """`score` of any number of rows without gradients: batches of rows of similar length within a budget of tokens.
+    """Return what `score` returns, for any number of rows without gradients, in batches of rows of similar length
+    within a budget of tokens.
 
-    When memory runs out the batch halves, with one line on stderr. Raises: ModelError where not even one row fits.
+    When memory runs out, the batch is halved, with one line on stderr. Raises: ModelError if not even one row fits.
     """
     if not encoded:
         return torch.zeros(0, 0)
@@ -156,8 +160,8 @@ def score_all(
 
 
 def _parted(lm: FrozenLM, encoded: Sequence[Encoded], bank: Bank | None, task_B: Int[Tensor, "B"]) -> list[bool]:
-    """Return which rows a longer label word would make so long that the model reads them otherwise: their words must
-    not share a model row, so that each is scored as it would be alone."""
+    """Return for each row whether a longer label word would make it so long that the model reads it differently: the
+    words of such a row must not share a model row, so that each is scored as it would be alone."""
     if lm.begins_alike(1, lm.dims.context):
         return [False] * len(encoded)
     start_B = [0] * len(encoded) if bank is None else bank.start_T.cpu()[task_B.cpu()].tolist()
@@ -242,7 +246,7 @@ def _stacked(arrays: Sequence[np.ndarray], fill: int | bool) -> Tensor:
 
 
 def _expand_masks(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, None]:
-    """Model rows of a masked model: the answer's mask repeated as often as the pass asks."""
+    """Return the model rows of a masked model, in which the answer's mask is repeated as often as the pass needs."""
     masks_QE = _stacked([layout.masks_E for layout in reads.layouts], 1)
     masks_M1 = masks_QE[passes.plan_M, passes.pass_M][:, None]
     most = int(masks_M1.max())
@@ -268,8 +272,8 @@ def _expand_masks(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Non
 
 
 def _append(base: Batch, reads: Reads, passes: Passes) -> tuple[Batch, Bool[Tensor, "M S S"] | None]:
-    """Model rows of a causal model, or of a decoder: the pass's pieces of label words after the text, and which of them
-    see which."""
+    """Return the model rows of a causal model or of a decoder, with the pass's pieces of label words after the text,
+    and a mask of which columns see which (None if causal attention alone is right)."""
     tail_MK = _stacked([layout.tail_EK for layout in reads.layouts], -1)[passes.plan_M, passes.pass_M]
     most = tail_MK.shape[1]
     answer_M1 = base.read_BR[passes.row_M]
@@ -306,7 +310,8 @@ def _taken(base: Batch, row_M: Int[Tensor, "M"], read_MR: Int[Tensor, "M R"]) ->
 
 
 def _tree(sees_MKK: Bool[Tensor, "M K K"], place_MK: Int[Tensor, "M K"], columns: int) -> Bool[Tensor, "M S S"]:
-    """Return all ones but between the pieces appended to a row, where a piece sees itself and those it goes on from."""
+    """Return a mask of ones, except that among the pieces appended to a row each sees only itself and those that it
+    continues."""
     tree_MSS = torch.ones(len(place_MK), columns, columns, dtype=torch.bool)
     row_M = torch.arange(len(place_MK))[:, None, None]
     tree_MSS[row_M, place_MK[:, :, None], place_MK[:, None, :]] = sees_MKK
@@ -316,7 +321,8 @@ def _tree(sees_MKK: Bool[Tensor, "M K K"], place_MK: Int[Tensor, "M K"], columns
 def _normalisers(
     lm: FrozenLM, hidden_MRD: Float[Tensor, "M R D"], reads: Reads, passes: Passes, dtype: torch.dtype
 ) -> Float[Tensor, "M R"] | None:
-    """Log-sum-exp over the vocabulary where it is needed: at the columns read of rows with a word of several pieces."""
+    """Return the log-sum-exp over the vocabulary at the columns read of rows that need it (a word of several pieces, or
+    a normalised plan) and zeros elsewhere, or None if no row needs it."""
     if bool(reads.single_Q.all()):
         return None
     most = hidden_MRD.shape[1]
@@ -334,8 +340,8 @@ def _normalisers(
 def _labels(
     value_BCWn: Float[Tensor, "B C W n"], real_BCWn: Bool[Tensor, "B C W n"], mean_B: Bool[Tensor, "B"]
 ) -> Float[Tensor, "B C"]:
-    """Return label scores: pieces to words by sum or mean, words to labels by log-sum-exp; -inf for labels that a row
-    does not have."""
+    """Combine pieces into words by sum or mean, and words into labels by log-sum-exp; return (B, C), with -inf for
+    labels that a row does not have."""
     word_BCW = torch.where(real_BCWn, value_BCWn, 0).sum(-1)
     count_BCW = real_BCWn.sum(-1).clamp(min=1)
     word_BCW = word_BCW / torch.where(mean_B[:, None, None], count_BCW, 1)

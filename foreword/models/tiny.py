@@ -1,4 +1,4 @@
-"""A random two-layer model and a byte tokenizer, for tests and docs: same seed, same weights, no file."""
+"""Build a random two-layer model and a byte tokenizer, for tests and docs: same seed, same weights, no file."""
 
 from typing import Any
 
@@ -15,7 +15,8 @@ def tiny(
     dtype: Any = None,
     device: Any = None,
 ) -> FrozenLM:
-    """Return a BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; sentences in, chance out."""
+    """Build a BERT (masked), Llama (causal) or T5 (seq2seq) of random weights over bytes; its answers are no better
+    than chance."""
     from foreword.models.hf import tiny_checkpoints as parts
     from foreword.models.hf.loading import as_dtype, wrap
 

@@ -137,7 +137,8 @@ def prepare(
     task_B: Int[Tensor, "B"],
     tree_BSS: Bool[Tensor, "B S S"] | None = None,
 ) -> tuple[Inputs, PrefixBatch | None]:
-    """Embed a batch on the model's device and give every row its own prompt; differentiable in the bank.
+    """Return a batch embedded on the model's device, with each row's own prompt in its slots, and the prefix of each
+    row (or None); differentiable in the bank.
 
     Raises: ConfigError if rows have more slots than the bank's prompts have positions.
     """

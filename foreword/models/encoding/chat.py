@@ -1,7 +1,7 @@
-"""Chat templates: the tokenizer's own rendering, read back as parts.
+"""Render chat templates with the tokenizer, and read the text back as parts.
 
-The messages are rendered once with a sentinel for every field and slot; what stands between the sentinels is the chat
-template's own text. Every row is rendered again with its data and must come out as those parts say.
+The messages are rendered once with a sentinel for every field and slot; the text between the sentinels is the chat
+template's own. Every row is rendered again with its data, and the result must equal the text of those parts.
 """
 
 import json
@@ -26,7 +26,8 @@ _SENTINEL = re.compile(f"({PAD}?){OPEN}([0-9]+){CLOSE}({PAD}?)")
 @final
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """A chat as parts of text, holes and slots. `tail` is the text before the answer, `lead` the spaces between."""
+    """Hold a chat as parts of text, holes and slots. `tail` is the text before the answer, `lead` the spaces between
+    the two."""
 
     rendering: ChatTemplate
     template: Template
@@ -37,9 +38,9 @@ class Chat:
 
     @staticmethod
     def of(tokenizer: Any, template: Template, options: ChatOptions | None = None, model: str = "") -> "Chat":
-        """Return a template of messages for this tokenizer; `model` is its name in errors.
+        """Return a template of messages as parts for this tokenizer; `model` is the model's name in errors.
 
-        Raises: ModelError where the tokenizer has no chat template, or none that can be used; ConfigError for messages
+        Raises: ModelError if the tokenizer has no chat template, or none that can be used; ConfigError for messages
         that it refuses, and for options that it never reads.
         """
         rendering = ChatTemplate.of(tokenizer, options or ChatOptions(), model)
@@ -72,7 +73,7 @@ class Chat:
         return Chat(rendering, template, tuple(parts), tuple(order), tail, _lead(rendering, template))
 
     def check(self, places: Sequence[str], filled: Sequence[Mapping[int, Sequence[str]]]) -> None:
-        """Render every row with its data. Raises: DataError where the chat template changes the text of the data."""
+        """Render every row with its data. Raises: DataError if the chat template changes the text of the data."""
         texts = [[text for item in sorted(row) for text in row[item]] for row in filled]
         numbers = [i for i in self.order if isinstance(self.template.parts[i], Field)]
         conversations = []
@@ -131,9 +132,9 @@ def _sentinel(number: int, pad: bool) -> str:
 def _messages(
     template: Template, text_of: Callable[[int, Field | Soft | Literal], str], data: bool = False
 ) -> list[dict[str, str]]:
-    """Return the messages with `text_of(number, part)` for every part that is not the template's own text.
+    """Return the messages, with `text_of(number, part)` in place of every part that is not the template's own text.
 
-    Text of demonstrations stands as it is unless `data` says that it is asked for too.
+    Text of demonstrations stands as it is unless `data` is true, in which case `text_of` replaces it too.
     """
     messages, number = [], 0
     for turn in template.turns:
@@ -150,7 +151,7 @@ def _messages(
 
 
 def _lead(rendering: ChatTemplate, template: Template) -> str:
-    """Return the spaces that the chat template puts between the generation prompt and the model's own message."""
+    """Return the spaces that the chat template puts between the generation prompt and the model's message."""
     messages = _messages(template, _sentinel_of)
     answer = {"role": "assistant", "content": f"{OPEN}{CLOSE}"}
     try:
@@ -168,7 +169,7 @@ def _sentinel_of(number: int, part: object) -> str:
 
 
 def thinking(tokenizer: Any, form: Format, model: str = "") -> str | None:
-    """Return one line if the model thinks before it answers messages, as its chat template has it; None otherwise.
+    """Return one line if the model's chat template lets it think before it answers messages, else None.
 
     It thinks if the template's generation prompt opens a block of thinking, or if a variable of the template that turns
     thinking off would change that prompt.

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: its variables, its clock, and its rendering.
+"""Render a tokenizer's chat template with its variables and its clock.
 
 The template's `strftime_now` is replaced by a macro in front of it, which reads the texts of a recorded moment. A
 format that the macro has no text for ends the rendering with an error that names it; then the text is added and the
@@ -52,10 +52,10 @@ _SEVERAL = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "h": 
 @final
 @dataclass(frozen=True, eq=False)
 class ChatTemplate:
-    """A tokenizer's chat template with the options that it is rendered with.
+    """Hold a tokenizer's chat template with the options that it is rendered with.
 
-    `name` is the model's, for errors. `reads` are the names of the template's own variables, the clock's among them;
-    `by_day` says that what it writes of the clock changes at midnight alone.
+    `name` is the model's name in errors. `reads` holds the names of the template's own variables, the clock's among
+    them; `by_day` is true if the text that it makes of the clock changes only at midnight.
     """
 
     tokenizer: Any
@@ -67,10 +67,11 @@ class ChatTemplate:
 
     @staticmethod
     def of(tokenizer: Any, options: ChatOptions, model: str = "") -> "ChatTemplate":
-        """Return the template of this tokenizer; `model` is its name in errors, the tokenizer's own unless given.
+        """Return the chat template of this tokenizer; `model` is the model's name in errors, or else the tokenizer's
+        name.
 
-        Raises: ModelError for a tokenizer without a chat template, and for one that is no template or picks at random;
-        ConfigError for variables that the template never reads.
+        Raises: ModelError for a tokenizer without a chat template, and for a chat template that cannot be parsed or
+        picks at random; ConfigError for variables that the template never reads.
         """
         name = model or tokenizer.name_or_path
         if not tokenizer.chat_template:
@@ -105,7 +106,7 @@ class ChatTemplate:
 
     @property
     def now(self) -> str:
-        """Return the present moment by the library's clock: the day alone, if what the template writes changes at
+        """Return the present moment by the library's clock: only the day if the template's text changes only at
         midnight."""
         shown = "{{ " + CLOCK + "('%Y-%m-%dT%H:%M:%S') }}"
         [moment] = self.tokenizer.apply_chat_template(
@@ -114,7 +115,8 @@ class ChatTemplate:
         return moment.partition("T")[0] if self.by_day else moment
 
     def render(self, conversations: Sequence[Sequence[Message]], prompt: bool = True) -> list[str]:
-        """Render messages. Raises: ConfigError with the template's own error for messages that it refuses."""
+        """Return the text of each conversation, with the generation prompt if `prompt`. Raises: ConfigError with the
+        template's own error for messages that it refuses."""
         if not conversations:  # as of a task without validation rows; the library refuses an empty list
             return []
         texts: dict[str, str] = {}  # of the clock, by format
@@ -143,7 +145,7 @@ class ChatTemplate:
 
 
 def frozen(tokenizer: Any, form: Format, model: str = "") -> Format:
-    """Return the format with the present moment as its clock, if its chat template reads the clock and none was
+    """Return the format with the present moment as its clock if its chat template reads the clock and none was
     recorded.
 
     Raises: ModelError, ConfigError as `ChatTemplate.of` says.
@@ -164,7 +166,7 @@ def undated(tokenizer: Any, form: Format, model: str = "") -> ChatTemplate | Non
 
 
 def strftime(moment: datetime, form: str) -> str:
-    """Return the moment in this format, in English whatever the process's language is."""
+    """Return the moment in this format, in English whatever the language of the process is."""
 
     def plain(found: re.Match[str]) -> str:
         letter = found.group(1)
@@ -183,7 +185,7 @@ def strftime(moment: datetime, form: str) -> str:
 
 @final
 class _Generation(Extension):
-    """The library's own tag, which marks what the model writes and renders nothing."""
+    """Parse the library's `generation` tag, which marks what the model writes and renders nothing."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -194,8 +196,8 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=64)
 def _read(source: str) -> tuple[frozenset[str], str | None, bool]:
-    """Return the variables that a template reads, what in it picks at random, and whether its clock shows days
-    alone."""
+    """Return the variables that a template reads, the name in it that picks at random (or None), and whether its clock
+    shows days alone."""
     environment = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
     tree = environment.parse(source)
     reads = frozenset(meta.find_undeclared_variables(tree))

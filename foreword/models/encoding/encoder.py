@@ -1,4 +1,5 @@
-"""Rows to pieces: fill the template, tokenise in batches, and cut over-long rows at their shortenable part only."""
+"""Encode rows as pieces: fill the template, tokenise in batches, and cut over-long rows at their shortenable part
+only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ __all__ = ["Batch", "Encoded", "Encoder", "PlainRow", "TextRow", "collate", "cou
 
 @runtime_checkable
 class TextRow(Protocol):
-    """What is encoded: named texts, the row's own options where it has them, and where it came from."""
+    """Describe what is encoded: named texts, the row's own options if it has any, and where the row came from."""
 
     @property
     def fields(self) -> Mapping[str, str]: ...
@@ -40,7 +41,7 @@ class TextRow(Protocol):
 @final
 @dataclass(frozen=True)
 class PlainRow:
-    """A row that comes from nowhere in particular."""
+    """Hold a row that comes from no particular place."""
 
     fields: Mapping[str, str]
     options: Sequence[str] = ()
@@ -50,10 +51,10 @@ class PlainRow:
 @final
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Put rows in one format to one model. Build it once; `encode_rows` tokenises in batches.
+    """Encode rows in one format for one model. Build it once; `encode_rows` tokenises in batches.
 
-    A row may have `room` columns, of which the template's own text and slots take `own`. `opening` are the tokens that
-    the text right before the first field begins with, whatever the field most likely holds; each row is checked for
+    A row may have `room` columns, of which the template's own text and slots take `own`. `opening` holds the tokens
+    that the text right before the first field begins with, for the texts most likely to follow; each row is checked for
     them. For an encoder-decoder model these are the encoder's, and its decoder has `target` columns of its own.
     """
 
@@ -70,7 +71,7 @@ class Encoder:
 
     @staticmethod
     def build(lm: FrozenLM, format: Format, extra: int = 0) -> "Encoder":
-        """`extra` columns of the context go to a prefix.
+        """Build an encoder of rows in a format for a model; `extra` columns of the context are left to a prefix.
 
         Raises: ConfigError for a template or label words that do not suit the model; ModelError for its tokenizer.
         """
@@ -103,12 +104,12 @@ class Encoder:
 
     @property
     def prompt_length(self) -> int:
-        """Return positions of all slots together."""
+        """Return the number of positions of all slots together."""
         return len(self.row.init_P)
 
     @property
     def init_ids_P(self) -> Int[Tensor, "P"] | None:
-        """Return ids of the words that slots were written as, -1 at slots given as a length; None where no slot has
+        """Return the ids of the words that slots were written as, -1 at slots given as a length; None if no slot has
         words."""
         if all(i < 0 for i in self.row.init_P):
             return None
@@ -118,14 +119,15 @@ class Encoder:
         return self.encode_rows([PlainRow(fields, tuple(options or ()))])[0]
 
     def encode_rows(self, rows: Sequence[TextRow]) -> list[Encoded]:
-        """Encode rows. Raises: DataError for a row that lacks a field, or that is too long and may not be cut."""
+        """Encode rows, tokenised in batches. Raises: DataError for a row that lacks a field, or that is too long and
+        may not be cut."""
         return self._encode(rows, self._plans_of(rows))
 
     def encode_texts(self, rows: Sequence[TextRow], texts: Sequence[str]) -> list[Encoded]:
-        """Return rows with a text each in the answer's place: `score` gives its log-likelihood, normalised, by the
+        """Encode rows with one text each in the answer's place: `score` gives its log-likelihood, normalised, by the
         chain rule (causal), or the sum over its masks (masked).
 
-        Raises: DataError as `encode_rows`, and for a text that the tokenizer has no pieces for.
+        Raises: DataError as `encode_rows` does, and for a text that the tokenizer has no pieces for.
         """
         try:
             return self._encode(rows, self.planner.texts(texts))
@@ -161,8 +163,8 @@ class Encoder:
         return encoded
 
     def _room(self, plan: LabelPlan | None, where: str) -> int:
-        """Return columns for the row's own text and the template's, beside its label words where those share the
-        room."""
+        """Return the number of columns for the row's own text and the template's, beside its label words if those share
+        the room."""
         grows = plan.longest - 1 if plan else 0
         if self.row.source is None:
             return self.room - grows
@@ -175,13 +177,13 @@ class Encoder:
 
     @property
     def answer_room(self) -> int:
-        """Return pieces that an answer may have; beside a row as short as can be, where both share the room."""
+        """Return how many pieces an answer may have; beside the shortest possible row, if both share the room."""
         if self.row.source is None:
             return self.room - self.own + 1
         return self.target - self.row.written + 1
 
     def require_room(self, model: str, new: int) -> None:
-        """Check that the decoder has room for so many new tokens. Raises: ConfigError."""
+        """Check that the decoder has room for this many new tokens. Raises: ConfigError if it has not."""
         if self.row.written + new > self.target:
             raise ConfigError(
                 f"max_new_tokens {new} is more than the decoder of {model!r} has room for: {self.target} positions, of "
@@ -189,7 +191,7 @@ class Encoder:
             )
 
     def filled(self, rows: Sequence[TextRow]) -> list[dict[int, tuple[str, ...]]]:
-        """Return the texts of the holes of each item with holes, by the item's number."""
+        """Return for each row the texts of the holes of each item with holes, by the item's number."""
         holes = {
             index: [p for p in item.parts if isinstance(p, Hole)]
             for index, item in enumerate(self.row.items)
@@ -257,10 +259,8 @@ class Encoder:
         return kept
 
     def _plans_of(self, rows: Sequence[TextRow]) -> list[LabelPlan | None]:
-        """Return the plan of each row.
-
-        Rows with the same options share one. None is kept: every row may bring new options.
-        """
+        """Return the plan of each row. Rows with the same options share one. None is kept: every row may bring new
+        options."""
         options = list(dict.fromkeys(tuple(row.options) for row in rows if row.options))
         if not options:
             return [self.plan] * len(rows)

@@ -1,4 +1,4 @@
-"""Label words as pieces, and where in a row each piece is read."""
+"""Lay out label words as pieces, and decide where in a row each piece is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ TABLE = 2**18  # labels times words times pieces, of a plan's padded tables
 @final
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Which piece is read where. A row becomes `passes` model rows; piece n of word w of label c is `piece_CWn`, read
-    in model row `pass_CWn` at `read_CWn` columns after the answer.
+    """Hold which piece is read where. A row becomes `passes` model rows; piece n of word w of label c is `piece_CWn`,
+    read in model row `pass_CWn` at `read_CWn` columns after the answer.
 
     A masked model's pass e has `masks_E[e]` masks in place of the answer. A causal model's pass e has the pieces
-    `tail_EK` (-1 where none) after the text, at depth `depth_EK` below it; each goes on from column `above_EK` of them
-    (-1: from the text).
+    `tail_EK` (-1 where there is none) after the text, at depth `depth_EK` below it; each continues column `above_EK` of
+    them (-1: the text).
     """
 
     piece_CWn: Int[np.ndarray, "C W n"]
@@ -45,23 +45,24 @@ class Layout:
 
     @cached_property
     def grow(self) -> int:
-        """Return columns added to the row, at most."""
+        """Return the largest number of columns added to the row."""
         return int(self.masks_E.max()) - 1 + self.tail_EK.shape[1]
 
     @cached_property
     def pieces(self) -> int:
-        """Distinct pieces that are looked up."""
+        """Return the number of distinct pieces that are looked up."""
         return len(np.unique(self.piece_CWn[self.real_CWn]))
 
     @cached_property
     def chain(self) -> bool:
-        """Return whether every piece goes on from the one before it, so that causal attention alone is right."""
+        """Return whether every piece continues the one before it, so that causal attention alone is right."""
         column_K = np.arange(self.tail_EK.shape[1])
         return bool(((self.above_EK == column_K - 1) | (self.tail_EK < 0)).all())
 
     @property
     def sees_EKK(self) -> Bool[np.ndarray, "E K K"]:
-        """Return which pieces see which: each itself and those it goes on from. It is large, so it is not kept."""
+        """Return which pieces see which: each sees itself and those that it continues. The array is large, so it is not
+        kept."""
         passes, columns = self.tail_EK.shape
         sees = np.zeros((passes, columns, columns), bool)
         for e in range(passes):
@@ -75,7 +76,8 @@ class Layout:
 @final
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Plans of some words each, every word a label of its own, and the label that each word is of, in their order."""
+    """Hold plans of some of the words each, in which every word is a label of its own, and the label of each word in
+    the whole plan, in the order of the words."""
 
     plans: tuple["LabelPlan", ...]
     label_W: Int[np.ndarray, "W"]
@@ -84,11 +86,11 @@ class Parts:
 @final
 @dataclass(frozen=True, eq=False)
 class LabelPlan:
-    """The label words of a row as pieces. Rows with the same labels share one plan, and its layouts are made once.
+    """Hold the label words of a row as pieces. Rows with the same labels share one plan, and its layouts are made once.
 
-    `single` says that every word of every label is one piece: then logits rank labels as log-probabilities do, and no
-    sum over the vocabulary is needed, unless the plan is to be `normalised`: the likelihood of a text is asked for.
-    `shift` is added to the labels' log-scores, which `temperature` then divides.
+    `single` is true if every word of every label is one piece: then logits rank labels as log-probabilities do, and no
+    sum over the vocabulary is needed, unless the plan is `normalised` because the likelihood of a text is asked for.
+    `shift` is added to the labels' log-scores, which are then divided by `temperature`.
     """
 
     kind: Kind
@@ -104,7 +106,7 @@ class LabelPlan:
 
     @cached_property
     def longest(self) -> int:
-        """Return pieces of the longest word."""
+        """Return the number of pieces of the longest word."""
         return max(len(word) for label in self.words for word in label)
 
     @property
@@ -113,15 +115,17 @@ class LabelPlan:
 
     @property
     def grow(self) -> int:
-        """Return columns that one pass adds to a row, at most."""
+        """Return the largest number of columns that one pass adds to a row."""
         return max(layout.grow for layout in self._layouts())
 
     def cost(self, length: int) -> int:
-        """Return columns of all model rows of one pass over a row of so many columns, at most."""
+        """Return the largest number of columns, of all model rows together, that one pass takes over a row of `length`
+        columns."""
         return max((length + layout.grow) * layout.passes for layout in self._layouts())
 
     def tokens(self, length: int) -> int:
-        """Return the same for all passes together."""
+        """Return the number of columns, of all model rows together, that all passes take over a row of `length`
+        columns."""
         return sum((length + layout.grow) * layout.passes for layout in self._layouts())
 
     def _layouts(self) -> list[Layout]:
@@ -129,8 +133,8 @@ class LabelPlan:
         return [self.layout()] if parts is None else [plan.layout() for plan in parts.plans]
 
     def parts(self, trie: bool = True) -> Parts | None:
-        """Return the parts that the plan's words are read in, so that no pass takes more than the limits above; None
-        where the plan is read whole."""
+        """Return the parts in which the plan's words are read, so that no pass takes more than the limits above, or
+        None if the plan is read whole."""
         return self._trie_parts if trie or self.kind == "masked" else self._row_parts
 
     @cached_property
@@ -142,8 +146,8 @@ class LabelPlan:
         return self._cut(trie=False)
 
     def _cut(self, trie: bool) -> Parts | None:
-        """Return words with common beginnings, or of a masked model of one length, come to one part where it has
-        room."""
+        """Divide the words into parts: words with a common beginning, or for a masked model words of one length, come
+        to one part if it has room. Return None if the plan is read whole."""
         words = [(word, c) for c, label in enumerate(self.words) for word in label]
         masked = self.kind == "masked"
         table = len(self.words) * max(map(len, self.words)) * self.longest
@@ -184,10 +188,8 @@ class LabelPlan:
         return Parts(tuple(plans), np.array([c for group in groups for _, c in group]))
 
     def layout(self, trie: bool = True, *, apart: bool = False) -> Layout:
-        """Return the masked layout; or the causal one, as a trie or with a model row for each word that needs one.
-
-        `apart` gives each word a row that is no longer than the word needs.
-        """
+        """Return the masked layout, or the causal one, as a trie or with a model row for each word that needs one. If
+        `apart`, each word has a row that is no longer than the word needs."""
         if self.kind == "masked":
             return self._masked
         return self._apart if apart else self._trie if trie else self._rows
@@ -200,7 +202,8 @@ class LabelPlan:
 
     @cached_property
     def _trie(self) -> Layout:
-        """Return all words share one model row: each distinct beginning of a word that goes on is one column."""
+        """Return the layout in which all words share one model row: each distinct beginning of a longer word is one
+        column."""
         nodes: dict[tuple[int, int], int] = {}  # a piece after a column (-1: the text), and the column it has
         where: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for word in sorted(self._distinct(), key=len):
@@ -214,7 +217,8 @@ class LabelPlan:
 
     @cached_property
     def _rows(self) -> Layout:
-        """Return a model row for each beginning of a word that is not itself the beginning of another."""
+        """Return the layout with a model row for each beginning of a word that is not itself the beginning of
+        another."""
         starts = sorted({word[:-1] for word in self._distinct()}, key=len, reverse=True)
         rows: list[tuple[int, ...]] = []
         for start in starts:
@@ -228,7 +232,7 @@ class LabelPlan:
 
     @cached_property
     def _apart(self) -> Layout:
-        """Return a model row for each beginning of a word."""
+        """Return the layout with a model row for each beginning of a word."""
         rows = list(dict.fromkeys(word[:-1] for word in self._distinct()))
         where = {word: [(rows.index(word[:-1]), j) for j in range(len(word))] for word in self._distinct()}
         return self._in_rows(where, rows)

@@ -1,4 +1,4 @@
-"""A template to the items of its rows, for a kind of model; and what is refused of it."""
+"""Turn a template into the items of its rows for a kind of model, and refuse templates that do not suit it."""
 
 from dataclasses import replace
 from typing import final
@@ -17,17 +17,15 @@ __all__ = ["Laid", "lay_out"]
 
 @final
 class Laid:
-    """A row, where its label words stand, and its chat, if it is one."""
+    """Hold a row, the place of its label words, and its chat, if it is one."""
 
     def __init__(self, row: RowItems, place: LabelPlace, chat: Chat | None):
         self.row, self.place, self.chat = row, place, chat
 
 
 def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
-    """Lay out a template's parts.
-
-    Raises: ConfigError for a template that does not suit the model; ModelError for its tokenizer.
-    """
+    """Return the row of a format for this model. Raises: ConfigError for a template that does not suit the model;
+    ModelError for its tokenizer."""
     template = format.template
     _check_answer(lm, format)
     filler = lm.tokenizer.pad_token_id or 0
@@ -43,10 +41,11 @@ def lay_out(lm: FrozenLM, format: Format, pieces: Pieces) -> Laid:
 
 
 def _two_parts(lm: FrozenLM, template: Template, pieces: Pieces, filler: int, soft_first: bool) -> Laid:
-    """Return the encoder's items, then the decoder's: what its texts begin with, and the template's own after
-    {decoder}.
+    """Return the encoder's items, then the decoder's: the tokens that its texts begin with, and the template's own
+    after {decoder}.
 
-    Slots are numbered through. Spaces before the answer are left out where the encoder's part ends with it.
+    Slots are numbered across both parts. Spaces before the answer are left out if the decoder's part has nothing but
+    slots before it.
     """
     first, second = template.halves
     read = layout_row(with_holes(first), pieces, None, filler, False, soft_first)

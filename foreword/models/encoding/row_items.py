@@ -1,4 +1,4 @@
-"""A template's parts to the items of a row: what is the same in every row is tokenised once, here."""
+"""Turn a template's parts into the items of a row; what is the same in every row is tokenised once, here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from foreword.models.encoding.tokenise import CONTEXTS, Pieces
 @final
 @dataclass(frozen=True)
 class Hole:
-    """Where a field's text goes; chat templates may strip it on either side."""
+    """Mark the place of a field's text; chat templates may strip the text on either side."""
 
     name: str
     shorten: bool = False
@@ -27,9 +27,9 @@ class Hole:
 @final
 @dataclass(frozen=True)
 class Text:
-    """Text tokenised as one string; `ids` where it has no holes.
+    """Hold text that is tokenised as one string; `ids` holds its tokens if it has no holes.
 
-    `first`: nothing is before it but slots and what the tokenizer adds. `left`, `right`: the special token before, or
+    `first`: only slots and what the tokenizer adds stand before it. `left`, `right`: the special token before it, or
     after it, takes the whitespace between.
     """
 
@@ -40,7 +40,7 @@ class Text:
     ids: tuple[int, ...] | None
 
     def filled(self, texts: Sequence[str]) -> str:
-        """Return the whole text, with the holes' texts in order."""
+        """Return the whole text, with these texts in its holes, in order."""
         return self.trim("".join(self._parts(texts)))
 
     def trim(self, whole: str) -> str:
@@ -72,7 +72,7 @@ class Text:
 @final
 @dataclass(frozen=True)
 class Gap:
-    """A slot: positions `start` and on of the prompt; `ids` are the words it was written as, or filler."""
+    """Hold a slot: positions of the prompt from `start` on; `ids` are the words that it was written as, or filler."""
 
     start: int
     ids: tuple[int, ...]
@@ -81,7 +81,7 @@ class Gap:
 @final
 @dataclass(frozen=True)
 class Fixed:
-    """A special token: `written` in the template, or added by the tokenizer."""
+    """Hold a special token: `written` in the template, or added by the tokenizer."""
 
     ids: tuple[int, ...]
     written: bool
@@ -90,7 +90,7 @@ class Fixed:
 @final
 @dataclass(frozen=True)
 class Mark:
-    """The mask."""
+    """Hold the mask."""
 
     ids: tuple[int, ...]
 
@@ -102,9 +102,9 @@ Part = Literal | Hole | Soft | AnswerPlace
 @final
 @dataclass(frozen=True)
 class RowItems:
-    """The items of every row of a template, and which positions of the prompt were given as words (-1: not).
+    """Hold the items of every row of a template, and the words that positions of the prompt were given as (-1: none).
 
-    The first `source` items are an encoder's, and the others its decoder's; None where the model reads all as one.
+    The first `source` items are an encoder's, and the others its decoder's; None if the model reads all as one.
     """
 
     items: tuple[Item, ...]
@@ -113,12 +113,12 @@ class RowItems:
 
     @property
     def constant(self) -> int:
-        """Return columns that are not text of the row's fields."""
+        """Return the number of columns that are not text of the row's fields."""
         return sum(len(item.ids) for item in self.items if item.ids is not None)
 
     @property
     def written(self) -> int:
-        """Return columns that a decoder begins with, the same in every row."""
+        """Return the number of columns that a decoder begins with, the same in every row."""
         return 0 if self.source is None else sum(len(item.ids or ()) for item in self.items[self.source :])
 
     @property
@@ -133,10 +133,8 @@ class RowItems:
 
 
 def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | Decoder]) -> list[Part]:
-    """Return the parts with holes for the fields.
-
-    Raises: ConfigError if demonstrations have not been written into their place.
-    """
+    """Return the parts with a hole for each field. Raises: ConfigError if demonstrations have not been written into
+    their place."""
     results: list[Part] = []
     for part in parts:
         assert not isinstance(part, Decoder), "the two halves of a template are laid out apart"
@@ -149,7 +147,7 @@ def with_holes(parts: Sequence[Literal | Field | Soft | AnswerPlace | Demos | De
 
 
 def with_answer(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts with the answer at the end, after a space, where the template does not say where it is."""
+    """Return the parts with the answer at the end, after a space, if the template does not say where it is."""
     if any(isinstance(part, AnswerPlace) for part in parts):
         return list(parts)
     last = parts[-1] if parts else None
@@ -160,11 +158,9 @@ def with_answer(parts: Sequence[Part]) -> list[Part]:
 def layout_row(
     parts: Sequence[Part], pieces: Pieces, mask_id: int | None, filler_id: int, bare: bool, soft_first: bool
 ) -> RowItems:
-    """Return the items of a row.
-
-    `mask_id` is None for causal models, whose answer is the row's end. `bare` rows (chats) get no special tokens but
-    those in their text; others have them around the row, after leading slots if `soft_first`.
-    """
+    """Return the items of a row. `mask_id` is None for causal models, whose answer is the row's end. `bare` rows
+    (chats) get no special tokens but those in their text; others have them around the row, after leading slots if
+    `soft_first`."""
     flat = _flatten(parts, pieces)
     if not bare:
         flat = _with_special(flat, pieces, soft_first)
@@ -208,7 +204,7 @@ Flat = list[str | Fixed | Hole | Soft | AnswerPlace]
 
 
 def _flatten(parts: Sequence[Part], pieces: Pieces) -> Flat:
-    """Return literals as text and the special tokens written in them."""
+    """Split literals into text and the special tokens written in them."""
     flat: Flat = []
     for part in parts:
         if isinstance(part, Literal) and part.data:
@@ -250,7 +246,7 @@ def _text(group: tuple[str | Hole, ...], items: list[Item], pieces: Pieces, next
 
 
 def _slot_ids(soft: Soft, before: str, spaces: str, items: list[Item], pieces: Pieces) -> tuple[int, ...]:
-    """Return pieces of a slot's words, as they would be in its place; empty for a slot that was given as a length."""
+    """Return the pieces of a slot's words, as they are in its place; empty for a slot that was given as a length."""
     if soft.words is None:
         return ()
     if before or spaces:

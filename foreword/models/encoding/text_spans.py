@@ -1,4 +1,4 @@
-"""Which columns of a row hold the text of one field, and which part of that text each of them is."""
+"""Find which columns of a row hold the text of one field, and which part of that text each column holds."""
 
 from foreword.errors import ConfigError
 from foreword.models.encoding.encoder import Encoded, Encoder, TextRow
@@ -10,7 +10,7 @@ def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> l
 
     Special tokens that the tokenizer puts before the text, with nothing else there, are columns without text.
 
-    Raises: ConfigError for a row that was cut, or a template in which the field does not stand once.
+    Raises: ConfigError for a row that was cut, or a template in which the field does not stand exactly once.
     """
     if encoded.cut:
         raise ConfigError(
@@ -22,9 +22,10 @@ def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> l
         (index, hole) for index, item in enumerate(encoder.row.items) if isinstance(item, Text)
         for hole in item.parts if isinstance(hole, Hole)
     ]  # fmt: skip
-    if [hole.name for _, hole in places].count(name) != 1:
+    times = [hole.name for _, hole in places].count(name)
+    if times != 1:
         raise ConfigError(
-            f"{row.where}: the prompt's template holds the text {len(places)} times, so its tokens cannot be shown; "
+            f"{row.where}: the prompt's template holds the text {times} times, so its tokens cannot be shown; "
             "ask without echo or without logprobs."
         )
     first, alone = 0, True
@@ -45,7 +46,8 @@ def text_spans(encoder: Encoder, row: TextRow, encoded: Encoded, name: str) -> l
 
 
 def _shared(text: str, whole: str, spans: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, str]]:
-    """Return the pieces between `start` and `end`, each with what of the text it ends; the last takes the rest."""
+    """Return the pieces between `start` and `end`, each with the part of the text that it ends; the last takes the
+    rest."""
     touched = [n for n, (a, b) in enumerate(spans) if a < end and b > start]
     if not touched:
         return []

@@ -1,9 +1,9 @@
-"""Text to pieces: what encode.py asks of a tokenizer, in one place.
+"""Turn text into pieces: one place for everything that the encoder asks of a tokenizer.
 
 Control tokens are recognised in a template's own text only; text of the data is tokenised as plain text, whatever it
-looks like. They are the special tokens, and what was added to the tokenizer as a mark, as <think> is: text in
-brackets. Words and spaces that were added are text everywhere. `following` treats text after a slot as
-the tokenizer itself treats text after a special token.
+looks like. They are the special tokens, and marks that were added to the tokenizer, such as <think>: text in brackets.
+Words and spaces that were added are text everywhere. `following` treats text after a slot as the tokenizer itself
+treats text after a special token.
 """
 
 import json
@@ -25,10 +25,10 @@ CONTEXTS = ("a", ".", "0", "\n")  # texts that some piece ends after, in any tok
 @final
 @dataclass(frozen=True)
 class Control:
-    """A control token: its text and id, and how the tokenizer looks for it.
+    """Describe a control token: its text and id, and how the tokenizer looks for it.
 
-    `lstrip` and `rstrip` take the whitespace before and after it; `single_word` wants no letter beside it; `any_case`
-    says that the tokenizer's normaliser makes upper and lower case of its text the same.
+    `lstrip` and `rstrip` take the whitespace before and after it; `single_word` allows no letter beside it; `any_case`
+    is true if the tokenizer's normaliser makes upper and lower case of its text the same.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Control:
 
     @property
     def pattern(self) -> str:
-        """Return a regular expression for it in a template's own text."""
+        """Return a regular expression that finds the token in a template's own text."""
         text = f"(?i:{re.escape(self.text)})" if self.any_case else re.escape(self.text)
         return rf"(?<!\w){text}(?!\w)" if self.single_word else text
 
@@ -49,11 +49,12 @@ class Control:
 @final
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """A fast tokenizer, and what was found out about it.
+    """Hold a fast tokenizer, and what was found out about it.
 
-    `before` and `after_row` are the special pieces it puts around a text (no end of sequence for causal models).
-    `restarts` says whether it tokenises text after a special token as it does the start of a text (some put a space
-    in front of a text's first word only). `never` are the ids of `control`, which no text of the data may give.
+    `before` and `after_row` are the special pieces that it puts around a text (no end of sequence for causal models).
+    `restarts` is true if it tokenises text after a special token as it does the start of a text (some put a space in
+    front of a text's first word only). `never` holds the ids of `control`, except the unknown token's, which no text of
+    the data may give.
     """
 
     tokenizer: Any
@@ -65,7 +66,8 @@ class Pieces:
 
     @staticmethod
     def of(tokenizer: Any, kind: str) -> "Pieces":
-        """Return the pieces of a tokenizer. Raises: ModelError for a tokenizer without offsets ("slow")."""
+        """Return a tokenizer with what is found out about it. Raises: ModelError for a tokenizer without offsets
+        ("slow")."""
         if not tokenizer.is_fast:
             raise ModelError(
                 f"The tokenizer of {tokenizer.name_or_path!r} is a slow one, which cannot tell where its pieces stand; "
@@ -86,7 +88,7 @@ class Pieces:
         return Pieces(tokenizer, tuple(whole[:at]), end, restarts, control, never)
 
     def start(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return pieces of texts that begin a row."""
+        """Return the pieces of texts that begin a row."""
         found = _ids(self.tokenizer, texts, split=True)
         return [
             ids if self.never.isdisjoint(ids) else [i for i, _, _ in self._broken(text)]
@@ -94,15 +96,15 @@ class Pieces:
         ]
 
     def following(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return pieces of texts that stand after a slot or a special token."""
+        """Return the pieces of texts that stand after a slot or a special token."""
         return self.start(texts) if self.restarts else self.after(CONTEXTS, texts)
 
     def after(self, contexts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
-        """Return pieces of texts that stand right after other text: tokenised together, then the context's pieces taken
-        off.
+        """Return the pieces of texts that stand right after other text: tokenised together, then the context's pieces
+        taken off.
 
-        The first context whose own pieces stay as they were is used for a text; a text that merges with all of them is
-        tokenised alone.
+        For each text, the first context whose own pieces stay as they were is used; a text that merges with all of them
+        is tokenised alone.
         """
         results: list[list[int] | None] = [None] * len(texts)
         for context in contexts:
@@ -116,8 +118,8 @@ class Pieces:
         return [self.start([text])[0] if ids is None else ids for text, ids in zip(texts, results, strict=True)]
 
     def offsets(self, text: str, first: bool) -> list[tuple[int, int]]:
-        """Return where in the text each of its pieces stands; the same pieces as `start` (first) or `following`
-        give."""
+        """Return the start and end in the text of each of its pieces, the same pieces as from `start` (if `first`) or
+        `following`."""
         if first or self.restarts:
             return [(a, b) for _, a, b in self._broken(text)]
         [wanted] = self.following([text])
@@ -155,13 +157,13 @@ class Pieces:
         return lower | {token.text: token.index for token in self.control}
 
     def _broken(self, text: str, begins: bool = True) -> list[tuple[int, int, int]]:
-        """Return pieces as (id, start, end), none of them a control token. The text `begins` a row, or goes on after
-        another.
+        """Return pieces as (id, start, end), none of them a control token. The text begins a row if `begins`, or else
+        follows other text.
 
-        Where the tokenizer's model itself knows a control token's text as a piece (Unigram models do), the text is
-        broken up behind the first character of that piece, and the parts are tokenised one after the other.
+        If the tokenizer's model itself knows a control token's text as a piece (Unigram models do), the text is split
+        behind the first character of that piece, and the parts are tokenised one after the other.
 
-        Raises: DataError for a character that the tokenizer knows as a control token alone.
+        Raises: DataError for a character that the tokenizer knows only as a control token.
         """
         result = self._spans(text) if begins else self._later(text)
         cuts = [a + 1 + len(text[a:b]) - len(text[a:b].lstrip()) for i, a, b in result if i in self.never]
@@ -182,7 +184,8 @@ class Pieces:
         return whole
 
     def _later(self, text: str) -> list[tuple[int, int, int]]:
-        """Return pieces of a text that stands after another, one that the tokenizer leaves apart if there is one."""
+        """Return the pieces of a text that stands after one of `CONTEXTS`, if the tokenizer leaves one of them apart,
+        else alone."""
         for context in CONTEXTS:
             own, both = self._spans(context), self._spans(context + text)
             if both[: len(own)] == own:
@@ -190,7 +193,7 @@ class Pieces:
         return self._spans(text)
 
     def _spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Return pieces as (id, start, end), as the tokenizer has them without its control tokens."""
+        """Return pieces as (id, start, end), as the tokenizer gives them without its control tokens."""
         if not text:
             return []
         encoding = self.tokenizer(
@@ -225,7 +228,7 @@ def _control(tokenizer: Any) -> tuple[Control, ...]:
 
 @lru_cache(maxsize=4)  # reading a large tokenizer takes a second
 def _without_control(tokenizer: Any, never: frozenset[int], size: int) -> "Tokenizer":
-    """Return the tokenizer's backend, to which every control token is plain text."""
+    """Return a copy of the tokenizer's backend, to which every control token is plain text."""
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,4 +1,4 @@
-"""Which pieces of an over-long row are cut."""
+"""Choose which pieces of an over-long row are cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from foreword.core.format import Truncate
 @final
 @dataclass(frozen=True)
 class Part:
-    """The pieces of one shortenable field: numbers within the row's item of that number."""
+    """Hold the pieces of one shortenable field, as numbers within item `item` of the row."""
 
     item: int
     name: str
     pieces: tuple[int, ...]
 
     def taken(self, count: int, truncate: Truncate) -> tuple[int, ...]:
-        """`count` pieces from the tail, the head or the middle of the field."""
+        """Return `count` pieces from the tail, the head or the middle of the field."""
         if truncate == "head":
             return self.pieces[:count]
         if truncate == "middle":
@@ -27,8 +27,8 @@ class Part:
 
 
 def which(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, ...]:
-    """Return numbers of the pieces that lie wholly within text[start:end]; the spaces that a word begins with do not
-    count."""
+    """Return the numbers of the pieces that lie wholly within text[start:end]; the spaces that a word begins with do
+    not count."""
     inside = []
     for number, (a, b) in enumerate(spans):
         piece = text[a:b]

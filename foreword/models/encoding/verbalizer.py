@@ -1,4 +1,4 @@
-"""Label words to plans: how a word is written in the answer's place, and what is refused."""
+"""Turn label words into plans: write each word in the answer's place, and refuse words that cannot be used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ LabelSet = tuple[Sequence[str], Sequence[Sequence[str]]]  # label names, and the
 @final
 @dataclass(frozen=True, eq=False)
 class LabelPlace:
-    """Where label words stand: the template's own text before them (None where they begin the row), and the spaces
-    between. After a field or a slot a word has one space."""
+    """Describe where label words stand: the template's own text before them (None if they begin the row), and the
+    spaces between. After a field or a slot a word has one space."""
 
     tail: str | None
     spaces: str
@@ -37,7 +37,7 @@ class LabelPlace:
         return LabelPlace(text, last.text[len(text) :])
 
     def ids(self, pieces: Pieces, words: Sequence[str]) -> list[list[int]]:
-        """Return pieces of words as they are in this place."""
+        """Return the pieces of words as they are in this place."""
         spaced = [self.spaces + word for word in words]
         if self.tail is None:
             return pieces.start(spaced)
@@ -50,7 +50,7 @@ class LabelPlace:
 @final
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """Makes plans of label words for one tokenizer and place; `model` is its name in messages."""
+    """Make plans of label words for one tokenizer and place; `model` is its name in messages."""
 
     pieces: Pieces
     place: LabelPlace
@@ -86,7 +86,8 @@ class Planner:
         return [LabelPlan(self.kind, ((ids[text.strip()],),), mean=False, normalised=True) for text in texts]
 
     def _ids(self, words: Sequence[str], what: str) -> dict[str, tuple[int, ...]]:
-        """Return pieces of each distinct word."""
+        """Return the pieces of each distinct word. Raises: ConfigError for a word that the tokenizer has no pieces
+        for."""
         distinct = list(dict.fromkeys(word.strip() for word in words))
         ids = dict(zip(distinct, map(tuple, self.place.ids(self.pieces, distinct)), strict=True))
         unknown = self.pieces.tokenizer.unk_token_id

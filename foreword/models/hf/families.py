@@ -1,4 +1,5 @@
-"""Where each family keeps the parts that Foreword calls: the output head's transform, its rows, caps and offsets."""
+"""Describe where each family keeps the parts that Foreword calls: the output head's transform, its rows, caps and
+offsets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,12 +60,12 @@ def _t5(model: nn.Module, hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families.
+    """Describe what differs between families.
 
-    `transform` is what the output head does before its matrix. `after_pad` says that positions start after the padding
-    index. `seam` is False where attention does not go through transformers' attention interface. `relative` families
-    have T5's bias by distance and no positions. `since` is the first transformers in which attention can be replaced,
-    where that is newer than the oldest that Foreword takes.
+    `transform` is what the output head does before its matrix. `after_pad` is true if positions start after the padding
+    index. `seam` is False if attention does not go through transformers' attention interface. `relative` families have
+    T5's bias by distance and no positions. `since` is the first transformers in which attention can be replaced, if
+    that is newer than the oldest that Foreword takes.
     """
 
     kind: str
@@ -76,7 +77,7 @@ class Family:
 
     @property
     def readable(self) -> bool:
-        """Return whether the installed transformers is new enough for it."""
+        """Return whether the installed transformers is new enough for the family."""
         return not self.since or version.parse(transformers.__version__) >= version.parse(self.since)
 
 
@@ -129,7 +130,7 @@ def base_of(model: PreTrainedModel) -> nn.Module:
 
 
 def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V"] | None]:
-    """Return the matrix of a plain output head and its bias, read from wherever they wait."""
+    """Return the matrix of a plain output head and its bias (or None), read from wherever accelerate keeps them."""
     layer: Any = model.get_output_embeddings()
     bias = None if layer.bias is None else storage.tensor_of(layer, "bias")
     added = added_to(model)
@@ -139,12 +140,12 @@ def output_of(model: PreTrainedModel) -> tuple[Float[Tensor, "V D"], Float[Tenso
 
 
 def added_to(model: PreTrainedModel) -> Float[Tensor, "1 V"] | None:
-    """Return what a model adds to its head's logits itself: BART's second bias."""
+    """Return what a model itself adds to its head's logits (BART's second bias), or None."""
     return model._buffers.get("final_logits_bias")
 
 
 def softcap_of(model: PreTrainedModel) -> float | None:
-    """Gemma squeezes its final logits into (-cap, cap)."""
+    """Return the cap if the model squeezes its final logits into (-cap, cap), as Gemma does, else None."""
     return getattr(model.config, "final_logit_softcapping", None)
 
 
@@ -157,8 +158,8 @@ def context_of(model: PreTrainedModel, family: Family) -> int:
 
 
 def source_context_of(model: PreTrainedModel, family: Family, tokenizer: Any) -> int:
-    """Return the positions of an encoder-decoder model; for one with a bias by distance, which has no end, those it was
-    made for."""
+    """Return the number of positions of an encoder-decoder model. A model with a bias by distance has no limit: for it,
+    return the length that it was made for."""
     if not family.relative:
         return context_of(model, family)
     made = getattr(model.config, "n_positions", None) or int(min(tokenizer.model_max_length, ENDLESS))
@@ -166,9 +167,10 @@ def source_context_of(model: PreTrainedModel, family: Family, tokenizer: Any) ->
 
 
 def opening_of(model: PreTrainedModel, name: str) -> tuple[int, ...]:
-    """Return what a decoder's text begins with: its start token, and the one that some checkpoints force after it.
+    """Return the ids that a decoder's text begins with: its start token, and the one that some checkpoints force after
+    it.
 
-    Raises: ModelError where the checkpoint does not say.
+    Raises: ModelError if the checkpoint does not say.
     """
     results = []
     for key in ("decoder_start_token_id", "forced_bos_token_id"):

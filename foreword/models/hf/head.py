@@ -1,7 +1,7 @@
-"""The output head: by rows of its matrix if it is a plain one, else by calling it, whatever it is.
+"""Compute logits from the rows of the output head's matrix if the head is a plain one, else by calling the head.
 
-An adapter at the head (LoRA, DoRA, trained tokens), a parametrised or hooked one gives other logits than its `weight`
-says, so that is read of nothing but an `nn.Linear` that nobody has changed.
+An adapter at the head (LoRA, DoRA, trained tokens), or a parametrised or hooked head, gives other logits than its
+`weight` says, so only the `weight` of an unchanged `nn.Linear` is read.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,11 @@ from foreword.models.hf import families, storage
 
 @final
 class OutputHead:
-    """Logits of a model's last hidden states, after its transform; biases and soft caps included."""
+    """Compute the logits of a model's last hidden states, after its transform; biases and soft caps are included."""
 
     def __init__(self, model: PreTrainedModel, device: torch.device):
-        """Read the head of a model, with logits on `device`.
-
-        Raises: ModelError if there is none, or one that cannot be read.
-        """
+        """Find the output head of a model; its logits come on `device`. Raises: ModelError if there is no head, or one
+        that cannot be read."""
         self._model, self._device = model, device
         layer = model.get_output_embeddings()
         if layer is None:
@@ -43,11 +41,12 @@ class OutputHead:
 
     @property
     def size(self) -> int:
-        """Return tokens that it has a logit for."""
+        """Return the number of tokens that the head has a logit for."""
         return len(families.output_of(self._model)[0]) if self._plain else int(self._model.config.vocab_size)
 
     def pieces(self, hidden_XD: Float[Tensor, "X D"], ids_U: Int[Tensor, "U"], numbers: int) -> Float[Tensor, "X U"]:
-        """fp32 (fp64) logits of these tokens alone. No more than so many `numbers` of a vocabulary exist at once."""
+        """Return fp32 (fp64) logits of these tokens alone. No more than `numbers` logits of the whole vocabulary exist
+        at once."""
         if not self._plain:
             return self._by_parts(hidden_XD, numbers, lambda part_XD: self.whole(part_XD)[:, ids_U.to(self._device)])
         weight_VD, bias_V = families.output_of(self._model)
@@ -56,7 +55,7 @@ class OutputHead:
         return self._product(hidden_XD, weight_VD[ids_U].to(self._device), bias_U)
 
     def whole(self, hidden_XD: Float[Tensor, "X D"]) -> Float[Tensor, "X V"]:
-        """fp32 (fp64) logits of the whole vocabulary, multiplied in the model's own dtype."""
+        """Return fp32 (fp64) logits of the whole vocabulary, multiplied in the model's own dtype."""
         if self._plain:
             weight_VD, bias_V = families.output_of(self._model)
             bias_V = None if bias_V is None else bias_V.to(weight_VD.device)
@@ -68,7 +67,7 @@ class OutputHead:
         return self._capped(logits_XV.to(self._device, self._wide(logits_XV.dtype)))
 
     def normaliser(self, hidden_XD: Float[Tensor, "X D"], numbers: int) -> Float[Tensor, "X"]:
-        """Log-sum-exp over the vocabulary, of as many rows at a time as have so many `numbers`."""
+        """Return the log-sum-exp over the vocabulary, computed for as many rows at a time as have `numbers` logits."""
         if not self._plain:
             return self._by_parts(hidden_XD, numbers, lambda part_XD: self.whole(part_XD).logsumexp(-1))
         weight_VD, bias_V = families.output_of(self._model)
@@ -103,8 +102,9 @@ class OutputHead:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Return whether calling it is a product with its `weight` and nothing else: no adapter, hook, parametrisation or
-    method of its own stands between. Accelerate's hooks only bring its tensors."""
+    """Return whether calling the layer is a product with its `weight` and nothing else: no adapter, hook,
+    parametrisation or replaced method changes it. Accelerate's hooks are allowed, since they only bring the layer's
+    tensors."""
     if type(layer) is not nn.Linear or not storage.is_plain(layer.weight):
         return False
     replaced = "forward" in vars(layer) and not storage.hooks_of(layer)

@@ -1,4 +1,5 @@
-"""The last layer, of which only some positions are read: keys and values of all, the rest for those alone."""
+"""Run the last layer for only those positions that are read: keys and values of all tokens, the rest for those
+alone."""
 
 import copy
 from contextlib import suppress
@@ -15,11 +16,12 @@ from foreword.models.hf.prefix_attention import Enough, Seam
 
 
 class LastLayer(nn.Module):
-    """Stands in a model's list of layers in place of the last, and does nothing unless the seam names what is read.
+    """Take the place of the last layer in a model's list of layers, and change nothing unless the seam names what is
+    read.
 
-    The layer is called twice, so that its own code decides all: for every token, until its attention has keys and
-    values; and whole, for the tokens read, with those. Their states come first in what is returned, and zeros follow,
-    since models count on the length that they gave.
+    The layer is called twice, so that its own code decides everything: for every token, until its attention has keys
+    and values; and in full, for the tokens read, with those keys and values. Their states come first in the output, and
+    zeros follow, since models expect an output as long as the input.
     """
 
     def __init__(self, layer: GradientCheckpointingLayer):
@@ -27,7 +29,8 @@ class LastLayer(nn.Module):
         self.layer = layer
 
     def __getattr__(self, name: str) -> Any:
-        """Return what a model asks of its last layer (its kind of attention, say) is the layer's own."""
+        """Return the layer's own attribute for one that this module lacks, since a model reads some of its last layer
+        (its kind of attention, say)."""
         own = super().__getattr__
         try:
             return own(name)
@@ -59,7 +62,7 @@ class LastLayer(nn.Module):
 def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module | None:
     """Return the base model with its last layer in a `LastLayer`; modules are shared but for the lists that lead there.
 
-    `attention` names the last layer's attention within `model`. None where that is not in a list of layers that
+    `attention` names the last layer's attention within `model`. Return None if that is not in a list of layers that
     transformers could recompute one by one.
     """
     result = None
@@ -78,7 +81,7 @@ def reading_last(model: nn.Module, base: nn.Module, attention: str) -> nn.Module
 
 
 def with_module(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
-    """Return a shallow copy of a module in which the module at `path` is another."""
+    """Return a shallow copy of a module in which the module at `path` is replaced."""
     if not path:
         return replacement
     copied = copy.copy(module)

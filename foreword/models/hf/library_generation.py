@@ -1,4 +1,4 @@
-"""Generation with a prefix, through transformers' own decoding loops and caches.
+"""Generate with a prefix through transformers' own decoding loops and caches.
 
 Plain `generate` refuses keywords that it does not know, so the seam enters inside a `custom_generate` callable. The
 prefix never enters the cache: each step's attention puts it in front, and positions go on after it.
@@ -40,7 +40,8 @@ KEPT = frozenset(
 
 
 def set_aside(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the checkpoint's generation_config says of decoding and is not obeyed, where it says something."""
+    """Return the settings of the checkpoint's generation_config that would affect decoding and are ignored, without
+    those that have their defaults."""
     config = getattr(model, "generation_config", None)
     if config is None:
         return {}
@@ -58,7 +59,8 @@ def set_aside(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def plainly(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the same model, sharing all of it, with a generation_config that says nothing (`FrozenLM.set_aside`)."""
+    """Return the same model, sharing all of it, with a generation_config that sets nothing (see
+    `FrozenLM.set_aside`)."""
     copied = copy.copy(model)
     copied.generation_config = GenerationConfig()
     return copied
@@ -69,7 +71,7 @@ def generate(
 ) -> Int[Tensor, "X L"]:
     """Return the new ids only. `offset` is what the family adds to positions; rows may be padded on either side.
 
-    `model` is one that decodes `plainly`: `options` and the library's defaults say it all.
+    `model` comes from `plainly`, so `options` and the library's defaults decide everything.
     """
     inputs = left_padded(inputs)
     rows = inputs.attend_BS.shape[0]
@@ -93,8 +95,8 @@ def generate(
 
 
 class Begun(nn.Module):
-    """Stands in a decoder's place while it generates: its first columns are the embeddings that the seam brings, and
-    its text is moved to where it stands after a prefix or behind padding."""
+    """Take a decoder's place while it generates: its first columns are the embeddings of the seam's `opening`, and its
+    text is moved to its position after a prefix or behind padding."""
 
     def __init__(self, decoder: nn.Module, embedding: nn.Module, layers: int, moved: Callable[..., Tensor]):
         super().__init__()
@@ -102,7 +104,8 @@ class Begun(nn.Module):
         self._moved = moved
 
     def __getattr__(self, name: str) -> Any:
-        """Return what a model asks of its decoder is the decoder's own."""
+        """Return the decoder's own attribute for one that this module lacks, since a model reads some of its
+        decoder."""
         own = super().__getattr__
         try:
             return own(name)
@@ -132,9 +135,9 @@ def generate_from_source(
     source_BJD: Float[Tensor, "B J D"],
     options: dict[str, Any],
 ) -> Int[Tensor, "X L"]:
-    """Return the new ids only, after what the decoder's rows begin with; they may be padded on either side.
+    """Return the new ids only, after the columns that the decoder's rows begin with; rows may be padded on either side.
 
-    What the checkpoint says of decoding is left aside: `options` and the library's defaults say it all.
+    The checkpoint's settings of decoding are ignored: `options` and the library's defaults decide everything.
     """
     source = inputs.source
     assert source is not None, "rows of an encoder-decoder model have a source"
@@ -172,8 +175,8 @@ def generate_from_source(
 
 
 def _ended(ids_XL: Int[Tensor, "X L"], pad_token_id: int | None, eos_token_id: list[int] | None) -> Int[Tensor, "X L"]:
-    """Return padding after each row's end: where the padding token is 0, as T5's is, the library's beams repeat the
-    end."""
+    """Return the ids with padding after each row's end: if the padding token is 0, as T5's is, the library's beams
+    repeat the end."""
     if not eos_token_id:
         return ids_XL
     ends_XL = torch.isin(ids_XL, torch.tensor(eos_token_id, device=ids_XL.device))
@@ -192,7 +195,7 @@ def _offered(config: Any) -> GenerationMode:
 
 
 def _repeated(told: Seam, times: int) -> Seam:
-    """Return what each row's beams or samples are told, those of cross-attention too."""
+    """Return the seam for each row's beams or samples, that of cross-attention included."""
     prefix = None if told.prefix is None else repeated(told.prefix, times)
     cross = None if told.cross is None else _repeated(told.cross, times)
     return replace(told, prefix=prefix, cross=cross, masks={})

@@ -1,4 +1,4 @@
-"""`HFLM`: a Hugging Face masked or causal language model behind the `FrozenLM` contract."""
+"""Read a Hugging Face masked or causal language model behind the `FrozenLM` contract (`HFLM`)."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +27,7 @@ FEW = 2  # the last layer answers the positions read alone where at least so man
 
 @final
 class HFLM(HFModel):
-    """Built by `foreword.load` and `foreword.wrap`; reads all rows as one row of packed tokens."""
+    """Read all rows as one row of packed tokens. `foreword.load` and `foreword.wrap` build it."""
 
     def __init__(
         self,
@@ -39,9 +39,10 @@ class HFLM(HFModel):
         backend: prefix_attention.Backend | None = None,
         layers: tuple[str, ...] | None = None,
     ):
-        """`model` must be a view (`view.view_of`): its attention is switched to the seam here.
+        """Switch the attention of `model` to the seam; it must be a view (`shared_weights.view_of`), or used by nothing
+        else.
 
-        `layers` names each layer's attention module, where that is known already.
+        `layers` names each layer's attention module, if that is known already.
         """
         super().__init__(model, tokenizer, kind, name, backend)
         self._base = families.base_of(model)
@@ -87,7 +88,7 @@ class HFLM(HFModel):
     def _placed(self, inputs: Inputs, prefix: PrefixBatch | CachedRows | None) -> PackedRows:
         """Return the rows with their positions after the prefix, or after what the cache has of them.
 
-        Raises: ModelError where they do not fit the context.
+        Raises: ModelError if they do not fit the context.
         """
         if prefix is not None:
             self.require_prefix()
@@ -107,7 +108,8 @@ class HFLM(HFModel):
         return PackedRows(Packing.of(inputs.attend_BS), attend_BS, position_BS, inputs.tree_BSS, longest)
 
     def _padded(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
-        """Hidden states of the base model, of a family whose attention does not come to the seam."""
+        """Return the hidden states of the base model, (B, S, D), of a family whose attention does not come to the
+        seam."""
         position_BS = self._placed(inputs, None).position_BS + self._offset
         return self._base(
             inputs_embeds=inputs.embed_BSD, attention_mask=inputs.attend_BS.long(), position_ids=position_BS
@@ -116,9 +118,9 @@ class HFLM(HFModel):
     def _packed(
         self, base: nn.Module, inputs: Inputs, told: prefix_attention.Seam, length_B: Sequence[int] | None = None
     ) -> Float[Tensor, "X D"]:
-        """Hidden states of the base model, without its output head, of the real tokens of all rows.
+        """Return the hidden states of the base model, without its output head, of the real tokens of all rows, (X, D).
 
-        Rows are rotated as rows of `length_B` tokens are; as long as their last positions say, unless it is given.
+        Rows are rotated as rows of `length_B` tokens are; if it is None, as rows as long as their last positions say.
         """
         assert told.rows is not None, "generation does not come here"
         packing = told.rows.packed
@@ -154,7 +156,7 @@ class HFLM(HFModel):
 
     def _read_again(self, inputs: Inputs, cached: CachedRows) -> None:
         """Renew what a cache has of the rows that this pass makes so long that they are rotated by other frequencies,
-        and note what it adds to the text of each."""
+        and note what the pass adds to the text of each."""
         cache = cached.cache
         for index, start in enumerate(cached.start_B.tolist()):
             embed_SD = inputs.embed_BSD[index, inputs.attend_BS[index]]
@@ -171,8 +173,8 @@ class HFLM(HFModel):
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
-        """Return the base model's hidden states at the positions read; few of them are all that its last layer
-        answers."""
+        """Return the base model's hidden states at the positions read; if these are few, its last layer computes them
+        alone."""
         read_BR = inputs.read_BR
         if not self._seamed:
             hidden_BSD = self._padded(inputs)
@@ -193,7 +195,7 @@ class HFLM(HFModel):
 
     @cached_property
     def _reader(self) -> nn.Module | None:
-        """Return the base model with a last layer that answers the positions read alone; None where layers share
+        """Return the base model with a last layer that computes the positions read alone, or None if layers share
         modules."""
         layers = [*self._layers]
         return reading_last(self._model, self._base, layers[-1]) if self._layer_of else None
@@ -275,7 +277,8 @@ class HFLM(HFModel):
         return library_generation.generate(model, told, inputs, self._offset, options)
 
     def _check_length(self, inputs: Inputs, prefix: PrefixBatch | None, new: int) -> None:
-        """Check that no key was rotated by other frequencies. Raises: ModelError."""
+        """Check that no row outgrows its frequencies. Raises: ModelError if the library would continue with keys that
+        were rotated by other frequencies."""
         if not self._rotaries:
             return
         length_B = inputs.attend_BS.sum(1).cpu() + (0 if prefix is None else prefix.start_B.cpu())

@@ -1,4 +1,4 @@
-"""From a name, a folder or a loaded model to an `HFLM` or an `HFSeq2Seq`; every failure becomes one sentence."""
+"""Build an `HFLM` or an `HFSeq2Seq` from a name, a folder or a loaded model; every failure becomes one sentence."""
 
 import copy
 import logging
@@ -100,8 +100,7 @@ def wrap(model: Any, tokenizer: Any, kind: Kind | None, name: str | None = None)
 
 
 def _of_peft(model: Any) -> str:
-    """Return what to give instead of a model of PEFT, whose base has layers that were changed but no prompt before
-    it."""
+    """Return what to give instead of a model of PEFT, whose base has the changed layers but no prompt before it."""
     config = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
         return (
@@ -158,8 +157,8 @@ def kind_of(config: Any, name: str, model_class: str | None = None) -> Kind:
 
 
 def quantising(config: Any, quantise: Any, name: str) -> dict[str, Any]:
-    """Return what transformers must be told to quantise while it loads: nothing for a checkpoint that is quantised
-    already.
+    """Return the options that make transformers quantise while it loads; empty if `quantise` is None, as it must be for
+    a checkpoint that is quantised already.
 
     "int8" rounds each row of a matrix to 255 steps, "int4" each 32 numbers of a row to 15; both by torchao, and both
     leave embeddings, norms, biases and the output head alone.
@@ -188,7 +187,7 @@ def quantising(config: Any, quantise: Any, name: str) -> dict[str, Any]:
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
-    """Return what transformers understands; "auto" keeps the dtype that the checkpoint stores."""
+    """Return the dtype in a form that transformers understands; "auto" keeps the dtype that the checkpoint stores."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return "auto" if dtype is None else dtype
     short = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
@@ -222,7 +221,8 @@ def _reason(name: str, error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Any:
-    """Silence transformers while it loads: it draws a bar and prints a report, and the command line has its own."""
+    """Silence the bar that transformers draws and the report that it prints while it loads; the command line has its
+    own."""
     bars = transformers.utils.logging.is_progress_bar_enabled()
     level = logging.getLogger("transformers").level
     transformers.utils.logging.disable_progress_bar()

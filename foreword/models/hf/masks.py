@@ -1,4 +1,5 @@
-"""Masks: which columns each position of a row may see, among its own, a cache's and those of the prefix before it."""
+"""Build masks: which columns each position of a row may see, among its own, a cache's and those of the prefix before
+it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,13 @@ from foreword.models.hf.unpadded import Packing
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
-    """The rows that the model has as one row of packed tokens, or as they are where `packing` is None, and which text
+    """Hold the rows that the model reads as one row of packed tokens (as they are if `packing` is None), and which text
     columns each of their positions may see, before any layer's causality and window.
 
-    Rows of cross-attention are what is read, not what reads: an encoder's columns. `attend_BS` is None where nothing is
-    padded. `position_BS` counts real tokens, the prefix's start included. `read_BR` names the only columns of each row
-    that the last layer has to answer, and `read_Y` their packed tokens, row by row; where it answers those alone it
-    says so in `pruned`.
+    In cross-attention the rows are the columns of the encoder, which are read, not the rows that read them. `attend_BS`
+    is None if nothing is padded. `position_BS` counts real tokens, the prefix's start included. `read_BR` names the
+    only columns of each row that the last layer must compute, and `read_Y` their packed tokens, row by row; if the
+    layer computes those alone, it appends to `pruned`.
     """
 
     packing: Packing | None
@@ -39,8 +40,8 @@ class PackedRows:
 
 
 def visible(rows: PackedRows, prefix: PrefixBatch | None, causal: bool, window: int | None) -> Tensor | None:
-    """Return what each position sees, broadcastable to (B, 1, S, P+S); None where plain (causal) attention says it
-    all."""
+    """Return what each position sees, broadcastable to (B, 1, S, P+S); None if plain (causal) attention gives the
+    same."""
     text = _visible_text(rows, causal, window)
     ahead = None if prefix is None else _visible_prefix(rows, prefix, causal, window)
     if prefix is None or (ahead is None and text is None and not causal):
@@ -87,11 +88,8 @@ def _visible_prefix(rows: PackedRows, prefix: PrefixBatch, causal: bool, window:
 
 
 def visible_cached(rows: PackedRows, cached: CachedRows, window: int | None) -> Bool[Tensor, "B 1 S X"]:
-    """Return which columns of a cache each row sees.
-
-    Columns are positions: each row's own up to where it stands, or the last window of them; those of the prefixes that
-    rows share come first.
-    """
+    """Return which columns of a cache each position sees. Columns are positions: each row's own up to where it stands,
+    or the last window of them; those of the prefixes that rows share come first."""
     device = rows.position_BS.device
     ahead_B1 = cached.ahead_B.to(device)[:, None]
     at_BX = torch.arange(cached.columns, device=device) + ahead_B1
@@ -107,9 +105,10 @@ def visible_cached(rows: PackedRows, cached: CachedRows, window: int | None) -> 
 def library_mask(
     mask: Tensor | None, prefix: PrefixBatch | None, window: int | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """Return the library's own boolean mask with the prefix's columns in front, for generation with a cache.
+    """Return the library's boolean mask with the prefix's columns in front, as an additive mask, for generation with a
+    cache.
 
-    A query's position is read off its row: it sees every earlier real token, or a whole window of them, in which case
+    A query's position is read from its row: it sees every earlier real token, or a whole window of them, in which case
     no prefix column is near enough (the text starts after the prefix).
     """
     if prefix is None:
@@ -125,7 +124,7 @@ def library_mask(
 
 
 def boolean_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """Return the library's boolean mask, never skipped: prefix columns must be joined to it."""
+    """Return the library's boolean mask, which is never skipped, since prefix columns must be joined to it."""
     kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
     mask = sdpa_mask(*args, **kwargs)
     assert mask is not None
@@ -133,7 +132,7 @@ def boolean_mask(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def additive(seen: Bool[Tensor, "..."], dtype: torch.dtype) -> Tensor:
-    """Return a mask to be added: 0 where a column is seen, and half the lowest number elsewhere.
+    """Return 0 where a column is seen, and half the lowest number of the dtype elsewhere.
 
     Its sum with a score stays finite, so a padded position that sees nothing gets some average and not NaN.
     """

@@ -1,4 +1,5 @@
-"""What masked, causal and encoder-decoder models of Hugging Face have in common behind the `FrozenLM` contract."""
+"""Implement what masked, causal and encoder-decoder models of Hugging Face have in common behind the `FrozenLM`
+contract."""
 
 import copy
 import hashlib
@@ -30,7 +31,7 @@ PROBE = "Ünïcode, CASE  and\tspace: don't 1234 \u4f60\u597d \U0001f600\n"
 
 
 class HFModel(FrozenLM):
-    """Holds a view of a model that shares its tensors, reads its output head and tells which model it is."""
+    """Hold a view of a model that shares its tensors, read its output head, and give the fingerprint of the model."""
 
     def __init__(
         self,
@@ -40,7 +41,8 @@ class HFModel(FrozenLM):
         name: str,
         backend: prefix_attention.Backend | None = None,
     ):
-        """`model` must be a view (`view.view_of`): its attention is switched to the seam here."""
+        """Switch the attention of `model` to the seam; it must be a view (`shared_weights.view_of`), or used by nothing
+        else."""
         self.name, self.kind, self.tokenizer = name, kind, tokenizer
         self._backend: prefix_attention.Backend | None = backend
         self.family = model.config.model_type
@@ -57,12 +59,12 @@ class HFModel(FrozenLM):
 
     @abstractmethod
     def _like(self, model: PreTrainedModel, backend: prefix_attention.Backend | None) -> "HFModel":
-        """Return the same reading of a changed view."""
+        """Return the same kind of reader for a changed view."""
 
     @property
     @abstractmethod
     def _shape(self) -> dict[str, Any]:
-        """Return what its fingerprint says of the model's sizes."""
+        """Return the model's sizes for its fingerprint."""
 
     @abstractmethod
     def _two_tokens(self, ids_BS: Int[Tensor, "1 2"]) -> tuple[Inputs, dict[str, Tensor]]:
@@ -72,7 +74,7 @@ class HFModel(FrozenLM):
     def _read(
         self, inputs: Inputs, prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "B R D"]:
-        """Hidden states at the positions read, before the output head."""
+        """Return the hidden states at the positions read, before the output head."""
 
     @abstractmethod
     def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
@@ -102,10 +104,8 @@ class HFModel(FrozenLM):
         return self._embedding(ids_BS.to(self.device))
 
     def _require_ids(self, ids: Int[Tensor, "..."], rows: int, part: str) -> None:
-        """Check that the model has a row for every token.
-
-        Raises: ModelError. Ids that are on a device come from the model itself, or have been here before.
-        """
+        """Check that the model has a row for every token. Raises: ModelError for a token without one. Ids on a device
+        other than the CPU are not checked: they come from the model itself, or were checked before."""
         if ids.device.type != "cpu" or not ids.numel() or (int(ids.min()) >= 0 and int(ids.max()) < rows):
             return
         wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
@@ -147,8 +147,8 @@ class HFModel(FrozenLM):
 
     @torch.no_grad()
     def require_own_logits(self) -> None:
-        """Raise a ModelError where the model's own forward pass gives other logits than are read here: it does more
-        with them than its family does (a scale, an adapter around it)."""
+        """Raise a ModelError if the model's own forward pass gives other logits than are read here, because it does
+        more with them than its family does (a scale, an adapter around it)."""
         padding = getattr(self._model.config, "pad_token_id", None)
         ids_BS = torch.tensor([[i for i in range(min(self._rows, 8)) if i != padding][-2:]])
         inputs, keywords = self._two_tokens(ids_BS)
@@ -204,7 +204,7 @@ class HFModel(FrozenLM):
         return self._fingerprint
 
     def _hash_tokenizer(self) -> str:
-        """Return the vocabulary and what becomes of a probe; the serialised form of one tokenizer differs between
+        """Return a hash of the vocabulary and of a probe's ids; the serialised form of one tokenizer differs between
         releases."""
         seen = {"vocab": sorted(self.tokenizer.get_vocab().items()), "probe": self.tokenizer(PROBE)["input_ids"]}
         return shared_weights.digest(json.dumps(seen).encode())
@@ -239,5 +239,5 @@ class HFModel(FrozenLM):
         return self.with_kernel("eager")
 
     def with_kernel(self, backend: prefix_attention.Backend | None) -> "HFModel":
-        """Return a view that always attends this way; None lets the seam choose."""
+        """Return a view that always uses this kernel of attention; with None the seam chooses."""
         return self._like(self._model, backend)

@@ -1,4 +1,4 @@
-"""What a folder holds that was given as a model and is none: one sentence that says so and what to give instead."""
+"""Explain what a folder holds that was given as a model and is none: one sentence with what to give instead."""
 
 import json
 from pathlib import Path
@@ -16,10 +16,8 @@ PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 def require_model(source: str | Path, name: str) -> None:
-    """Check that a name is a checkpoint or a name on the hub.
-
-    Raises: ModelError that says what a file or folder is instead.
-    """
+    """Check that a path holds a checkpoint; a name on the hub passes. Raises: ModelError that says what a file or
+    folder is instead of a checkpoint."""
     path = Path(source).expanduser()
     if not path.exists():
         return
@@ -29,7 +27,7 @@ def require_model(source: str | Path, name: str) -> None:
 
 
 def sentences_of(source: str | Path) -> bool:
-    """Return whether it is a folder of sentence-transformers, whose models have no output head."""
+    """Return whether a folder is one of sentence-transformers, whose models have no output head."""
     return (Path(source).expanduser() / SENTENCES).is_file()
 
 
@@ -40,7 +38,7 @@ def _file(path: Path) -> str:
 
 
 def _without_config(path: Path) -> str | None:
-    """Return what a folder without a model's config is."""
+    """Return what a folder without a model's config is, or None if it has a config."""
     if (path / CONFIG).is_file():
         return None
     if (path / ADAPTER).is_file():
@@ -67,7 +65,7 @@ def _without_config(path: Path) -> str | None:
 
 
 def _incomplete(path: Path) -> str | None:
-    """Return what a folder with a model's config lacks."""
+    """Return what a folder with a model's config lacks, or None if it lacks nothing."""
     files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
     if not [file for file in files if not file.name.startswith(BESIDE)]:
         if (path / ADAPTER).is_file():

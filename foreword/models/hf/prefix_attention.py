@@ -1,4 +1,4 @@
-"""The seam: one attention function, registered with transformers, puts each row's prefix before a layer's keys.
+"""Put each row's prefix before a layer's keys: the seam is one attention function, registered with transformers.
 
 A forward pass hands its `Seam` to the model as a keyword; transformers carries it untouched to every attention layer.
 Nothing is patched, no cache object is made, and nothing is left behind after an exception.
@@ -26,21 +26,21 @@ Backend = Literal["eager", "sdpa"]
 
 
 class Enough(Exception):  # noqa: N818 - not an error
-    """Ends a pass, once as many calls as were wanted are noted."""
+    """End a pass once as many calls as were wanted are noted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Seam:
-    """What one forward pass tells every attention layer.
+    """Hold what every attention layer needs to know in one forward pass.
 
     `layer_of` maps the id of an attention module to its layer. `rows` is None while generating: the library's own mask
-    then rules the text columns, since only it knows what the cache holds. `seen` records each call where it is wanted,
-    and the pass ends with `Enough` after so many. `weights` gets each layer's attention weights, of rows without a
-    prefix. `given` are the keys and values of all tokens, where the model's own
-    are of those read alone. `cached` rows stand in a cache instead, with all that was before them, prefix included.
-    `bias` is T5's, added to the scores of every head over prefix and text columns; `relative` computes it for those
-    that the library knows no bias of. `cross` is what the modules of a decoder that attend to its encoder are told
-    instead, and `opening` what it begins to generate with.
+    then decides about the text columns, since only it knows what the cache holds. `seen` (if given) records each call,
+    and the pass ends with `Enough` after `enough` calls. `weights` gets each layer's attention weights, of rows without
+    a prefix. `given` holds the keys and values of all tokens, if the model's own are only those of the tokens read.
+    `cached` rows stand in a cache instead, with everything before them, prefix included. `bias` is T5's, added to the
+    scores of every head over prefix and text columns; `relative` computes it for columns whose bias the library does
+    not know. `cross` is the seam of the modules of a decoder that attend to its encoder, and `opening` what the decoder
+    begins to generate with.
     """
 
     layer_of: Mapping[int, int]
@@ -61,15 +61,15 @@ class Seam:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What a decoder begins to generate with, padded on the left, and how much later than its column each row's text
-    stands: after a prefix, less the padding."""
+    """Hold the embeddings with which a decoder begins to generate, padded on the left, and how much later than its
+    column each row's text stands: after a prefix, less the padding."""
 
     embed_BSD: Float[Tensor, "B S D"]
     later_B: Int[Tensor, "B"]
 
 
 def pick_backend(query: Tensor, columns: int, wanted: Backend | None, softcap: float | None) -> Backend:
-    """Return the only place that chooses; eager alone can be differentiated twice and knows soft caps.
+    """Choose the backend, in this place only; eager alone can be differentiated twice and supports soft caps.
 
     On a CPU the two are level up to about 64 columns; the fused kernel gains 3% of a step at 80 and a tenth at 256.
     """
@@ -93,9 +93,9 @@ def attend(
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; returns (B, S, heads, K), as its own functions do.
+    """Compute attention as transformers calls it; return (B, S, heads, K), as its own functions do, and None.
 
-    Where the seam has rows, what comes is their packed tokens: (1, heads, X, K) goes in and (1, X, heads, K) comes out.
+    If the seam has packed rows, their tokens come packed: (1, heads, X, K) goes in and (1, X, heads, K) comes out.
     """
     causal = bool(module.is_causal) if is_causal is None else is_causal
     seam = Seam({}) if seam is None else seam
@@ -151,7 +151,7 @@ def attend(
 
 
 def _spread(heads_1HXK: Tensor, packing: Packing) -> Tensor:
-    """Reshape packed tokens (1, H, X, K) to (B, H, S, K)."""
+    """Spread (1, H, X, K) of packed tokens to (B, H, S, K)."""
     return packing.spread(heads_1HXK[0].transpose(0, 1)).transpose(1, 2)
 
 
@@ -179,8 +179,8 @@ def eager(
     softcap: float | None,
     noted: list[Tensor] | None = None,
 ) -> Tensor:
-    """Plain matrix products; grouped heads are folded into the query axis, so keys are never repeated. Weights are
-    `noted` where that is wanted."""
+    """Compute attention by plain matrix products; grouped heads are folded into the query axis, so keys are never
+    repeated. Weights are appended to `noted` if it is given."""
     rows, heads, length, size = query.shape
     kv_heads = key.shape[1]
     folded = (query * scaling).reshape(rows, kv_heads, heads // kv_heads * length, size)
@@ -204,7 +204,7 @@ def layer_mask(
 ) -> Tensor | None:
     """Return the additive mask over prefix and text columns for layers of this kind; built once a pass for each kind.
 
-    None where nothing is hidden, or, for the fused kernel, where the causal triangle that it knows itself says it all.
+    None if nothing is hidden or, for the fused kernel, if its own causal triangle hides the same columns.
     """
     if window is not None and window >= rows.longest:
         window = None
@@ -221,8 +221,8 @@ def layer_mask(
 
 
 def library_bias(bias: Tensor | None, mask: Tensor | None, seam: Seam) -> Tensor | None:
-    """Return the library's own bias with that of the prefix's columns in front, for generation with a cache: 0 where
-    the model has none by distance (cross-attention)."""
+    """Return the library's own bias with that of the prefix's columns in front, for generation with a cache; the
+    columns of the prefix have 0 if the model has no bias by distance (cross-attention)."""
     prefix = seam.prefix
     if bias is None or prefix is None:
         return bias

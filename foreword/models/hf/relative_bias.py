@@ -1,4 +1,5 @@
-"""T5's relative bias between any two positions, from the table of a stack's first layer, which all its layers share."""
+"""Compute T5's relative bias between any two positions, from the table of a stack's first layer, which all its layers
+share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from foreword.core.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True, eq=False)
 class RelativeBias:
-    """`attention` is the module of the first layer that owns the table; distances fall into buckets as it has them."""
+    """Hold `attention`, the module of the first layer, which owns the table; distances fall into the buckets of that
+    module."""
 
     attention: nn.Module
 

@@ -1,7 +1,7 @@
-"""Rotary embeddings whose frequencies depend on the length of the pass (LongRoPE, dynamic NTK), taken row by row.
+"""Rotate tokens row by row with embeddings whose frequencies depend on the length of the pass (LongRoPE, dynamic NTK).
 
 The library takes the frequencies of a whole batch from its longest row. Here every row has those of its own length, so
-that what it is read as depends on nothing beside it. The library's own module computes them, once for each length.
+that its result does not depend on the rows beside it. The library's own module computes them, once for each length.
 """
 
 import copy
@@ -22,7 +22,7 @@ BY_LENGTH = ("longrope", "dynamic", "su")  # what transformers calls them, or co
 
 
 class Rotary:
-    """A model's rotary module by its path, and frozen copies of it, one for each set of frequencies."""
+    """Hold a model's rotary module by its path, and frozen copies of it, one for each set of frequencies."""
 
     def __init__(self, module: nn.Module, path: str):
         self.path = path
@@ -47,10 +47,10 @@ class Rotary:
 
 
 class RowRotary(nn.Module):
-    """Stands in a rotary module's place for a pass. Each token is rotated with the frequencies of its row's length.
+    """Take a rotary module's place for a pass, and rotate each token with the frequencies of its row's length.
 
-    `length_B` and `row_X` are the lengths of the rows, and the row of each packed token. Without them the rows are
-    those of `position_ids`, and each is as long as its last position says.
+    `length_B` holds the lengths of the rows, and `row_X` the row of each packed token. Without them the rows are those
+    of `position_ids`, and each is as long as its last position says.
     """
 
     def __init__(self, rotary: Rotary, length_B: Sequence[int] | None = None, row_X: Int[Tensor, "X"] | None = None):
@@ -80,7 +80,7 @@ def rotaries_of(model: PreTrainedModel, base: nn.Module, context: int, name: str
     """Return the base model's rotary modules whose frequencies depend on the length of a row within the context; mostly
     none.
 
-    Raises: ModelError where the config names such a rope and no module of it can be asked.
+    Raises: ModelError if the config names such a rope and its modules cannot be called row by row.
     """
     results = []
     for path, module in base.named_modules():
@@ -107,8 +107,8 @@ def reading(
     length_B: Sequence[int] | None = None,
     row_X: Int[Tensor, "X"] | None = None,
 ) -> Any:
-    """Return a shallow copy of a module for one pass, in which each token is rotated as its row's length says; `below`
-    is where the base model stands within the module."""
+    """Return a shallow copy of a module for one pass, in which each token is rotated with the frequencies of its row's
+    length; `below` is the path of the base model within the module."""
     for rotary in rotaries:
         path = f"{below}.{rotary.path}".strip(".").split(".")
         module = with_module(module, path, RowRotary(rotary, length_B, row_X))
@@ -116,7 +116,8 @@ def reading(
 
 
 def _by_length(kinds: Any) -> bool:
-    """Return whether a rope's type, or that of one kind of layers, is one of those; a config's own parameters too."""
+    """Return whether a rope's type, or that of one kind of layers, is one of `BY_LENGTH`; a config's own parameters are
+    taken too."""
     if isinstance(kinds, dict):
         own = [kinds[key] for key in ("rope_type", "type") if key in kinds]
         return any(map(_by_length, own or [kind for kind in kinds.values() if isinstance(kind, str | dict)]))
@@ -131,7 +132,8 @@ def _layers(module: Any) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def _ask(module: nn.Module, length: int) -> None:
-    """Show it a row of this length, after one of a single token, which undoes what a longer row has left behind."""
+    """Run the module on a row of this length, after a row of a single token, which undoes what a longer row has left
+    behind."""
     device = device_of(module)
     probe = torch.zeros(1, 1, 1, device=device)
     for keywords in _layers(module):
@@ -140,7 +142,7 @@ def _ask(module: nn.Module, length: int) -> None:
 
 
 def _frozen(module: Any) -> nn.Module:
-    """Return a copy with the frequencies that it has now, which no row changes."""
+    """Return a copy with the frequencies that the module has now, which no row changes."""
     frozen = copy.deepcopy(module)
     kinds = frozen.rope_type
     frozen.rope_type = dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default"
@@ -148,7 +150,7 @@ def _frozen(module: Any) -> nn.Module:
 
 
 def _frequencies(module: nn.Module) -> Iterator[Tensor]:
-    """Yield those in use, of every kind of layers, and what scales them."""
+    """Yield the frequencies in use, of every kind of layers, and what scales them."""
     for name, tensor in sorted(module.named_buffers()):
         if name.endswith("inv_freq") and "original" not in name and "long_inv_freq" not in name:
             yield tensor

@@ -1,7 +1,8 @@
-"""`HFSeq2Seq`: a Hugging Face encoder-decoder model behind the `FrozenLM` contract.
+"""Read a Hugging Face encoder-decoder model behind the `FrozenLM` contract (`HFSeq2Seq`).
 
-The encoder reads a row's source once; the decoder reads its own columns, label words included, against it. Rows stay
-padded: T5's bias and BART's positions go by columns, so packed tokens would have those of others.
+The encoder reads a row's source once; the decoder reads its own columns, label words included, and attends to the
+source. Rows stay padded: T5's bias and BART's positions go by columns, so packed tokens would have those of other
+tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ PASSED = (1, 1, 1, 1)  # a 4-D mask is passed through by transformers as it is; 
 
 @final
 class HFSeq2Seq(HFModel):
-    """Built by `foreword.load` and `foreword.wrap`. Prefixes stand at the sites "encoder", "self" and "cross"."""
+    """Read rows with an encoder and a decoder. `foreword.load` and `foreword.wrap` build it; prefixes stand at the
+    sites "encoder", "self" and "cross"."""
 
     def __init__(
         self,
@@ -40,9 +42,10 @@ class HFSeq2Seq(HFModel):
         backend: prefix_attention.Backend | None = None,
         found: Mapping[str, shared_weights.Attention] | None = None,
     ):
-        """`model` must be a view (`view.view_of`): its attention is switched to the seam here.
+        """Switch the attention of `model` to the seam; it must be a view (`shared_weights.view_of`), or used by nothing
+        else.
 
-        `found` are each site's attention modules, where they are known already.
+        `found` holds each site's attention modules, if they are known already.
         """
         super().__init__(model, tokenizer, kind, name, backend)
         self._encoder, self._decoder = model.get_encoder(), model.get_decoder()
@@ -114,10 +117,8 @@ class HFSeq2Seq(HFModel):
         cached: CachedRows | None = None,
         seen: list[tuple[nn.Module, Tensor, Tensor]] | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Return the decoder's states at every column.
-
-        Rows of a cache have their prefixes there, the encoder's aside.
-        """
+        """Return the decoder's states at every column. Rows of a cache have their prefixes there, except the
+        encoder's."""
         own = None if cached is not None else _at(prefix, "self")
         rows = self._placed(inputs.attend_BS, inputs.position_BS, own if cached is None else cached)
         rows = replace(rows, tree_BSS=inputs.tree_BSS)
@@ -157,7 +158,7 @@ class HFSeq2Seq(HFModel):
     ) -> PackedRows:
         """Return the rows with their positions after the prefix, or after what the cache has of them.
 
-        Raises: ModelError where they do not fit the positions that the model has.
+        Raises: ModelError if they do not fit the positions that the model has.
         """
         if ahead is not None:
             position_BS = position_BS + ahead.start_B.to(position_BS.device)[:, None]
@@ -173,8 +174,8 @@ class HFSeq2Seq(HFModel):
     def _bias(
         self, site: str, position_BS: Int[Tensor, "B S"], prefix: PrefixBatch | None, cached: CachedRows | None = None
     ) -> Float[Tensor, "_ heads S X"] | None:
-        """T5's bias over the columns of the prefix and of the text, or of the cache; the same for all rows where their
-        positions are."""
+        """Return T5's bias over the columns of the prefix and of the text, or of the cache; one row for all rows if
+        their positions are the same, and None for a site without a bias."""
         if site not in self._relative:
             return None
         if bool((position_BS == position_BS[:1]).all()):
@@ -190,8 +191,8 @@ class HFSeq2Seq(HFModel):
     def _moved(
         self, stack: nn.Module, embed_BSD: Float[Tensor, "B S D"], position_BS: Int[Tensor, "B S"], past: int = 0
     ) -> Float[Tensor, "B S D"]:
-        """Return embeddings to which BART's own positions, counted by columns from `past` on, add up to the right
-        ones."""
+        """Return embeddings that are right once BART adds its own positions, which it counts by columns from `past`
+        on."""
         if self._family.relative:
             return embed_BSD
         column_S = past + torch.arange(embed_BSD.shape[1], device=position_BS.device)
@@ -207,7 +208,7 @@ class HFSeq2Seq(HFModel):
         return RowCache(self.sites["self"].layers, rows, RowCache(self.sites["cross"].layers, rows))
 
     def _pooled(self, inputs: Inputs) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
-        """Return those of the encoder, over the source."""
+        """Return the states of the encoder over the source, and which of them are real."""
         assert inputs.source is not None, "rows of an encoder-decoder model have a source"
         return self._encoded(inputs.source, None), inputs.source.attend_BS
 
@@ -241,7 +242,7 @@ class HFSeq2Seq(HFModel):
         )
 
     def require_prefix(self) -> None:
-        """Accept: every supported family takes prefixes at its three sites."""
+        """Accept every model: each supported family takes prefixes at its three sites."""
 
     def trie_fits(self, length: int) -> bool:
         return True  # the bias goes by positions, and no layer has a window
@@ -265,16 +266,16 @@ class HFSeq2Seq(HFModel):
 
 
 def _columns(attend_BS: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
-    """Return positions by column, of rows padded on the right."""
+    """Return positions by column, for rows padded on the right."""
     return torch.arange(attend_BS.shape[1], device=attend_BS.device).expand(attend_BS.shape[0], -1)
 
 
 def _stacked(states: Sequence[Tensor]) -> Float[Tensor, "N P H K"]:
-    """Return what one row has in each layer, given as (1, H, P, K)."""
+    """Stack the states of one row, given for each layer as (1, H, P, K), and return (N, P, H, K)."""
     return torch.stack([one[0].transpose(0, 1) for one in states])
 
 
 def _at(prefix: PrefixBatch | None, site: str) -> PrefixBatch | None:
-    """Return the prefix of a site, None where it has no column."""
+    """Return the prefix of a site, or None if it has no column."""
     own = prefix if prefix is None or site == "self" else prefix.others.get(site)
     return None if own is None or not own.columns else own

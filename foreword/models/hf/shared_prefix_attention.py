@@ -1,4 +1,5 @@
-"""Attention of cached rows after prefixes that they share: all queries of a prefix meet its keys in one product."""
+"""Compute attention of cached rows after prefixes that they share: all queries of a prefix meet its keys in one
+product."""
 
 import torch
 
@@ -19,7 +20,7 @@ def after_trunks(
     """Return what plain attention gives over each row's shared prefix and then its own columns; C is the longest prefix
     + X.
 
-    A prefix of 400 columns under 64 rows is read once a layer and not 64 times, which is what such a step waits for.
+    A prefix of 400 columns under 64 rows is read once a layer and not 64 times; such a step waits for these reads.
     """
     rows, heads, length, _ = query.shape
     kv_heads = key.shape[1]
@@ -49,7 +50,7 @@ def after_trunks(
 
 
 def _by_head(heads_GHSX: Tensor, kv_heads: int) -> Float[Tensor, "H Y X"]:
-    """(G, heads, S, X) to (H, G * heads / H * S, X): all rows of a key-value head together."""
+    """Reshape (G, heads, S, X) to (H, G * heads / H * S, X): all rows of a key-value head together."""
     groups = heads_GHSX.unflatten(1, (kv_heads, -1))
     return groups.transpose(0, 1).flatten(1, 3)
 

@@ -1,4 +1,5 @@
-"""Views of a model: modules and config copied, tensors shared. What is set on a view never reaches the model."""
+"""Make views of a model: modules and config are copied, tensors are shared. What is set on a view never reaches the
+model."""
 
 import copy
 import hashlib
@@ -23,9 +24,9 @@ MOVERS = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron")  # accele
 def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
     """Return a copy of the module tree over the same storage, with some weights (by name) replaced.
 
-    Tied weights stay tied, since they are replaced by identity. With `weights=None` the model is a stranger's: the view
-    is frozen and in eval mode whatever the model is. Accelerate's hooks are copied, so that they bring what waits
-    elsewhere to the view's modules; what waits is shared.
+    Tied weights stay tied, since they are replaced by identity. With `weights=None` the model is the caller's: the view
+    is frozen and in eval mode whatever the model is. Accelerate's hooks are copied, so that they bring offloaded
+    tensors to the view's modules; the offloaded tensors are shared.
     """
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
@@ -50,12 +51,12 @@ def view_of(model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None)
 
 
 def recomputing(model: PreTrainedModel, on: bool, name: str) -> PreTrainedModel:
-    """Recompute each layer in the backward pass, or no longer; on a view only.
+    """Set whether each layer is recomputed in the backward pass, and return the model; use it on a view only.
 
     Transformers recomputes a layer while the layer itself is in training mode, and silently not otherwise. So that flag
     alone is set, on the layer containers, and the dropout that some of them (OPT) apply themselves becomes zero.
 
-    Raises: ModelError where the family has no such layers.
+    Raises: ModelError if the family has no such layers.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if on and not layers:
@@ -76,8 +77,7 @@ def recomputing(model: PreTrainedModel, on: bool, name: str) -> PreTrainedModel:
 
 
 def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
-    """Return the attention module of each layer by name, found by asking: two tokens go through and every call is
-    noted."""
+    """Return the name of each layer's attention module, found by a pass of two tokens that records every call."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     embedding = model.get_input_embeddings()
     device = storage.device_of(embedding)
@@ -91,7 +91,7 @@ def attention_names(model: PreTrainedModel, base: nn.Module) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention modules of a site, by name and in order, and the sizes of their keys."""
+    """Hold the attention modules of a site, by name and in order, and the sizes of their keys."""
 
     names: tuple[str, ...]
     heads: int
@@ -99,10 +99,10 @@ class Attention:
 
 
 def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Module) -> dict[str, Attention]:
-    """Return the attention modules of an encoder-decoder model, found by asking; a decoder's layer attends to itself
-    first.
+    """Return the attention modules of an encoder-decoder model by site, found by a pass of two tokens; a decoder's
+    layer attends to itself first.
 
-    Raises: ModelError where a layer does not come to the seam by a module of its own.
+    Raises: ModelError if a layer does not come to the seam by a module of its own.
     """
     read: list[tuple[nn.Module, Tensor, Tensor]] = []
     written: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -128,7 +128,8 @@ def attention_by_site(model: PreTrainedModel, encoder: nn.Module, decoder: nn.Mo
 
 
 def embedding_width(embedding: nn.Module) -> int:
-    """Return the numbers of a token's vector. A layer in an embedding's place (an adapter's) is asked for one."""
+    """Return the length of a token's vector. A module in an embedding's place (an adapter's layer) is called with one
+    token."""
     if isinstance(embedding, nn.Embedding):
         return embedding.embedding_dim
     with torch.no_grad():
@@ -136,7 +137,7 @@ def embedding_width(embedding: nn.Module) -> int:
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """Return tokens that the input embedding has a vector for."""
+    """Return the number of tokens that the input embedding has a vector for."""
     embedding = model.get_input_embeddings()
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else int(model.config.vocab_size)
 

@@ -1,4 +1,4 @@
-"""How a model's tensors are stored: plain or quantised, here or waiting behind accelerate's hooks; and what follows.
+"""Read a model's tensors however they are stored, plain or quantised, in place or behind accelerate's hooks.
 
 Nothing here imports a quantisation library or accelerate: a quantised tensor is read by torch's own protocol for
 tensors made of others, and accelerate's hooks by the attributes that they set on modules.
@@ -28,7 +28,7 @@ def hooks_of(module: nn.Module) -> list[Any]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return where a module computes, which may not be where its tensors wait."""
+    """Return the device on which a module computes, which may not be the one that stores its tensors."""
     for hook in hooks_of(module):
         if getattr(hook, "execution_device", None) is not None:
             return torch.device(hook.execution_device)
@@ -36,9 +36,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
-    """Return a parameter or buffer of a module, read from the CPU or the disk where accelerate keeps it there.
+    """Return a parameter or buffer of a module, read from the CPU or the disk if accelerate keeps it there.
 
-    Raises: ModelError where it is on the meta device and nothing says where its values are.
+    Raises: ModelError if it is on the meta device and nothing says where its values are.
     """
     tensor = getattr(module, name)
     if tensor.device.type != "meta":
@@ -53,12 +53,12 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
 
 
 def is_split(model: nn.Module) -> bool:
-    """Return whether accelerate has put hooks on it."""
+    """Return whether accelerate has put hooks on the model."""
     return any(hooks_of(module) for module in model.modules())
 
 
 def waits(model: nn.Module) -> bool:
-    """Return whether some weights are elsewhere until their layer runs."""
+    """Return whether some weights are stored elsewhere until their layer runs."""
     return any(p.device.type == "meta" for p in model.parameters())
 
 
@@ -79,8 +79,8 @@ def dequantised(tensor: Tensor) -> Tensor:
 
 
 def quantisation_of(model: PreTrainedModel) -> str:
-    """Return the library that quantised a model and how, as "torchao Int8WeightOnlyConfig" or "gptq 4-bit"; empty for a
-    plain one."""
+    """Return which library quantised a model and how, as "torchao Int8WeightOnlyConfig" or "gptq 4-bit"; empty for a
+    plain model."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return ", ".join(sorted({type(p).__name__ for p in model.parameters() if not is_plain(p)}))
@@ -111,10 +111,11 @@ def plain_shapes(model: PreTrainedModel) -> dict[str, list[int]]:
 
 
 def tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor that tells one model from another, in the order of names, from wherever it is kept.
+    """Yield every tensor that tells one model from another, by name and in the order of names, from wherever it is
+    kept.
 
-    Those of a plain model are its parameters. A quantised one keeps much in buffers, and tensors made of others are
-    given in parts.
+    For a plain model these are its parameters. A quantised one keeps much in buffers, and tensors made of others are
+    yielded in parts.
     """
     stored = _stored(model)
     for name in sorted(stored if quantisation_of(model) else plain_shapes(model)):
@@ -122,7 +123,7 @@ def tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def kept_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield those that quantisation leaves as they are: the input embedding, norms and biases."""
+    """Yield, by name, the tensors that quantisation leaves as they are: the input embedding, norms and biases."""
     stored = _stored(model)
     embedding = model.get_input_embeddings()
     matrix = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
@@ -158,7 +159,8 @@ def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def sample(tensor: Tensor) -> bytes:
-    """Return evenly spaced values; floats rounded to bf16, so that a cast to a wider type changes nothing."""
+    """Return evenly spaced values as bytes; floats are rounded to bf16, so that a cast to a wider type changes
+    nothing."""
     flat = tensor.detach().flatten()
     values = flat[:: max(1, flat.numel() // SAMPLE)].cpu()
     if values.is_floating_point():
@@ -167,7 +169,7 @@ def sample(tensor: Tensor) -> bytes:
 
 
 def require_weights(model: PreTrainedModel, name: str) -> None:
-    """Raise a ModelError where the model's own weights cannot be trained or added to."""
+    """Raise a ModelError if the model's own weights cannot be trained or added to."""
     quantised = quantisation_of(model)
     if quantised:
         raise ModelError(
@@ -185,7 +187,7 @@ def without_gradient(model: PreTrainedModel) -> str | None:
     """Return the kind of quantised layer that passes no true gradient to its input, or None.
 
     Some libraries' layers cut the gradient without an error, always (activations quantised as well) or only after a
-    pass without gradients. So one layer of each kind is asked: along a step, the gradient must tell how far the output
+    pass without gradients. So one layer of each kind is tested: along a step, the gradient must tell how far the output
     moves.
     """
     asked: set[tuple[type, ...]] = set()

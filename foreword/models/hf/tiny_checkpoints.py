@@ -1,4 +1,4 @@
-"""The parts of `foreword.models.tiny` that need transformers."""
+"""Build the parts of `foreword.models.tiny` that need transformers."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>")
 
 
 def byte_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
-    """Return one token a byte; [CLS] and [SEP] around a masked model's text, <s> before a causal one's, </s> after a
-    seq2seq one's."""
+    """Build a tokenizer of one token a byte; it puts [CLS] and [SEP] around a masked model's text, <s> before a causal
+    one's, and </s> after a seq2seq one's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: at for at, token in enumerate([*SPECIAL, *alphabet])}
     backend = Tokenizer(BPE(vocab, [], unk_token="[UNK]"))
@@ -52,7 +52,8 @@ def byte_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
 def random_model(
     kind: Kind, tokenizer: PreTrainedTokenizerFast, seed: int, width: int, layers: int, context: int
 ) -> PreTrainedModel:
-    """Return a model with random weights, drawn under a forked generator: the caller's random state stays as it was."""
+    """Build a model whose weights are drawn under a forked generator, so that the caller's random state is as it
+    was."""
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -75,7 +76,7 @@ def random_model(
 
 def _t5(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, context: int) -> T5Config:
     """Return a config of unequal depths, and with heads that are not the width's share, as T5's own checkpoints may
-    be."""
+    have."""
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     said: dict[str, Any] = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad}
     said |= {"n_positions": context}

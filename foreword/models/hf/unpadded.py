@@ -1,4 +1,5 @@
-"""Padded rows as one row of their real tokens: all that a layer does outside of attention is done for those alone."""
+"""Pack padded rows into one row of their real tokens: all that a layer does outside of attention is done for those
+alone."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,9 +11,9 @@ from foreword.core.shapes import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the X real tokens of B rows of S columns stand: `place_X` counts the B * S places row by row.
+    """Hold where the X real tokens of B rows of S columns stand: `place_X` counts the B * S places row by row.
 
-    `token_BS` names the token of a place (that of a place of padding is not to be used), `pad_Z` the places of padding.
+    `token_BS` names the token of a place (at padding it must not be used), `pad_Z` the places of padding.
     """
 
     token_BS: Int[Tensor, "B S"]
@@ -26,7 +27,7 @@ class Packing:
         return Packing(token_BS, real.nonzero()[:, 0], (~real).nonzero()[:, 0])
 
     def on(self, device: torch.device) -> "Packing":
-        """Return the same on another device: the layers of one model may stand on several."""
+        """Return the same on another device, since the layers of one model may stand on several."""
         if self.place_X.device == device:
             return self
         return Packing(self.token_BS.to(device), self.place_X.to(device), self.pad_Z.to(device))
@@ -37,13 +38,13 @@ class Packing:
         return flat if not len(self.pad_Z) else cast(Tensor, _Pack.apply(flat, self))
 
     def spread(self, packed_XE: Float[Tensor, "X *E"]) -> Float[Tensor, "B S *E"]:
-        """Return each token in its place and zeros in those of padding; differentiable twice."""
+        """Return each token in its place, and zeros at padding; differentiable twice."""
         spread = packed_XE if not len(self.pad_Z) else cast(Tensor, _Spread.apply(packed_XE, self))
         return spread.unflatten(0, self.token_BS.shape)
 
 
 class _Pack(torch.autograd.Function):
-    """`pack` and `spread` are each other's transpose, so each is the other's gradient."""
+    """Differentiate `pack`: it and `spread` are each other's transpose, so each is the other's gradient."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, packing: Packing) -> Tensor:
