@@ -93,8 +93,8 @@ def write(lm: FrozenLM, asks: Sequence[Ask], bank: Bank | None, on_sample: OnSam
     `on_sample` is called with each text as it ends and returns how many more of the row are needed at least: that many
     may be in progress, and once it returns none, nothing more is written of the row.
 
-    Raises: ModelError for a masked model, for a causal model that takes no prefix, for logits that are not finite, or if
-    memory runs out with a single row or after a text was passed to `on_sample`.
+    Raises: ModelError for a masked model, for a causal model that takes no prefix, for logits that are not finite, or
+    if memory runs out with a single row or after a text was passed to `on_sample`.
     """
     if not lm.writes:
         raise ModelError(
