@@ -88,11 +88,7 @@ def caption(lines: Sequence[TableRow]) -> str:
     told = f"{models}. {tasks}; {rows}; {seeds}."
     if not any(line.metrics for line in lines):
         return f"{told} Development rows only; no test row was read."
-    covers = (
-        "test rows alone, since one seed shows no spread"
-        if seeds == "1 seed"
-        else f"the choice of test rows and of {'subsets' if any(line.subsets for line in lines) else 'seeds'}"
-    )
+    covers = _covers(lines)
     what = "Accuracy, macro-F1 and calibration error in percent, NLL in nats"
     texts = [title(name) for name in _measured([line for line in lines if line.primary != "accuracy"])]
     if texts:
@@ -266,6 +262,13 @@ def where(line: TableRow) -> str:
     return f"{line.task}, {line.model} ({line.kind}), {training(line)}"
 
 
+def _covers(lines: Sequence[TableRow]) -> str:
+    """Return what the intervals of these lines are over."""
+    if seeds_of(lines) == "1 seed":
+        return "test rows alone, since one seed shows no spread"
+    return f"the choice of test rows and of {'subsets' if any(line.subsets for line in lines) else 'seeds'}"
+
+
 def count(n: int) -> str:
     """Format a count in short: 1,234 as 1.2K, 22,700,000 as 22.7M."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
@@ -302,10 +305,13 @@ def matrix(lines: Sequence[TableRow]) -> str:
         parts.append(f"**{model} ({kind}), {rows}, {seeds_of(some)}**\n\n{grid}")
     if not parts:
         return "No run has finished.\n"
-    names = dict.fromkeys(title(line.primary) for some in groups.values() for line in some)
+    shown = [line for some in groups.values() for line in some]
+    shares = dict.fromkeys(title(line.primary) for line in shown if line.primary not in NUMBERS)
+    others = dict.fromkeys(title(line.primary) for line in shown if line.primary in NUMBERS)
+    names = [*([f"{' or '.join(shares)} in percent"] if shares else []), *others]
     key = (
-        f"Test {' or '.join(names)} in percent, with 95% intervals over the choice of test rows and of seeds. Against "
-        "the hand-written prompt on the same rows: = no difference is shown, < below it."
+        f"Test {' or '.join(names)}, with 95% intervals over {_covers(shown)}. Against the hand-written prompt on the "
+        "same rows: = no difference is shown, < below it."
     )
     return "\n\n".join([*parts, key]) + "\n"
 

@@ -40,6 +40,12 @@ def reading_of(tables: Sequence[Table], columns: Columns) -> tuple[Reading | Non
     if doubtful is None:
         return None, None
     place, name, options = doubtful
+    if not any(fits.values()):
+        raise DataError(
+            f"{place}: label {name!r} may be the position of {options[int(name)]!r} (the first option is 0) or the "
+            f"option {name!r} itself, and neither reading gives every row an option; correct the labels of column "
+            f"{columns.label!r}"
+        )
     if fits["position"] == fits["text"]:
         raise DataError(
             f"{place}: label {name!r} may be the position of {options[int(name)]!r} (the first option is 0) or the "

@@ -154,3 +154,18 @@ def test_a_plot_is_drawn(lines: list[TableRow], tmp_path: Path) -> None:
 def test_count() -> None:
     assert [report.count(n) for n in (999, 1_234, 22_700_000, 7_000_000_000)] == ["999", "1.2K", "22.7M", "7.0B"]
     assert report.points(Interval(0.1, -0.05, 0.2, 1, 1)) == "+10.0 [-5.0, +20.0]"
+
+
+def test_the_key_of_the_matrix_says_what_the_numbers_and_the_intervals_are(lines: list[TableRow]) -> None:
+    assert "Test accuracy in percent, with 95% intervals over the choice of test rows and of seeds." in report.matrix(
+        lines
+    )
+    alone = lines_of([planted("manual", 0, 0.6)])
+    assert "over test rows alone, since one seed shows no spread." in report.matrix(alone)
+    nist = [replace(line, metrics={"nist": line.metrics["accuracy"]}) for line in alone]
+    assert "Test NIST, with 95% intervals" in report.matrix(nist)
+
+
+def test_lines_of_other_weights_are_another_question() -> None:
+    runs = [planted("manual", 0, 0.6), planted("manual", 1, 0.6, fingerprint={"weights": "others"})]
+    assert len({line.question for line in lines_of(runs)}) == 2

@@ -192,3 +192,12 @@ def test_rows_cannot_be_changed() -> None:
     row = Task(ROWS).train[0]
     with pytest.raises(TypeError):
         row.fields["text"] = "x"  # type: ignore[index]
+
+
+def test_labels_that_neither_reading_fits_are_told_so():
+    rows = [
+        {"text": "a", "options": ["1", "0"], "label": 1},  # a position and a text, of two options
+        {"text": "b", "options": ["0", "1"], "label": 7},  # neither
+    ]
+    with pytest.raises(DataError, match="neither reading gives every row an option"):
+        Task(train=rows, test=rows, options="options")
