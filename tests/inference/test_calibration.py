@@ -116,21 +116,28 @@ def test_batch_takes_the_mean_off_and_looks_at_no_label(lm, task):
 def test_a_planted_class_bias_is_taken_back(kind, rule):
     """The output head's bias of one label word is raised until that label is always said. Calibrated, the biased model
     answers as the unbiased one calibrated by the same rule, row by row; uncalibrated, it does not."""
-    torch.manual_seed(new_seed())
     shape = {"vocab_size": 263, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 64, "initializer_range": 0.4, "is_decoder": kind == "causal"}  # fmt: skip
     made = {"masked": transformers.BertForMaskedLM, "causal": transformers.BertLMHeadModel}[kind]
-    model = made(transformers.BertConfig(**shape)).double().eval()
-    lm = wrap(model, byte_tokenizer(kind), kind=kind)
     task = planted_task(3, train=8, validation=40, test=120)
-    form = task.format(lm.kind, template="{text}:{answer}", label_words={"yes": "y", "no": "n"})  # words of one byte
 
     def calibrated() -> tuple[torch.Tensor, torch.Tensor]:
         # One content-free text: the mean of several texts' probabilities does not move with a bias as their logs do.
         artefact = train(lm, task, "manual", form=form, calibrate=rule, content_free="N/A").artefact
         return read(lm, artefact.format, task.test), read(lm, form, task.test)
 
-    fair, raw = calibrated()
+    for _ in range(
+        20
+    ):  # a drawn model that says one label to all rows, calibrated or not, has no bias to be planted in
+        torch.manual_seed(new_seed())
+        model = made(transformers.BertConfig(**shape)).double().eval()
+        lm = wrap(model, byte_tokenizer(kind), kind=kind)
+        form = task.format(
+            lm.kind, template="{text}:{answer}", label_words={"yes": "y", "no": "n"}
+        )  # words of one byte
+        fair, raw = calibrated()
+        if len({*raw.argmax(1).tolist()} | {*fair.argmax(1).tolist()}) == 2:
+            break
     [piece] = Encoder.build(lm, form).plan.words[task.labels.index("yes")][0]
     with torch.no_grad():
         model.cls.predictions.bias[piece] += 50.0
