@@ -55,7 +55,7 @@ def checked(function: F) -> F:
 
 
 class _Names(dict[str, Any]):
-    """The names of a module; one that is imported for the type checker alone may be anything."""
+    """Hold the names of a module; a missing one, as one imported for the type checker alone, may be anything."""
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
@@ -75,7 +75,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def fit(value: Any, kind: Any, what: str) -> Any:
-    """Return the value as its type has it. Raises: ConfigError if it is of another."""
+    """Return the value converted to its type. Raises: ConfigError for another type, or text without a UTF-8 form."""
     result = _fit(value, kind)
     if result is _REFUSED:
         raise ConfigError(f"{what} is {shown(value)}; it must be {_named(kind)}.")
@@ -87,7 +87,7 @@ def fit(value: Any, kind: Any, what: str) -> Any:
 
 
 def _broken_in(value: Any, depth: int = 4) -> str | None:
-    """Return what is wrong with the first text that has no UTF-8 form, in a value, or in lists and mappings in it."""
+    """Return what is wrong with the first text without a UTF-8 form in a value, its lists and its mappings, or None."""
     if isinstance(value, str):
         return None if value.isascii() else broken(value)
     parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -135,7 +135,7 @@ def _fit_plain(value: Any, kind: Any) -> Any:
 
 
 def _fit_number(value: Any, kind: Any) -> Any:
-    """Return Python's numbers as they are, numpy's as Python's; a span of time only calls itself a number."""
+    """Return Python's numbers as they are, and numpy's as Python's; refuse spans of time, which numpy calls numbers."""
     if isinstance(value, int) and value.bit_length() > LONGEST:
         return _REFUSED  # what cannot be written in a message or a record
     if isinstance(value, int) and kind is int:
@@ -163,7 +163,7 @@ def _fit_tuple(value: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _fit_items(value: Any, kind: Any) -> Any:
-    """Return a list of items; text is one item, and a generator is read once by the function itself."""
+    """Return a list of converted items; refuse text, which is one item. A generator is read once, here."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return _REFUSED
     try:

@@ -241,7 +241,12 @@ class Artefact:
 
 
 def _refuse_to_replace(target: Path) -> None:
-    """Refuse a folder that holds something else than an artefact, or a file. Raises: ArtefactError."""
+    """Check that replacing a folder deletes an artefact at most.
+
+    Raises: ArtefactError for a file, or for a folder that holds anything else.
+    """
+    if os.path.lexists(target) and not target.is_dir():
+        raise ArtefactError(f"{target} is a file and no folder; nothing was written. Name a new folder.")
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     if names and RECORD not in names:
         raise ArtefactError(

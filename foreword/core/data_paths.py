@@ -1,4 +1,4 @@
-"""Where the rows of a recipe are, without saying where on this machine a person keeps files."""
+"""Write the paths of a recipe's rows without saying where on this machine a person keeps files, and read them back."""
 
 import os
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def _shortened(path: str, base: str) -> str:
 
 
 def _shared(one: str, other: str) -> str:
-    """Return the folder that holds both; empty if that is the root of a disk, or if there is none."""
+    """Return the folder that holds both paths; empty if that is the root of a disk, or if there is none."""
     try:
         shared = os.path.commonpath([one, other])
     except ValueError:  # two disks
@@ -49,7 +49,7 @@ def _shared(one: str, other: str) -> str:
 
 
 def _changed(part: Any, change: Callable[[str], str]) -> Any:
-    """Return a recipe in which every `data` has other paths; metaprompting has one for each task."""
+    """Return a recipe in which `change` has replaced the paths of every `data`; metaprompting has one for each task."""
     if isinstance(part, list | tuple):
         return [_changed(inner, change) for inner in part]
     if not isinstance(part, dict):
@@ -62,6 +62,6 @@ def _changed(part: Any, change: Callable[[str], str]) -> Any:
 
 
 def _in_source(text: str, change: Callable[[str], str]) -> str:
-    """Return the source with another path; `facts:FOLDER:RELATION` names a folder too."""
+    """Change the path in a source of data; `facts:FOLDER:RELATION` names a folder too."""
     place, colon, relation = text.removeprefix(FACTS).rpartition(":")
     return f"{FACTS}{change(place)}:{relation}" if text.startswith(FACTS) and colon else change(text)

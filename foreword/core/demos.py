@@ -1,4 +1,4 @@
-"""Demonstrations: rows with their answers, written into a template as its own text filled with them."""
+"""Write demonstrations into a template: rows with their answers, each as the template's own text filled with them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from foreword.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Example:
-    """The texts of a row, and the word that answers it."""
+    """Hold the texts of a row, and the word that answers it."""
 
     fields: Mapping[str, str]
     word: str
@@ -33,11 +33,12 @@ class Example:
 def with_demos(template: Template, examples: Sequence[Example], separator: str, *, data: bool = False) -> Template:
     """Return the template with demonstrations in its `{demos}`, or at its front; in a chat, as earlier turns.
 
-    A demonstration is what the template has on the answer's side of `{demos}`, filled with an example, so that an
-    instruction before `{demos}` is said once. Text of the examples stays data: no token in it is a special one. `data`
-    says that the words are rows' texts too, as options are, and not the format's own label words.
+    A demonstration is the part of the template on the answer's side of `{demos}`, filled with an example, so that an
+    instruction before `{demos}` is written once. Text of the examples stays data: no token in it is a special one.
+    `data` says that the words are rows' texts too, as options are, and not the format's own label words.
 
-    Raises: ConfigError for slots, for which a demonstration has no vectors, and for fields on the other side.
+    Raises: ConfigError for slots, for which a demonstration has no vectors, for fields on the other side, and for a
+    template without fields.
     """
     if template.slots:
         raise ConfigError(
@@ -68,7 +69,7 @@ def _plain(template: Template, examples: Sequence[Example], separator: str, data
 
 
 def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
-    """Return one demonstration. After a field the answer has one space, as when it is scored."""
+    """Return the parts of one demonstration. After a field the answer has one space, as when it is scored."""
     parts: list[Part] = []
     answer = next((p for p in body if isinstance(p, AnswerPlace)), None)
     for part in filled([*body, *([] if answer else [AnswerPlace()])], example.fields):
@@ -86,7 +87,7 @@ def _filled(body: Sequence[Part], example: Example, data: bool) -> list[Part]:
 
 
 def _chat(template: Template, examples: Sequence[Example], data: bool) -> Template:
-    """Earlier turns: what the template asks, then the answer as the assistant's own."""
+    """Return the chat with earlier turns for each example: the template's messages, then the assistant's answer."""
     said = next((i for i, t in enumerate(template.turns) if t.role != "system"), len(template.turns))
     system, asked = template.turns[:said], template.turns[said:]
     if any(isinstance(p, Field) for turn in system for p in turn.parts) or not asked:

@@ -1,9 +1,10 @@
-"""Files and folders that are there whole or not at all, even if processes are killed or write at the same moment.
+"""Write files and folders that are there whole or not at all, even if processes are killed or write at the same moment.
 
-What is being written has a name of its process's own (`.NAME.PID-RANDOM.writing`) and takes its place by a rename; a
-folder that is replaced waits as `.NAME.old` meanwhile. Whoever writes NAME holds `.NAME.lock`, a lock of the operating
-system that ends with its process. A killed process leaves at most those, and the next write of that name clears them
-away. Reading takes no lock and writes nothing: a reader that comes between the two renames reads `.NAME.old`.
+While a file or folder is written, its name includes the process (`.NAME.PID-RANDOM.writing`); a rename puts it in its
+place. A folder that is replaced waits as `.NAME.old` meanwhile. The process that writes NAME holds `.NAME.lock`, a lock
+of the operating system that ends with the process. A killed process leaves at most those files, and the next write of
+that name removes them. Reading takes no lock and writes nothing: a reader that comes between the two renames reads
+`.NAME.old`.
 """
 
 import contextlib
@@ -47,7 +48,8 @@ def remove_whole(path: Path) -> None:
 def write_folder(target: Path, contents: Mapping[str, bytes], refuse: Callable[[Path], None] | None = None) -> None:
     """Write a folder of files, in place of one of that name.
 
-    `refuse` may raise at what stands there already; nobody else can change that between its look and the write.
+    `refuse` gets the path, and may raise because of what stands there; no other process can change that between this
+    check and the write.
 
     Raises: OSError; what was there before stays.
     """
@@ -73,13 +75,13 @@ def recover_folder(target: Path) -> None:
 
 
 def present(target: Path) -> Path:
-    """Return where the folder of this name is to be read: while it is replaced, that is the earlier one."""
+    """Return the path at which a folder is to be read: while it is replaced, that of the earlier folder."""
     aside = _aside(target)
     return aside if not os.path.exists(target) and os.path.isdir(aside) else target
 
 
 def folders_in(parent: Path) -> dict[str, Path]:
-    """Return the folders in one, by name and in order, where they are to be read. Hidden ones are not among them."""
+    """Return the folders in a folder that are not hidden, by name and in order, with the path at which to read each."""
     try:
         names = {entry.name for entry in os.scandir(parent)}
     except (FileNotFoundError, NotADirectoryError):
@@ -121,7 +123,7 @@ def _read_at(place: Path, names: Sequence[str], most: Mapping[str, int]) -> dict
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[Path]:
-    """Be the only one who writes this name, with what killed processes left of it cleared away."""
+    """Hold the lock of this name, clear away what killed processes left of it, and yield the path without links."""
     target = Path(os.path.realpath(target))  # a link stays, and leads to what is written
     if not target.name:
         raise OSError(errno.EBUSY, "the root of a disk cannot be replaced", str(target))
@@ -151,7 +153,10 @@ def _clear(target: Path) -> None:
 
 
 def _recover(target: Path) -> None:
-    """Put the earlier folder back, or remove it; and what versions before this one were writing when killed."""
+    """Put the earlier folder back, or remove it if a new one took its place.
+
+    Also remove what older versions of Foreword were writing when killed.
+    """
     aside = _aside(target)
     if aside.exists():
         if target.exists():
@@ -217,7 +222,6 @@ def _lock_of(path: Path) -> Path:
 
 
 def _beside(path: Path, what: str) -> Path:
-    """Return a hidden file or folder of this name; the folder that one is in has a name too, though `.` does not say
-    it."""
+    """Return the path of a hidden file or folder beside this one; a path without a name, as `.`, is resolved first."""
     path = path if path.name else Path(os.path.realpath(path))
     return path.parent / f".{path.name}.{what}"

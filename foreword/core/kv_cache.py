@@ -1,4 +1,4 @@
-"""Keys and values of rows that go on: each pass adds its own columns and reads all that are there."""
+"""Keep keys and values of rows that grow: each pass adds its columns and reads all columns of its rows."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SHARED = 64  # columns from which a prefix kept once for its rows is read faster
 @final
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """A prefix that rows have in common, kept once: each layer's keys and values."""
+    """Hold a prefix that rows have in common, kept once: each layer's keys and values."""
 
     keys_NHPK: Float[Tensor, "N H P K"]
     values_NHPK: Float[Tensor, "N H P K"]
@@ -37,14 +37,16 @@ class Trunk:
 
 @final
 class RowCache:
-    """Rows of any lengths, numbered from 0 without gaps; every layer's keys and values are `(rows, H, columns, K)`.
+    """Hold rows of any lengths, numbered from 0; every layer's keys and values are `(rows, H, columns, K)`.
+
+    Numbers have no gaps: when a row is dropped, the last one takes its number.
 
     Memory is `rows` times the longest row's columns, rounded up to a power of two; tensors are made at their first use,
     with the dtype and on the device of what is put in. A prefix that several rows share is none of their columns: it is
-    kept once, for as long as one of them is there. Rows of a decoder have what it reads of its encoder in `source`, a
-    cache of the same rows: computed once a row, however far the row goes on.
+    kept once, for as long as one of them is there. For rows of a decoder, `source` is a cache of the same rows with
+    what the decoder reads of its encoder: computed once a row, however long the row grows.
 
-    With `texts` the embeddings of each row's text are noted too, for models that must read a row again once it is long.
+    With `texts` the embeddings of each row's text are kept too, for models that must read a row again once it is long.
     """
 
     def __init__(self, layers: int, rows: int, source: "RowCache | None" = None, *, texts: bool = False):
@@ -68,10 +70,10 @@ class RowCache:
         return own + shared + texts + (self.source.bytes if self.source else 0)
 
     def add(self, prefix: PrefixPrompt | None = None, shared: Hashable | None = None, site: str = "self") -> int:
-        """Return a new row, whose first columns are a prefix's; returns its number.
+        """Add a row whose first columns are a prefix's; return its number.
 
-        Rows that name the same thing as `shared` have the same prefix, which is kept once where it is long enough (not
-        in a decoder, whose encoder has most of what a row reads).
+        Rows with the same key `shared` have the same prefix, which is kept once if it has at least `SHARED` columns
+        (not in a decoder, whose encoder has most of what a row reads).
         """
         row = self._new()
         if self.source is not None:
@@ -93,7 +95,7 @@ class RowCache:
         return row
 
     def add_copy(self, other: "RowCache", row: int) -> int:
-        """Return a new row that has what a row of another cache has; returns its number."""
+        """Add a row that has what a row of another cache has; return its number."""
         new, length = self._new(), other.lengths[row]
         if self.source is not None and other.source is not None:
             self.source.add_copy(other.source, row)
@@ -123,7 +125,7 @@ class RowCache:
         return row
 
     def drop(self, row: int) -> None:
-        """Take a row out; the last one gets its number."""
+        """Remove a row; the last row takes its number."""
         last = len(self.lengths) - 1
         length = self.lengths[last]
         if row != last:
@@ -145,7 +147,7 @@ class RowCache:
             self.source.drop(row)
 
     def reserve(self, columns: int) -> None:
-        """Room for rows of so many columns; what is there stays."""
+        """Make room for rows of so many columns; what is stored stays."""
         if columns <= self.columns:
             return
         before, self.columns = self.columns, max(SMALLEST, 1 << (columns - 1).bit_length())
@@ -156,10 +158,9 @@ class RowCache:
                     larger[: len(self.lengths), :, :before] = whole[: len(self.lengths)]
 
     def next(self, first: int, added: list[int], source: list[int] | None = None) -> "CachedRows":
-        """Return the rows from `first` on, to each of which a pass adds so many columns; they count as there from now
-        on.
+        """Return a pass over the rows from `first` on that adds `added[i]` columns to the i-th; they count from now on.
 
-        `source` are the columns that it adds to what they have of the encoder, None for none.
+        `source` are the numbers of columns that the pass adds to what each row has of the encoder; None adds none.
         """
         rows = range(first, first + len(added))
         own_B = torch.tensor([self.lengths[row] for row in rows])
@@ -181,19 +182,19 @@ class RowCache:
         return CachedRows(self, first, own_B + ahead_B, column_BS, columns, ahead_B, trunks, beside)
 
     def note(self, row: int, embed_SD: Float[Tensor, "S D"]) -> None:
-        """Keep what a pass adds to a row's text, where texts are noted."""
+        """Keep the embeddings that a pass adds to a row's text, if texts are kept."""
         if self._texts is not None:
             self._texts[row].append(embed_SD.detach())
 
     def text(self, row: int) -> Float[Tensor, "S D"] | None:
-        """Return the embeddings of a row's text as noted, after its prefix; None where it has none."""
+        """Return the embeddings of a row's text as kept, after its prefix, (S, D); None if there are none."""
         parts = [] if self._texts is None else self._texts[row]
         return torch.cat(parts) if parts else None
 
     def again(self, row: int, count: int) -> "CachedRows":
-        """Return one row from the start of its text, of so many tokens, to be put in place of what it has of them.
+        """Return a pass over one row from the start of its text that replaces the columns of its first `count` tokens.
 
-        It may have more columns by now: those of the pass that is under way.
+        The row may have more columns by now: those of the pass that is under way.
         """
         shared = self.trunk_of[row]
         ahead = 0 if shared is None else self.trunks[shared].length
@@ -205,7 +206,7 @@ class RowCache:
         )
 
     def _at(self, layer: int, like_BHSK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a layer's tensors, beside what is to be put into them."""
+        """Return a layer's keys and values, made or moved to fit `like_BHSK`, which is to be put into them."""
         pair = []
         for tensors in (self._keys, self._values):
             whole = tensors[layer]
@@ -223,12 +224,12 @@ class RowCache:
 @final
 @dataclass(frozen=True, eq=False)
 class CachedRows:
-    """One pass over neighbouring rows of a cache: row b's text starts at position `start_B`, after all that it has.
+    """Describe one pass over neighbouring rows of a cache: row b's text starts at position `start_B`, after all it has.
 
-    It is put at the columns `column_BS` of its own; `ahead_B` positions before the first of them are those of a prefix
-    that it shares, and `trunks` says which rows (by their number in the pass) share which. Padding on the right is
-    written as well; no position sees it, and the row's next columns replace it. `source` are the same rows in what a
-    decoder's rows have of its encoder.
+    The pass writes to the columns `column_BS` of each row; `ahead_B` positions before a row's first column are those of
+    a prefix that it shares, and `trunks` says which rows (by their number in the pass) share which prefix. Padding on
+    the right is written as well; no position sees it, and the row's next columns replace it. `source` is the pass over
+    the same rows in what a decoder's rows have of its encoder.
     """
 
     cache: RowCache
@@ -248,9 +249,9 @@ class CachedRows:
     def joined(
         self, layer: int, key: Float[Tensor, "B H S K"], value: Float[Tensor, "B H S K"]
     ) -> tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X K"]]:
-        """Return a layer's keys and values of all columns of the rows' own, the new ones put in: views of the cache.
+        """Put a layer's new keys and values into the cache; return those of all the rows' own columns, as views.
 
-        Where none is new, what is given tells sizes alone.
+        If the pass has no new columns, `key` and `value` only give the sizes.
         """
         rows = len(self.start_B)
         at_B1 = torch.arange(rows, device=key.device)[:, None]

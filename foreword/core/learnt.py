@@ -99,7 +99,7 @@ class Learnt(ABC):
         return self.as_prompt.text_start if self.as_prompt else 0
 
     def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights that it changes, as it changes those of the model; differentiable."""
+        """Return the weights that it changes, by name, computed from those of the model; differentiable."""
         return {}
 
     def parts(self, form: Format) -> tuple[tuple["Learnt", Format], ...]:
@@ -132,7 +132,7 @@ class Prompt(Learnt):
     @property
     @abstractmethod
     def length(self) -> int:
-        """Return its positions."""
+        """Return the number of its positions."""
 
     @property
     def as_prompt(self) -> "Prompt":
@@ -148,7 +148,7 @@ class Prompt(Learnt):
 
 
 def kind_of(form: str) -> type[Learnt]:
-    """Return the kind of a form. Raises: ArtefactError for a form that nobody has."""
+    """Return the kind of a form. Raises: ArtefactError for an unknown form."""
     if form not in KINDS:
         raise ArtefactError(f"form {form[:80]!r} is unknown; known are {', '.join(KINDS)}.")
     return KINDS[form]

@@ -1,7 +1,7 @@
-"""Locks between processes: files that the operating system locks, and lets go when their process ends.
+"""Lock files between processes: the operating system holds a lock, and releases it when the process ends.
 
-Whoever held a lock removes its file. The file that was opened is compared with the one that has the name, since two
-processes could else hold two files of one name.
+The process that held a lock removes its file. The file that was opened is compared with the one that has the name,
+since two processes could otherwise hold two files of one name.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class HeldError(ConfigError):
-    """Another process does this very work."""
+    """Say that another process already does this work."""
 
 
 @contextlib.contextmanager
 def held(target: Path, what: str) -> Iterator[None]:
-    """Keep a long piece of work on `target` from other processes, which may go on reading it.
+    """Keep other processes from a long piece of work on `target`, which they may go on reading.
 
-    `what` names the target as the person gave it. Raises: HeldError that says which process has it.
+    `what` names the target in messages. Raises: HeldError that says which process holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -50,8 +50,7 @@ def held(target: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_or_not(target: Path) -> Iterator[str | None]:
-    """Hold a lock as `held` does, for a process that can do something else meanwhile: yield None, or the process that
-    has it."""
+    """Hold the lock of `held`, for a process that has other work: yield None, or the process that holds the lock."""
     target = Path(os.path.realpath(target))
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +81,10 @@ def clear_locks(folder: Path) -> None:
 
 
 def take(file: Path, seconds: float) -> tuple[int | None, bool]:
-    """Return the open lock file (-1 where the file system has no locks, None where another has it), and whether it was
-    there.
+    """Take a lock within so many seconds; return the open lock file, and whether it was there before.
 
-    It is there if a process was killed or another waited. One whose name was removed meanwhile locks nothing any more.
+    The file is -1 if the file system has no locks, and None if another process holds the lock. It was there if a
+    process was killed or another waited. A file whose name was removed meanwhile locks nothing any more.
     """
     end, wait, left = time.monotonic() + seconds, WAITING, False
     while True:
@@ -154,7 +153,7 @@ def _self() -> dict[str, str | int]:
 
 
 def _holder(file: Path) -> str:
-    """Return which process has a lock, in words."""
+    """Describe the process that holds a lock, in words."""
     for _ in range(20):  # it may have taken it this very moment
         try:
             told = read_json(file, 2**16)

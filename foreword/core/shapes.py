@@ -1,4 +1,4 @@
-"""The dimension key and the tensor aliases.
+"""Define the dimension key and the tensor aliases.
 
 `B` rows, `S` positions, `P` prompt positions, `D` width, `V` vocabulary, `C` labels, `W` words a label, `T` prompts in
 a bank, `N` layers, `H` key-value heads, `K` head size, `R` positions read in a row, `U` distinct label pieces.

@@ -1,4 +1,4 @@
-"""Template: fields of a row to segments with named slots. A parser, never eval; data stays literal.
+"""Parse templates: fields of a row become segments with named slots. A parser, never eval; data stays literal.
 
     {text}              a field of the row           {text|shorten}   the field that is cut when a row is too long
     {field:'any name'}  a field of any name          {field:'x'|shorten}
@@ -40,7 +40,7 @@ _RESERVED = ("mask", "answer", "soft", "demos", "decoder")
 @final
 @dataclass(frozen=True)
 class Literal:
-    """Text of the template itself; `data` marks text that came from rows, in which no token is a special one."""
+    """Hold text of the template itself; `data` marks text that came from rows, in which no token is a special one."""
 
     text: str
     data: bool = False
@@ -49,7 +49,7 @@ class Literal:
 @final
 @dataclass(frozen=True)
 class Field:
-    """A field of the row; `shorten` marks the part that is cut when a row is too long."""
+    """Hold a field of the row; `shorten` marks the part that is cut when a row is too long."""
 
     name: str
     shorten: bool = False
@@ -58,7 +58,7 @@ class Field:
 @final
 @dataclass(frozen=True)
 class Soft:
-    """A slot for a prompt: `length` positions, or as many as `words` have pieces."""
+    """Mark a slot for a prompt: `length` positions, or as many as `words` have tokens."""
 
     length: int | None = None
     words: str | None = None
@@ -67,7 +67,7 @@ class Soft:
 @final
 @dataclass(frozen=True)
 class AnswerPlace:
-    """Where the label word stands; `name` is how it was written, "mask" or "answer"."""
+    """Mark where the label word stands; `name` is how it was written, "mask" or "answer"."""
 
     name: str = "answer"
 
@@ -75,19 +75,19 @@ class AnswerPlace:
 @final
 @dataclass(frozen=True)
 class Demos:
-    """Where demonstrations stand, until `core.demos` writes them there."""
+    """Mark where demonstrations stand, until `core.demos` writes them there."""
 
 
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """Where the encoder's text ends, and what the decoder reads before the answer begins."""
+    """Mark where the encoder's text ends; what follows is what the decoder reads before the answer begins."""
 
 
 @final
 @dataclass(frozen=True)
 class Filled:
-    """A field's text, from the row. Nothing in it is read as a template."""
+    """Hold a field's text, from the row. Nothing in it is read as a template."""
 
     name: str
     text: str
@@ -101,7 +101,7 @@ Segment = Literal | Filled | Soft | AnswerPlace | Demos | Decoder
 @final
 @dataclass(frozen=True)
 class Turn:
-    """One message of a chat, or the whole of a plain template (role "")."""
+    """Hold one message of a chat, or the whole of a plain template (role "")."""
 
     role: str
     parts: tuple[Part, ...]
@@ -110,13 +110,13 @@ class Turn:
 @final
 @dataclass(frozen=True)
 class Template:
-    """A parsed template. Equal templates have equal sources."""
+    """Hold a parsed template. Equal templates have equal sources."""
 
     turns: tuple[Turn, ...]
 
     @staticmethod
     def parse(source: str | Sequence[Any]) -> "Template":
-        """Parse a template's source. Raises: ConfigError that names the place and shows the allowed forms."""
+        """Parse text or a list of messages. Raises: ConfigError that names the place and shows the allowed forms."""
         if not isinstance(source, str | list | tuple):
             raise ConfigError(f"The template is {shown(source)}; give text, or a list of {{role, content}} messages.")
         if isinstance(source, str):
@@ -141,7 +141,7 @@ class Template:
 
     @property
     def source(self) -> str | list[dict[str, str]]:
-        """Return what `parse` reads back as this template."""
+        """Return the string or the messages that `parse` reads back as this template."""
         if not self.chat:
             return "".join(map(_write, self.turns[0].parts))
         return [{"role": t.role, "content": "".join(map(_write, t.parts))} for t in self.turns]
@@ -171,8 +171,7 @@ class Template:
 
     @property
     def halves(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """Return what the encoder reads, and what its decoder begins with: nothing where the template has no
-        {decoder}."""
+        """Return the parts for the encoder, and those that its decoder begins with: none if there is no {decoder}."""
         if Decoder() not in self.parts:
             return self.parts, ()
         at = self.parts.index(Decoder())
@@ -180,11 +179,11 @@ class Template:
 
     @property
     def holds_data(self) -> bool:
-        """Return whether text of rows stands in it, as demonstrations."""
+        """Return whether text of rows stands in the template, as demonstrations do."""
         return any(isinstance(p, Literal) and p.data for p in self.parts)
 
     def without_demos(self) -> "Template":
-        """Return this template without its place for demonstrations."""
+        """Return the template without its place for demonstrations."""
         return Template(tuple(Turn(t.role, joined([p for p in t.parts if p != Demos()])) for t in self.turns))
 
     def fill(self, row: Mapping[str, str]) -> tuple[Segment, ...]:
@@ -197,8 +196,11 @@ class Template:
         )
 
     def with_soft(self, slot: int | str, where: str = "front") -> "Template":
-        """Return this template if it has a slot, else with one of this length, or of these words, at the front or
-        "answer"."""
+        """Return the template if it has a slot, else with one of this length or of these words.
+
+        The slot stands at the "front", or before the "answer". Raises: ConfigError for another place, or for a
+        length or words that no slot may have.
+        """
         if self.slots:
             return self
         soft = Soft(length=slot) if isinstance(slot, int) else Soft(words=slot)
@@ -213,11 +215,12 @@ class Template:
         return Template((*self.turns[:-1], Turn(last.role, (*last.parts[:at], soft, *space, *last.parts[at:]))))
 
     def for_kind(self, kind: str) -> "Template":
-        """Return this template for a "masked" model, with a place for the answer, or for a "causal" or "seq2seq" one,
-        with nothing after it.
+        """Return the template for a kind of model: "masked" with a place for the answer, others with nothing after it.
 
-        Raises: ConfigError where words follow the answer, which only a masked model reads, and for a template that
-        tells what a decoder begins with, where there is none.
+        The other kinds are "causal" and "seq2seq".
+
+        Raises: ConfigError if words follow the answer, which only a masked model reads, and for a template with
+        {decoder} if the model has no decoder of its own.
         """
         if Decoder() in self.parts and kind != "seq2seq":
             raise ConfigError(
@@ -241,7 +244,7 @@ class Template:
         return Template((Turn("", (*turn.parts[:at], AnswerPlace("answer"))),))
 
     def without_soft(self) -> "Template":
-        """Return this template without its slots; the spaces around a slot become one."""
+        """Return the template without its slots; the spaces around a slot become one."""
         return Template(tuple(Turn(t.role, _without_slots(t.parts)) for t in self.turns))
 
 
@@ -259,12 +262,12 @@ def filled(parts: Sequence[Part], row: Mapping[str, str]) -> list[Part]:
 
 
 def written(*parts: Part) -> str:
-    """Return the parts as a template says them."""
+    """Return the source text of these parts."""
     return "".join(map(_write, parts))
 
 
 def field_text(row: Mapping[str, str], name: str) -> str:
-    """Return the row's text of this name. Raises: DataError where it is missing or not text."""
+    """Return the row's text of this name. Raises: DataError if it is missing or not text."""
     if not isinstance(row, Mapping):
         raise DataError(f"The row is {shown(row)}; give a mapping of fields to texts.")
     if name not in row:
@@ -359,7 +362,7 @@ def _parse(source: str, what: str) -> tuple[Part, ...]:
 
 
 def _form(inside: str, at: int, fail: Callable[[int, str], ConfigError]) -> Part:
-    """Return one form between braces, quoted words aside."""
+    """Parse one form between braces, other than quoted words."""
     body = inside.strip()
     name, colon, value = body.partition(":")
     if name.strip() == "soft":
@@ -417,8 +420,7 @@ def _quoted(text: str) -> str:
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return the parts with neighbouring texts of the template as one, and without empty ones: as `parse` would have
-    them."""
+    """Return the parts with neighbouring texts of the template merged and empty ones left out, as `parse` does."""
     kept: list[Part] = []
     for part in parts:
         last = kept[-1] if kept else None

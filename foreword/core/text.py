@@ -1,4 +1,4 @@
-"""Text from outside: whole characters alone, JSON that cannot end in a traceback, and values shown in messages."""
+"""Check that text from outside is of whole characters, parse JSON without a traceback, show values in messages."""
 
 import json
 import reprlib

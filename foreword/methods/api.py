@@ -22,7 +22,7 @@ def train(
     progress: Progress | None = None,
     **options: Any,
 ) -> Prompted:
-    """Learn a prompt (or a baseline) and give it with its model; the options are the method's own.
+    """Learn a prompt (or a baseline) and return it with its model; `options` are those of the method.
 
     `form` is the task's own template and label words unless given: `task.format(lm.kind, template=..., ...)`.
 

@@ -175,3 +175,14 @@ def test_the_folder_that_one_is_in_is_named_by_a_dot(tmp_path, monkeypatch):
             Artefact.load(name)
     with pytest.raises(ArtefactError, match="no path"):
         Artefact.load("\0")
+
+
+def test_a_file_is_not_replaced_by_an_artefact(tmp_path):
+    target = tmp_path / "notes.txt"
+    target.write_text("mine")
+    (tmp_path / "link").symlink_to(target)
+    for place in (target, tmp_path / "link"):
+        with pytest.raises(ArtefactError, match="is a file and no folder; nothing was written"):
+            made().save(place)
+    assert target.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "notes.txt"]

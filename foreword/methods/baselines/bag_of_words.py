@@ -1,4 +1,4 @@
-"""Bag of words: TF-IDF over words and pairs of neighbours with logistic regression. No language model at all."""
+"""Classify rows by TF-IDF over words and pairs of neighbours with logistic regression. No language model at all."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Candidates of a search, and what each is worth on each row; every value is noted before it is used."""
+"""Score the candidates of a search on each row; every value is written to the search state before it is used."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ NONE = HardPrompt.empty()
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate: its words ("" for the template as written), where they are from, and the format that has them."""
+    """Hold a candidate: its words ("" for the template as written), their source, and the format with these words."""
 
     text: str
     source: str
@@ -66,7 +66,7 @@ def with_instruction(form: Format, instruction: str, kind: str, frame: str = "te
 
 
 def _joined(parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Return neighbouring literals as one, as parsing the source gives them."""
+    """Return the parts with neighbouring literals merged, as parsing the source gives them."""
     results: list[Any] = []
     for part in parts:
         if isinstance(part, Words) and results and isinstance(results[-1], Words):
@@ -89,7 +89,7 @@ def usable(lm: FrozenLM, text: str, form: Format) -> bool:
 
 @final
 class CandidatePool:
-    """Candidates without repetition, in the order in which they came."""
+    """Hold candidates without repetition, in the order in which they came."""
 
     def __init__(self, lm: FrozenLM, build: Callable[[str], Format]) -> None:
         self._lm, self._build = lm, build
@@ -98,12 +98,12 @@ class CandidatePool:
         self.refused = 0
 
     def add_as_written(self) -> None:
-        """Add the template as the person wrote it, whatever its length: another one must beat it."""
+        """Add the template as the person wrote it, whatever its length: another choice must beat it."""
         self._seen.add("")
         self.arms.append(Candidate("", "as written", self._build("")))
 
     def add(self, text: str, source: str) -> bool:
-        """Return whether the candidate is new and usable, and so was added."""
+        """Add a candidate if it is new and usable; return whether it was added."""
         key = " ".join(text.lower().split()).rstrip(".")
         if key in self._seen:
             return False
@@ -118,9 +118,9 @@ class CandidatePool:
 
 @final
 class CandidateScorer:
-    """What candidates are worth on the selection rows: a log-probability of the right answer, or the metric.
+    """Score candidates on the selection rows by a log-probability of the right answer, or by the metric.
 
-    For answers in text the log-likelihood is a mean over pieces. `read` counts evaluations.
+    For answers in text the log-likelihood is a mean over tokens. `read` counts evaluations.
     """
 
     def __init__(self, lm: FrozenLM, task: Task, rows: Sequence[Row], score: Score, state: SearchState) -> None:
@@ -133,20 +133,20 @@ class CandidateScorer:
         self._total = 0
 
     def report_up_to(self, total: int) -> None:
-        """Report every chunk from here on; its loss is minus the mean value of the candidates that it read."""
+        """Report every chunk from now on, out of `total` evaluations; its loss is minus its candidates' mean value."""
         self._total = total
         self._state.begin()
 
     def values(self, arms: Sequence[Candidate], cells: Cells, score: Score | None = None) -> list[list[float]]:
-        """Return a value for each row of each cell, by this reader's score unless another is asked for."""
+        """Return a value for each row of each cell, by the scorer's score unless another is given."""
         kind: Score = score or self._score
         return [values for chunk in _chunks(cells) for values in self._chunk(arms, chunk, kind)]
 
     def _chunk(self, arms: Sequence[Candidate], cells: Cells, score: Score) -> list[list[float]]:
-        """Return the values of each cell.
+        """Return the values of each cell of a chunk.
 
-        A chunk is recorded and read as a whole, so that one read again after a kill has the same rows beside it, and so
-        the same last digits.
+        A chunk is stored whole and read whole, so that one read again after a kill is batched with the same rows, and
+        so has the same last digits.
         """
         task, rows = self._task, self._rows
         kind = "labels" if task.metric is None else f"{score} {task.metric}"
@@ -178,7 +178,7 @@ Parts = Sequence[tuple[Format, Sequence[Row]]]
 
 
 def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
-    """Return for each row the log-probability of the right label, and whether it is the likeliest."""
+    """Return for each row the log-probability of the right label, and whether it is the likeliest label."""
     encoded = [encode_rows(lm, form, rows) for form, rows in parts]
     results = []
     for score_NC, (_, rows) in zip(stacked_scores(lm, [NONE] * len(parts), encoded), parts, strict=True):
@@ -191,13 +191,13 @@ def _label_values(lm: FrozenLM, parts: Parts) -> list[list[Any]]:
 
 
 def _text_values(lm: FrozenLM, parts: Parts) -> list[list[float]]:
-    """Return the mean log-likelihood of the pieces of each row's canonical answer."""
+    """Return the mean log-likelihood of the tokens of each row's canonical answer."""
     asked = [LikelihoodRequest(NONE, form, rows, [row.targets[0] for row in rows]) for form, rows in parts]
     return [[float(v) for v in found.mean_N] for found in text_likelihoods(lm, asked)]
 
 
 def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
-    """Return the task's metric of what is written after each row."""
+    """Return the task's metric of the text that the model writes after each row."""
     pairs = [(Artefact(NONE, form, "search", {}, 0, {}, {}), rows) for form, rows in parts]
     return [
         [float(v) for v in text_values(task, answered, rows)]
@@ -206,7 +206,7 @@ def _metric_values(lm: FrozenLM, task: Task, parts: Parts) -> list[list[float]]:
 
 
 def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
-    """Return cells in parts of at most CHUNK rows; one with more is a part of its own."""
+    """Split cells into parts of at most CHUNK rows; a cell with more is a part of its own."""
     parts: list[list[tuple[int, range]]] = []
     size = 0
     for arm, rows in cells:
@@ -219,7 +219,7 @@ def _chunks(cells: Cells) -> list[list[tuple[int, range]]]:
 
 
 def answer_of(form: Format, row: Row) -> str:
-    """Return the canonical target, the option, or the label's first word.
+    """Return the row's canonical target, its option, or its label's first word.
 
     Raises: DataError for a row without an answer.
     """

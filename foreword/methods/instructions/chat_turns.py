@@ -1,4 +1,4 @@
-"""Words in the user's turn of a chat, filled in by a model that reads the whole chat before them."""
+"""Fill in words in the user's turn of a chat, by a model that reads the whole chat before them."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Successive halving on common rows: which of many arms is best, for a stated number of evaluations. Pure.
+"""Find the best of many arms by successive halving on common rows, for a stated number of evaluations. Pure.
 
-Every arm is read on the rows in one order, so arms are compared on the same rows, and what was read stays in their
+Every arm is read on the rows in one order, so arms are compared on the same rows, and earlier values stay in their
 means (Karnin et al. 2013 draw afresh in every round). An arm without a value is never returned.
 """
 
@@ -18,10 +18,11 @@ Evaluate = Callable[[Cells], Sequence[Sequence[float]]]  # a value for each row 
 @final
 @dataclass(frozen=True)
 class Halved:
-    """The outcome. `values[a]` are arm a's values on the first rows; `ranking` orders the arms that have some, by the
-    mean over the most rows that they shared with those that were left.
+    """Hold the outcome of successive halving.
 
-    `common` rows are what the winner was chosen on, `mean` its mean there; `spent` counts evaluations of this call.
+    `values[a]` are arm a's values on the first rows; `ranking` orders the arms that have some, by the mean over the
+    most rows that they shared with the arms that were left. The winner was chosen on `common` rows, and `mean` is its
+    mean there; `spent` counts evaluations of this call.
     """
 
     winner: int
@@ -44,11 +45,11 @@ def halve(
 ) -> Halved:
     """Spend exactly `budget` evaluations, or as many as there are cells without a value, and return the best arm.
 
-    After each round the best 1/`eta` of the arms go on. Where labels take turns in the rows, `block` is how many there
-    are: as far as the budget allows, rounds end after whole turns, or an arm would win by leaning to the first label.
-    `known` are values that arms have already, on the first rows.
+    After each round the best 1/`eta` of the arms go on. If labels alternate in the rows, `block` is the number of
+    labels: as far as the budget allows, rounds end after whole turns, since an arm could otherwise win by preferring
+    the first label. `known` are values that arms have already, on the first rows.
 
-    Raises: ConfigError where there is nothing to compare.
+    Raises: ConfigError if there is nothing to compare.
     """
     if arms < 1 or rows < 1 or budget < 0 or eta < 2 or block < 1:
         raise ConfigError(
@@ -90,7 +91,7 @@ def halve(
 
 
 def _rounds(arms: int, eta: int) -> int:
-    """Return how often a field of arms is cut before one is left, at least once."""
+    """Return how often the arms are cut to 1/`eta` until one is left, at least 1."""
     count = 0
     while arms > 1:
         arms = math.ceil(arms / eta)
@@ -99,7 +100,7 @@ def _rounds(arms: int, eta: int) -> int:
 
 
 class _State:
-    """Values so far and evaluations left."""
+    """Hold the values so far, and the number of evaluations left."""
 
     def __init__(self, rows: int, budget: int, evaluate: Evaluate, values: dict[int, list[float]]) -> None:
         self.rows, self.left, self.spent, self.values = rows, budget, 0, values
@@ -115,7 +116,7 @@ class _State:
         return sum(max(0, depth - self.count(a)) for a in arms)
 
     def affordable(self, arms: Sequence[int], depth: int) -> list[int]:
-        """Return the first arms that can all be read to this depth."""
+        """Return the arms, taken in order, that the evaluations left can all read to this depth."""
         results: list[int] = []
         left = self.left
         for arm in arms:
@@ -126,8 +127,10 @@ class _State:
         return results
 
     def depth(self, arms: Sequence[int], depths: range, keep: int, rounds: int) -> int:
-        """Return how many rows, of `depths` or all, the arms are read on in this round, of `rounds` that are left: for
-        an equal share of the budget, and so many that those who go on can use up the rest."""
+        """Return on how many rows, of `depths` or all, the arms are read in this round, the first of `rounds` left.
+
+        That takes an equal share of the budget, and as much more as lets the `keep` arms that go on use up the rest.
+        """
         share = self.left // rounds
         deepest, usable = depths[0] if depths else self.rows, 0
         least = deepest
@@ -139,7 +142,7 @@ class _State:
         return deepest
 
     def read(self, wanted: Sequence[tuple[int, int]]) -> None:
-        """Read each arm up to its depth."""
+        """Read each arm up to its depth, and keep the values."""
         cells = [(a, range(self.count(a), depth)) for a, depth in wanted if depth > self.count(a)]
         if not cells:
             return
@@ -151,7 +154,7 @@ class _State:
             self.spent += len(rows)
 
     def spend_rest(self, arms: Sequence[int]) -> None:
-        """Spend what no round could use: row by row for the best arms first, so that their means are of more rows."""
+        """Spend what no round could use on the best arms first, so that their means are of more rows."""
         for arm in arms:
             more = min(self.left, self.rows - self.count(arm))
             self.read([(arm, self.count(arm) + more)])

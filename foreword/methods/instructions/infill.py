@@ -1,4 +1,4 @@
-"""Words between a row's texts and its answer, by beam search over all example rows at once (Gao et al. 2021, 3.1)."""
+"""Fill in words between a row's texts and its answer, by beam search over all rows at once (Gao et al. 2021, 3.1)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ WIDEST = 200  # characters of an example's text
 @final
 @dataclass(frozen=True)
 class Blank:
-    """A span to fill with so many pieces."""
+    """Mark a span to fill with `length` tokens."""
 
     length: int
 
@@ -32,7 +32,7 @@ Shape = tuple[str | Blank | AnswerPlace, ...]  # names of fields, gaps, and the 
 @final
 @dataclass(frozen=True)
 class Filling:
-    """Words for a shape's gaps, and the sum over the examples of their log-probabilities."""
+    """Hold words for a shape's gaps, and the sum over the examples of their log-probabilities."""
 
     shape: Shape
     words: tuple[str, ...]
@@ -69,9 +69,9 @@ def spaced(words: str) -> str:
 
 
 def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
-    """Return where gaps may stand.
+    """Return the shapes that place gaps among the fields and the answer; a gap may have `longest` tokens.
 
-    A causal model reads its answer at the end; a masked one anywhere, with a gap behind it too, and between two texts.
+    A causal model has its answer at the end; a masked one anywhere, with a gap behind it too, and between two texts.
     """
     first, *rest = fields
     lengths = range(1, longest + 1)
@@ -88,7 +88,7 @@ def shapes(fields: Sequence[str], kind: str, longest: int) -> list[Shape]:
 
 @final
 class Infiller:
-    """Fills shapes from example rows: their texts by field, and each one's answer."""
+    """Fill shapes from example rows: their texts by field, and the answer of each."""
 
     def __init__(
         self, lm: FrozenLM, examples: Sequence[tuple[dict[str, str], str]], beam: int, state: SearchState, who: str
@@ -97,7 +97,7 @@ class Infiller:
         self._pieces = Pieces.of(lm.tokenizer, lm.kind)
 
     def fill(self, shape: Shape) -> list[Filling]:
-        """Return the `beam` best fillings. A causal model reads what stands before a gap only."""
+        """Return the `beam` best fillings without empty words. A causal model reads only the text before a gap."""
         key = key_of("infill", self._who, shape_key(shape), self._examples, self._beam)
         result = self._state.get(key)
         if result is None:
@@ -106,7 +106,7 @@ class Infiller:
         return [Filling(shape, tuple(words), value) for words, value in result if all(words)]
 
     def _search(self, shape: Shape) -> list[tuple[list[int], float]]:
-        """Beam search over the pieces of all gaps, in order."""
+        """Search the tokens of all gaps, in order, by beam search."""
         length = sum(part.length for part in shape if isinstance(part, Blank))
 
         def rows(ids: Sequence[int]) -> list[tuple[list[int], int]]:
@@ -117,7 +117,7 @@ class Infiller:
     def _row(
         self, shape: Shape, ids: Sequence[int], step: int, fields: dict[str, str], answer: str
     ) -> tuple[list[int], int]:
-        """Return one example with the gaps filled as far as they are, and the column where the next piece is read."""
+        """Return one example with the gaps filled up to `step`, and the column where the next token is read."""
         masked = self._lm.kind == "masked"
         row, filled, column = [*self._pieces.before], 0, -1
         for part in shape:

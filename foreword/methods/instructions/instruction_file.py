@@ -1,4 +1,4 @@
-"""Instructions that a person gives: a text file with one a line, or a tasks.json with gold instructions by task."""
+"""Read instructions that a person gives: a text file with one a line, or a tasks.json with gold ones by task."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from foreword.errors import ConfigError, DataError
 
 
 def given_instructions(source: str | None, task: str) -> list[str]:
-    """Return the instructions of a file.
+    """Return the instructions of a file, or none without a file.
 
-    Raises: ConfigError for a file that is not there; DataError for one without instructions for this task.
+    Raises: ConfigError for a file that cannot be read; DataError for one without instructions for this task.
     """
     if source is None:
         return []

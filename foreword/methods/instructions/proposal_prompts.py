@@ -1,4 +1,4 @@
-"""What a proposer is asked, and what of its answers can be an instruction."""
+"""Write requests to a proposer, and find the instruction in its answers."""
 
 import random
 import re
@@ -19,14 +19,14 @@ _LEADS = re.compile(r"^(?:(?:the )?(?:new |better )?instruction(?: was)?|in othe
 
 
 def shown(row: Row, answer: str) -> str:
-    """Return a row as a proposer sees it."""
+    """Return a row and its answer as a proposer sees them."""
     fields = row.fields
     named = {name.replace("_", " ").capitalize() if len(fields) > 1 else "Input": text for name, text in fields.items()}
     return "\n".join([*(f"{name}: {text}" for name, text in named.items()), f"Output: {answer}"])
 
 
 def forward(examples: Sequence[str]) -> str:
-    """Return a prompt in which the instruction comes last (Zhou et al. 2022, forward generation)."""
+    """Return a request for an instruction at its end (Zhou et al. 2022, forward generation)."""
     pairs = "\n\n".join(examples)
     return (
         "One instruction was given, and these outputs were written for the inputs by following it.\n\n"
@@ -35,13 +35,13 @@ def forward(examples: Sequence[str]) -> str:
 
 
 def insert(examples: Sequence[str]) -> tuple[str, str]:
-    """Return what stands before and after the instruction in a prompt (Zhou et al. 2022, reverse generation)."""
+    """Return the text before and after the missing instruction (Zhou et al. 2022, reverse generation)."""
     pairs = "\n\n".join(examples)
     return "The instruction was to", f". These outputs were written by following it.\n\n{pairs}"
 
 
 def insert_asked(examples: Sequence[str]) -> str:
-    """Return the same for a model that continues text."""
+    """Return the request of `insert` as one text, for a model that continues text."""
     before, after = insert(examples)
     return f"{before} ____{after}\n\nThe words that belong in the gap are:"
 
@@ -54,7 +54,7 @@ def variation(instruction: str) -> str:
 
 
 def history(scored: Sequence[tuple[str, float]], examples: Sequence[str]) -> str:
-    """Return what was tried, worst first, with its score of 100 (Yang et al. 2023, OPRO)."""
+    """Return a request that shows what was tried, worst first, with its score out of 100 (Yang et al. 2023, OPRO)."""
     tried = "\n\n".join(f"Instruction: {text}\nScore: {100 * score:.0f}" for text, score in scored)
     pairs = "\n\n".join(examples)
     return (
@@ -65,8 +65,10 @@ def history(scored: Sequence[tuple[str, float]], examples: Sequence[str]) -> str
 
 
 def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
-    """Return the instruction in an answer: its first line, without quotes and control characters; None where there is
-    none, where it is too long, or where it copies the text of a row."""
+    """Return the instruction in an answer: its first line, without quotes and control characters.
+
+    None if there is none, if it is too long, or if it copies the text of a row.
+    """
     printable = "".join(c for c in answer if c in "\n\t" or unicodedata.category(c)[0] != "C")
     lines = [line.strip() for line in printable.splitlines()]
     first = next((line for line in lines if line.strip(_QUOTES + " .:-_")), "")
@@ -83,12 +85,12 @@ def instruction_of(answer: str, rows: Sequence[Row] = ()) -> str | None:
 
 
 def tidy(text: str) -> str:
-    """Single spaces, and none where word pieces were put together with one too many."""
+    """Return the text with single spaces, and none where word pieces were put together with one too many."""
     return _SHORTENED.sub("'", _SPACED.sub("", " ".join(text.split())))
 
 
 def seeds(form: Format) -> list[str]:
-    """Plain instructions to begin with, made of the label words."""
+    """Return plain instructions to begin with, made of the label words."""
     words = [label[0] for label in form.words]
     if not words:
         return ["Choose the right answer.", "Answer the question.", "Which answer fits best?"]
@@ -103,8 +105,10 @@ def seeds(form: Format) -> list[str]:
 
 
 def edited(instruction: str, rng: random.Random) -> str:
-    """Return the instruction with one small change: a word left out or moved, or another beginning (in the manner of
-    GrIPS, Prasad et al. 2022). For proposers that cannot be asked for a variation."""
+    """Return the instruction with one small change: a word left out or moved, or another beginning.
+
+    This is in the manner of GrIPS (Prasad et al. 2022), for proposers that cannot be asked for a variation.
+    """
     words = instruction.split()
     kind = rng.randrange(4)
     if kind == 0 and len(words) > 2:

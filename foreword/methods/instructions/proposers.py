@@ -1,4 +1,4 @@
-"""Who proposes words: a model that writes (here or behind an endpoint), or a masked model that fills gaps."""
+"""Propose words, by a model that writes (here or behind an endpoint), or a masked model that fills gaps."""
 
 import dataclasses
 import random
@@ -26,7 +26,7 @@ from foreword.training.contract import SearchState
 
 @runtime_checkable
 class ProposerOptions(Protocol):
-    """The options that say who proposes."""
+    """Describe the options that choose a proposer."""
 
     @property
     def proposer(self) -> str: ...
@@ -45,7 +45,7 @@ class ProposerOptions(Protocol):
 @final
 @dataclass(frozen=True)
 class ProposalSampling:
-    """How proposals are sampled."""
+    """Hold the options by which proposals are sampled."""
 
     temperature: float
     top_p: float
@@ -53,7 +53,7 @@ class ProposalSampling:
 
 
 class Proposer(ABC):
-    """Continues a prompt, or answers it."""
+    """Continue a prompt, or answer it."""
 
     @abstractmethod
     def fits(self, prompt: str) -> bool:
@@ -69,10 +69,10 @@ class Proposer(ABC):
 
 @final
 class LocalWriter(Proposer):
-    """A causal model on this machine. `who` tells it from other models in the answer log.
+    """Write with a causal model on this machine. `who` tells it from other models in the answer log.
 
-    A prompt's last line begins the answer. A model that is asked in messages reads it as the beginning of its own turn:
-    asked to go on with a line of the user's, small ones answer the examples instead.
+    A prompt's last line begins the answer. A model that is asked in messages gets that line as the beginning of its own
+    turn: small models that are asked to continue a line of the user's turn answer the examples instead.
     """
 
     def __init__(self, lm: FrozenLM, how: ProposalSampling, state: SearchState, who: str) -> None:
@@ -109,9 +109,9 @@ class LocalWriter(Proposer):
             yield list(self._state.get(key))
 
     def _generate(self, asked: Sequence[tuple[str, int]], keys: Sequence[str], count: int) -> None:
-        """Keep the answers to each prompt when the last of them has ended."""
+        """Write the answers to each prompt, and store them when the last of them has ended."""
         how = self._how
-        # An instruction is one line (`wording.instruction_of`).
+        # An instruction is one line (`proposal_prompts.instruction_of`).
         decoding = Decoding(
             how.max_tokens, do_sample=True, temperature=how.temperature, top_p=how.top_p, stop_strings=("\n",)
         )
@@ -153,7 +153,7 @@ class LocalWriter(Proposer):
 
 @final
 class RemoteWriter(Proposer):
-    """An endpoint; one call a text."""
+    """Write with a model behind an endpoint; one call for each text."""
 
     def __init__(self, remote: Remote, how: ProposalSampling) -> None:
         self._remote, self._how = remote, how
@@ -170,7 +170,7 @@ class RemoteWriter(Proposer):
 
 @final
 class Filler:
-    """A masked model that fills gaps, one piece after the other, each sampled."""
+    """Fill gaps with a masked model, one token after the other, each sampled."""
 
     def __init__(self, lm: FrozenLM, how: ProposalSampling, state: SearchState, who: str) -> None:
         self._lm, self._how, self._state, self._who = lm, how, state, who
@@ -178,7 +178,7 @@ class Filler:
         self._mask = int(lm.tokenizer.mask_token_id)
 
     def insert(self, before: str, after: str, length: int, count: int, seed: int) -> list[str]:
-        """Return words of `length` pieces between two texts; `after` is cut where the model's context ends."""
+        """Return `count` texts of `length` tokens between two texts; `after` is cut where the model's context ends."""
         key = key_of("insert", self._who, before, after, length, count, seed, self._how.temperature)
         result = self._state.get(key)
         if result is None:
@@ -193,7 +193,7 @@ class Filler:
         return list(result)
 
     def resample(self, text: str, count: int, seed: int, share: float = 0.3) -> list[str]:
-        """Return the text with a share of its pieces drawn again, a different choice of pieces each time."""
+        """Return the text `count` times with a share of its tokens drawn again, at different positions each time."""
         key = key_of("resample", self._who, text, count, seed, share, self._how.temperature)
         result = self._state.get(key)
         if result is None:
@@ -212,7 +212,7 @@ class Filler:
         return list(result)
 
     def _fill(self, rows: list[list[int]], gaps: list[list[int]], seed: int) -> list[list[int]]:
-        """Return each row's gaps filled in their order."""
+        """Fill each row's gaps in their order, and return the rows."""
         generator = torch.Generator().manual_seed(seed)
         for step in range(len(gaps[0])):
             at = [gap[step] for gap in gaps]
@@ -226,17 +226,14 @@ class Filler:
 
 
 def _drawn(logp_V: Tensor, how: ProposalSampling, generator: torch.Generator) -> int:
-    """Return a piece from the likeliest that have `top_p` together (Holtzman et al. 2020)."""
+    """Draw a token from the likeliest ones that together have probability `top_p` (Holtzman et al. 2020)."""
     p_V, order_V = (logp_V / how.temperature).softmax(-1).sort(descending=True)
     kept_V = p_V.cumsum(0) - p_V < how.top_p
     return int(order_V[torch.multinomial(p_V * kept_V, 1, generator=generator)])
 
 
 def check_proposer(config: ProposerOptions) -> None:
-    """Check the options of a proposer.
-
-    Raises: ConfigError for a remote one that is not allowed, or options that contradict each other.
-    """
+    """Check a proposer's options. Raises: ConfigError for options that conflict, or a remote proposer not allowed."""
     remote = config.proposer == "remote"
     if remote and not config.url:
         raise ConfigError("proposer=remote needs url=ADDRESS of an OpenAI-compatible endpoint.")
@@ -254,7 +251,7 @@ def proposing(
 ) -> Proposer | Filler | None:
     """Return the writer or filler; None for proposer=none.
 
-    Raises: ConfigError as `check_proposer`; ModelError where another model cannot be loaded.
+    Raises: ConfigError as `check_proposer` says; ModelError if another model cannot be loaded.
     """
     check_proposer(config)
     if config.proposer == "none":
@@ -273,6 +270,6 @@ def proposing(
 
 
 def identity(lm: FrozenLM) -> str:
-    """Return what tells a model from others in the state."""
+    """Return a text that tells a model from others in the search state."""
     known = dataclasses.asdict(lm.fingerprint())
     return f"{lm.kind} {known['tokenizer']} {known['weights']} {known['dtype']} {known['quantisation']}"

@@ -1,4 +1,4 @@
-"""Texts from an OpenAI-compatible endpoint, within a budget of tokens; every answer is kept, so none is paid twice."""
+"""Ask an OpenAI-compatible endpoint for texts within a budget of tokens; answers are kept, so none is paid twice."""
 
 import email.utils
 import os
@@ -22,16 +22,16 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class BudgetSpentError(Exception):
-    """The next call might cost more tokens than are left."""
+    """Say that the next call might cost more tokens than are left."""
 
 
 @final
 @dataclass(frozen=True)
 class Endpoint:
-    """Where texts are asked for. `url` ends before /chat/completions, or with /completions for models without messages.
+    """Describe an endpoint. `url` ends before /chat/completions, or with /completions for models without messages.
 
-    The key is read from the environment variable `key_variable`; without one no key is sent. After `attempts` failures
-    of one call, or where the endpoint asks for a longer wait than `longest_wait` seconds, the search stops.
+    The key is read from the environment variable `key_variable`; if that is not set, no key is sent. The search stops
+    after `attempts` failures of one call, or if the endpoint asks for a longer wait than `longest_wait` seconds.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Endpoint:
     longest_wait: float = 120.0
 
     def __post_init__(self) -> None:
-        """Check the endpoint. Raises: ConfigError for a URL or a key that must not be used so."""
+        """Check the options. Raises: ConfigError for a URL or a key that must not be used so."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"url={self.url!r} is not an address; write one such as https://api.example.com/v1.")
@@ -67,7 +67,7 @@ class Endpoint:
 
     @property
     def plain(self) -> bool:
-        """Return whether it continues a text instead of answering messages."""
+        """Return whether the endpoint continues a text instead of answering messages."""
         path = self.url.rstrip("/")
         return path.endswith("/completions") and not path.endswith("/chat/completions")
 
@@ -79,7 +79,7 @@ class Endpoint:
 
 @final
 class Remote:
-    """A client of one endpoint. `sleep` waits between attempts."""
+    """Call one endpoint. `sleep` waits between attempts."""
 
     def __init__(self, endpoint: Endpoint, state: SearchState, sleep: Callable[[float], None] = time.sleep) -> None:
         try:
@@ -94,7 +94,7 @@ class Remote:
     def write(self, prompt: str, seed: int, *, max_tokens: int, temperature: float, top_p: float) -> str:
         """Return one text for the prompt.
 
-        Raises: BudgetSpentError before a call that might exceed the budget; ModelError where none can be made.
+        Raises: BudgetSpentError before a call that might exceed the budget; ModelError if no call succeeds.
         """
         body: dict[str, Any] = {
             "model": self._endpoint.model,
@@ -155,7 +155,7 @@ class Remote:
         )
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """Return the endpoint's answer, of which no more is read than is allowed. Raises: ModelError."""
+        """Return the endpoint's answer. Raises: ModelError for one that is compressed, or larger than is allowed."""
         # What is compressed may be a thousand times as large as what was sent.
         headers = {"Accept-Encoding": "identity"}
         if self._endpoint.key:
@@ -182,7 +182,7 @@ class Remote:
             return self._httpx.Response(answer.status_code, headers=answer.headers, content=bytes(read))
 
     def _stop_at(self, answer: Any, failure: str) -> None:
-        """Raise for an answer that would be the same the next time."""
+        """Raise a ModelError for an answer that would be the same at the next attempt."""
         if answer.status_code in (401, 403):
             told = "is set but was refused" if self._endpoint.key else "is not set"
             raise ModelError(
@@ -193,7 +193,7 @@ class Remote:
             raise ModelError(f"{self._endpoint.address} {failure}; check url= and remote_model=.")
 
     def _asked_to_wait(self, answer: Any) -> float:
-        """Return seconds of Retry-After, as a number or a date."""
+        """Return the seconds of Retry-After, given as a number or a date; 0 if it is neither."""
         given = answer.headers.get("retry-after", "").strip()
         try:
             return max(0.0, float(given))
@@ -205,7 +205,7 @@ class Remote:
             return 0.0
 
     def _reason(self, answer: Any) -> str:
-        """Return the endpoint's own words, on one line and short, without the key."""
+        """Return the endpoint's error message on one line, cut short and without the key."""
         try:
             error = answer.json()["error"]
             text = error["message"] if isinstance(error, dict) else str(error)
@@ -232,7 +232,7 @@ class Remote:
 
 
 def without_key(text: str, key: str, part: int = PART) -> str:
-    """Return the text with `...` in place of a key, and of whatever of it has `part` characters or more."""
+    """Return the text with `...` in place of a key, and of any part of the key with `part` characters or more."""
     part, low = min(part, len(key)), key.lower()
     if part < PART_OF_ERROR:  # a word such as "no", which a server on this machine may ask for
         return text

@@ -1,4 +1,4 @@
-"""Rounds of proposing and choosing under one budget, and what is recorded of them."""
+"""Run rounds of proposing and choosing under one budget, and describe them for the record."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Ranked = Sequence[tuple[Candidate, float]]
 @final
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The winner among the pool's arms, its mean on the `common` rows it was chosen on, and every arm's values."""
+    """Hold the winner among the pool's arms, its mean on the `common` rows it was chosen on, and every arm's values."""
 
     winner: int
     mean: float
@@ -29,7 +29,7 @@ class Outcome:
     values: dict[int, tuple[float, ...]]
 
     def paired(self) -> dict[int, float]:
-        """Return how far each arm is above the winner, on the first rows that both were read on."""
+        """Return the mean difference of each arm from the winner, on the first rows that both were read on."""
         best = self.values[self.winner]
         return {
             arm: math.fsum(a - b for a, b in zip(v, best, strict=False)) / min(len(v), len(best))
@@ -37,8 +37,7 @@ class Outcome:
         }
 
     def order(self) -> list[int]:
-        """Return the arms from the winner down: an arm read on more rows is ahead, and of equal rows the mean
-        decides."""
+        """Return the arms, the winner first, then those read on more rows, and among equals those of a higher mean."""
         means = self.means()
         return sorted(means, key=lambda a: (a != self.winner, -len(self.values[a]), -means[a], a))
 
@@ -57,9 +56,11 @@ def search(
     block: int = 1,
     resample: Callable[[Ranked], None] | None = None,
 ) -> Outcome:
-    """Halve the pool; then `rounds` times let `resample` add candidates around the best `keep`, and halve those with
-    the new ones and the pool's first, the template as written, which a choice must beat on the same rows. The rounds
-    share the budget; it is spent to the last evaluation, or until every cell is read. `block` is as in `halve`.
+    """Halve the pool; then let `resample` add candidates around the best `keep`, and halve again, `rounds` times.
+
+    The later rounds compare the best, the new candidates, and the pool's first: the template as written, which a choice
+    must beat on the same rows. The rounds share the budget; it is spent to the last evaluation, or until every cell is
+    read. `block` is as in `halve`.
 
     Raises: ConfigError for a budget that cannot read every candidate once.
     """
@@ -85,7 +86,7 @@ def search(
 
 
 class _Rounds:
-    """What is known of each arm of the pool."""
+    """Hold the values and the ranking of the pool's arms over the rounds."""
 
     def __init__(self, pool: CandidatePool, rows: int, evaluate: Evaluate, block: int) -> None:
         self._pool, self._rows, self._evaluate, self._block = pool, rows, evaluate, block
@@ -111,7 +112,7 @@ class _Rounds:
 def described(
     pool: CandidatePool, reader: CandidateScorer, rows: SearchRows, outcome: Outcome, score: Score, budget: int
 ) -> dict[str, Any]:
-    """Return what is recorded of a search; its metric on the rows of the choice is no part of the budget."""
+    """Return the record of a search; computing its metric on the rows of the choice is no part of the budget."""
     winner = pool.arms[outcome.winner]
     metric = reader.values(pool.arms, [(outcome.winner, range(outcome.common))], "metric")[0]
     return {
@@ -132,7 +133,7 @@ def described(
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return Spearman's rank correlation; equal values share their mean rank. NaN if one side is constant."""
+    """Return Spearman's rank correlation, equal values sharing their mean rank; NaN if one side is constant."""
     ranks = [_ranks(np.asarray(x, float)) for x in (one, other)]
     if len(one) < 2 or any(np.ptp(r) == 0 for r in ranks):
         return math.nan
@@ -146,8 +147,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def exhaustive(pool: CandidatePool, reader: CandidateScorer, rows: int, outcome: Outcome) -> dict[str, Any]:
-    """Return every candidate on every selection row, beside the budgeted choice. These evaluations are outside of the
-    budget.
+    """Compare the choice with the values of every candidate on every selection row, read outside of the budget.
 
     `spearman` is of the budgeted differences from the winner, on the rows shared with it, and the exhaustive means;
     `regret` is how much the choice is below the best there, and `choice_rank` its place.

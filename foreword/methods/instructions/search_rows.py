@@ -1,4 +1,4 @@
-"""Rows of a search: some to propose from, others to choose on, none of them a test row. Membership is by hash."""
+"""Split rows for a search: some to propose from, others to choose on, none of them a test row (by hash)."""
 
 import hashlib
 import random
@@ -14,7 +14,9 @@ from foreword.tasks.task import Task
 @final
 @dataclass(frozen=True, eq=False)
 class SearchRows:
-    """`proposal` rows are shown to the proposer, `selection` rows decide, in the order in which every candidate reads
+    """Hold the rows of a search.
+
+    `proposal` rows are shown to the proposer, `selection` rows decide, in the order in which every candidate reads
     them. `left_out` counts training rows whose text is a test row's, or another training row's.
     """
 
@@ -28,21 +30,23 @@ class SearchRows:
         return max(1, len({row.label for row in self.selection}))
 
     def hashes(self, task: Task) -> dict[str, str]:
-        """sha256 of each part, order included, as `Task.hashes` makes them; and of the test rows."""
+        """Return the sha256 of each part, order included, as `Task.hashes` makes them; and of the test rows."""
         part = task.with_(train=self.proposal, validation=self.selection).hashes()
         return {"proposal": part["train"], "selection": part["validation"], "test": part["test"]}
 
 
 def text_hash(row: Row) -> str:
-    """Return what decides whether two rows are the same: the hash of their texts and options."""
+    """Return the hash of a row's texts and options, by which two rows are the same or not."""
     return hashlib.sha256(row.text().encode()).hexdigest()
 
 
 def search_rows(task: Task, seed: int, most_proposal: int, most_selection: int) -> SearchRows:
-    """Half of the training rows of each label, drawn with the seed, for proposals, at most `most_proposal`; of the rest
-    at most `most_selection` to choose on. Labels take turns in both.
+    """Draw half of the training rows of each label for proposals, and the rest to choose on; labels take turns in both.
 
-    Raises: DataError where fewer than two rows are left.
+    The seed decides the draw. There are at most `most_proposal` rows for proposals, and at most `most_selection` of the
+    others to choose on.
+
+    Raises: DataError if fewer than two rows are left.
     """
     tests = {text_hash(row) for row in task.test}
     distinct = {text_hash(row): row for row in reversed(task.train)}
@@ -75,7 +79,7 @@ def _by_label(rows: Sequence[Row]) -> dict[int | None, list[Row]]:
 
 
 def _in_turn(rows: Sequence[Row]) -> list[Row]:
-    """Return one row of each label after the other, as long as there are some; their order within a label stays."""
+    """Return the rows with labels in turn, as long as a label has rows left; the order within a label stays."""
     pools = _by_label(rows)
     found: list[Row] = []
     for turn in range(max(map(len, pools.values()), default=0)):

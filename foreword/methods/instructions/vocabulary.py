@@ -1,4 +1,4 @@
-"""Log-probabilities of every piece at one column of rows of ids: what proposing word by word needs."""
+"""Compute log-probabilities of every token at one column of each row, as proposing word by word needs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from foreword.models.encoding.encoder import Encoded, collate, prepare
 
 @torch.no_grad()
 def piece_logprobs(lm: FrozenLM, rows: Sequence[Sequence[int]], at: Sequence[int]) -> Float[Tensor, "B V"]:
-    """log p(piece) at column `at` of each row (masked), or right after it (causal); special pieces have -inf."""
+    """Return log p(token) at column `at` of each row (masked), or right after it (causal); special tokens have -inf."""
     encoded = [
         Encoded(np.array(ids, np.int64), np.full(len(ids), -1, np.int64), column, None)
         for ids, column in zip(rows, at, strict=True)
@@ -33,6 +33,6 @@ def piece_logprobs(lm: FrozenLM, rows: Sequence[Sequence[int]], at: Sequence[int
 
 
 def special_ids(lm: FrozenLM) -> list[int]:
-    """Return the special tokens, which no words may have."""
+    """Return the ids of special tokens, which no words may have."""
     added = lm.tokenizer.added_tokens_decoder
     return sorted({*lm.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})

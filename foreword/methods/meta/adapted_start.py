@@ -44,7 +44,10 @@ def leaves_of(lm: FrozenLM, start: Artefact, transductive: bool = False) -> tupl
 
 
 def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
-    """Return the step size of every leaf: `rate`, times what the start has learnt of each position's own."""
+    """Return the step size of every leaf: `rate`, times the shares of it that the start has learnt for each position.
+
+    For weights of the model, `rate` is scaled by the start's `model_rate` over its learning rate.
+    """
     said = start.recipe.get("adaptation", {})
     shares = shares_of(start, leaves)
     results = {}
@@ -59,6 +62,6 @@ def rates_for(start: Artefact, leaves: Leaves, rate: float) -> Rates:
 def adapt_start(
     lens: Lens, leaves: Leaves, support: Sequence[EpisodeRow], tasks: int, rates: Rates, steps: int, budget: int
 ) -> Leaves:
-    """Return the start after the inner loop on the support rows of each task, as a stack."""
+    """Return the start after the inner loop on the support rows of each task, stacked over tasks."""
     stacked = spread(leaves, tasks)
     return adapt(lens.loss(support, (), tasks, budget), stacked, rates, steps).last if steps else stacked

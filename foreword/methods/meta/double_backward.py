@@ -1,4 +1,4 @@
-"""Whether a model can be differentiated twice, and finely enough, found out before the first step."""
+"""Check before the first step that a model can be differentiated twice, and finely enough."""
 
 import sys
 
@@ -12,12 +12,12 @@ from foreword.models.encoding.batch import Encoded
 
 
 def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Encoded) -> FrozenLM:
-    """Return the model to read through where a gradient is differentiated: this one, or a view with another attention.
+    """Return the model to read through if a gradient is differentiated: this one, or a view with another attention.
 
-    `start` are one task's leaves and `longest` a row as long as any, since which kernel attends depends on the length.
-    A switch is told in one line on stderr.
+    `start` are one task's leaves and `longest` a row as long as any, since the kernel of the attention depends on the
+    length. A change of attention is reported in one line on stderr.
 
-    Raises: ModelError where the model cannot be differentiated twice at all.
+    Raises: ModelError if the model cannot be differentiated twice at all.
     """
     fault = _fault(lm, shape, start, longest)
     if fault is None:
@@ -36,8 +36,10 @@ def twice_differentiable(lm: FrozenLM, shape: Shape, start: Leaves, longest: Enc
 
 
 def tell_if_coarse(lm: FrozenLM) -> None:
-    """Write one line to stderr if the model computes in half precision: products with the Hessian lose their
-    direction."""
+    """Print one line on stderr if the model computes in half precision.
+
+    Products with the Hessian lose their direction there.
+    """
     if lm.dtype in (torch.float16, torch.bfloat16):
         print(
             f"{lm.name} computes in {str(lm.dtype).removeprefix('torch.')}, too coarse for second derivatives, which "
@@ -47,7 +49,7 @@ def tell_if_coarse(lm: FrozenLM) -> None:
 
 
 def _fault(lm: FrozenLM, shape: Shape, start: Leaves, row: Encoded) -> str | None:
-    """Return what torch says against a Hessian-vector product over this row, or nothing."""
+    """Return torch's error about a Hessian-vector product over this row; None if there is none."""
     loss = PromptLoss(lm, lm, shape, [EpisodeRow(0, row, 0, 1.0)], 1, len(row))
     leaves = {name: leaf[None] for name, leaf in start.items()}
     ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}

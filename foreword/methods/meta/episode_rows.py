@@ -1,4 +1,4 @@
-"""Episodes as encoded rows: every row is put to the model's tokenizer once, and label words are an episode's own."""
+"""Encode episodes as rows: every row is tokenized once, and label words are those of the episode."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ Part = Literal["support", "query"]
 
 @final
 class EpisodeRows:
-    """The rows of a source in the format of their task; `extra` columns of the context go to a prefix.
+    """Hold the rows of a source in the format of their task; `extra` columns of the context go to a prefix.
 
     A format names all labels of its task; the plan of an episode has those of its classes.
     """
@@ -35,12 +35,12 @@ class EpisodeRows:
         return self._rows[key]
 
     def longest(self, split: Split) -> Encoded:
-        """Return the row of most columns."""
+        """Return the row of most columns in a split."""
         tasks = range(len(self.source.tasks))
         return max((row for task in tasks for row in self.rows(split, task)), key=lambda row: len(row.ids_S))
 
     def folds(self, split: Split, episodes: Sequence[Episode], parts: Sequence[Part]) -> list[EpisodeRow]:
-        """Return the rows of some parts of all episodes; episode n is task n of the fold."""
+        """Return the rows of these parts of all episodes; episode n is task n of the fold."""
         results = []
         for number, episode in enumerate(episodes):
             rows = self.rows(split, episode.task)

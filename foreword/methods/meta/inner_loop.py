@@ -1,4 +1,4 @@
-"""The inner loop: prompts of many tasks adapt side by side, each on its own support set, and their paths are kept.
+"""Run the inner loop: prompts of many tasks adapt side by side, each on its own support set; their paths are kept.
 
 Leaves are tensors by name whose first axis counts tasks. A loss is separable, so the gradient of the sum over tasks is
 the stack of each task's own gradient (Finn et al. 2017, algorithm 1, lines 5 and 6, for all tasks at once).
@@ -17,14 +17,14 @@ RADIUS = 1e-3  # of a finite difference, as a share of the length of a task's le
 
 
 class Loss(ABC):
-    """The mean loss of every task on rows of its own, in parts that are read one after the other."""
+    """Compute the mean loss of every task on rows of its own, in parts that are read one after the other."""
 
     tasks: int
 
     @property
     @abstractmethod
     def parts(self) -> int:
-        """Return how many passes it takes."""
+        """Return the number of passes it takes."""
 
     @abstractmethod
     def part(self, number: int, leaves: Mapping[str, Tensor], twice: bool) -> Float[Tensor, "T"]:
@@ -40,13 +40,13 @@ def zeros(leaves: Mapping[str, Tensor]) -> Leaves:
 
 
 def cut(leaves: Mapping[str, Tensor]) -> Leaves:
-    """Return the same numbers as leaves of their own."""
+    """Return the same numbers as new leaves, apart from the graph."""
     return {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """One pass with its graph, so that a product with the Hessian need not read it again.
+    """Hold one pass with its graph, so that a product with the Hessian need not read it again.
 
     The graph of its gradient is made only when the product is: as large again, it would outlive other passes.
     """
@@ -77,7 +77,7 @@ class Held:
 def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Float[Tensor, "T"], Leaves]:
     """Return the loss of each task and its gradient, one pass after the other; nothing of a pass stays.
 
-    `held` is the last pass at these leaves, where it was kept.
+    `held` is the last pass at these leaves, if it was kept.
     """
     own, result = cut(leaves), zeros(leaves)
     total: Tensor | None = None
@@ -94,9 +94,10 @@ def gradient(loss: Loss, leaves: Leaves, held: Held | None = None) -> tuple[Floa
 
 
 def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None) -> Leaves:
-    """Return the Hessian of each task's loss times its own vector, by differentiating the gradient's product with it.
+    """Return the Hessian of each task's loss times its own vector.
 
-    `held` is the last pass at these leaves, where it was kept.
+    It differentiates the product of the gradient with the vector. `held` is the last pass at these leaves, if it was
+    kept.
     """
     result = zeros(leaves)
     for number in range(loss.parts):
@@ -106,7 +107,7 @@ def product(loss: Loss, leaves: Leaves, vector: Leaves, held: Held | None = None
 
 
 def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = RADIUS) -> Leaves:
-    """Return the same by central differences of the gradient: two first-order passes, so any attention will do.
+    """Return what `product` does, by central differences of the gradient: two first-order passes, for any attention.
 
     The step of a task is `radius` times the length of its leaves over that of its vector.
     """
@@ -124,7 +125,7 @@ def finite_product(loss: Loss, leaves: Leaves, vector: Leaves, radius: float = R
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Where the inner loop went: k + 1 points, and the gradient and loss at each of the first k."""
+    """Hold the points of the inner loop: k + 1 points, and the gradient and loss at each of the first k."""
 
     points: tuple[Leaves, ...]
     gradients: tuple[Leaves, ...]
@@ -135,15 +136,15 @@ class Path:
         return self.points[-1]
 
     def on(self, loss_T: Float[Tensor, "T"], slope: Leaves, rates: Rates) -> "Path":
-        """Take one step of gradient descent."""
+        """Return the path with one more step of gradient descent."""
         point = {name: leaf - rates[name] * slope[name] for name, leaf in self.last.items()}
         return Path((*self.points, point), (*self.gradients, slope), (*self.loss_kT, loss_T))
 
 
 def adapt(support: Loss, start: Leaves, rates: Rates, steps: int) -> Path:
-    """Take `steps` steps of gradient descent from `start`.
+    """Return the path of `steps` steps of gradient descent from `start`.
 
-    What is kept is as large as the leaves, whatever the model.
+    What is kept of a step is as large as the leaves, whatever the model.
     """
     path = Path(({name: leaf.detach() for name, leaf in start.items()},), (), ())
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""The outer loop's gradient: how the query losses of adapted prompts move with their start, exactly or cheaply.
+"""Compute the outer loop's gradient: how the query losses of adapted prompts move with their start, exactly or cheaply.
 
 With phi_0 the start and phi_{i+1} = phi_i - a * g(phi_i), the exact gradient goes back over the stored points: v_k is
 the query's gradient at phi_k, and v_i = v_{i+1} - H(phi_i) (a * v_{i+1}). Only one inner step is differentiated twice
@@ -19,7 +19,7 @@ from foreword.methods.meta.inner_loop import Held, Leaves, Loss, Path, Product, 
 
 @dataclass(frozen=True, eq=False)
 class MetaGradient:
-    """Each task's own gradient by its start and by its rates (before any broadcasting is summed), and its losses."""
+    """Hold each task's gradient by its start and by its rates (before any broadcasting is summed), and its losses."""
 
     start: Leaves
     rates: Leaves
@@ -28,8 +28,11 @@ class MetaGradient:
 
 
 def weights_of(steps: int, done: float, multi_step: bool) -> list[float]:
-    """Return what the query loss at each of the steps + 1 points counts: the last alone, or all after the first at the
-    outset, annealed to the last alone as `done` goes from 0 to 1."""
+    """Return the weight of the query loss at each of the steps + 1 points: all on the last.
+
+    With `multi_step`, at the outset all points after the first count the same, annealed to the last alone as `done`
+    goes from 0 to 1.
+    """
     last = [0.0] * steps + [1.0]
     if not multi_step or steps < 2:
         return last
@@ -75,7 +78,7 @@ def meta_gradient(
 
 
 def unrolled(support: Loss, query: Loss, start: Leaves, rates: Rates, weights: Sequence[float]) -> MetaGradient:
-    """Return the same through one graph of all inner steps, whose memory grows with them."""
+    """Return what `meta_gradient` does through one graph of all inner steps, whose memory grows with them."""
     first = {name: leaf.detach().requires_grad_() for name, leaf in start.items()}
     # A rate for each task, so that the gradient by it is the task's own.
     own = {name: rates[name].detach().expand_as(leaf).clone().requires_grad_() for name, leaf in start.items()}
@@ -107,8 +110,7 @@ def unrolled(support: Loss, query: Loss, start: Leaves, rates: Rates, weights: S
 
 
 def reptile(support: Loss, start: Leaves, rates: Rates, steps: int) -> MetaGradient:
-    """Return the start minus where the inner loop ends (Nichol et al. 2018, algorithm 1): a direction, not a
-    gradient."""
+    """Return the start minus the inner loop's end (Nichol et al. 2018, algorithm 1): a direction, not a gradient."""
     path = adapt(support, start, rates, steps)
     apart = {name: leaf - path.last[name] for name, leaf in start.items()}
     return MetaGradient(apart, zeros(start), path.loss_kT[-1], path)
@@ -120,5 +122,5 @@ def spread(leaves: Leaves, tasks: int) -> Leaves:
 
 
 def mean(leaves: Leaves) -> Leaves:
-    """Return the gradient by a shared start of the mean over tasks."""
+    """Return the gradient, by a start that tasks share, of the mean over tasks."""
     return {name: leaf.mean(0) for name, leaf in leaves.items()}

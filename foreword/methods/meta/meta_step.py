@@ -1,4 +1,4 @@
-"""A step of meta-training, and its validation: what the one loop calls where other learners have rows."""
+"""Take a step of meta-training, and validate: the training loop calls this in place of steps over rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ VALIDATION_SEED = 0  # one set of validation episodes for every run
 @final
 @dataclass(frozen=True)
 class MetaPlan:
-    """What a meta-step does; the fields are those of the method's config."""
+    """Hold the options of a meta-step; the fields are those of the method's config."""
 
     algorithm: Literal["maml", "fomaml", "reptile", "multitask", "vocabulary"]
     second_order: Literal["chain", "unrolled", "finite"]
@@ -45,7 +45,7 @@ class MetaPlan:
 
 
 class Lens(ABC):
-    """How a kind of learner reads folded rows: losses that can be differentiated, and scores."""
+    """Define how a kind of learner reads folded rows: losses that can be differentiated, and scores."""
 
     @abstractmethod
     def loss(self, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int) -> Loss:
@@ -60,7 +60,7 @@ class Lens(ABC):
 
 @final
 class PromptLens(Lens):
-    """Rows read with a prompt in front, scored by their label words."""
+    """Read rows with a prompt, and score them by their label words."""
 
     def __init__(self, lm: FrozenLM, twice: FrozenLM, shape: Shape):
         self._lm, self._twice, self._shape = lm, twice, shape
@@ -76,7 +76,7 @@ class PromptLens(Lens):
 
 
 def rates_of(plan: MetaPlan, leaves: Mapping[str, Tensor]) -> Leaves:
-    """Return the inner step size of every leaf, broadcast over tasks: the plan's own, times what was learnt."""
+    """Return the inner step size of every leaf, broadcast over tasks: the plan's, times the factor that was learnt."""
     results: Leaves = {}
     for name, leaf in leaves.items():
         if name.startswith(RATE):
@@ -105,7 +105,7 @@ def adapted(
 
 @final
 class MetaStep(OwnStep):
-    """Steps over meta-batches of episodes. Episode n of step s is number s * tasks + n of the run's seed."""
+    """Step over meta-batches of episodes. Episode n of step s is number s * tasks + n of the run's seed."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class MetaStep(OwnStep):
         record: Callable[[Mapping[str, Tensor]], dict[str, Any]],
         alone: bool = False,
     ):
-        """`alone`: the tasks of a meta-batch one after the other, since their weights cannot share a pass."""
+        """Prepare the steps. `alone` reads a meta-batch's tasks one by one, as their weights cannot share a pass."""
         self.lens, self.deck, self.plan, self.seed, self.budget = lens, deck, plan, seed, budget
         self._record, self._alone = record, alone
         self._validation: list[Episode] = []
@@ -145,7 +145,7 @@ class MetaStep(OwnStep):
     def _gradient(
         self, leaves: Mapping[str, Tensor], episodes: list[Episode], step: int, budget: int
     ) -> tuple[MetaGradient, Leaves]:
-        """Return the gradients of some tasks' losses by their starts, and of their mean by the learnt step sizes."""
+        """Return the gradients of these tasks' losses by their starts, and of their mean by the learnt step sizes."""
         plan, count = self.plan, len(episodes)
         start, rates = spread(points_of(leaves), count), rates_of(self.plan, leaves)
 
@@ -174,7 +174,10 @@ class MetaStep(OwnStep):
         return match, by_rates
 
     def measure(self, leaves: Mapping[str, Tensor]) -> tuple[float, float] | None:
-        """Mean query accuracy of the validation episodes after the inner loop on their support rows."""
+        """Return the mean query accuracy and log-likelihood of the validation episodes; None if there are none.
+
+        They are measured after the inner loop on the episodes' support rows.
+        """
         results = [
             measured
             for first in range(0, len(self._validation), self.plan.tasks)
@@ -209,7 +212,11 @@ class MetaStep(OwnStep):
         return {**told, "episodes": {**told["episodes"], "hashes": hashes}}
 
     def _fitting(self, work: Callable[[int], Any]) -> Any:
-        """Return the result of the work within the budget of tokens, which is smaller from now on if memory ran out."""
+        """Do the work within the budget of tokens, and return its result.
+
+        If memory runs out the budget is halved, with one line on stderr. Raises: ModelError if a few tokens are too
+        many.
+        """
         refusal = "{} tokens a batch. Use a smaller model, a lower max_length or --dtype bfloat16"
         result, self.budget = fitting(work, self.budget, min(self.budget, 8), refusal)
         return result

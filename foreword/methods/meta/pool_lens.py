@@ -1,7 +1,7 @@
-"""A pool of prompts: each row mixes its own from keys and values, and classes are prototypes and words together.
+"""Read rows with a pool of prompts: each row mixes its own, and a class is scored by its prototype and its words.
 
-MetaPrompter (Jiang et al. 2023): the query of a row is what the frozen model has at its answer without any prompt;
-attention over the keys weighs the values (eq. 2 and 3); the probability of a class is a share of the prototype's and
+MetaPrompter (Jiang et al. 2023): the query of a row is the frozen model's feature at its answer without any prompt;
+attention over the keys weighs the values (eq. 2 and 3); the probability of a class is a share of the prototype's plus
 the rest of the label words' (eq. 5). Unlike the published code, rows are read once through the embedding layer, the
 temperature is the same everywhere, and query rows do not see each other unless `transductive` is asked for.
 """
@@ -29,7 +29,7 @@ MOST_KEPT = 100_000  # rows whose features are kept
 
 @final
 class PoolLens(Lens):
-    """Rows read with prompts mixed from a task's pool. `share` is the prototypes' part of a probability."""
+    """Read rows with prompts mixed from a task's pool. `share` is the prototypes' part of a probability."""
 
     def __init__(
         self, lm: FrozenLM, twice: FrozenLM, share: float = 0.5, sharpness: float = 10.0, transductive: bool = False
@@ -68,7 +68,7 @@ class PoolLens(Lens):
     def combined(
         self, twice: bool, pool: PromptPool, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], budget: int
     ) -> Float[Tensor, "Q C"]:
-        """Log-probabilities of one task's query rows; where those are the support itself its rows are read once."""
+        """Return log-probabilities of one task's query rows; if `query` is `support`, its rows are read once."""
         lm = self._models[twice]
         same = support is query
         rows = [r.encoded for r in (query if same else [*support, *query])]
@@ -94,7 +94,7 @@ class PoolLens(Lens):
 
 @final
 class _PoolLoss(Loss):
-    """A task a pass: prototypes tie its rows together."""
+    """Compute the loss of one task in a pass, since prototypes tie its rows together."""
 
     def __init__(
         self, lens: PoolLens, support: Sequence[EpisodeRow], query: Sequence[EpisodeRow], tasks: int, budget: int

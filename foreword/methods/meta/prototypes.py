@@ -1,4 +1,4 @@
-"""Classes as the mean features of their support rows, and rows scored by how near they lie (Jiang et al. 2023)."""
+"""Score rows by how near they lie to each class: the mean features of its support rows (Jiang et al. 2023)."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def prototype_scores(
     budget: int,
     transductive: bool = False,
 ) -> list[Float[Tensor, "C"]]:
-    """Return scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
+    """Return the scores of every query row, in order, by the frozen model's features alone: nothing is trained."""
     parts = [frozen_features(lm, [r.encoded for r in rows], budget) for rows in (support, query)]
     results: list[Tensor] = [torch.zeros(0)] * len(query)
     for mine, asked in zip(by_task(support, tasks), by_task(query, tasks), strict=True):

@@ -8,7 +8,7 @@ from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers import published_loop
 from foreword.methods.triggers.beam_search import SearchPlan, State, Verify, descend, penalties
 from foreword.methods.triggers.explanation import explained
-from foreword.methods.triggers.final_choice import as_value, choose
+from foreword.methods.triggers.final_choice import as_value, choose, manual_metrics
 from foreword.methods.triggers.initial_prompts import Init, starts
 from foreword.methods.triggers.label_word_rounds import alternate
 from foreword.methods.triggers.objective import Objective
@@ -128,14 +128,13 @@ def _best_finalist(field: SearchSpace, state: State, begin: dict[str, Any]) -> M
     step = max(1, -(-len(state.passed) // FINALISTS))
     finalists = list(dict.fromkeys([p for p, _ in state.passed[::-1][::step]] + [state.passed[0][0]]))
     choices, chosen = choose(field, finalists)
-    manual = choices[0]
     metrics: dict[str, Any] = {
         "searches": len(state.left),
         "left_their_start": sum(state.left),
         "pool_loss": round(state.best[1], 6),
         "rows_read": state.read,
         "kept": "manual" if chosen.prompt is None else "found",
-        "manual_validation_accuracy": round(manual.accuracy, 6),
+        **manual_metrics(choices),
     }
     trace: dict[str, Any] = {"starts": begin, "steps": state.trace}
     best = state.best[0] if chosen.prompt is None else chosen.prompt

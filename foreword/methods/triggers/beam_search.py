@@ -1,4 +1,4 @@
-"""The search itself: swap what lowers the pool's loss, keep a beam, begin again elsewhere when nothing does."""
+"""Search prompts: make swaps that lower the pool's loss, keep a beam, and begin again elsewhere when nothing does."""
 
 import math
 import random
@@ -19,7 +19,7 @@ Verify = Literal["race", "all", "halving"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How a search goes on: see `autoprompt.SearchConfig`, whose options these are."""
+    """Hold the options of a search: see `autoprompt.SearchConfig`, whose options these are."""
 
     steps: int
     candidates: int
@@ -34,7 +34,7 @@ class SearchPlan:
 @final
 @dataclass(eq=False)
 class State:
-    """Where a search stands; all that going on needs. Random draws follow from the seed and the step alone.
+    """Hold all that a search needs to go on. Random draws follow from the seed and the step alone.
 
     `beam` are prompts with their losses, the best first, `spent` those of them whose candidates have run out. `known`
     are measured prompts. `passed` are the best prompts in the order they were found. `left` says of each start whether
@@ -85,7 +85,7 @@ class State:
 @final
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Prompts that need not be measured again: known, or known to be above the bound."""
+    """Hold prompts that need not be measured again: measured on all rows, or known to be above the bound."""
 
     known: dict[Prompt, PromptScore]
     bound: float
@@ -96,7 +96,7 @@ class Seen:
 
 
 def descend(field: SearchSpace, plan: SearchPlan, state: State, after: Callable[[State], None]) -> State:
-    """Go on until the steps are used up or every start has run out of patience; `after` hears of every step."""
+    """Search until the steps are used up or every start is out of patience; call `after` after every step."""
     while not state.done and state.step < plan.steps:
         _step(field, plan, state)
         stalled = state.misses >= plan.patience or all(p in state.spent for p, _ in state.beam)
@@ -109,13 +109,13 @@ def descend(field: SearchSpace, plan: SearchPlan, state: State, after: Callable[
 
 
 def swaps_at(plan: SearchPlan, step: int) -> int:
-    """Return slots changed at once: from `swaps` down to one over the first half of the steps."""
+    """Return how many slots are changed at once: from `swaps` down to one over the first half of the steps."""
     half = max(1, plan.steps // 2)
     return max(1, math.ceil(plan.swaps * (1 - step / half))) if step < half else 1
 
 
 def penalties(field: SearchSpace, plan: SearchPlan, prompts: list[Prompt]) -> list[float]:
-    """Return what the fluency term adds to each prompt's loss."""
+    """Return what the fluency term adds to each prompt's loss; infinite if a prompt cannot be written as words."""
     if not plan.fluency:
         return [0.0] * len(prompts)
     texts = field.writer.texts(prompts)
@@ -191,7 +191,7 @@ def _told(
     field: SearchSpace, state: State, now: tuple[Prompt, float], tried: SwappedPrompt, found: PromptScore,
     accepted: bool, all_found: list[PromptScore],
 ) -> dict[str, Any]:  # fmt: skip
-    """Return one step for the record. `true` is a lower bound where the prompt was not read whole."""
+    """Return the record of one step. `true` is a lower bound if the prompt was not read on all rows."""
     return {
         "step": state.step,
         "search": len(state.left),

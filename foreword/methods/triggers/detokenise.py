@@ -1,4 +1,4 @@
-"""Tokens to words and back in full context: a prompt is worth a score only if its text is read as the tokens scored."""
+"""Write tokens as words and read them back in full context: only text that is read as the same tokens is scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,10 @@ PROBES = 4
 @final
 @dataclass(frozen=True, eq=False)
 class Detokeniser:
-    """Writes prompts as words in the template and tells which are read back as the tokens they came from.
+    """Write prompts as words in the template, and tell which are read back as the tokens they came from.
 
     The words stand in for fields of `holed`, so that one encoder reads all of them in the full text of `probes`, rows
-    whose texts end in different kinds of character.
+    whose texts begin and end in different kinds of character.
     """
 
     lm: FrozenLM
@@ -39,8 +39,10 @@ class Detokeniser:
     def build(
         lm: FrozenLM, slotted: Slotted, rows: Sequence[TextRow], encoded: Sequence[Encoded], surfaces: Sequence[str]
     ) -> "Detokeniser":
-        """Build the writer of prompts: `encoded` are the rows with open slots, `surfaces` of the tokens in use say
-        whether words bring a space."""
+        """Build it from the rows and `encoded`, the same rows with open slots.
+
+        The `surfaces` of the tokens in use say whether words bring a space.
+        """
         holed = Encoder.build(lm, replace(slotted.format, template=_holed(slotted.format.template)))
         kinds: dict[str, int] = {}
         for index, (row, e) in enumerate(zip(rows, encoded, strict=True)):
@@ -54,7 +56,7 @@ class Detokeniser:
         return Detokeniser(lm, slotted, holed, parts, probes, opened, apart)
 
     def texts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...] | None]:
-        """Return the words for each prompt's slots; None where no way to write them is read back as these tokens."""
+        """Return the words for each prompt's slots; None if no way to write them is read back as these tokens."""
         surfaces = self._surfaces(prompts)
         results: list[tuple[str, ...] | None] = [None] * len(prompts)
         bare = [tuple(text.lstrip(" ") for text in texts) for texts in surfaces]
@@ -72,8 +74,10 @@ class Detokeniser:
         return replace(form, template=worded(form.template, texts))
 
     def _stands(self, texts: tuple[str, ...]) -> bool:
-        """Return whether there are words for every slot, none of which joins a field's text: which pieces those would
-        become together differs from row to row."""
+        """Return whether every slot has words, and none of them join a field's text.
+
+        Which tokens those would become together differs from row to row.
+        """
         return all(
             text.strip() and not (apart and text[0].isalnum()) for text, apart in zip(texts, self.apart, strict=True)
         )
@@ -111,7 +115,7 @@ def filled(encoded: Encoded, prompt: Prompt) -> np.ndarray:
 
 
 def same_columns(one: Encoded, ids_S: np.ndarray, other: Encoded) -> bool:
-    """Return whether a row with these ids in place of its own is the other one."""
+    """Return whether a row with these ids in place of its own has the ids and the answer's column of the other one."""
     return one.answer == other.answer and np.array_equal(ids_S, other.ids_S)
 
 
@@ -140,7 +144,7 @@ def _holed(template: Template) -> Template:
 
 
 def _after_field(template: Template) -> list[bool]:
-    """Return for each slot, whether a field's text stands right before it, spaces aside."""
+    """Return for each slot whether a field's text stands right before it, not counting spaces."""
     results = []
     for turn in template.turns:
         before: Part | None = None
@@ -153,7 +157,7 @@ def _after_field(template: Template) -> list[bool]:
 
 
 def _kind(text: str) -> str:
-    """Return what a text begins and ends with: a letter, a figure, a space or something else."""
+    """Return the kinds of a text's first and last character: a letter, a digit, a space or something else."""
 
     def one(char: str) -> str:
         return "a" if char.isalpha() else "0" if char.isdigit() else " " if char.isspace() else "."

@@ -1,4 +1,4 @@
-"""What a found prompt does: each token's share of the loss, and what the model expects with and without it."""
+"""Explain a prompt: each token's share of the loss, and what the model expects with and without the prompt."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def explained(field: SearchSpace, prompt: Prompt) -> dict[str, Any]:
 
 
 def leave_one_out(field: SearchSpace, prompt: Prompt) -> list[float]:
-    """Return the pool's mean loss without each of the tokens, its column gone from every row."""
+    """Return the pool's mean loss without each of the tokens, with its column removed from every row."""
     labels = torch.cat([block.label_B for block in field.pool.blocks])
     encoded = readied(field.encoded, field.objective)
     losses = []
@@ -49,9 +49,11 @@ def leave_one_out(field: SearchSpace, prompt: Prompt) -> list[float]:
 
 
 def prompt_attention(field: SearchSpace, prompt: Prompt) -> list[dict[str, Any]]:
-    """Return how much the answer position looks at each token: attention weights averaged over rows and heads, over all
-    layers and in the last one. Weights say where the model looks, not what moves its answer (Jain & Wallace 2019); the
-    losses without a token do. Empty for a model that does not show them."""
+    """Return the attention from the answer position to each token, over all layers and in the last one.
+
+    Weights are averaged over rows and heads. They say where the model looks, not what moves its answer (Jain & Wallace
+    2019); the losses without a token do. The list is empty for a model that does not show its weights.
+    """
     rows = [with_prompt(e, prompt, ()) for e in field.encoded[:ROWS]]
     columns = [columns_of(e.slot_S, len(prompt)) for e in field.encoded[:ROWS]]
     total_NP = None
@@ -76,7 +78,7 @@ def prompt_attention(field: SearchSpace, prompt: Prompt) -> list[dict[str, Any]]
 
 
 def with_prompt(e: Encoded, prompt: Prompt, without: Sequence[int]) -> Encoded:
-    """Return the row with a prompt in its slots, and the columns of some slots left out."""
+    """Return the row with a prompt in its slots, and without the columns of some slots."""
     columns_T = columns_of(e.slot_S, len(prompt))
     ids_S = e.ids_S.copy()
     ids_S[columns_T] = prompt

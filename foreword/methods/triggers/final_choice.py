@@ -1,4 +1,4 @@
-"""The choice among prompts by development rows, in which the hand-written one always takes part."""
+"""Choose among prompts by development rows. The hand-written one takes part unless its template has slots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from foreword.tasks.rows import Row, label_of
 @final
 @dataclass(frozen=True)
 class FinalCandidate:
-    """A prompt with its development accuracy and likelihood; `prompt` is None for the manual one."""
+    """Hold a prompt with its development accuracy and likelihood; `prompt` is None for the manual one."""
 
     prompt: Prompt | None
     accuracy: float
@@ -33,8 +33,11 @@ class FinalCandidate:
 
 
 def choose(field: SearchSpace, prompts: list[Prompt]) -> tuple[list[FinalCandidate], FinalCandidate]:
-    """Return the manual prompt first, then these, measured on the development rows (the pool where there are none); and
-    the best. A tie goes to the manual prompt, then to the first."""
+    """Measure the manual prompt, then these; return all, and the best.
+
+    The rows are the development rows, or the pool's if there are none. A tie goes to the manual prompt, then to the
+    first.
+    """
     job = field.job
     rows = job.task.validation or field.pool_rows
     choices = []
@@ -49,14 +52,23 @@ def choose(field: SearchSpace, prompts: list[Prompt]) -> tuple[list[FinalCandida
     return choices, max(choices, key=lambda c: c.rank)
 
 
+def manual_metrics(choices: Sequence[FinalCandidate]) -> dict[str, float]:
+    """Return what the manual prompt reaches; nothing if it wasn't among the choices, since its template has slots."""
+    manual = next((choice for choice in choices if choice.prompt is None), None)
+    return {} if manual is None else {"manual_validation_accuracy": round(manual.accuracy, 6)}
+
+
 def measure(prompt: Prompt | None, score_NC: Float[Tensor, "N C"], rows: Sequence[Row]) -> FinalCandidate:
-    """Accuracy first, then likelihood, as for every method that keeps its best step."""
+    """Return the prompt with its accuracy, which decides first, and likelihood, as wherever a best step is kept."""
     score, label = score_NC.double().cpu().numpy(), np.asarray([label_of(row) for row in rows])
     return FinalCandidate(prompt, float(accuracy(score, label)), -float(nll(score, label)))
 
 
 def as_value(field: SearchSpace, prompt: Prompt) -> tuple[HardPrompt, Format]:
-    """Return words in the template, where every row is then read as the tokens that were scored; else ids in slots."""
+    """Return words in the template, if every row is then read as the tokens that were scored; else ids in slots.
+
+    The value comes with its format.
+    """
     [texts] = field.writer.texts([prompt])
     if texts is not None:
         form = field.writer.format(texts)

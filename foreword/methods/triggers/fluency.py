@@ -1,4 +1,4 @@
-"""How natural a prompt's words are to the model itself: the cost of reading them after a full stop."""
+"""Measure how natural a prompt's words are to the model itself: the cost of reading them after a full stop."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ ROW = Row({}, None, (), "the prompt")
 
 
 def fluency(lm: FrozenLM, texts: Sequence[tuple[str, ...]]) -> list[float]:
-    """Mean negative log-likelihood of each prompt's pieces, in nats (the second term of Shi et al. 2023, eq. 4).
+    """Return the mean negative log-likelihood of each prompt's tokens, in nats (Shi et al. 2023, eq. 4, second term).
 
-    For a masked model each piece is predicted at a mask with all the others masked too. Never negative.
+    For a masked model each token is predicted at a mask with all the others masked too. Never negative.
     """
     if not texts:
         return []

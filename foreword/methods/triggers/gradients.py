@@ -1,4 +1,4 @@
-"""Gradients of a pool's loss in every slot at once, and the first-order change that each token would make."""
+"""Compute gradients of a pool's loss in all slots at once, and the first-order change that each token would make."""
 
 from collections.abc import Sequence
 
@@ -45,10 +45,10 @@ def embeddings_of(lm: FrozenLM, prompt: Prompt) -> Float[Tensor, "P D"]:
 def first_order(
     lm: FrozenLM, grad_PD: Float[Tensor, "P D"], prompt: Prompt, allowed_A: Int[Tensor, "A"]
 ) -> Float[Tensor, "P A"]:
-    """Return the change of the loss that a token in a slot should make, (e_w - e_now) .
+    """Return the change of the loss that each token in a slot should make, (e_w - e_now) . g.
 
-    g (Ebrahimi et al. 2018, eq. 5; Shin et al. 2020, eq. 3, with the constant left in); infinite for the token that is
-    there.
+    This is Ebrahimi et al. 2018, eq. 5, and Shin et al. 2020, eq. 3, with the constant left in. It is infinite for the
+    token that is there.
     """
     grad_PD = grad_PD.to(torch.promote_types(grad_PD.dtype, torch.float32))
     now_P = (embeddings_of(lm, prompt).to(grad_PD) * grad_PD).sum(1)

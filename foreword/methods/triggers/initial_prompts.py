@@ -1,4 +1,4 @@
-"""Where a search begins: the manual prompt's words, filler, chance, or the tokens nearest to a learnt soft prompt."""
+"""Make starts of a search: the manual prompt's words, filler, chance, or the tokens nearest to a learnt soft prompt."""
 
 import random
 from collections.abc import Sequence
@@ -17,10 +17,12 @@ TRIES = 64
 
 
 def starts(field: SearchSpace, init: Init) -> dict[str, tuple[Prompt, float]]:
-    """Return the starts asked for with their losses on the pool; "best" makes all of them. Each can be written as
-    words.
+    """Return the starts of this kind with their losses on the pool; each can be written as words, if that is required.
 
-    Raises: ConfigError where there is none.
+    "best" makes the manual words, filler and PEZ. If there are no manual words or filler, "best" and "filler" draw a
+    random prompt.
+
+    Raises: ConfigError if there is none.
     """
     results: dict[str, Prompt] = {}
     filler = _filler(field)
@@ -49,7 +51,7 @@ def _writable(field: SearchSpace, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def _filler(field: SearchSpace) -> Prompt | None:
-    """Return one common token in every slot: the one with the lowest loss."""
+    """Return one common token in every slot: the one with the lowest loss; None if none can be written."""
     tokenizer = field.lm.tokenizer
     texts = [space + word for word in FILLER for space in (" ", "")]
     singles = field.slotted.encoder.pieces.after(("a",), texts)
@@ -63,7 +65,7 @@ def _filler(field: SearchSpace) -> Prompt | None:
 
 
 def _manual(field: SearchSpace, filler: Prompt | None) -> Prompt | None:
-    """Return the manual words in the last slots, filler in those before."""
+    """Return the manual words in the last slots, and filler in those before; None if there are no words."""
     words, length = field.slotted.words, field.slotted.length
     if words is None:
         return None
@@ -76,9 +78,9 @@ def _manual(field: SearchSpace, filler: Prompt | None) -> Prompt | None:
 def random_prompt(
     field: SearchSpace, rng: random.Random, around: Prompt | None = None, slots: int | None = None
 ) -> Prompt:
-    """Return a prompt of allowed tokens drawn by chance, or one that differs from another in so many slots.
+    """Draw a prompt of allowed tokens, or one that differs from another in so many slots.
 
-    Raises: ConfigError where none of many can be written.
+    Raises: ConfigError if none of many can be written.
     """
     length = field.slotted.length
     prompts = []

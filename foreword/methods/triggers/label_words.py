@@ -1,4 +1,4 @@
-"""Label words found from data: by a classifier's view of the output matrix, or by how likely a class makes them."""
+"""Find label words in data: by a classifier's view of the output matrix, or by how likely a class makes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ POOLED = 40  # words of each label that are checked for being one piece where th
 @final
 @dataclass(frozen=True)
 class WordChoice:
-    """Label words with how they were found and what they reach on development rows."""
+    """Hold label words, how they were found, and their accuracy and likelihood on development rows."""
 
     words: tuple[tuple[str, ...], ...]
     how: str
@@ -41,8 +41,10 @@ class WordChoice:
 def classifier_scores(
     lm: FrozenLM, weight_CD: Float[Tensor, "C D"], bias_C: Float[Tensor, "C"], ids_A: Int[Tensor, "A"]
 ) -> Float[Tensor, "C A"]:
-    """log s(y, w): a word's own output row read by the classifier as if it were an answer vector, normalised over the
-    labels, the bias included (Shin et al. 2020, section 2.3, eq. 4 and 5)."""
+    """Return log s(y, w): a word's output row is read by the classifier as if it were an answer vector.
+
+    The scores are normalised over the labels, the bias included (Shin et al. 2020, section 2.3, eq. 4 and 5).
+    """
     weight_CD = weight_CD.to(lm.device, lm.dtype)
     # what the output matrix adds of its own (its bias) is no part of a word's row
     product_CA = lm.piece_logits(weight_CD, ids_A) - lm.piece_logits(torch.zeros_like(weight_CD[:1]), ids_A)
@@ -52,8 +54,10 @@ def classifier_scores(
 def ratio_scores(
     lm: FrozenLM, vector_ND: Float[Tensor, "N D"], label_N: Int[np.ndarray, "N"], labels: int, ids_A: Int[Tensor, "A"]
 ) -> Float[Tensor, "C A"]:
-    """Mean log-probability of a word over the label's rows less that over the other labels' rows (after Schick et al.
-    2020); -inf for words that are not among the 1,000 likeliest of the label."""
+    """Return a word's mean log-probability over the label's rows less that over the other labels' rows.
+
+    This is after Schick et al. 2020. Words that are not among the 1,000 likeliest of the label have -inf.
+    """
     sums_CA = torch.zeros(labels, len(ids_A), dtype=torch.float64)
     for at in range(0, len(vector_ND), 16):
         part_BD = vector_ND[at : at + 16].to(lm.device)
@@ -69,9 +73,9 @@ def ratio_scores(
 def find_words(lm: FrozenLM, task: Task, form: Format, value: Learnt | None = None, seed: int = 0) -> list[WordChoice]:
     """Return sets of 1 to 5 words a label by both scores, and the words given, best on development rows first.
 
-    Words are single pieces that stand in one label's set alone. Without development rows the training rows choose.
+    Words are single tokens that stand in one label's set alone. Without development rows the training rows choose.
 
-    Raises: ConfigError where rows bring their own options, or a label finds no word.
+    Raises: ConfigError if rows bring their own options, or no word is found for a label.
     """
     if not form.words:
         raise ConfigError("Label words can be searched where all rows share their labels; here each row has its own.")
@@ -104,7 +108,7 @@ def find_words(lm: FrozenLM, task: Task, form: Format, value: Learnt | None = No
 def fit_classifier(
     vectors: Sequence[Float[Tensor, "_ D"]], labels: Sequence[Int[np.ndarray, "_"]], count: int, seed: int
 ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
-    """Logistic regression over answer vectors, its strength chosen on the second set; scaling is folded in."""
+    """Fit a logistic regression to answer vectors, its strength chosen on the second set; scaling is folded in."""
     x = [v.double().numpy() for v in vectors]
     mean, scale = x[0].mean(0), float(x[0].std()) + 1e-6  # one scale: a scale a column would turn the direction
     z = [(part - mean) / scale for part in x]
@@ -123,8 +127,10 @@ def _encoded(encoder: Encoder, rows: Sequence[Row], value: Learnt | None) -> lis
 
 
 def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
-    """Return tokens that are whole words: they bring their own space where the tokenizer writes one, and are of
-    letters."""
+    """Return tokens that are whole words, and the text of every token.
+
+    They bring their own space if the tokenizer writes one, and are of letters.
+    """
     surfaces = surfaces_of(lm)
     texts = (text for row in task.train for text in row.fields.values())
     allowed = allowed_ids(lm, TokenFilter(frozenset(), scripts_of(texts)), (), surfaces)
@@ -137,8 +143,10 @@ def _usable(lm: FrozenLM, task: Task) -> tuple[Int[Tensor, "A"], list[str]]:
 def _best_words(
     encoder: Encoder, form: Format, score_CA: Float[Tensor, "C A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
 ) -> list[list[tuple[str, int]]]:
-    """Return up to five words a label with their pieces: labels take their best in turns, so that no word serves
-    two."""
+    """Return up to five words a label with their tokens.
+
+    Labels take their best in turns, so that no word serves two. Raises: ConfigError for a label without a word.
+    """
     results: list[list[tuple[str, int]]] = [[] for _ in form.labels]
     orders = [iter(_whole_words(encoder, scores_A, ids_A, surfaces)) for scores_A in score_CA]
     used: set[int] = set()
@@ -157,7 +165,7 @@ def _best_words(
 def _whole_words(
     encoder: Encoder, score_A: Float[Tensor, "A"], ids_A: Int[Tensor, "A"], surfaces: list[str]
 ) -> list[tuple[str, int]]:
-    """Return a label's best words that are one piece in the answer's place, with that piece."""
+    """Return a label's best words that are one token in the answer's place, with that token."""
     order = [i for i in score_A.argsort(descending=True, stable=True).tolist()[:POOLED] if score_A[i] > -torch.inf]
     words = [surfaces[int(ids_A[i])].strip() for i in order]
     read = encoder.planner.place.ids(encoder.pieces, words) if words else []

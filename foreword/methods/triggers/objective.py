@@ -1,4 +1,4 @@
-"""What a search minimises: a loss a row, never negative, so that a sum over some rows bounds the sum over all."""
+"""Define what a search minimises: a loss for each row, never negative, so a sum over some rows bounds the whole."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +16,11 @@ MARGIN = 1.0
 
 
 def row_losses(score_BC: Float[Tensor, "B C"], label_B: Int[Tensor, "B"], objective: Objective) -> Float[Tensor, "B"]:
-    """`likelihood`: -log of the label words' share of the vocabulary (Shin et al. 2020, eq. 1 and 2); `class`: their
-    share among the labels' words; `margin`: max(0, 1 - (right - best other)), in nats."""
+    """Return the loss of each row.
+
+    `likelihood`: -log of the label words' share of the vocabulary (Shin et al. 2020, eq. 1 and 2); `class`: -log of
+    their share among the labels' words; `margin`: max(0, 1 - (right - best other)), in nats.
+    """
     if objective == "likelihood":
         # a mean over several masks is no probability, and two such words of one label may pass 1
         return -score_BC.gather(1, label_B[:, None])[:, 0].clamp(max=0)
@@ -29,7 +32,7 @@ def row_losses(score_BC: Float[Tensor, "B C"], label_B: Int[Tensor, "B"], object
 
 
 def readied(encoded: Sequence[Encoded], objective: Objective) -> list[Encoded]:
-    """Return rows whose label words are scored as the objective needs: over the vocabulary for likelihood."""
+    """Return the rows with label words scored as the objective needs: over the vocabulary for likelihood."""
     if objective != "likelihood":
         return list(encoded)
     plans: dict[int, LabelPlan] = {}

@@ -7,7 +7,7 @@ from foreword.core.doc import Doc, documented
 from foreword.core.prompts import HardPrompt
 from foreword.methods.triggers.autoprompt import SEARCH, SearchConfig
 from foreword.methods.triggers.explanation import explained
-from foreword.methods.triggers.final_choice import as_value, choose
+from foreword.methods.triggers.final_choice import as_value, choose, manual_metrics
 from foreword.methods.triggers.gradients import embeddings_of
 from foreword.methods.triggers.initial_prompts import Init, starts
 from foreword.methods.triggers.projection import Descent
@@ -90,7 +90,7 @@ def _best_passed(
         "pool_loss": round(best[0][1], 6),
         "rows_read": field.pool.read,
         "kept": "manual" if chosen.prompt is None else "found",
-        "manual_validation_accuracy": round(choices[0].accuracy, 6),
+        **manual_metrics(choices),
     }
     trace = {"projections": steps, "begin": begin, "prompt": explained(field, prompt)}
     if chosen.prompt is None:

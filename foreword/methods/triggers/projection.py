@@ -1,4 +1,4 @@
-"""A soft prompt that is learnt through its nearest tokens (PEZ, Wen et al. 2023, algorithm 1)."""
+"""Learn a soft prompt through its nearest tokens (PEZ, Wen et al. 2023, algorithm 1)."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -28,8 +28,10 @@ def nearest(lm: FrozenLM, soft_PD: Float[Tensor, "P D"], allowed_A: Int[Tensor, 
 
 @final
 class Descent:
-    """A soft copy on its way. The gradient is taken at the nearest tokens' own embeddings and applied to the soft copy,
-    by AdamW without decay."""
+    """Move a soft copy of a prompt.
+
+    The gradient is taken at the nearest tokens' own embeddings and applied to the soft copy, by AdamW without decay.
+    """
 
     def __init__(self, soft_PD: Float[Tensor, "P D"], learning_rate: float):
         self.soft_PD = soft_PD.detach().float().clone().requires_grad_()
@@ -39,7 +41,7 @@ class Descent:
     def advance(
         self, lm: FrozenLM, blocks: Sequence[Block], allowed_A: Int[Tensor, "A"], objective: Objective
     ) -> tuple[Prompt, float]:
-        """Take one step: return the tokens nearest to the soft copy before it, and their loss on these rows."""
+        """Take one step; return the tokens nearest to the soft copy before it, and their loss on these rows."""
         prompt = nearest(lm, self.soft_PD.detach(), allowed_A)
         loss, grad_PD = slot_gradient(lm, blocks, embeddings_of(lm, prompt), objective)
         self.soft_PD.grad = grad_PD.to(self.soft_PD)
@@ -48,7 +50,7 @@ class Descent:
         return prompt, loss
 
     def state(self) -> dict[str, Any]:
-        """Return all that going on needs, as numbers that JSON keeps exactly."""
+        """Return all that `restore` needs, as numbers that JSON keeps exactly."""
         moments = self._optimizer.state_dict()["state"].get(0, {})
         kept = {name: moments[name].tolist() for name in ("step", "exp_avg", "exp_avg_sq") if name in moments}
         return {"step": self.step, "soft": self.soft_PD.tolist(), "moments": kept}

@@ -1,4 +1,4 @@
-"""A format whose words before the answer are slots to search, and what those words were."""
+"""Make slots to search of the words before the answer in a format, and remember those words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,10 @@ Prompt = tuple[int, ...]  # the token of each slot, in order
 @final
 @dataclass(frozen=True, eq=False)
 class Slotted:
-    """A format with slots, encoded by `encoder`. `words` are the ids that the slots' own words had, the last of them at
-    the last slots; None where there were none."""
+    """Hold a format with slots, encoded by `encoder`.
+
+    `words` are the ids that the slots' own words had, the last of them at the last slots; None if there were none.
+    """
 
     format: Format
     encoder: Encoder
@@ -34,10 +36,10 @@ class Slotted:
 def with_slots(lm: FrozenLM, form: Format, length: int) -> Slotted:
     """Return the format with its own slots; without any, the words before the answer become slots, `length` at least.
 
-    "{text} It was {mask}." gives "{text} {soft:5} {mask}.", and `words` are "It was". Where no words stand there, as at
+    "{text} It was {mask}." gives "{text} {soft:5} {mask}.", and `words` are "It was". If no words stand there, as at
     the end of a chat's last message, the slots are put there.
 
-    Raises: ConfigError as `Encoder.build`.
+    Raises: ConfigError as `Encoder.build` says.
     """
     template = form.template
     if template.slots:
@@ -55,7 +57,7 @@ def with_slots(lm: FrozenLM, form: Format, length: int) -> Slotted:
 
 @dataclass(frozen=True)
 class _Words:
-    """Words within the literal at `index`: what is kept before them, the words, and the space after."""
+    """Hold words within the literal at `index`: the text before them, the words, and the space after."""
 
     index: int
     before: str
@@ -64,7 +66,7 @@ class _Words:
 
 
 def _worded(template: Template) -> _Words | None:
-    """Return the words of the template's own text right before the answer, from the last line break on."""
+    """Return the words of the template's own text right before the answer, from the last line break on, or None."""
     parts = template.parts
     at = next((i for i, p in enumerate(parts) if isinstance(p, AnswerPlace)), len(parts)) - 1
     last = parts[at] if at >= 0 else None
@@ -94,7 +96,7 @@ def _parsed(template: Template) -> Template:
 
 
 def worded(template: Template, texts: tuple[str, ...]) -> Template:
-    """Return the template with text in place of its slots, which brings its own spaces: a slot takes none before it."""
+    """Return the template with text in its slots; text brings its own spaces, and those before a slot are removed."""
     given = iter(texts)
     turns = tuple(
         Turn(turn.role, replaced(turn.parts, [*map(Literal, _first(given, turn))])) for turn in template.turns
@@ -103,7 +105,7 @@ def worded(template: Template, texts: tuple[str, ...]) -> Template:
 
 
 def replaced(parts: Sequence[Part], instead: Sequence[Part]) -> tuple[Part, ...]:
-    """Return parts with others in place of the slots, and the spaces before a slot gone."""
+    """Return the parts with others in place of the slots, and without the spaces before a slot."""
     given = iter(instead)
     results: list[Part] = []
     for part in parts:
@@ -124,7 +126,7 @@ def _first(given: Iterator[str], turn: Turn) -> list[str]:
 
 
 def spans(encoder: Encoder) -> list[range]:
-    """Return the slots of each of the template's gaps, in order."""
+    """Return the slot numbers of each of the template's gaps, in order."""
     from foreword.models.encoding.row_items import Gap
 
     return [range(item.start, item.start + len(item.ids)) for item in encoder.row.items if isinstance(item, Gap)]
@@ -133,7 +135,7 @@ def spans(encoder: Encoder) -> list[range]:
 def columns_of(slot_S: Int[np.ndarray, "S"], length: int) -> Int[np.ndarray, "T"]:
     """Return the column of each slot of a row.
 
-    Raises: ConfigError where the row has not as many slots as the prompt has tokens.
+    Raises: ConfigError if the row has not as many slots as the prompt has tokens.
     """
     at = np.flatnonzero(slot_S >= 0)
     if len(at) != length:

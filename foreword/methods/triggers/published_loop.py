@@ -1,8 +1,8 @@
-"""The loop of Shin et al. 2020 as their code runs it, for comparison: one random slot, new batches, accuracy decides.
+"""Run the loop of Shin et al. 2020 as their code does, for comparison: one random slot, new batches, accuracy decides.
 
-What it gets wrong is kept: candidates come from one slot's gradient, are judged by accuracy on one draw of batches
-while the gradient is of likelihood, ties never win, and the first swap that is accepted replaces the start, whatever it
-scores on development rows.
+Its faults are kept: candidates come from one slot's gradient, are judged by accuracy on one draw of batches while the
+gradient is of likelihood, ties never win, and the first swap that is accepted replaces the start, whatever it scores on
+development rows.
 """
 
 import random
@@ -23,7 +23,7 @@ BATCH = 32
 @final
 @dataclass(eq=False)
 class PaperState:
-    """Where the loop stands. `kept` is the prompt with the best development accuracy among those accepted."""
+    """Hold the state of the loop. `kept` is the accepted prompt with the best development accuracy."""
 
     prompt: Prompt
     kept: Prompt
@@ -43,7 +43,10 @@ class PaperState:
 
 @dataclass(frozen=True, eq=False)
 class PaperRows:
-    """All training rows in batches of 32, drawn anew: `accumulation` of them a gradient and as many a judgement."""
+    """Draw batches of 32 from all training rows.
+
+    There are `accumulation` of them for a gradient, and as many, drawn anew, for a judgement.
+    """
 
     field: SearchSpace
     accumulation: int
@@ -65,7 +68,7 @@ class PaperRows:
 
 
 def first_prompt(field: SearchSpace) -> Prompt:
-    """Return masks in every slot, or for a causal model, which has none, the tokenizer's first common word."""
+    """Return masks in every slot, or for a causal model, which has none, the first token of "the"."""
     mask = field.lm.tokenizer.mask_token_id if field.lm.kind == "masked" else None
     if mask is None:
         mask = field.slotted.encoder.pieces.after(("a",), [" the"])[0][0]
@@ -73,8 +76,7 @@ def first_prompt(field: SearchSpace) -> Prompt:
 
 
 def paper_step(rows: PaperRows, state: PaperState, candidates: int) -> None:
-    """Take one step of the published loop: gradient, one random slot, the best tokens there, judged on other rows than
-    the gradient's."""
+    """Run one iteration: a gradient, one random slot, and the best tokens there, judged on another draw of rows."""
     field, lm = rows.field, rows.field.lm
     now = state.prompt
     embed_PD = embeddings_of(lm, now)

@@ -46,7 +46,7 @@ class Block:
         lm: FrozenLM, rows: Sequence[Encoded], labels: Sequence[int], length: int, objective: Objective,
         *, reuse: bool = True,
     ) -> "Block":  # fmt: skip
-        """`length` slots in every row; `reuse` False reads every row whole, for checks and comparisons."""
+        """Build a block of `length` slots a row; `reuse` False reads every row whole, for checks and comparisons."""
         rows = readied(rows, objective)
         columns_BT = np.stack([columns_of(e.slot_S, length) for e in rows])
         first_B = columns_BT.min(1)

@@ -1,4 +1,4 @@
-"""What a search works on: the format with slots, the rows of its pool, the tokens in use, and how they are written."""
+"""Hold what a search works on: the format with slots, its pool of rows, the tokens in use, and how they are written."""
 
 import random
 from collections.abc import Sequence
@@ -22,8 +22,10 @@ from foreword.training.contract import Job
 @final
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """The ground of a search. `spare` are training rows outside of the pool, for gradients; `surfaces` every token's
-    text."""
+    """Hold what one search works on.
+
+    `spare` are training rows outside of the pool, for gradients; `surfaces` are the texts of all tokens.
+    """
 
     lm: FrozenLM
     job: Job
@@ -41,12 +43,14 @@ class SearchSpace:
     written: bool  # whether every prompt must be read back from its words as it is
 
     def readable(self, prompts: Sequence[Prompt]) -> list[bool]:
-        """Return which prompts may be used: those that can be written as words, or all of them."""
+        """Return for each prompt whether it may be used: if it can be written as words, or always if it need not be."""
         return [t is not None for t in self.writer.texts(prompts)] if self.written else [True] * len(prompts)
 
     def gradient_blocks(self, step: int) -> Sequence[Block]:
-        """Return the rows of one gradient: drawn from those outside of the pool where there are enough, else from the
-        pool."""
+        """Return the rows of one gradient.
+
+        They are drawn from those outside of the pool if there are enough, else from the pool.
+        """
         rng = random.Random(f"{self.job.seed} gradient {step}")
         if len(self.spare) >= self.gradient_rows:
             chosen = rng.sample(range(len(self.spare)), self.gradient_rows)
@@ -62,9 +66,9 @@ class SearchSpace:
 
 
 def make_field(lm: FrozenLM, job: Job, config: Any, *, everything: bool = False) -> SearchSpace:
-    """Return the field of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token there is.
+    """Build the search space of a job whose config is an `autoprompt.SearchConfig`; `everything` allows every token.
 
-    Raises: DataError without labelled training rows; ConfigError where no token is left.
+    Raises: DataError without labelled training rows; ConfigError if no token is left.
     """
     task = job.task
     if not task.train:

@@ -1,4 +1,4 @@
-"""The fixed rows that every prompt is measured on, block by block; what cannot win any more is read no further."""
+"""Measure all prompts on the same rows, block by block; a prompt that cannot win any more is read no further."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,11 @@ GROUP = 8  # prompts that are read side by side; the next ones know the best of 
 @final
 @dataclass(frozen=True)
 class PromptScore:
-    """A prompt's mean loss over the pool, `penalty` included; of one that was dropped, a number it is not below."""
+    """Hold a prompt's mean loss over the pool, the penalty included.
+
+    If the prompt was dropped (not `whole`), its loss is at least `loss` after `race`, and `loss` is infinite after
+    `halved`.
+    """
 
     loss: float
     whole: bool
@@ -29,7 +33,7 @@ class PromptScore:
 @final
 @dataclass(eq=False)
 class SelectionRows:
-    """Blocks of rows. `read` counts rows read with a prompt, gradients apart."""
+    """Hold blocks of rows. `read` counts rows read with a prompt, gradients not included."""
 
     blocks: tuple[Block, ...]
     objective: Objective
@@ -41,7 +45,7 @@ class SelectionRows:
         lm: FrozenLM, rows: Sequence[Encoded], labels: Sequence[int], length: int, objective: Objective,
         *, block: int = BLOCK, reuse: bool = True,
     ) -> "SelectionRows":  # fmt: skip
-        """Return rows in the order given."""
+        """Build blocks of the rows, in the order given."""
         parts = [slice(at, at + block) for at in range(0, len(rows), block)]
         blocks = [Block.build(lm, rows[p], labels[p], length, objective, reuse=reuse) for p in parts]
         return SelectionRows(tuple(blocks), objective)
@@ -51,7 +55,7 @@ class SelectionRows:
         return sum(map(len, self.blocks))
 
     def set_base(self, prompt: Prompt) -> None:
-        """Set the prompt that the next ones to be measured differ from in few slots."""
+        """Set the prompt that those measured next differ from at few slots."""
         if prompt != self.base:
             for block in self.blocks:
                 block.set_base(prompt)
@@ -66,8 +70,8 @@ class SelectionRows:
     ) -> list[PromptScore]:
         """Measure prompts in this order; one whose rows so far put it above the bound is read no further.
 
-        Row losses are never negative, so what is dropped is truly above it. With `shrink` the bound falls to the best
-        loss found: the least of all is always whole, and the same as if nothing had been dropped.
+        Row losses are never negative, so a dropped prompt is truly above the bound. With `shrink` the bound falls to
+        the best loss so far: the least of all is always whole, and the same as if nothing had been dropped.
         """
         results: list[PromptScore] = []
         for at in range(0, len(prompts), GROUP):
@@ -86,8 +90,10 @@ class SelectionRows:
         return results
 
     def halved(self, prompts: Sequence[Prompt], penalties: Sequence[float], bound: float) -> list[PromptScore]:
-        """Measure with a quarter of the evaluations, by successive halving over blocks; the winner is read whole.
-        Others are not: their loss is infinite, since nothing is promised of it."""
+        """Measure with a quarter of the evaluations, by successive halving over blocks; `race` then reads the winner.
+
+        The others it does not read: their loss is infinite, since nothing is promised of it.
+        """
 
         def evaluate(cells: Sequence[tuple[int, range]]) -> list[list[float]]:
             results: list[list[float]] = [[] for _ in cells]
@@ -115,7 +121,7 @@ class SelectionRows:
 
     @torch.no_grad()
     def accuracy(self, prompt: Prompt) -> float:
-        """Share of the rows whose label scores highest."""
+        """Return the share of the rows whose right label scores highest."""
         right = 0
         for block in self.blocks:
             score_BC = block.scores([prompt])[0]
@@ -124,7 +130,6 @@ class SelectionRows:
 
 
 def _since(base: Prompt, prompt: Prompt, block: Block) -> int:
-    """Return the first slot, in the order of columns, at which a prompt differs from the base; the last one if at
-    none."""
+    """Return the first slot, by columns, at which a prompt differs from the base; the last one if at none."""
     order = block.columns_BT[0].argsort()
     return next((n for n, slot in enumerate(order) if prompt[slot] != base[slot]), len(order) - 1)

@@ -1,4 +1,4 @@
-"""Which prompts to try next: those whose first-order change is lowest, over all slots, none of them twice."""
+"""Propose prompts to try next: those whose first-order change is lowest, over all slots, none of them twice."""
 
 import random
 from collections.abc import Callable, Container, Sequence
@@ -17,7 +17,7 @@ Readable = Callable[[Sequence[Prompt]], Sequence[bool]]  # which prompts are rea
 @final
 @dataclass(frozen=True)
 class SwappedPrompt:
-    """A prompt to try: what is `predicted` of its loss, the slots that differ, and its rank among those proposed."""
+    """Hold a prompt to try, the predicted change of loss, the slots that differ, and its rank among those proposed."""
 
     prompt: Prompt
     slots: tuple[int, ...]
@@ -26,7 +26,7 @@ class SwappedPrompt:
 
 
 class _Singles:
-    """All single swaps in the order of their predicted change, made as they are asked for."""
+    """Make all single swaps in the order of their predicted change, each when it is asked for."""
 
     def __init__(self, change_PA: Tensor, prompt: Prompt, allowed_A: Tensor):
         self._change = change_PA.flatten()
@@ -57,8 +57,8 @@ def propose(
 ) -> list[SwappedPrompt]:
     """Return at most `count` prompts, best first; ties go to the lower slot, then the lower token.
 
-    Half of them change `swaps` slots at once where that is more than one (annealed by the caller). Prompts in `seen`,
-    and those that are not `readable`, are left out.
+    If `swaps` is above 1 (annealed by the caller), half of them change `swaps` slots at once. Prompts in `seen`, and
+    those that are not `readable`, are left out.
     """
     results: dict[Prompt, SwappedPrompt] = {}
     if swaps > 1 and rng is not None:
@@ -73,7 +73,7 @@ def _take(
     found: dict[Prompt, SwappedPrompt], given: "Sequence[SwappedPrompt] | _Singles", count: int,
     seen: Container[Prompt], readable: Readable | None,
 ) -> None:  # fmt: skip
-    """Move up to `count` new candidates over, written in batches as large as what is still wanted."""
+    """Move up to `count` new candidates to `found`, checked in batches of twice as many as are still wanted."""
     wanted = len(found) + count
     at = 0
     while len(found) < wanted and at < len(given):
@@ -89,7 +89,7 @@ def _take(
 def _several(
     change_PA: Tensor, prompt: Prompt, allowed_A: Tensor, count: int, swaps: int, rng: random.Random
 ) -> list[SwappedPrompt]:
-    """Return swaps of several slots at once, each token drawn from the best of its slot."""
+    """Draw swaps of several slots at once, each token from the best of its slot; return them best first."""
     top = min(TOP, change_PA.shape[1])
     best_PK = change_PA.topk(top, largest=False, sorted=True)
     drawn = []

@@ -1,4 +1,4 @@
-"""Which tokens a search may put into a prompt. Filters look at a token's surface, whatever the tokenizer's design."""
+"""Filter the tokens that a search may put into a prompt by their surfaces, whatever the tokenizer's design."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -18,9 +18,11 @@ UNUSED = ("[unused", "<unused", "<reserved", "<|reserved")
 @final
 @dataclass(frozen=True)
 class TokenFilter:
-    """What a search may use. `capitals` False drops tokens with a capital first letter (a cheap guess at names, which
-    would give answers away), `non_ascii` False those with any character beyond ASCII. `words` are never used: label
-    words, or the objects of facts. `scripts` are those of the training texts; tokens of others are dropped.
+    """Describe which tokens a search may use.
+
+    `capitals` False drops tokens with a capital first letter (a cheap guess at names, which would give answers away),
+    `non_ascii` False those with any character beyond ASCII. `words` are never used: label words, or the objects of
+    facts. `scripts` are those of the training texts; tokens of others are dropped.
     """
 
     words: frozenset[str]
@@ -30,8 +32,10 @@ class TokenFilter:
 
 
 def scripts_of(texts: Iterable[str]) -> frozenset[str]:
-    """Return the scripts of the letters in these texts, by the first word of their Unicode names (LATIN, CYRILLIC,
-    CJK)."""
+    """Return the scripts of the letters in these texts.
+
+    A script is the first word of a letter's Unicode name (LATIN, CYRILLIC, CJK).
+    """
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
@@ -49,9 +53,9 @@ def surfaces_of(lm: FrozenLM) -> list[str]:
 
 
 def allowed_ids(lm: FrozenLM, wanted: TokenFilter, pieces: Iterable[int], surfaces: list[str]) -> Int[Tensor, "A"]:
-    """Return the tokens that may be used, in order; `pieces` are those of label words.
+    """Return the tokens that may be used, in order, without `pieces`, those of label words.
 
-    Raises: ConfigError where nothing is left.
+    Raises: ConfigError if nothing is left.
     """
     tokenizer = lm.tokenizer
     banned = {*pieces, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}

@@ -93,7 +93,7 @@ class FewShot(DirectMethod):
 
 
 def describe(counts: Sequence[int], wanted: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return how many demonstrations stand before a row, how many were wanted for, and a hash of the rows."""
+    """Return how many demonstrations stand before a row, how many were asked for, and a hash of the rows."""
     shown = min(counts) if min(counts) == max(counts) else sum(counts) / len(counts)
     hashes = sorted({text_hash(row) for row in rows})
     return {"shown": shown, "asked": wanted, "rows": hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]}
@@ -106,7 +106,7 @@ def text_hash(row: Row) -> str:
 def _one_set(
     lm: FrozenLM, job: Job, config: FewShotConfig, pool: Sequence[Row], beside: Sequence[Row], rng: random.Random
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of one prompt in their order, and what decided."""
+    """Return the rows of one prompt in their order, and a record of how the order was chosen, if by entropy."""
     balanced: Literal["random", "balanced"] = "random" if config.select == "random" else "balanced"
     draws = [drawn(pool, balanced, rng) for _ in range(config.candidates if config.select == "validated" else 1)]
     wanted = min(config.demos or len(pool), len(pool))

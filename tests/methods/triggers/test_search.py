@@ -277,3 +277,12 @@ def test_the_model_is_as_it_was_even_after_an_error(monkeypatch):
     after = state()
     assert all(torch.equal(before[0][k], after[0][k]) for k in before[0])
     assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("method", ["autoprompt", "pez"])
+def test_a_template_with_slots_has_no_manual_accuracy(method):
+    lm, _ = word_lm("causal", 30, seed=SEED)
+    task = word_task(30, SEED, rows=10).with_(template={"causal": "{text} {soft:2} {answer}"})
+    options = {"steps": 2} if method == "autoprompt" else {"steps": 2, "eval_every": 1}
+    metrics = train(lm, task, method, **options).artefact.metrics
+    assert "manual_validation_accuracy" not in metrics and metrics["kept"] == "found"
