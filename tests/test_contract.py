@@ -20,7 +20,7 @@ from foreword.tasks.label_metrics import accuracy
 from foreword.tasks.task import Task
 from foreword.training.contract import Step
 from foreword.training.trainer import Trained, TrainingInterrupted, train_many
-from tests.planted import planted_task, two_of_three
+from tests.planted import most_of, planted_task
 from tests.seeds import new_seed
 
 GRADIENT = [name for name, method in METHODS.items() if method.gradient]
@@ -154,8 +154,9 @@ def reached(name: str, task: Task, seed: int) -> float:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_rules_drawn_now_are_learnt(name):
-    seen = two_of_three(lambda seed: reached(name, planted_task(seed), seed), 0.8)
-    assert sum(value >= 0.8 for _, value in seen) == 2, seen
+    wanted = 3 if name == "autoprompt" else 2
+    seen = most_of(lambda seed: reached(name, planted_task(seed), seed), 0.8, wanted)
+    assert sum(value >= 0.8 for _, value in seen) == wanted, seen
 
 
 @pytest.mark.parametrize("name", LEARNERS)
