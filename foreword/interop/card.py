@@ -1,4 +1,4 @@
-"""The card of an exported adapter: what PEFT's files do not say, for the person who is handed them."""
+"""Write the card of an exported adapter: what PEFT's files do not say, for the person who gets them."""
 
 import json
 
@@ -11,7 +11,8 @@ from foreword.models.load import EMBEDDED
 
 
 def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
-    """README.md with the front matter that the hub reads, the template, the label words and a row to check against."""
+    """Return README.md with the front matter that the hub reads, the template, the label words and a row to check
+    against."""
     form, name = artefact.format, json.dumps(adapter.base_model)
     options = ", is_decoder=True" if adapter.causal and lm.family == "bert" else ""
     embedded = [f"{lm.name} comes with Foreword; its folder is foreword/data/foreword-mini in the package.", ""]
@@ -59,7 +60,7 @@ def card(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> str:
 
 
 def _sample(artefact: Artefact, adapter: Adapter, lm: FrozenLM) -> list[str]:
-    """Token ids of a row, and where its answer is read."""
+    """Return lines with the token ids of a row and the column from which its answer is read."""
     options = () if artefact.format.labels or artefact.format.decoding else ("yes", "no")
     extra = 0 if adapter.kind != "PREFIX_TUNING" else len(adapter.prompt_PX)
     encoded = Encoder.build(lm, artefact.format, extra).encode(sample_fields(artefact.format), options)

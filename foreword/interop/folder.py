@@ -1,4 +1,4 @@
-"""The folder of an export: written whole, and in place of nothing but an earlier export of its kind."""
+"""Write the folder of an export as a whole, in place of nothing but an earlier export of its kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,10 @@ from foreword.errors import ArtefactError
 
 
 def write_export(folder: str | Path, contents: Mapping[str, bytes], what: str, also: tuple[str, ...] = ()) -> Path:
-    """Write these files; `also` names files that an earlier export of this kind, which is `what`, may have had.
+    """Write these files and return the folder; `also` names files that an earlier export of this kind, which is `what`,
+    may have had.
 
-    Raises: ArtefactError where the folder holds anything else than such an export, or cannot be written.
+    Raises: ArtefactError if the folder holds anything else than such an export, or cannot be written.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():

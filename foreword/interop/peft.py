@@ -1,4 +1,5 @@
-"""Artefacts to PEFT's adapter folders and back: prompt tuning, p-tuning and prefix tuning, for every kind of model.
+"""Convert artefacts to PEFT's adapter folders and back: prompt tuning, p-tuning and prefix tuning, for every kind of
+model.
 
 PEFT has no place for a template and for label words: they are written into the card, and given at import. It puts a
 soft prompt before everything, [CLS] and BOS included, and starts the text of a prefix behind it.
@@ -43,9 +44,10 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM, *, base_model: 
     """Write an artefact as PEFT would have saved the same prompt; `base_model` is the model's name unless given.
 
     What PEFT records of training and does not read again is written as its defaults: the prompt is final, so
-    `prompt_tuning_init` is RANDOM and `prefix_projection` is false. Any folder but an adapter's own is left alone.
+    `prompt_tuning_init` is RANDOM and `prefix_projection` is false. A folder that holds anything but an adapter is left
+    alone.
 
-    Raises: ArtefactError for what PEFT has no form for, and where the artefact does not fit the model.
+    Raises: ArtefactError for an artefact that PEFT has no form for, and if the artefact does not fit the model.
     """
     value = artefact.value
     if not isinstance(value, SoftPrompt | PrefixPrompt):
@@ -76,15 +78,15 @@ def read(
     labels: Sequence[str] | None = None,
     **options: Any,
 ) -> Artefact:
-    """Return an artefact from a PEFT adapter, with how it is put to the model, which PEFT does not record.
+    """Return an artefact from a PEFT adapter and from its template and label words, which PEFT does not record.
 
     A soft prompt goes before [CLS] or BOS, where PEFT has it, unless the template has slots elsewhere; a prefix needs
     none. `labels` default to the names in `label_words`, and the words to the labels; `options` are those of `Format`,
     and with `decoding` among them the model writes and there are no labels. `foreign` tells whether the adapter names
-    another model, and `halves.unread` what PEFT never reads of an encoder-decoder model's.
+    another model, and `peft_seq2seq.unread` what PEFT never reads of an encoder-decoder model's.
 
     Raises: ArtefactError for a folder that is no such adapter or does not fit the model; ConfigError for a template or
-    label words that do not suit it; ModelError where the model takes no prefix.
+    label words that do not suit it; ModelError if the model takes no prefix.
     """
     adapter = source if isinstance(source, Adapter) else Adapter.load(source)
     made = "causal" if adapter.causal else "seq2seq" if adapter.seq2seq else None
@@ -135,20 +137,21 @@ def read(
 
 
 def foreign(adapter: Adapter, lm: FrozenLM) -> str | None:
-    """Return a line where the adapter names another model than this one; names may differ for the same weights."""
+    """Return a line if the adapter names another model than this one, else None; names may differ for the same
+    weights."""
     if adapter.base_model in (None, lm.name):
         return None
     return f"The adapter was made for {adapter.base_model!r} and is imported for {lm.name!r}; scores may differ widely."
 
 
 def scale_of(adapter: Adapter, lm: FrozenLM) -> float:
-    """Return what an adapter's vectors are multiplied by.
+    """Return the factor that an adapter's vectors are multiplied by.
 
     Before transformers 5.4 a Gemma 2 multiplied all that stands before its first layer, prompts included, by the root
-    of its width; since then its embedding does, and a prompt is taken as it is. PEFT records its own release alone:
-    before 0.18 it records none, and does not run with transformers 5.
+    of its width; since then its embedding does, and a prompt is taken as it is. PEFT records no release but that of
+    PEFT: before 0.18 it records none, and does not run with transformers 5.
 
-    Raises: ArtefactError where the release does not tell which it was.
+    Raises: ArtefactError if the release does not tell whether the model scaled the prompt.
     """
     if lm.family not in SCALED_BEFORE or adapter.kind == "PREFIX_TUNING":
         return 1.0
@@ -182,10 +185,8 @@ def scaled(adapter: Adapter, lm: FrozenLM) -> str | None:
 
 
 def _release(adapter: Adapter) -> Version | None:
-    """Return the release of PEFT that an adapter records; None where it has none.
-
-    What is no release counts as unsure.
-    """
+    """Return the release of PEFT that an adapter records; None if it has none. A text that is no release counts as
+    unsure."""
     recorded = adapter.config.get("peft_version")
     if recorded is None:
         return None
@@ -202,7 +203,7 @@ def flat_prefix(value: PrefixPrompt) -> Float[Tensor, "P X"]:
 
 
 def _require_front(lm: FrozenLM, form: Format) -> None:
-    """Check that the prompt is one piece before everything else of a row. Raises: ArtefactError."""
+    """Check that the prompt is one piece before everything else of a row. Raises: ArtefactError unless it is."""
     items = Encoder.build(lm, form).row.items
     gaps = [isinstance(item, Gap) for item in items]
     if all(gaps[: sum(gaps)]):
@@ -250,7 +251,7 @@ def _common(lm: FrozenLM, name: str, kind: str, length: int) -> dict[str, Any]:
 
 
 def _soft_config(artefact: Artefact, lm: FrozenLM, name: str) -> dict[str, Any]:
-    """P-tuning keeps its name and its network's sizes; any other soft prompt is PROMPT_TUNING."""
+    """Return PEFT's config: p-tuning keeps its name and its network's sizes; any other soft prompt is PROMPT_TUNING."""
     assert isinstance(artefact.value, SoftPrompt)
     width, made = lm.dims.width, artefact.config
     through = artefact.method == "p-tuning"
@@ -320,7 +321,7 @@ def _with_slots(template: Template, length: int) -> Template:
 
 
 def _options(adapter: Adapter) -> dict[str, Any]:
-    """Return what PEFT's config tells of the method's own options."""
+    """Return the options of the method that PEFT's config holds."""
     config = adapter.config
     known: dict[str, Any] = {"length": adapter.length}
     if adapter.seq2seq and adapter.kind == "PREFIX_TUNING":

@@ -1,4 +1,5 @@
-"""A PEFT adapter folder as a value: its config and its prompt's tensor, read safely and written as PEFT writes them."""
+"""Read and write a PEFT adapter folder: its config and its prompt's tensor, read safely and written as PEFT writes
+them."""
 
 import json
 from collections.abc import Mapping
@@ -25,10 +26,9 @@ HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """`config` as in adapter_config.json. `prompt_PX` is fp32: X is the width of the embeddings, or for a prefix the
-    keys and values of every layer, flat: number `((2 * layer + (0: key, 1: value)) * heads + head) * size + i`. P is
-    twice the length for a soft prompt of an encoder-decoder model.
-    """
+    """Hold a PEFT adapter, with `config` as in adapter_config.json. `prompt_PX` is fp32: X is the width of the
+    embeddings, or for a prefix the keys and values of every layer, flat: number `((2 * layer + (0: key, 1: value)) *
+    heads + head) * size + i`. P is twice the length for a soft prompt of an encoder-decoder model."""
 
     config: dict[str, Any]
     prompt_PX: Float[Tensor, "P X"]
@@ -39,7 +39,7 @@ class Adapter:
 
     @property
     def method(self) -> str:
-        """Return foreword's name for it."""
+        """Return Foreword's name for the adapter's kind."""
         return METHODS[self.kind]
 
     @property
@@ -57,13 +57,13 @@ class Adapter:
 
     @property
     def length(self) -> int:
-        """Return positions of the prompt."""
+        """Return the number of positions of the prompt."""
         return int(self.config["num_virtual_tokens"])
 
     def save(self, folder: str | Path, card: str) -> Path:
         """Write the folder whole, byte for byte as `PeftModel.save_pretrained`, but for the card, which says more.
 
-        Raises: ArtefactError where the folder holds anything else than one adapter, or cannot be written.
+        Raises: ArtefactError if the folder holds anything else than one adapter, or cannot be written.
         """
         contents = {
             CONFIG: json.dumps(self.config, indent=2, sort_keys=True).encode(),
@@ -74,7 +74,7 @@ class Adapter:
 
     @staticmethod
     def load(folder: str | Path) -> "Adapter":
-        """Read a folder, or the one adapter of a folder that holds it under its name. Unknown keys are kept.
+        """Read an adapter from a folder, or from the only folder below it that has one. Unknown keys are kept.
 
         Raises: ArtefactError in one sentence: not an adapter, of another kind, damaged, or more than a prompt.
         """
@@ -110,7 +110,7 @@ def _of_two_parts(config: Mapping[str, Any]) -> bool:
 
 
 def _place(path: Path) -> Path:
-    """Return where the config is: here, or in the only folder below that has one."""
+    """Return the folder that has the config: this one, or the only one below it that has one."""
     if (path / CONFIG).is_file():
         return path
     named = sorted(found.parent for found in path.glob(f"*/{CONFIG}"))
@@ -134,7 +134,8 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse an adapter that is not one prompt in front of a language model's own head. Raises: ArtefactError."""
+    """Refuse an adapter by its kind and task. Raises: ArtefactError unless it is one prompt in front of a language
+    model's own head."""
     kind, task = config["peft_type"], config.get("task_type")
     if kind not in METHODS:
         raise ArtefactError(f"{path} is a {kind} adapter; only {', '.join(METHODS)} can be imported.")
@@ -148,7 +149,8 @@ def _refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensor file's content; an old pickle is read by torch's loader of plain tensors and nothing else."""
+    """Return the tensors of the file by name; an old pickle is read by torch's loader of plain tensors and nothing
+    else."""
     if (path / TENSORS).is_file():
         try:
             return tensors_from_bytes((path / TENSORS).read_bytes())

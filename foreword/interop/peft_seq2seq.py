@@ -1,8 +1,8 @@
-"""What PEFT makes of its prompts in an encoder-decoder model, read and written as its forward pass has it.
+"""Read and write PEFT's prompts in an encoder-decoder model as PEFT's forward pass uses them.
 
 Of a soft prompt's two halves the encoder gets the first, and nothing reads the second. A prefix stands in the decoder's
 self-attention alone, and PEFT cuts it up wrongly: of the 2L blocks in its file (keys and values of L layers, L being
-the encoder's depth) layer l gets 4l and 4l + 1, counted around. With L even, half are dead and layers share the rest.
+the encoder's depth) layer l gets 4l and 4l + 1, modulo 2L. With L even, half are dead and layers share the rest.
 """
 
 import torch
@@ -15,12 +15,12 @@ from foreword.models.base import FrozenLM, Site
 
 
 def soft_of(adapter: Adapter) -> SoftPrompt:
-    """Return the half that is read."""
+    """Return the half of a soft prompt that PEFT reads."""
     return SoftPrompt(adapter.prompt_PX[: adapter.length].contiguous())
 
 
 def both_halves(value: SoftPrompt) -> Float[Tensor, "Q D"]:
-    """Return the prompt, and zeros where PEFT reads nothing."""
+    """Return the prompt, and zeros for the half that PEFT does not read."""
     own_PD = value.embed_PD.detach().float().cpu()
     return torch.cat([own_PD, torch.zeros_like(own_PD)])
 
@@ -28,7 +28,7 @@ def both_halves(value: SoftPrompt) -> Float[Tensor, "Q D"]:
 def prefix_of(adapter: Adapter, lm: FrozenLM) -> PrefixPrompt:
     """Return each decoder layer's keys and values, from the blocks that PEFT gives it.
 
-    Raises: ArtefactError where the sizes are others, or PEFT's own forward pass fails.
+    Raises: ArtefactError if the sizes are others, or PEFT's forward pass fails.
     """
     depth, own = sizes_of(lm)
     width = own.heads * own.head_size
@@ -53,7 +53,7 @@ def prefix_of(adapter: Adapter, lm: FrozenLM) -> PrefixPrompt:
 def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
     """Return the blocks that PEFT cuts up into this prefix; zeros in those that no layer gets.
 
-    Raises: ArtefactError where there is a prefix at another site, or layers that PEFT makes share one differ.
+    Raises: ArtefactError if there is a prefix at another site, or layers that share one in PEFT differ.
     """
     if {*value.sites} != {"self"}:
         others = ", ".join(site for site in value.sites if site != "self")
@@ -80,7 +80,7 @@ def flat_prefix(value: PrefixPrompt, lm: FrozenLM) -> Float[Tensor, "P X"]:
 def sizes_of(lm: FrozenLM) -> tuple[int, Site]:
     """Return the depth that PEFT counts, the encoder's, and the sizes of the decoder's self-attention.
 
-    Raises: ArtefactError where PEFT's forward pass fails: it takes the encoder's sizes for the decoder's.
+    Raises: ArtefactError if PEFT's forward pass fails: it takes the encoder's sizes for the decoder's.
     """
     encoder, own = lm.sites["encoder"], lm.sites["self"]
     if own.layers > encoder.layers:
@@ -98,7 +98,7 @@ def sizes_of(lm: FrozenLM) -> tuple[int, Site]:
 
 
 def unread(adapter: Adapter, lm: FrozenLM) -> str | None:
-    """Return a line on what of an adapter PEFT itself never reads; None where it reads all."""
+    """Return a line on the part of an adapter that PEFT itself never reads; None if it reads all."""
     if lm.kind != "seq2seq":
         return None
     if adapter.kind != "PREFIX_TUNING":

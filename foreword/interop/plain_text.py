@@ -1,4 +1,5 @@
-"""Prompts of words as text: the template, the label words and an example, for a person and for any other program."""
+"""Export prompts of words as text: the template, the label words and an example, for a person and for any other
+program."""
 
 import json
 from dataclasses import dataclass, replace
@@ -22,8 +23,8 @@ RECORD, TEXT = "prompt.json", "prompt.txt"
 
 @dataclass(frozen=True)
 class Words:
-    """A prompt that is text alone. `source` is a template without slots, as Foreword writes one; `example` is a row
-    filled in up to the answer, one text or messages, and `after` what a masked model reads behind it."""
+    """Hold a prompt that is text alone. `source` is a template without slots, as Foreword writes one; `example` is a
+    row filled in up to the answer, one text or messages, and `after` what a masked model reads behind it."""
 
     source: str | list[dict[str, str]]
     labels: dict[str, list[str]]
@@ -34,7 +35,7 @@ class Words:
 def export(artefact: Artefact, folder: str | Path, lm: FrozenLM | None = None) -> Words:
     """Write `prompt.txt` and `prompt.json`; `lm` is needed for prompts of token ids, which its tokenizer writes out.
 
-    Raises: ArtefactError for a prompt that is not words, or whose pieces no text gives again.
+    Raises: ArtefactError for a prompt that is not words, or whose tokens no text gives again.
     """
     if not isinstance(artefact.value, HardPrompt):
         raise ArtefactError(
@@ -64,10 +65,8 @@ def export(artefact: Artefact, folder: str | Path, lm: FrozenLM | None = None) -
 
 
 def _written_out(form: Format, value: HardPrompt, lm: FrozenLM) -> Format:
-    """Return the format with the words of the prompt in place of its slots.
-
-    Raises: ArtefactError where a row then differs.
-    """
+    """Return the format with the words of the prompt in place of its slots. Raises: ArtefactError if a row then
+    differs."""
     encoder = Encoder.build(lm, form)
     lengths = [len(item.ids) for item in encoder.row.items if isinstance(item, Gap)]
     texts = iter([lm.tokenizer.decode(own.tolist()) for own in value.ids_P.split(lengths)])

@@ -1,6 +1,7 @@
-"""Soft and hard prompts for vLLM, which takes a row's vectors with each request (`prompt_embeds`) and keeps no prompts.
+"""Export soft and hard prompts for vLLM, which takes a row's vectors with each request (`prompt_embeds`) and keeps no
+prompts.
 
-The folder has the prompt's vectors, how a row is laid out around them, and a client that needs no Foreword.
+The folder has the prompt's vectors, the layout of a row around them, and a client that needs no Foreword.
 """
 
 import io
@@ -31,7 +32,7 @@ def export(
 ) -> Float[Tensor, "P D"]:
     """Write the folder and return the prompt's vectors; `base_model` is the model's name unless given.
 
-    Raises: ArtefactError for what vLLM has no way to be given, and where the artefact does not fit the model.
+    Raises: ArtefactError for a prompt that vLLM has no way to be given, and if the artefact does not fit the model.
     """
     value = _require_vectors(artefact, lm)
     check(lm, artefact)
@@ -65,7 +66,8 @@ def export(
 
 
 def _require_vectors(artefact: Artefact, lm: FrozenLM) -> SoftPrompt | HardPrompt:
-    """Return the prompt if it is vectors or words for a model that vLLM continues text with. Raises: ArtefactError."""
+    """Return the artefact's value. Raises: ArtefactError unless it is vectors or words for a model that vLLM continues
+    text with."""
     value = artefact.value
     if isinstance(value, PrefixPrompt):
         raise ArtefactError(
@@ -91,8 +93,8 @@ def _require_vectors(artefact: Artefact, lm: FrozenLM) -> SoftPrompt | HardPromp
 
 
 def _items(encoder: Encoder) -> list[dict[str, Any]]:
-    """Return the row in order: {"ids"}, what is the same in every row; {"slot"}, positions of the prompt; {"text"},
-    text with fields, read after each of "contexts" until one leaves the text's own pieces apart."""
+    """Return the row in order: {"ids"}, tokens that are the same in every row; {"slot"}, positions of the prompt;
+    {"text"}, text with fields, read after each of "contexts" until one leaves the text's tokens apart."""
     items: list[dict[str, Any]] = []
     for item in encoder.row.items:
         if isinstance(item, Gap):
@@ -119,7 +121,7 @@ def _hole(hole: Hole) -> dict[str, Any]:
 
 
 def _labels(encoder: Encoder) -> dict[str, list[list[int]]]:
-    """Return the pieces of each label's words."""
+    """Return the token ids of each label's words."""
     if encoder.plan is None:
         return {}
     return {

@@ -1,11 +1,11 @@
-"""Asks a vLLM server with a learnt prompt. `foreword export --to vllm` copies this file; it needs Foreword no more.
+"""Ask a vLLM server with a learnt prompt. `foreword export --to vllm` copies this file; it needs no Foreword.
 
     vllm serve MODEL --enable-prompt-embeds
     python client.py "a text" "another"             # each label's probability
     python client.py --continue 40 "a text"         # the text that follows
 
-It needs torch, transformers and openai, and reads row.json and prompt.pt beside it. The text's own vectors are those of
-the model's input embedding; the prompt's stand where the template has its slots; the server is sent the whole row.
+It needs torch, transformers and openai, and reads row.json and prompt.pt beside it. The text's vectors are those of the
+model's input embedding; the prompt's stand where the template has its slots; the server is sent the whole row.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LIKELIEST = 20  # as many as vLLM tells, unless it was started with a higher --m
 
 
 def load(folder: Path) -> tuple[dict[str, Any], torch.Tensor]:
-    """Return how a row is laid out, and the prompt's vectors, [positions, hidden]."""
+    """Return the layout of a row, and the prompt's vectors, [positions, hidden]."""
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     return row, torch.load(folder / "prompt.pt", weights_only=True)
 
@@ -51,10 +51,8 @@ def row_ids(row: Mapping[str, Any], tokenizer: Any, fields: Mapping[str, str]) -
 
 
 def tokens(row: Mapping[str, Any], tokenizer: Any, item: Mapping[str, Any], fields: Mapping[str, str]) -> list[int]:
-    """Return the ids of a stretch of text with fields in it.
-
-    Special tokens in it are plain text, whatever it looks like.
-    """
+    """Return the ids of a stretch of text with fields in it. Text that looks like a special token is read as plain
+    text."""
     text = "".join(part if isinstance(part, str) else trim(fields[part["field"]], part) for part in item["text"])
     text = trim(text, item)
     results: list[int] | None = None
@@ -91,7 +89,7 @@ def row_embeds(
 
 
 def to_base64(vectors: torch.Tensor) -> str:
-    """Return a tensor as vLLM reads `prompt_embeds`: what torch.save writes of it, in base64."""
+    """Encode vectors as vLLM reads `prompt_embeds`: what torch.save writes of one tensor, in base64."""
     buffer = io.BytesIO()
     torch.save(vectors.detach().cpu().contiguous(), buffer)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -101,7 +99,7 @@ def classify(
     client: OpenAI, model: str, row: Mapping[str, Any], tokenizer: Any, embedding: Any, prompt: torch.Tensor,
     fields: Mapping[str, str],
 ) -> dict[str, float]:  # fmt: skip
-    """Return each label's probability among the labels. A word that is not among the likeliest counts as 0."""
+    """Return each label's probability among the labels. A word that is not among the likeliest tokens counts as 0."""
     words = [word for several in row["labels"].values() for word in several]
     if not words:
         raise ValueError("This prompt has no labels of its own; continue the text instead.")
@@ -134,7 +132,7 @@ def go_on(
     client: OpenAI, model: str, row: Mapping[str, Any], tokenizer: Any, embedding: Any, prompt: torch.Tensor,
     fields: Mapping[str, str], count: int,
 ) -> str:  # fmt: skip
-    """Return the likeliest text after the row, of so many tokens at most."""
+    """Return the likeliest text after the row, of `count` tokens at most."""
     ids, slots = row_ids(row, tokenizer, fields)
     answer = client.completions.create(
         model=model, prompt=None, max_tokens=count, temperature=0.0,

@@ -1,7 +1,7 @@
-"""An artefact's folder as one file, checked before anything of it is stored or loaded.
+"""Pack and read an artefact's folder as one file, checked before anything of it is stored or loaded.
 
-Tar files are walked here, header by header: `tarfile` follows headers in ways that take minutes or recurse, and which
-ways those are depends on the Python that runs. All that an artefact needs is three plain files.
+Tar files are walked here, header by header: `tarfile` follows headers in ways that take minutes or recurse, and these
+ways depend on the version of Python. All that an artefact needs is three plain files.
 """
 
 import gzip
@@ -36,7 +36,7 @@ ASIDE = (LONG_NAME, *EXTENDED, tarfile.XGLTYPE)
 def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
     """Return the files of one artefact folder in a tar, tar.gz or zip; no more than the limit is ever unpacked.
 
-    Raises: ArtefactError that says what does not belong there.
+    Raises: ArtefactError that says what does not belong in the archive.
     """
     members = _zipped(data, limit) if data[:4] == b"PK\x03\x04" else _tarred(data, limit)
     results: dict[str, bytes] = {}
@@ -67,7 +67,7 @@ def read_archive(data: bytes, *, limit: int = LIMIT) -> dict[str, bytes]:
 
 
 def pack_archive(folder: str | Path) -> bytes:
-    """Return a folder's artefact as a tar.gz; the same bytes every time."""
+    """Return a folder's artefact as a tar.gz; the same files give the same bytes every time."""
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         for name in FILES:
@@ -84,9 +84,9 @@ def pack_archive(folder: str | Path) -> bytes:
 
 
 def read_upload(data: bytes, *, limit: int = LIMIT) -> tuple[dict[str, bytes], Artefact]:
-    """Return the files and the artefact that they are: hash, names, sizes, dtypes and finiteness checked.
+    """Return an upload's files and their artefact, with hash, names, sizes, dtypes and finiteness checked.
 
-    Raises: ArtefactError. Whether it fits a model is that model's to say.
+    Raises: ArtefactError. The check that the artefact fits a model is made with that model.
     """
     contents = read_archive(data, limit=limit)
     _check_size(contents[RECORD])
@@ -131,7 +131,8 @@ def _tarred(data: bytes, limit: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _told_name(kind: bytes, told: bytes) -> str | None:
-    """Return the name of the next member where it is too long for its own header."""
+    """Return the name of the next member from an extra header, which holds names too long for a member's header; else
+    None."""
     if kind == LONG_NAME:
         return told.rstrip(b"\0").decode("utf-8", "replace")
     at, name = 0, None
@@ -192,12 +193,13 @@ def _too_large(limit: int) -> ArtefactError:
 
 
 def _short(text: str) -> str:
-    """Shorten a text: errors may quote what was sent, but not all of it."""
+    """Cut a text to 300 characters at most: errors may quote what was sent, but not all of it."""
     return text if len(text) <= 300 else text[:290] + " ... "
 
 
 def _check_size(record: bytes) -> None:
-    """Check the size of JSON. Raises: ArtefactError if it is so long or deep that reading it would take all memory."""
+    """Check the length and depth of a record. Raises: ArtefactError for JSON so long or deep that reading it would take
+    all memory or stack."""
     if len(record) > LONGEST:
         raise ArtefactError(f"{RECORD} has {len(record):,} bytes; {LONGEST:,} are allowed.")
     depth = deepest = 0
@@ -218,7 +220,7 @@ def _check_size(record: bytes) -> None:
 
 
 def _check_lengths(artefact: Artefact) -> None:
-    """Return whether one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
+    """Check that one prompt asks for no more than a server gives to each. Raises: ArtefactError."""
     form = artefact.format
     rules = {
         "config": _is_finite([artefact.config, artefact.recipe, artefact.trace]),

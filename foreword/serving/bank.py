@@ -45,8 +45,8 @@ class Entry:
     shared: int
 
     def placed(self, lm: FrozenLM, row: Encoded, new: int = 0) -> Encoded:
-        """Return the row as it is read, with `new` tokens after it: its `shared` is that of the entry, or 0 if it is
-        read whole, since its own text has changed these columns or so long a row reads them otherwise."""
+        """Return the row as it is read, with `new` tokens after it. Its `shared` is that of the entry, or 0 if the row
+        is read whole: its text has changed these columns, or a row of this length reads them otherwise."""
         splits = row.shared == self.shared and can_split(lm, row, self.shared, new)
         return replace(row, shared=self.shared if splits else 0)
 
@@ -120,7 +120,7 @@ class PromptBank:
         return entry
 
     def check(self, artefact: Artefact, name: str = "The artefact") -> str | None:
-        """Check that a prompt can be served with this model, whoever made it; return a warning line or None.
+        """Check that any prompt can be served with this model; return a warning line or None.
 
         Raises: ArtefactError, ConfigError in one sentence.
         """
@@ -164,7 +164,7 @@ class PromptBank:
             )
 
     def encoder(self, form: Format, extra: int) -> Encoder:
-        """Return the encoder of rows for the model alone; those used last are kept."""
+        """Return the encoder of rows for the model alone; the encoders used last are kept."""
         with self._lock:
             encoder = self._alone.get((form, extra))
         if encoder is None:

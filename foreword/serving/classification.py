@@ -1,4 +1,4 @@
-"""Rows to be labelled: a pass takes those of each key in turn, of as many prompts as they have."""
+"""Label rows: a pass takes the waiting rows of each key in turn, of as many prompts as they have."""
 
 import time
 from collections import OrderedDict, deque
@@ -22,7 +22,8 @@ from foreword.serving.protocol import Judged
 
 @final
 class ByRequest:
-    """The units of one key that wait, by request, which take turns: one row does not wait for all rows of another.
+    """Order one key's waiting units by request; requests take turns, so that one row does not wait for all rows of
+    another.
 
     Every other unit is of a request of which nothing was read yet, so that neither these nor the long ones starve.
     """
@@ -67,7 +68,7 @@ class ByRequest:
 
 @final
 class WaitingRows:
-    """The rows that wait: keys take turns by what their rows cost, and within a key its requests do."""
+    """Hold the rows that wait: keys take turns by what their rows cost, and within a key its requests take turns."""
 
     def __init__(self) -> None:
         self._turns: Turns[Unit] = Turns(ByRequest)
@@ -80,7 +81,7 @@ class WaitingRows:
             self._turns.append(unit)
 
     def take(self, tokens: int) -> list[Unit]:
-        """Take the units whose turn it is, while they have so many tokens at most together, and at least one."""
+        """Take the units whose turn it is, of `tokens` together at most, but one at least if any waits."""
         taken: list[Unit] = []
         while (unit := self._turns.next()) is not None:
             tokens -= unit.row.cost
@@ -94,7 +95,7 @@ class WaitingRows:
 @final
 @dataclass(eq=False)
 class Labeller:
-    """Of one model and one thread. `rate` is in rows a second, of late."""
+    """Label rows with one model on one thread. `rate` is the recent speed in rows a second."""
 
     lm: FrozenLM
     bank: PromptBank
@@ -104,8 +105,8 @@ class Labeller:
     rate: float = 0.0
 
     def step(self) -> None:
-        """Score the rows whose turn it is, of as many prompts as they have, in one pass; drop the jobs that have
-        ended."""
+        """Make one pass over the rows whose turn it is, of as many prompts as they have; rows of ended requests are
+        dropped."""
         taken = self.waiting.take(self.lm.batch_tokens)
         if taken:
             attempt(self._label, taken, [unit.job.of.result for unit in taken])
@@ -131,7 +132,7 @@ class Labeller:
 
 
 def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "L"] | None:
-    """Return the scores of all labels of the row, once all parts of its label words were read."""
+    """Return the scores of all labels of the row, or None until all parts of its label words were read."""
     job = unit.job
     if job.parts is None:
         return score_C
@@ -142,7 +143,7 @@ def _whole(unit: Unit, score_C: Float[Tensor, "C"]) -> Float[Tensor, "L"] | None
 
 
 def _judged(job: Labelling, score_C: Float[Tensor, "C"]) -> Judged:
-    """Return a row's label with its probabilities. Raises: ModelError for scores that are not numbers."""
+    """Return the row's label and the probability of each. Raises: ModelError for scores that are not numbers."""
     probability_C = score_C[: len(job.names)].softmax(-1)
     if not bool(torch.isfinite(probability_C).all()):
         raise ModelError(f"{job.entry.version.name} gave scores that are not numbers; use another --dtype.")

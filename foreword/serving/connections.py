@@ -1,4 +1,4 @@
-"""How many connections a server has, and which one goes if there are too many."""
+"""Limit how many connections a server has, and choose the one to close if there are too many."""
 
 import resource
 from collections import Counter
@@ -11,7 +11,7 @@ BACKLOG = 100  # connections that the kernel accepts for us, and that one turn o
 
 @runtime_checkable
 class Connection(Protocol):
-    """A connection: the address at its other end, whether no request of it is under way, and how to end it."""
+    """Describe a connection: the address at its other end, whether no request of it is under way, and how to end it."""
 
     @property
     def address(self) -> str: ...
@@ -24,10 +24,10 @@ class Connection(Protocol):
 
 @final
 class Connections:
-    """The connections of one server. When there are too many, one without a request makes room.
+    """Hold the connections of one server. When there are too many, one without a request is closed to make room.
 
-    That is the one which has waited longest, of the address that has most of them: so whoever opens very many keeps
-    nobody else out, and behind a proxy, where all have one address, those that are in use stay.
+    It is the one that has waited longest, of the address that has most of them: so a client that opens very many keeps
+    no other client out, and behind a proxy, where all have one address, those that are in use stay.
     """
 
     def __init__(self, most: int, seconds: float):
@@ -35,7 +35,7 @@ class Connections:
         self.open: dict[Connection, None] = {}  # in the order in which they began to wait or were opened
 
     def enter(self, one: Connection) -> bool:
-        """Return whether there is room for one more, after another had to go if need be."""
+        """Return whether there is room for one more connection, after another was closed if need be."""
         if len(self.open) >= self.most:
             waiting = [other for other in self.open if other.waits]
             if not waiting:
@@ -51,14 +51,15 @@ class Connections:
         self.open.pop(one, None)
 
     def waited(self, one: Connection) -> None:
-        """Put it behind those that have waited for longer."""
+        """Put a connection behind those that have waited for longer."""
         if one in self.open:
             del self.open[one]
             self.open[one] = None
 
 
 def room_for(connections: int) -> int:
-    """Return how many connections the process has files for, at most so many; its limit is raised if it may be.
+    """Return the number of connections that the process has files for, at most `connections`; its limit is raised if
+    allowed.
 
     Without files left over the store could not be read, and every new connection would be cut off.
     """

@@ -1,9 +1,9 @@
-"""The engine: one thread that owns the model, labels rows in mixed batches and continues texts in a batch that changes.
+"""Run one thread that owns the model, labels rows in mixed batches and continues texts in a batch that changes.
 
-Whoever asks may do so from any thread. A second thread reads prompts and tokenises, so that the model never waits for a
-disk. Every row names its own prompt; rows that end give their place to those that wait at the next step. Keys take
-turns, in front of the model as in it. An error ends the rows that it concerns; one after which nothing can be computed
-ends the engine, which tells everybody why and does not come back.
+Any thread may ask for work. A second thread reads prompts and tokenises, so that the model never waits for a disk.
+Every row names its prompt; rows that end give their place to those that wait at the next step. Keys take turns on both
+threads. An error ends the rows that it concerns; one after which nothing can be computed ends the engine, which reports
+it to every client and does not come back.
 """
 
 import queue
@@ -34,9 +34,9 @@ AGAIN = 30.0  # seconds until another process may have taken the place of one th
 
 @final
 class Engine:
-    """`Works` over one frozen model. Close it, or use it in a `with`.
+    """Implement `Works` over one frozen model. Close it, or use it in a `with`.
 
-    Raises: ModelError for an encoder-decoder model, and where the room for generation holds no row.
+    Raises: ModelError for an encoder-decoder model, and if the room for generation holds no row.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Engine:
 
     @property
     def ended(self) -> bool:
-        """Return whether it has stopped, as it was asked to or not."""
+        """Return whether the engine has stopped, by a call of `close` or by a failure."""
         return self._ended.is_set()
 
     @property
     def failure(self) -> str | None:
-        """Return why the engine stopped without being asked to, in a sentence; None if it did not."""
+        """Return why the engine stopped without a call of `close`, in a sentence; None if it did not."""
         return self._failure
 
     @property
     def held(self) -> float:
-        """Return seconds since the step or the reading that is under way was begun; 0 if nothing is."""
+        """Return the seconds since the step or the reading that is under way was begun; 0 if nothing is."""
         begun = [since for since in (self._since, self._front.since) if since is not None]
         return time.monotonic() - min(begun) if begun else 0.0
 
@@ -163,10 +163,8 @@ class Engine:
         result.add_done_callback(ended)
 
     def _check_room(self, rows: int, by: Client) -> None:
-        """Check that there is room for more rows.
-
-        Raises: Busy if the engine is full, or the key has as many rows as it may.
-        """
+        """Check that a key's rows have room. Raises: Busy if the engine is full, or the key has as many rows as it
+        may."""
         why, total, mine = self._rows.refusal(by.id, rows, by.rows), self._rows.total, self._rows.of[by.id]
         if why is None:
             return
@@ -233,7 +231,8 @@ class Engine:
             self._stop()
 
     def _take(self) -> bool:
-        """Put new work to where it waits; sleep if there is none. False if the engine is to end."""
+        """Move new work to the queue where it waits; sleep if there is no work. Return False if the engine is to
+        end."""
         idle = not (self._labeller.waiting or self._writers.waiting or self._writers.under_way)
         while True:
             self._since = None if idle else time.monotonic()
@@ -250,7 +249,7 @@ class Engine:
                 self._writers.waiting.append(job)
 
     def _fail(self, error: BaseException) -> None:
-        """Note why it ends without being asked to, and say so. On the engine's thread or the front's."""
+        """Record and report why the engine fails, and make it end. Called on the engine's thread or the front's."""
         # The kind and the place alone: an error's own words may quote what another client asked.
         where = traceback.extract_tb(error.__traceback__)[-1]
         with self._lock:
@@ -265,7 +264,8 @@ class Engine:
         self._jobs.put(None)
 
     def _stop(self) -> None:
-        """Stop, and tell every job that has not ended: nothing that was accepted is lost silently."""
+        """End the engine and fail every request that has not ended, so that nothing that was accepted is lost
+        silently."""
         with self._lock:
             self._open, self._over = False, True
             rest = [*self._unanswered]  # wherever they are: what an error came upon may be in no queue
@@ -276,7 +276,8 @@ class Engine:
 
 
 def _size(asked: Sequence[RowRequest]) -> float:
-    """Return what reading costs, in characters; a row without any costs something too."""
+    """Return the cost of reading rows: their characters, and 100 for each row, since one without any costs something
+    too."""
     size = 0
     for one in asked:
         texts = (one.text or "", *one.fields.values(), *(text for _, text in one.messages), *one.options)
@@ -285,7 +286,7 @@ def _size(asked: Sequence[RowRequest]) -> float:
 
 
 def require_served(lm: FrozenLM) -> None:
-    """Check that a model can be served. Raises: ModelError."""
+    """Check that a model can be served. Raises: ModelError for a model that is not served."""
     if lm.kind == "seq2seq":
         raise ModelError(
             f"{lm.name!r} is an encoder-decoder model, which foreword serve does not read yet; use foreword predict "

@@ -1,4 +1,4 @@
-"""Whose turn it is: work that waits is taken from its keys in turn, each by what its work costs."""
+"""Take waiting work from its keys in turn, and charge each key what its work costs."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +10,8 @@ SWEEP = 1024  # jobs from which those that nobody waits for any more are looked 
 
 @runtime_checkable
 class QueuedWork(Protocol):
-    """Work that waits: its key, its cost in a unit that all jobs of a queue share, and whether it has ended."""
+    """Describe work that waits: its key, its cost in a unit that all jobs of a queue share, and whether it has
+    ended."""
 
     @property
     def by(self) -> str: ...
@@ -27,14 +28,14 @@ J = TypeVar("J", bound=QueuedWork)
 
 @runtime_checkable
 class KeyQueue(Protocol[J]):
-    """The order among the jobs of one key. `head` and `pop` are of a line that is not empty."""
+    """Order the jobs of one key. `head` and `pop` need a queue that is not empty."""
 
     def __len__(self) -> int: ...
 
     def append(self, job: J) -> None: ...
 
     def head(self) -> J:
-        """Return the next job, which stays."""
+        """Return the next job, which stays in the queue."""
         ...
 
     def pop(self) -> J:
@@ -48,7 +49,7 @@ class KeyQueue(Protocol[J]):
 
 @final
 class FirstCome(Generic[J]):
-    """First come, first served."""
+    """Order jobs as they come: first come, first served."""
 
     def __init__(self) -> None:
         self._jobs: deque[J] = deque()
@@ -72,7 +73,7 @@ class FirstCome(Generic[J]):
 @final
 @dataclass(eq=False)
 class Turns(Generic[J]):
-    """A queue that is shared fairly between keys; within one key `line` orders. Not thread-safe.
+    """Share a queue fairly between keys; within one key `line` orders the jobs. Not thread-safe.
 
     Start-time fair queueing (Goyal et al. 1996): each key has a clock that its work moves on by its cost, and the key
     whose clock is furthest behind is next. A key that had nothing waiting begins at the clock of the job that was taken
@@ -101,10 +102,8 @@ class Turns(Generic[J]):
         self._size += 1
 
     def next(self, skip: frozenset[str] = frozenset()) -> J | None:
-        """Return the job whose turn it is, which stays; None if none waits.
-
-        Jobs that have ended go. `skip` names keys.
-        """
+        """Return the job whose turn it is, which stays; None if none waits. Ended jobs are dropped. Keys in `skip` get
+        no turn."""
         while True:
             keys = [key for key in self._jobs if key not in skip] if skip else self._jobs
             if not keys:
@@ -116,7 +115,7 @@ class Turns(Generic[J]):
             self._leave(key)
 
     def take(self, job: J) -> None:
-        """Take out what `next` gave, at its cost to its key."""
+        """Take out the job that `next` returned, and charge its cost to its key."""
         assert self._jobs[job.by].head() is job, "only the job whose turn it is is taken"
         self._now = max(self._now, self._clock[job.by])  # a key that was skipped may be behind
         self._clock[job.by] += job.cost
@@ -130,7 +129,8 @@ class Turns(Generic[J]):
             self._clock = {key: at for key, at in self._clock.items() if key in self._jobs or at > self._now}
 
     def _drop_ended(self) -> None:
-        """Drop jobs that nobody waits for, wherever they stand: clients that ask and leave would fill the memory."""
+        """Drop jobs that have ended, wherever they stand: else clients that ask and disconnect would fill the
+        memory."""
         for jobs in self._jobs.values():
             jobs.drop_ended()
         self._jobs = {key: jobs for key, jobs in self._jobs.items() if len(jobs)}

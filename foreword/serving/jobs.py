@@ -1,6 +1,6 @@
-"""What is under way in the engine: requests to be read, rows to be labelled, texts being continued, and how many.
+"""Hold the engine's work: requests to be read, rows to be labelled, texts being continued; and limit how much it holds.
 
-Each has `by`, `cost` and `ended`, by which the keys that wait take turns (`turns.py`).
+Jobs that wait have `by`, `cost` and `ended`, by which the keys that wait take turns (`fair_queue.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from foreword.serving.protocol import Delta, Generated, Judged, Piece, Sampling
 @final
 @dataclass(frozen=True)
 class Room:
-    """How much an engine holds. Sizes in bytes: prompts in memory, compiled prompts, and what generation keeps.
+    """Limit how much an engine holds. Sizes in bytes: prompts in memory, compiled prompts, and the cache of generation.
 
     `rows` texts are generated at once; `waiting` rows may wait before more are refused. The rows of one request may
     have `work` tokens in all, those of the label words that are read with each row among them.
@@ -40,7 +40,7 @@ class Room:
 @final
 @dataclass(eq=False)
 class Judging:
-    """Rows of one request to be labelled; the answer is whole or an error."""
+    """Collect the answers to one request's rows to be labelled; the answer is whole or an error."""
 
     result: Future[list[Judged]]
     found: list[Judged | None]
@@ -51,9 +51,9 @@ class Judging:
 @final
 @dataclass(frozen=True, eq=False)
 class Labelling:
-    """One row to be labelled, for the `index`-th place of its request.
+    """Hold one row to be labelled, for the `index`-th place of its request.
 
-    Where `parts` is given its label words are read in parts; `words` has the scores of each part that was read.
+    If `parts` is set, its label words are read in parts; `words` has the scores of each part that was read.
     """
 
     of: Judging
@@ -65,7 +65,7 @@ class Labelling:
     words: dict[int, Float[Tensor, "W"]] = field(default_factory=dict)
 
     def units(self) -> "list[Unit]":
-        """Return what there is to read, each within what one pass may take."""
+        """Return the units to be read, each within what one pass may take."""
         if self.parts is None:
             return [Unit(self, 0, self.row)]
         return [Unit(self, n, replace(self.row, plan=plan)) for n, plan in enumerate(self.parts.plans)]
@@ -74,7 +74,7 @@ class Labelling:
 @final
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A row with all of its label words, or with the `part`-th part of them."""
+    """Hold a row with all of its label words, or with the `part`-th part of them."""
 
     job: Labelling
     part: int
@@ -96,7 +96,7 @@ class Unit:
 @final
 @dataclass(eq=False)
 class TextJob:
-    """One text on its way, and its ticket: cancelling the result gives its place to the next.
+    """Hold one text under way, as its ticket: cancelling the result gives its place to the next.
 
     `spans` are the columns of the row whose pieces are to be shown, with the text of each; `prompt` has these pieces.
     """
@@ -116,7 +116,7 @@ class TextJob:
 
     @property
     def cost(self) -> float:
-        """Return tokens to be read and at most to be generated."""
+        """Return the number of tokens to be read and at most to be generated."""
         return float(self.sampling.max_tokens + (0 if self.row is None else len(self.row.ids_S)))
 
     @property
@@ -130,7 +130,7 @@ class TextJob:
 @final
 @dataclass(frozen=True, eq=False)
 class EncodingJob:
-    """A request whose prompts are to be read and whose texts are to be tokenised; `cost` is in characters."""
+    """Hold a request whose prompts are to be read and whose texts are to be tokenised; `cost` is in characters."""
 
     result: Future[Any]
     by: str
@@ -143,7 +143,7 @@ class EncodingJob:
 
 
 def columns(entry: Entry | None, row: Encoded) -> int:
-    """Return what a row takes of the context, its prompt included."""
+    """Return the number of positions that a row takes of the context, its prompt included."""
     return len(row.ids_S) + (0 if entry is None else entry.value.text_start)
 
 
@@ -162,7 +162,7 @@ def fail(result: Future[Any], error: BaseException) -> None:
 def is_fatal(error: BaseException) -> bool:
     """Return whether nothing can be computed any more after this error: an accelerator has lost its context.
 
-    Memory that is short is no such error, since other rows may need less.
+    Running out of memory is no such error, since other rows may need less.
     """
     lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
     return lost and "out of memory" not in str(error)

@@ -1,7 +1,7 @@
-"""The states of a store's names, in memory as on the disk, between threads and between processes.
+"""Keep the states of a store's names, in memory as on the disk, between threads and between processes.
 
-A change is told in `.revision` before it is made, and who hears of it waits for the lock: so what a process that was
-killed did is seen by all.
+A change is announced in `.revision` before it is made, and a process that reads the announcement waits for the lock: so
+all see the changes of a process that was killed.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ TOLD = 200  # changes that .revision holds; who is further behind reads everythi
 
 @final
 class Journal:
-    """Every name's state, by what this process knows; `changing` to write one."""
+    """Hold every name's state, as far as this process knows; a state is written inside `changing`."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -45,7 +45,7 @@ class Journal:
         self._turn = threading.Lock()  # to change something: held while files are written, and never by readers
 
     def names(self) -> list[str]:
-        """Return those that are served, in order."""
+        """Return the names that are served, in order."""
         with self.lock:
             if self._names is None:
                 self._names = sorted(name for name, state in self.states.items() if state["current"] is not None)
@@ -53,15 +53,13 @@ class Journal:
 
     @property
     def behind(self) -> bool:
-        """Return whether others have changed something; a look at one file."""
+        """Return whether other processes have changed something; this reads one file."""
         return self._read_mark() != self._mark
 
     @contextlib.contextmanager
     def alone(self, how: int) -> Iterator[None]:
-        """Yield one thread of this process, and with LOCK_EX one process of all.
-
-        Readers of what is in memory do not wait.
-        """
+        """Admit one thread of this process, and with LOCK_EX one process of all. Readers of the states in memory do not
+        wait."""
         if self.read_only:
             with self._turn:
                 yield
@@ -73,7 +71,8 @@ class Journal:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Alone, and on top of what the others did. Raises: ConfigError for a folder that cannot be written."""
+        """Hold the lock of all processes, after taking in what they changed. Raises: ConfigError for a folder that
+        cannot be written."""
         if self.read_only:
             raise ConfigError(
                 f"{self.root} is read-only: its prompts can be used, and none can be added, changed or removed."
@@ -89,10 +88,8 @@ class Journal:
         self.take(name, state)
 
     def write_many(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Write many states.
-
-        Thousands at a time wait under another name until all are on the disk, and are then renamed.
-        """
+        """Write thousands of states at a time: all wait under another name until they are on the disk, and are then
+        renamed."""
         if not states:
             return
         for name, state in states.items():
@@ -104,7 +101,7 @@ class Journal:
             self.take(name, state)
 
     def take(self, name: str, state: dict[str, Any] | None) -> None:
-        """Keep a name's state in memory; None where it has none any more."""
+        """Keep a name's state in memory; None if it has none any more."""
         with self.lock:
             self._names = None
             self.changes += 1
@@ -116,7 +113,7 @@ class Journal:
                 self.states[name] = state
 
     def tell(self, names: list[str]) -> None:
-        """Let other processes know whose states change now."""
+        """Announce to other processes the names whose states change now."""
         lines = self._mark.splitlines()
         # The clock, so that a mark is never told again, not even where somebody took the file away.
         number = max(time.time_ns(), int(self._last.partition(b" ")[0] or 0) + 1)
@@ -132,7 +129,8 @@ class Journal:
             return b""
 
     def catch_up(self, everything: bool = False) -> bool:
-        """Read the states that others changed. Raises: ConfigError for those that are damaged, at last."""
+        """Read the states that others changed; return whether there were any. Raises: ConfigError for a damaged one,
+        after reading all."""
         mark = self._read_mark()
         if mark == self._mark and not everything:
             return False
@@ -189,10 +187,8 @@ def empty() -> dict[str, Any]:
 
 
 def with_version(state: dict[str, Any], sha256: str, by: str = "", size: int = 0) -> dict[str, Any]:
-    """Return the state with its next version, which is current.
-
-    A key that added it is noted, with the version's bytes.
-    """
+    """Return the state with its next version, which is current. A key that added it is noted, with the version's
+    bytes."""
     number, current = state["next"], state["current"]
     told = {"sha256": sha256, "added": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     told |= {"by": by, "bytes": size} if by else {}
@@ -206,7 +202,8 @@ def with_version(state: dict[str, Any], sha256: str, by: str = "", size: int = 0
 
 
 def without_versions(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
-    """Return the state without these versions, whose folders stay for a while and whose bytes are still their key's."""
+    """Return the state without these versions; their folders stay for a while, and their bytes still count for their
+    key."""
     versions = state["versions"]
     owed = {number: versions[number] for number in numbers if "by" in versions[number]}
     return {
@@ -225,17 +222,18 @@ def cleared(state: dict[str, Any], numbers: list[str]) -> dict[str, Any]:
 
 
 def due(state: dict[str, Any]) -> list[str]:
-    """Return numbers of the removed versions whose time is over, or in the future since somebody set the clock."""
+    """Return the numbers of the removed versions whose time is over, or in the future since the clock was set back."""
     return [number for number, when in state["gone"].items() if not 0 <= time.time() - when < GRACE]
 
 
 def dumped(state: dict[str, Any]) -> bytes:
-    """Return a name's state as its file has it, with a hash of all that it says."""
+    """Return a name's state as its file has it, with a hash of its content."""
     return json.dumps({**state, SEAL: _digest(state)}).encode()
 
 
 def parsed(text: bytes) -> dict[str, Any]:
-    """Return a name's state; one of before states had a hash is read as well. Raises: ValueError where it is none."""
+    """Return a name's state from its file, which may be older than the hash in it. Raises: ValueError for any other
+    text."""
     try:
         state = json.loads(text)
         seal = state.pop(SEAL, None)
@@ -250,7 +248,8 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 
 def _check(state: dict[str, Any]) -> None:
-    """Check a state. Raises: ValueError, or the error of reading something else."""
+    """Check that a state's parts are valid. Raises: ValueError, or the error that reading a value of another type ends
+    with."""
     share, current, adopted = state["share"], state["current"], state["adopted"]
     numbers = {int(number) for number in state["versions"]}
     named = [*state["aliases"].values(), *([share["version"]] if share is not None else [])]

@@ -1,7 +1,7 @@
-"""Bearer keys: who may use which prompts, and who may change which. The file has their hashes alone.
+"""Hold bearer keys: which key may use which prompts, and which may change which. The file has their hashes alone.
 
-A key is `fw_ID_SECRET`. The secret is 256 random bits, which nobody can guess whatever the hash costs, so that a plain
-SHA-256 serves as well as a slow one would for a password, and a request need not wait for it.
+A key is `fw_ID_SECRET`. The secret is 256 random bits, which nobody can guess however cheap the hash is, so that a
+plain SHA-256 serves as well as a slow one would for a password, and a request need not wait for it.
 """
 
 import fcntl
@@ -32,9 +32,9 @@ PREFIX = "fw"
 @final
 @dataclass(frozen=True)
 class Key:
-    """Patterns (`acme-*`) of the names that may be used, and of those that may be added, changed and removed.
+    """Hold patterns (`acme-*`) of the names that a key may use, and of those that it may add, change and remove.
 
-    The two are apart: who may change a prompt may not use it, unless told so as well.
+    The two are apart: a key that may change a prompt may use it only if a pattern allows that as well.
     """
 
     id: str
@@ -57,7 +57,7 @@ NOBODY = hashlib.sha256(b"").hexdigest()
 
 @final
 class KeyRing:
-    """The keys of a store, read again whenever their file changes: a key that is removed is refused at once."""
+    """Hold the keys of a store, read again whenever their file changes: a key that is removed is refused at once."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -69,17 +69,15 @@ class KeyRing:
 
     @staticmethod
     def open(root: str | Path) -> "KeyRing":
-        """Return the keys of the store in this folder; none where it has no file of them. Raises: ConfigError."""
+        """Return the keys of the store in this folder; none if it has no file of them. Raises: ConfigError."""
         ring = KeyRing(Path(root) / "served" / FILE)
         ring.list()
         return ring
 
     @property
     def empty(self) -> bool:
-        """Return whether there never were keys.
-
-        Where the last one was removed nobody gets in, rather than everybody.
-        """
+        """Return whether there never were keys. After the last key was removed, every client is refused, not
+        admitted."""
         self._read()
         return not self._found
 
@@ -91,10 +89,8 @@ class KeyRing:
         return [key for _, key in self._keys.values()]
 
     def find(self, token: str | None) -> Key | None:
-        """Return the key of a token, or None; the work is the same whether its id is known or not.
-
-        A damaged file has no keys.
-        """
+        """Return the key with this token, or None; the work is the same whether its id is known or not. A damaged file
+        has no keys."""
         mark, _, rest = (token or "").partition("_")
         id, _, secret = rest.partition("_")
         wanted, key = self._read().get(id, (NOBODY, None))
@@ -105,10 +101,8 @@ class KeyRing:
     def add(
         self, infer: Sequence[str], administer: Sequence[str] = (), note: str = "", limits: Sequence[str] = ()
     ) -> str:
-        """Return a new key's token, which is told here and never again.
-
-        Raises: ConfigError for a key that may do nothing.
-        """
+        """Add a key and return its token, which is never shown again. Raises: ConfigError for a key that may do
+        nothing."""
         if not [*infer, *administer] or not all([*infer, *administer]):
             raise ConfigError("A key has to allow something: name patterns to infer with, or to administer.")
         quota = Quota().with_limits(limits)
@@ -131,7 +125,7 @@ class KeyRing:
         self._change(without)
 
     def limit(self, id: str, limits: Sequence[str]) -> Quota:
-        """Give a key other limits, `rows=100` or `rows=none`; returns all it has then. Raises: ConfigError."""
+        """Give a key other limits, `rows=100` or `rows=none`; return all that it has then. Raises: ConfigError."""
         changed = Quota()
 
         def limited(entries: Entries) -> Entries:
@@ -191,10 +185,8 @@ def _key(entry: dict[str, Any]) -> Key:
 
 
 def _entry(entries: Entries, id: str) -> dict[str, Any]:
-    """Return the entry of a key.
-
-    Raises: ConfigError if no key has this id; a text that is no id may be a key, which no error shows.
-    """
+    """Return the entry with this id. Raises: ConfigError if there is none; a text that is no id may be a key, which no
+    error shows."""
     result = next((entry for entry in entries if entry["id"] == id), None)
     if result is None:
         shown = f"the id {id!r}" if re.fullmatch("[0-9a-f]{1,16}", id) else "that id (one has 16 characters of base 16)"

@@ -70,7 +70,7 @@ def prefix_of(bank: Bank, task: int) -> PrefixPrompt | None:
 def attempt(work: Callable[[Any], None], jobs: list[Any], results: list[Future[Any]]) -> None:
     """Do the work of all jobs; if that fails, of each alone, so that only the one at fault gets the error.
 
-    Raises: what `is_fatal` says, after which no row can be computed.
+    Raises: an error for which `is_fatal` is true, after which no row can be computed.
     """
     try:
         work(jobs)

@@ -1,4 +1,4 @@
-"""What the engine is asked to do and what it answers: plain values, no tensors, so that any front may speak to it."""
+"""Define what the engine is asked to do and what it answers: plain values, no tensors, so that any front may use it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,7 +14,7 @@ Finish = Literal["stop", "length"]
 
 
 class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
-    """The engine has as much work as it may hold; `retry_after` seconds from now there is room again."""
+    """Report that the engine has as much work as it may hold; `retry_after` seconds from now there is room again."""
 
     def __init__(self, message: str, retry_after: float):
         super().__init__(message)
@@ -22,14 +22,15 @@ class Busy(ForewordError):  # noqa: N818 - what it is, not what went wrong
 
 
 class Stopped(Busy):
-    """The engine takes nothing more: it stops, or has failed, and another process has to take its place."""
+    """Report that the engine takes no more work: it stops, or has failed, and another process has to take its place."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who asks: an id that keys take turns by, and how many of its rows may wait (None: as many as there is room for).
+    """Identify a client: an id by which keys take turns, and how many of its rows may wait (None: as many as there is
+    room for).
 
-    The empty id is that of all who ask without a key.
+    The empty id is that of all clients without a key.
     """
 
     id: str = ""
@@ -41,7 +42,7 @@ ANYBODY = Client()
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of text with its log-probability, and the likeliest ones where they were asked for.
+    """Hold one piece of text with its log-probability, and the likeliest ones if they were asked for.
 
     The first piece of a prompt has no log-probability.
     """
@@ -53,7 +54,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Delta:
-    """What generation adds: text that will not change any more, the pieces it is made of, and why it ended.
+    """Hold what generation adds: text that will not change any more, its pieces, and why the generation ended.
 
     `prompt` has the pieces of the text that was given, once, before all that is new.
     """
@@ -66,9 +67,9 @@ class Delta:
 
 @dataclass(frozen=True)
 class Generated:
-    """A whole continuation. `prompt_tokens` counts the row's own columns, those of its learnt prompt included.
+    """Hold a whole continuation. `prompt_tokens` counts the columns of the row, those of its learnt prompt included.
 
-    `prompt` has the pieces of the text that was given, where they were asked for.
+    `prompt` has the pieces of the text that was given, if they were asked for.
     """
 
     text: str
@@ -81,7 +82,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Judged:
-    """A row's likeliest label and the probability of each; `cut` counts the pieces that truncation took."""
+    """Hold a row's likeliest label and the probability of each; `cut` counts the pieces that truncation took."""
 
     label: str
     probabilities: dict[str, float]
@@ -91,10 +92,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class RowRequest:
-    """A row to read with a prompt: its fields by name, or one text for a template with one field, or chat messages.
+    """Hold a row to read with a prompt: its fields by name, or one text for a template with one field, or chat
+    messages.
 
-    `version` None is the model alone, which reads the text as it is. `options` are a row's own labels, where the
-    artefact has none. `where` names the row in errors. With `echo` a generation begins with the text's own pieces, if
+    With `version` None the model alone reads the text as it is. `options` are the labels of this row, if the artefact
+    has none. `where` names the row in errors. With `echo` a generation begins with the pieces of the text itself, if
     log-probabilities are asked for, and nothing new need follow.
     """
 
@@ -109,7 +111,7 @@ class RowRequest:
 
 @dataclass(frozen=True)
 class Load:
-    """How much the engine holds. Rows wait, or are being generated; prompts are in memory, or compiled as well."""
+    """Count what the engine holds. Rows wait, or are being generated; prompts are in memory, or compiled as well."""
 
     waiting: int
     generating: int
@@ -126,7 +128,7 @@ class Load:
 
 @runtime_checkable
 class Ticket(Protocol):
-    """A generation under way. `result` raises what went wrong; `cancel` gives its place to the next."""
+    """Hold a generation under way. `result` raises its error; `cancel` gives its place to the next."""
 
     @property
     def result(self) -> Future[Generated]: ...
@@ -136,7 +138,7 @@ class Ticket(Protocol):
 
 @runtime_checkable
 class Works(Protocol):
-    """The engine as a front sees it. Every call is thread-safe and returns at once."""
+    """Describe the engine as a front sees it. Every call is thread-safe and returns at once."""
 
     @property
     def model(self) -> str: ...
@@ -148,38 +150,38 @@ class Works(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Return whether it has stopped, as it was asked to or not."""
+        """Return whether the engine has stopped, by a call of `close` or by a failure."""
         ...
 
     @property
     def failure(self) -> str | None:
-        """Return why the engine stopped without being asked to, in a sentence; None if it did not."""
+        """Return why the engine stopped without a call of `close`, in a sentence; None if it did not."""
         ...
 
     @property
     def held(self) -> float:
-        """Return the seconds since the engine last made progress while work waits; 0 if it does, or nothing waits."""
+        """Return the seconds since the engine last made progress while work waits; 0 if it makes progress, or nothing
+        waits."""
         ...
 
     def classify(self, rows: Sequence[RowRequest], by: Client = ANYBODY) -> Future[list[Judged]]:
-        """Return the labels of rows, each with its own prompt.
-
-        Raises: Busy; the future: ForewordError that says what is wrong.
-        """
+        """Label rows, each with its own prompt; return their future. Raises: Busy; the future: ForewordError that says
+        what is wrong."""
         ...
 
     def generate(
         self, row: RowRequest, sampling: Sampling, on_delta: Callable[[Delta], None] | None = None, by: Client = ANYBODY
     ) -> Ticket:
-        """Continue a row in text. `on_delta` is called on the engine's thread. Raises: Busy."""
+        """Generate text after a row and return its ticket. `on_delta` is called on the engine's thread. Raises:
+        Busy."""
         ...
 
     def check(self, artefact: Artefact) -> None:
-        """Return whether a prompt fits this model. Raises: ArtefactError, ConfigError in one sentence."""
+        """Check that a prompt fits this model. Raises: ArtefactError, ConfigError in one sentence."""
         ...
 
     def load(self) -> Load: ...
 
     def close(self, finish: bool = True, seconds: float = 30.0) -> None:
-        """Take nothing more; with `finish`, end what was accepted first, for so long at most."""
+        """Refuse new work and stop; with `finish`, end what was accepted first, for `seconds` at most."""
         ...

@@ -1,4 +1,4 @@
-"""How much one key may have: of what is under way, and of what the store keeps for it."""
+"""Limit how much one key may have under way, and how much the store keeps for it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 @final
 @dataclass(frozen=True)
 class Quota:
-    """None is no limit of the key's own: it shares what all keys have.
+    """Hold the limits of one key. None is no limit of that key alone: it shares what all keys have.
 
     Under way: `requests`, bodies that arrive included; `rows` that wait for the model; `uploads` that are checked.
     Stored, of what this key added and nobody removed: `prompts`, their `versions`, and the `bytes` of these.
@@ -28,7 +28,7 @@ class Quota:
 
     @staticmethod
     def read(limits: Any) -> "Quota":
-        """Read a quota. Raises: ValueError for what `as_dict` never returns."""
+        """Read limits as `as_dict` gives them. Raises: ValueError for anything else."""
         if not isinstance(limits, Mapping) or not limits.keys() <= {*NAMES}:
             raise ValueError(f"limits are of {', '.join(NAMES)}")
         if not all(type(value) is int and value >= 0 for value in limits.values()):
@@ -39,7 +39,8 @@ class Quota:
         return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
 
     def with_limits(self, texts: Sequence[str]) -> "Quota":
-        """Return this one with `rows=100`, `bytes=2GB` or `rows=none` in place of what it has. Raises: ConfigError."""
+        """Return these limits with `rows=100`, `bytes=2GB` or `rows=none` in place of earlier ones. Raises:
+        ConfigError."""
         changed: dict[str, int | None] = {}
         for text in texts:
             name, mark, value = text.partition("=")
@@ -58,7 +59,7 @@ class Quota:
         return replace(self, **changed)
 
     def before(self, other: "Quota") -> "Quota":
-        """Return this one, with the other's limits where it has none."""
+        """Return these limits, with the other's where this one has none."""
         return Quota(**{**other.as_dict(), **self.as_dict()})
 
 
@@ -67,7 +68,7 @@ NAMES = tuple(field.name for field in fields(Quota))
 
 
 def parse_size(text: str) -> int:
-    """Return bytes of 512MB, 2GB, or a number of bytes. Raises: ConfigError."""
+    """Return the bytes of a size: 512MB, 2GB, or a number of bytes. Raises: ConfigError."""
     number = text.strip().upper().rstrip("BKMGT")
     unit = text.strip().upper()[len(number) :].strip()
     digits = number.strip().replace(".", "", 1)
@@ -78,9 +79,9 @@ def parse_size(text: str) -> int:
 
 @final
 class Shares:
-    """Places that keys share; not thread-safe.
+    """Share places between keys; not thread-safe.
 
-    One key may have all of them while it is alone. If they are taken, a key that has less than its even share is let in
+    One key may have all places while it is alone. If they are taken, a key that has less than its even share is let in
     all the same, so that others who hold very many do not keep it out; so there are at most a few times as many as
     `most`, and each key beyond it had to be a valid one.
     """
@@ -90,7 +91,8 @@ class Shares:
         self.of: Counter[str] = Counter()
 
     def refusal(self, key: str, count: int, own: int | None = None) -> Literal["own", "all"] | None:
-        """Return why a key may not have so many more: its `own` limit, or that of all; None if it may."""
+        """Return why a key may not have `count` more: "own" for its `own` limit, "all" for that of all keys; None if it
+        may."""
         mine = self.of[key] + count
         if own is not None and mine > own:
             return "own"
@@ -111,7 +113,7 @@ class Shares:
 @final
 @dataclass(frozen=True)
 class Used:
-    """What the store keeps for a key."""
+    """Count what the store keeps for a key."""
 
     prompts: int = 0
     versions: int = 0
@@ -125,7 +127,7 @@ class Used:
 
 @final
 class KeyUsage:
-    """What the store keeps for each key, by the states of its names."""
+    """Count what the store keeps for each key, by the states of its names."""
 
     def __init__(self) -> None:
         self._of: dict[str, Used] = {}
@@ -143,8 +145,8 @@ class KeyUsage:
 
 
 def used_by(state: Mapping[str, Any]) -> dict[str, Used]:
-    """Return what one name's state keeps for the keys that added its versions; removed ones keep bytes until they are
-    gone."""
+    """Return what one name's state keeps for each key that added versions; removed ones keep bytes until their folders
+    are gone."""
     results: dict[str, Used] = {}
     for versions, counted in ((state.get("versions"), 1), (state.get("owed"), 0)):
         for about in (versions or {}).values():

@@ -1,6 +1,7 @@
-"""Copies of the server behind one address, by Ray Serve: each loads the model once, and all share the store's folder.
+"""Serve with copies of the server behind one address, by Ray Serve: each loads the model once, and all share the
+store's folder.
 
-Without RAY_ADDRESS a Ray of its own is started, for this machine alone: it listens on loopback and wants a token that
+Without RAY_ADDRESS a separate Ray is started, for this machine alone: it listens on loopback and wants a token that
 nobody else has. With it the replicas go to that cluster, whose machines all have to see the folder under the same path.
 Limits count in each replica; what one of them changes in the store the others see within a second. On stderr each line
 of a replica's log begins with its name and process in brackets.
@@ -51,7 +52,8 @@ QUIET = {"enable_access_log": False, "log_level": "WARNING"}  # ours has a line 
 @final
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """What every replica is made of. `load` gives the model; the whole travels to other processes by pickle."""
+    """Hold what every replica is made of. `load` returns the model; the whole plan travels to other processes by
+    pickle."""
 
     folder: Path
     load: Callable[[], FrozenLM]
@@ -62,7 +64,7 @@ class ReplicaPlan:
 
 @final
 class Replica:
-    """One model with its engine and its routes, in a process of its own, as Ray Serve makes and ends it."""
+    """Run one model with its engine and its routes, in a separate process that Ray Serve starts and ends."""
 
     def __init__(self, plan: ReplicaPlan):
         from ray import serve
@@ -76,7 +78,7 @@ class Replica:
         return make_app(self.server)
 
     def check_health(self) -> None:
-        """Ray Serve puts another replica in the place of one that fails here."""
+        """Check that the engine runs and makes progress; Ray Serve replaces a replica that raises here."""
         if self.engine.ended or self.engine.failure is not None:
             raise RuntimeError(self.engine.failure or "the engine has ended")
         limits = self.server.limits
@@ -84,7 +86,7 @@ class Replica:
             raise RuntimeError(f"the engine has made no progress for {self.engine.held:.0f} seconds")
 
     async def drain(self) -> int:
-        """Take nothing more; how many requests are still under way."""
+        """Refuse new requests; return how many are still under way."""
         self.server.draining = True
         return self.server.active
 
@@ -95,7 +97,7 @@ class Replica:
 def serve_replicas(plan: ReplicaPlan, replicas: int, host: str, port: int, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then end what was accepted; a second signal ends it at once.
 
-    Raises: ConfigError where Ray is missing or too old, where the address is taken, and where replicas cannot start.
+    Raises: ConfigError if Ray is missing or too old, if the address is taken, and if replicas cannot start.
     """
     held = _hold_port(host, port)
     port = held.getsockname()[1]
@@ -123,7 +125,7 @@ def serve_replicas(plan: ReplicaPlan, replicas: int, host: str, port: int, *, re
 
 @contextmanager
 def _ray() -> Iterator[Any]:
-    """Ray Serve over a Ray that is reached or started here. Raises: ConfigError."""
+    """Yield Ray Serve over a Ray that is reached or started here. Raises: ConfigError."""
     own = "RAY_ADDRESS" not in os.environ
     folder = tempfile.mkdtemp(prefix="fw-") if own else ""  # a short name, since sockets are in it
     before = os.environ.copy()
@@ -157,7 +159,7 @@ def _ray() -> Iterator[Any]:
 
 
 def _library() -> Any:
-    """Import Ray. Raises: ConfigError that says what to install."""
+    """Import Ray Serve and return it. Raises: ConfigError that says what to install."""
     try:
         from ray import serve
         from ray.serve.handle import DeploymentHandle
@@ -170,7 +172,8 @@ def _library() -> Any:
 
 
 def _deployed(plan: ReplicaPlan, replicas: int) -> "DeploymentHandle[Any]":
-    """Return all replicas, once they answer. Raises: ConfigError with the reason why they cannot start."""
+    """Start all replicas; return their handle once they answer. Raises: ConfigError with the reason why they cannot
+    start."""
     import ray
     from ray import serve
 
@@ -196,7 +199,7 @@ def _deployed(plan: ReplicaPlan, replicas: int) -> "DeploymentHandle[Any]":
 
 
 def share(cores: Sequence[int], replicas: int) -> float:
-    """Return how many processors each replica may have where a machine has so many each; less than one where they are
+    """Return how many processors each replica may have, from the number of each machine; less than one if they are
     few."""
     for size in range(max(cores, default=0), 0, -1):
         if sum(own // size for own in cores) >= replicas:
@@ -205,7 +208,7 @@ def share(cores: Sequence[int], replicas: int) -> float:
 
 
 def _drain(handle: "DeploymentHandle[Any]", seconds: float, hurry: threading.Event) -> None:
-    """Wait until no replica has a request under way, for so long at most."""
+    """Wait until no replica has a request under way, for `seconds` at most, or until `hurry` is set."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not hurry.is_set():
         # A replica that died has nothing under way any more.
@@ -216,8 +219,8 @@ def _drain(handle: "DeploymentHandle[Any]", seconds: float, hurry: threading.Eve
 
 
 def _hold_port(host: str, port: int) -> socket.socket:
-    """Bound to the port, or to one that is free for 0, so that nothing that Ray starts is given it before its proxy,
-    which may bind it too while nobody listens. Raises: ConfigError where it is taken."""
+    """Return a socket bound to the port, or for 0 to a free one, so that nothing that Ray starts is given it before
+    Ray's proxy, which may bind it too while nobody listens. Raises: ConfigError if the port is taken."""
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

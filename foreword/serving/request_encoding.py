@@ -1,4 +1,4 @@
-"""From what is asked to rows of pieces: prompts are read from disk and texts tokenised, on a thread of their own."""
+"""Encode requests as rows of tokens: read prompts from disk and tokenise texts, on a separate thread."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -27,7 +27,7 @@ PLAIN = "{text}{answer}"  # how the model alone is given a text
 @final
 @dataclass(frozen=True, eq=False)
 class RequestEncoder:
-    """Prompts of a bank and rows for them. A text and what is to be written after it have `columns` at most, and all
+    """Encode rows for the prompts of a bank. A text and what is to be written after it have `columns` at most, and all
     rows of a request that are labelled `work` tokens."""
 
     lm: FrozenLM
@@ -61,10 +61,8 @@ class RequestEncoder:
         return [jobs[index] for index in range(len(asked))]
 
     def _check_work(self, jobs: Sequence[Labelling]) -> None:
-        """Check how much work the rows of one request take.
-
-        Raises: ConfigError for more than a request may take, answers included.
-        """
+        """Check the size of one request. Raises: ConfigError if its rows have more tokens than it may, or its answer
+        more characters."""
         tokens = sum(job.row.tokens for job in jobs)
         if tokens > self.work:
             words = max(job.row.tokens - len(job.row.ids_S) for job in jobs)
@@ -117,7 +115,7 @@ class RequestEncoder:
                 raise ConfigError(f"{name} is {value!r}; it must be {greedy}{allowed}.")
 
     def _to_continue(self, asked: RowRequest) -> tuple[Entry | None, Encoder, Row]:
-        """Return the prompt, how a row is put to the model, and the row."""
+        """Return the prompt (None for the model alone), the encoder that puts a row to the model, and the row."""
         if asked.version is not None:
             entry = self.bank.entry(asked.version)
             return entry, entry.plain, _row(entry, asked, labelled=False)
@@ -136,7 +134,7 @@ class RequestEncoder:
         return None, self.bank.encoder(form, 0), Row(fields, None, (), asked.where)
 
     def _today(self, form: Format) -> Format:
-        """Return the format with today as its clock: the model alone answers of the day on which it is asked.
+        """Return the format with today as its clock: the model alone answers as of the day of the request.
 
         The hour is left at midnight, so that the rows of a day share what is compiled for them.
         """
@@ -147,10 +145,7 @@ class RequestEncoder:
 
 
 def _row(entry: Entry, asked: RowRequest, *, labelled: bool) -> Row:
-    """Return what was asked as a row of the prompt's fields.
-
-    Raises: DataError, ConfigError that say what is missing.
-    """
+    """Return a request as a row of the prompt's fields. Raises: DataError, ConfigError that say what is missing."""
     given: Any = dict(asked.fields)
     if asked.messages:
         if len(asked.messages) != 1 or asked.messages[0][0] != "user":

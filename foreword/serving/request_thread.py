@@ -1,4 +1,4 @@
-"""The thread in front of the model: it reads prompts and tokenises texts, a request of each key in turn."""
+"""Run the thread in front of the model: it reads prompts and tokenises texts, a request of each key in turn."""
 
 import threading
 import time
@@ -11,9 +11,10 @@ from foreword.serving.jobs import EncodingJob
 
 @final
 class Front:
-    """Runs each request's `work` on one thread; requests that nobody waits for any more are dropped.
+    """Run each request's `work` on one thread; requests that nobody waits for any more are dropped.
 
-    `work` tells its request what goes wrong. What it raises all the same ends the thread and is told to `failed`.
+    `work` reports errors to its request. An error that it raises all the same ends the thread and is passed to
+    `failed`.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]):
@@ -31,14 +32,14 @@ class Front:
             self._changed.notify()
 
     def close(self, seconds: float) -> None:
-        """End once all that was submitted is read, for so long at most."""
+        """End the thread once all submitted requests are read; wait for that for `seconds` at most."""
         with self._changed:
             self._open = False
             self._changed.notify()
         self._thread.join(seconds)
 
     def _next(self) -> EncodingJob | None:
-        """Return the next step; None if it is to end."""
+        """Return the next request, or wait for one; None if the thread is to end."""
         with self._changed:
             while (reading := self._turns.next()) is None:
                 self.since = None

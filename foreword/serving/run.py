@@ -1,6 +1,6 @@
-"""The server as a process: it listens, says so, and ends what it accepted before it goes.
+"""Run the server as a process: it listens, reports its address, and ends what it accepted before it exits.
 
-Whatever HTTP parser is installed, heads are read by h11, which is bounded; httptools is not.
+Heads are read by h11, which is bounded, whatever HTTP parser is installed; httptools is not bounded.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ LOGGED = {
 
 
 class EngineFailed(Exception):  # noqa: N818 - what it is
-    """The process ends since its engine has failed: nothing that whoever started it did wrong."""
+    """Report that the process ends since its engine has failed, and not by a fault of the user who started it."""
 
 
 class BoundedConnection(H11Protocol):
-    """A connection. It has to bring a whole head within `seconds` of its opening, and of its last answer.
+    """Bound a connection: it has to bring a whole head within `seconds` of its opening, and of its last answer.
 
-    It is also ended if it stops to read what it is sent.
+    It is also ended if its client stops to read what it is sent.
     """
 
     limits: Connections  # of the server; set in a class of its own by `protocol`
@@ -58,7 +58,7 @@ class BoundedConnection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Return whether no request of it is under way."""
+        """Return whether no request of the connection is under way."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -104,7 +104,7 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def end(self) -> None:
-        """Close it now, whatever has not been sent: a close that waits for its reader may wait for ever."""
+        """Close the connection now, whatever has not been sent: a close that waits for its reader may wait for ever."""
         if self.transport.get_write_buffer_size() or self.transport.is_closing():
             self.transport.abort()
         else:
@@ -125,7 +125,7 @@ class BoundedConnection(H11Protocol):
             self.stall = None
 
     def _refuse(self, status: int, words: str, code: str) -> None:
-        """Answer what never becomes a request, in the shape of every other failure, and close."""
+        """Answer bytes that never become a request, in the shape of every other failure, and close."""
         kind = "unavailable_error" if status == 503 else "invalid_request_error"
         body = json.dumps({"error": {"message": words, "type": kind, "param": None, "code": code}}).encode()
         if self.conn.our_state is h11.IDLE or self.conn.our_state is h11.SEND_RESPONSE:
@@ -136,12 +136,12 @@ class BoundedConnection(H11Protocol):
 
 
 def protocol(most: int, seconds: float) -> type[BoundedConnection]:
-    """Return the class of one server's connections: at most so many, each with so many seconds to bring a head."""
+    """Return the class of one server's connections: at most `most`, each with `seconds` to bring a head."""
     return type("BoundedConnection", (BoundedConnection,), {"limits": Connections(most, seconds)})
 
 
 class _Stopping(uvicorn.Server):
-    """On the first signal new requests are turned away and the others ended; on the second it goes at once."""
+    """Turn new requests away and end the others on the first signal; exit at once on the second."""
 
     def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[str], None]):
         super().__init__(config)
@@ -170,7 +170,7 @@ class _Stopping(uvicorn.Server):
 
 
 def require_loopback(host: str, keys: KeyRing) -> None:
-    """Check that a server without keys is reached from this machine alone. Raises: ConfigError."""
+    """Check that a server without keys listens on loopback alone. Raises: ConfigError if others could reach it."""
     if keys.empty and not is_loopback(host):
         raise ConfigError(
             f"--host {host} lets other machines in, and there are no keys: whoever comes could use and change every "
@@ -181,8 +181,8 @@ def require_loopback(host: str, keys: KeyRing) -> None:
 def run(server: Server, host: str, port: int, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then end what was accepted, for as long as an answer may take.
 
-    Raises: ConfigError as `require_loopback` says, and where the address is taken; EngineFailed if the engine failed,
-    after probes and clients have been told for a while.
+    Raises: ConfigError as `require_loopback` does, and if the address is taken; EngineFailed if the engine failed,
+    after probes and clients have been answered so for a while.
     """
     require_loopback(host, server.keys)
     seconds, idle = server.limits.seconds, server.limits.idle

@@ -1,14 +1,15 @@
-"""The prompts of a server: a folder of names, each with versions that never change and a current one.
+"""Store the prompts of a server: a folder of names, each with versions that never change and a current one.
 
     DIR/artefacts/NAME/         what training wrote (or DIR/NAME/, or DIR itself): adopted as a version when it changes
     DIR/served/names/NAME/N/    version N, an artefact's folder
     DIR/served/names/NAME/served.json   which version is current, aliases, a share of the traffic, what was removed
     DIR/served/.revision        the last changes, each with the name that it is of; other processes look at it
-    DIR/served/.lock            held by whoever changes something, and by whoever takes in what others changed
+    DIR/served/.lock            held by a process while it changes something, or takes in what others changed
 
-A process that is killed leaves the earlier state or the new one. A change is told before it is made, and who hears of
-it waits for the lock, so that what a killed process did is seen by all. A folder that `served.json` does not name is
-cleared away at the next start; a removed version's stays for `GRACE` seconds, for the requests that are under way.
+A process that is killed leaves the earlier state or the new one. A change is announced before it is made, and a process
+that reads the announcement waits for the lock, so that all see what a killed process did. A folder that `served.json`
+does not name is cleared away at the next start; a removed version's stays for `GRACE` seconds, for the requests that
+are under way.
 """
 
 import contextlib
@@ -36,17 +37,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class UnknownPrompt(ForewordError):  # noqa: N818 - what it is
-    """No prompt, or no version of it, has this name."""
+    """Report that no prompt, or no version of it, has this name."""
 
 
 class OverQuota(ForewordError):  # noqa: N818 - what it is
-    """A key has as much in the store as it may have."""
+    """Report that a key has as much in the store as it may have."""
 
 
 @final
 @dataclass(frozen=True)
 class Version:
-    """One version of a prompt; its folder never changes."""
+    """Identify one version of a prompt; its folder never changes."""
 
     name: str
     number: int
@@ -59,10 +60,8 @@ class Version:
 
 
 def read_version(version: Version) -> dict[str, bytes]:
-    """Return a version's files, which are those that were stored.
-
-    Raises: ArtefactError in a sentence without its path.
-    """
+    """Return a version's files, which are those that were stored. Raises: ArtefactError in a sentence without its
+    path."""
     try:
         contents = _files_of(version.folder)
     except OSError as error:
@@ -76,7 +75,7 @@ def read_version(version: Version) -> dict[str, bytes]:
 
 
 def is_whole(version: Version) -> bool:
-    """Return whether `read_version` would read it."""
+    """Return whether `read_version` would read the version."""
     try:
         read_version(version)
     except ArtefactError:
@@ -92,7 +91,8 @@ def _files_of(folder: Path) -> dict[str, bytes]:
 @final
 @dataclass(frozen=True)
 class Served:
-    """A name with its versions. `share` sends that fraction of what names no version to another one."""
+    """Hold a name with its versions. `share` is a version and the fraction of requests that it gets of those that name
+    no version."""
 
     name: str
     current: Version
@@ -104,7 +104,8 @@ class Served:
 
 @final
 class PromptStore:
-    """Safe between threads and between processes. Reads are from memory; `refresh` takes in what others changed."""
+    """Store prompts for many threads and processes. Reads are from memory; `refresh` takes in what other processes
+    changed."""
 
     def __init__(self, root: Path, sources: Mapping[str, Path]):
         self.root = root
@@ -118,12 +119,12 @@ class PromptStore:
 
     @staticmethod
     def open(root: str | Path, *, create: bool = False) -> "PromptStore":
-        """Return a store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
+        """Open a store or comparison, a folder of artefacts, one artefact's folder, or what was served before.
 
         A folder that cannot be written is served as it is, and refuses changes. A name whose state is damaged stands in
         `damaged` and stays as it is; the others are served.
 
-        Raises: ConfigError where the folder has none of it, unless it may be `create`d empty.
+        Raises: ConfigError if the folder has none of these, unless it may be `create`d empty.
         """
         path = Path(root)
         result = sources(path)
@@ -178,7 +179,7 @@ class PromptStore:
         return state is not None and state["current"] is not None
 
     def served(self, name: str) -> Served:
-        """Return what is served under a name. Raises: UnknownPrompt."""
+        """Return a name with its versions. Raises: UnknownPrompt."""
         with self._journal.lock:
             state = self._state(name)
             versions = tuple(self._version(name, int(number)) for number in sorted(state["versions"], key=int))
@@ -207,9 +208,10 @@ class PromptStore:
             return self._version(name, number)
 
     def refresh(self) -> bool:
-        """Take in what other processes changed; a look at one file where nothing did.
+        """Take in what other processes changed, and return whether they did; this reads one file if they did not.
 
-        Raises: ConfigError for a state that is damaged; the others are taken in, and of that one what was known.
+        Raises: ConfigError for a state that is damaged; the others are taken in, and of the damaged one the known state
+        stays.
         """
         if not self._journal.behind:
             return False
@@ -218,7 +220,7 @@ class PromptStore:
 
     @contextlib.contextmanager
     def watch(self, seconds: float = 0.25, warn: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-        """Refresh so often, and clear away what is due, on a thread of its own."""
+        """Refresh every `seconds`, and clear away what is due, on a separate thread."""
         ended = threading.Event()
 
         def look() -> None:
@@ -243,10 +245,12 @@ class PromptStore:
     # Changing.
 
     def add(self, name: str, contents: Mapping[str, bytes], *, by: str = "", quota: Quota | None = None) -> Version:
-        """Return a new version, which becomes the current one at once; the bytes of the current one give that.
+        """Add a version and return it; it becomes current at once. The bytes of the current version give that version.
 
-        It counts for the key that it is added `by`, whose `quota` it may not exceed. Raises: ConfigError for a name
-        that cannot be one; OverQuota; OSError where the disk refuses, and nothing has changed.
+        It counts for the key `by` that adds it, whose `quota` it may not exceed.
+
+        Raises: ConfigError for a name that cannot be one; OverQuota; OSError if the disk refuses, and nothing has
+        changed.
         """
         check_name(name)
         if not {RECORD, TENSORS} <= contents.keys() <= {*FILES}:
@@ -271,7 +275,7 @@ class PromptStore:
             return self._version(name, state["next"])
 
     def roll_back(self, name: str, to: int | None = None) -> Version:
-        """Make an earlier version current: the one before by default. Raises: UnknownPrompt, ConfigError."""
+        """Make an earlier version current, the one before by default; return it. Raises: UnknownPrompt, ConfigError."""
         with self._journal.changing():
             state = self._state(name)
             if to is None:
@@ -291,7 +295,7 @@ class PromptStore:
             return self._version(name, to)
 
     def alias(self, name: str, alias: str, number: int | None) -> None:
-        """Another word for a version; None takes it away. Raises: UnknownPrompt, ConfigError."""
+        """Let `name@alias` mean a version; None takes the alias away. Raises: UnknownPrompt, ConfigError."""
         check_alias(alias)
         with self._journal.changing():
             state = self._state(name)
@@ -304,7 +308,7 @@ class PromptStore:
             self._journal.write(name, {**state, "aliases": aliases})
 
     def share(self, name: str, number: int | None, fraction: float = 0.0) -> None:
-        """Send a fraction of what names no version to this one; None sends all to the current one again."""
+        """Send a fraction of the requests that name no version to this one; None sends all to the current one again."""
         with self._journal.changing():
             state = self._state(name)
             if number is not None:
@@ -337,7 +341,7 @@ class PromptStore:
     # Parts of it.
 
     def _check_quota(self, state: dict[str, Any], by: str, size: int, quota: Quota) -> None:
-        """Check that one more version of a name with this state is within the quota. Raises: OverQuota."""
+        """Check that a key may add one more version to a name with this state. Raises: OverQuota if it may not."""
         used = self._journal.usage.of(by)
         first = not any(about.get("by") == by for about in state["versions"].values())
         for what, have, more, most in (
@@ -368,7 +372,7 @@ class PromptStore:
         return Version(name, number, folder, told["sha256"])
 
     def clear(self) -> None:
-        """Clear away what was removed long enough ago."""
+        """Clear away the versions that were removed more than `GRACE` seconds ago."""
         if self.read_only:
             return
         with self._journal.lock:
@@ -388,7 +392,7 @@ class PromptStore:
         self._journal.write_many(changed)
 
     def _clear_strays(self) -> None:
-        """Remove the folders that a killed process never named."""
+        """Clear away folders that a killed process left and that no state names."""
         with os.scandir(self.served_folder / NAMES) as entries:
             folders = [e for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
         for folder in folders:
@@ -404,7 +408,7 @@ class PromptStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _adopt(self) -> None:
-        """Adopt what training put into the folder, if its bytes are not those that were adopted last."""
+        """Adopt what training put into the folder, unless its bytes are those that were adopted last."""
         changed: dict[str, dict[str, Any]] = {}
         for name, folder in self._sources.items():
             if name in self._journal.damaged:

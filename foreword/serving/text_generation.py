@@ -1,4 +1,4 @@
-"""Texts being continued: one batch that rows join when there is a place, and leave when they end."""
+"""Continue texts: one batch that rows join when there is a place, and leave when they end."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LOGITS = 2**22  # of pieces that were given, at once
 
 
 def continues(lm: FrozenLM) -> bool:
-    """Return whether the model continues text, as far as a server goes."""
+    """Return whether the server can continue text with this model."""
     return lm.kind == "causal" and lm.takes_prefix
 
 
@@ -43,15 +43,15 @@ def widest(lm: FrozenLM, room: Room) -> int:
 
 
 def _columns(job: TextJob, row: Encoded) -> list[int]:
-    """Return the columns of the row as it is read that say how likely the pieces to be shown are, but for the first of
-    them: each is told by the column before it."""
+    """Return the columns of the row as it is read that predict the pieces to be shown, except the first piece: each
+    piece is predicted by the column before it."""
     assert job.row is not None, "rows are read before they wait"
     gone = len(job.row.ids_S) - len(row.ids_S)
     return [column - 1 - gone for column, _ in job.spans[1:]]
 
 
 def _reading(before: Sequence[Sequence[int]], answer_B1: Int[Tensor, "B 1"]) -> Int[Tensor, "B R"]:
-    """Return the columns read of each row, padded with its last, which comes last."""
+    """Return the columns read of each row, padded with the row's answer column, which comes last."""
     read_BR = answer_B1.repeat(1, 1 + max(map(len, before)))
     for read_R, columns_ in zip(read_BR, before, strict=True):
         read_R[: len(columns_)] = torch.tensor(columns_, dtype=read_R.dtype)
@@ -61,11 +61,11 @@ def _reading(before: Sequence[Sequence[int]], answer_B1: Int[Tensor, "B 1"]) -> 
 @final
 @dataclass(eq=False)
 class Writers:
-    """Of one model and one thread; `places` texts at once. Without a cache nothing comes here.
+    """Continue texts with one model on one thread; `places` texts at once. Without a cache no text comes here.
 
     The last few places are for keys that have no text under way, so that one key's long texts do not keep another's
-    short one waiting until they end. An error ends the texts that it concerns; if nobody can tell which these are, all
-    that are under way.
+    short one waiting until they end. An error ends the texts that it concerns; if these are not known, all that are
+    under way.
     """
 
     lm: FrozenLM
@@ -95,9 +95,9 @@ class Writers:
             attempt(self._prefill, taken, [job.result for job in taken])
 
     def _served(self, taken: Sequence[TextJob]) -> frozenset[str]:
-        """Return the keys that may have none of the places that are left: if these are the last, those with a text.
+        """Return the keys that may not take a place: those with a text under way, if only reserved places are left.
 
-        Without keys all texts are of one client, for whom no place is left empty.
+        Without keys all texts are of one client, for which no place is left empty.
         """
         reserved = 0 if self.places == 1 else max(1, self.places // 8)
         if len(self.under_way) + len(taken) < self.places - reserved:
@@ -158,7 +158,7 @@ class Writers:
         return tuple(pieces)
 
     def step(self) -> None:
-        """Write one more piece of every text that is under way."""
+        """Generate one more piece of every text that is under way."""
         assert self.cache is not None or not self.under_way, "masked models write nothing"
         self._let_go()
         if not self.under_way:
@@ -181,7 +181,7 @@ class Writers:
         return self.lm.hidden_at(inputs, cached=self.cache.next(first, added))
 
     def _advance(self, jobs: Sequence[TextJob], logits_BV: Float[Tensor, "B V"]) -> None:
-        """Choose each row's next piece, hand its text on, and let the rows go that ended."""
+        """Choose each row's next piece, hand its text on, and remove the rows that ended."""
         try:
             chosen = self._chosen(jobs, logits_BV)
         except Exception as error:
@@ -209,7 +209,7 @@ class Writers:
             return None
 
     def _chosen(self, jobs: Sequence[TextJob], logits_BV: Float[Tensor, "B V"]) -> list[int | None]:
-        """Return each row's next token; None for a row that the model has no numbers for, which is told so."""
+        """Return each row's next token; None for a row that the model has no numbers for, which gets a ModelError."""
         finite_B = logits_BV.sum(-1).isfinite()  # a NaN or an infinity stays one in the sum
         choosers = [job.chooser for job in jobs if job.chooser is not None]
         chosen = choose(torch.where(finite_B[:, None], logits_BV, 0), choosers).tolist()
@@ -257,7 +257,7 @@ class Writers:
         return Piece(text, float(logprob_V[id]), tuple(zip(words, top.values.tolist(), strict=True)))
 
     def _let_go(self) -> None:
-        """Give away the places of texts that have ended, were cancelled or failed."""
+        """Give the places of texts that have ended, were cancelled or failed to others."""
         try:
             for index in reversed(range(len(self.under_way))):
                 if self.under_way[index].result.done():
@@ -266,9 +266,9 @@ class Writers:
             self._start_over(error)
 
     def _start_over(self, error: Exception) -> None:
-        """End all texts under way, whose states cannot be told any more, and begin with an empty cache.
+        """End all texts under way, whose states are not known any more, and begin with an empty cache.
 
-        Raises: what `is_fatal` says.
+        Raises: the error, if `is_fatal` is true of it.
         """
         for job in self.under_way:
             fail(job.result, error)

@@ -1,4 +1,4 @@
-"""Artefacts where training wrote them: which there are, whether they are new, and taking them over without copying."""
+"""Find artefacts where training wrote them, tell whether they are new, and take them over without copying."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ FILES = (TENSORS, RECORD, CARD)
 
 
 def sources(path: Path) -> dict[str, Path]:
-    """Return the artefacts that training wrote, by name."""
+    """Return the folders of the artefacts that training wrote, by name."""
     if (present(path) / RECORD).is_file():
         return {path.resolve().name: present(path)}
     for parent in (path / "artefacts", path):
@@ -35,19 +35,17 @@ def form_of(record: Path) -> str:
 
 
 def stamp_of(folder: Path, at: int | None = None) -> list[list[int]]:
-    """Return a stamp of files, equal for the same ones.
-
-    Adopted ones stay linked, so that no other file gets their number.
-    """
+    """Return what tells an artefact's files from others: inode, time in ns and bytes of each. Adopted files stay
+    linked, so that no other file gets their number."""
     told = [os.stat(file if at is not None else folder / file, dir_fd=at) for file in (RECORD, TENSORS)]
     return [[one.st_ino, one.st_mtime_ns, one.st_size] for one in told]
 
 
 def link(source: Path, target: Path) -> list[list[int]]:
-    """Return the same files in another folder, and their stamp: hard links, since what training replaces gets new
+    """Link the same files into another folder and return their stamp: hard links, since what training replaces gets new
     files.
 
-    Where links fail they are copies. All are of one folder, even where training puts another in its place meanwhile.
+    If links fail they are copies. All are of one folder, even if training puts another in its place meanwhile.
     """
     for left in reversed(range(10)):
         shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How many bytes values take in memory, their Python objects included."""
+"""Count the bytes that values take in memory, their Python objects included."""
 
 import sys
 from collections.abc import Iterable
@@ -10,9 +10,10 @@ import torch
 
 
 def bytes_of(value: Any, apart: Iterable[Any] = ()) -> int:
-    """Return the bytes of a value and of all that it holds, each once, but for what is `apart`.
+    """Return the bytes of a value and of all that it holds, each object once, without the objects in `apart`.
 
-    Containers, tensors, arrays and dataclasses are followed. Other objects (a tokenizer, say) are not the value's own.
+    Containers, tensors, arrays and dataclasses are followed. Other objects (a tokenizer, say) are shared, and not
+    counted.
     """
     seen = {id(one) for one in apart}
     pending, total = [value], 0

@@ -1,4 +1,4 @@
-"""HTTP in front of the engine: routes, validation, keys and limits. No tensors here."""
+"""Serve the engine over HTTP: routes, validation, keys and limits. No tensors here."""
 
 from foreword.serving.app.limits import Limits
 from foreword.serving.app.main import make_app

@@ -1,4 +1,5 @@
-"""Who may come in: with keys, whoever has one; without, this machine's own programs, since they may do everything."""
+"""Check who may make a request: with keys, any holder of one; without, programs on this machine alone, since they may
+do everything."""
 
 import re
 from urllib.parse import urlsplit
@@ -19,10 +20,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Access:
-    """Finds the key of each request before anything of its body is read, and notes it in the scope.
+    """Find the key of each request before its body is read, and note it in the scope.
 
-    Without keys it refuses names that only point at this machine, and pages of other origins that a browser here has
-    open: a page that somebody visits is no program of theirs.
+    Without keys, refuse host names other than this machine's own, even if they point at this machine, and pages of
+    other origins that a browser on this machine has open: a page that a user visits is not a program of that user.
     """
 
     def __init__(self, app: App, server: Server):
@@ -38,7 +39,7 @@ class Access:
         await self.app(scope, receive, send)
 
     def _key(self, scope: Scope) -> Key | None:
-        """Return None where nobody needs one."""
+        """Return the request's key: `EVERYONE` if the server has no keys, None for a path that needs no key."""
         try:
             if self.server.keys.empty:
                 _check_local(scope)
@@ -72,5 +73,5 @@ def _check_local(scope: Scope) -> None:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    """Return its value; all of them where it was sent several times, which then is none that is allowed."""
+    """Return a header's value; if it was sent several times, all values joined, which no check accepts."""
     return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)

@@ -1,4 +1,4 @@
-"""POST /v1/classify: labels of texts with their probabilities."""
+"""Serve POST /v1/classify: labels of texts with their probabilities."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ async def classify(given: ClassifyRequest, request: Request) -> Response:
 
 
 async def _answer(name: str, judged: Sequence[Judged]) -> Response:
-    """Return the answer as JSON, row by row: others are served between rows of many labels."""
+    """Return the answer as JSON, built row by row: other requests are served between rows of many labels."""
     lines = []
     for number, one in enumerate(judged):
         row = {"index": number, "label": one.label, "probabilities": one.probabilities, "cut": one.cut}

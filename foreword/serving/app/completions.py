@@ -1,4 +1,4 @@
-"""POST /v1/completions and /v1/chat/completions, whole or as a stream of events, in OpenAI's form."""
+"""Serve POST /v1/completions and /v1/chat/completions, whole or as a stream of events, in OpenAI's form."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -91,7 +91,7 @@ async def chat(given: ChatRequest, request: Request) -> Response:
 
 
 def check_text(server: Server, texts: Iterable[str], param: str) -> None:
-    """Check the size of a text to be continued. Raises: Refused (413)."""
+    """Check the length of all texts together. Raises: Refused (413) if it is above the limit of characters."""
     size = sum(map(len, texts))
     if size > server.limits.text:
         words = f"{size:,} characters were given and {server.limits.text:,} are allowed; send less text."
@@ -99,10 +99,8 @@ def check_text(server: Server, texts: Iterable[str], param: str) -> None:
 
 
 def _samplings(server: Server, given: Generating, rows: int, tokens: int, logprobs: int | None) -> list[Sampling]:
-    """Return how each sample of a row is drawn; null is the default.
-
-    Raises: Refused (400) for more than may be asked for.
-    """
+    """Return how each sample of a row is drawn; null options take the default. Raises: Refused (400) for more tokens or
+    texts than are allowed, and for an empty stop text."""
     n = given.n or 1
     if tokens > server.limits.tokens:
         words = f"{tokens} new pieces were asked for and {server.limits.tokens} are allowed; ask for fewer."
@@ -128,9 +126,9 @@ def _samplings(server: Server, given: Generating, rows: int, tokens: int, logpro
 
 
 def _check_shown(samplings: Sequence[Sampling], pieces: int) -> None:
-    """Check how many log-probabilities one answer has. Raises: Refused (400) for more than are allowed.
+    """Check the number of log-probabilities. Raises: Refused (400) for more than one answer may have.
 
-    `pieces` are those of one sample of each text, at most: a text that is repeated has no more than its bytes.
+    `pieces` are those of one sample of each text, at most: a text that is repeated has no more pieces than bytes.
     """
     beside = samplings[0].logprobs
     count = 0 if beside is None else len(samplings) * pieces * (1 + beside)

@@ -1,4 +1,4 @@
-"""What went wrong, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Answer every failure in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ WORDS = {  # of pydantic's sentences, those that say too little here
 
 
 class Refused(HTTPException):
-    """Ends a request with this answer. `retry` is in seconds from now.
+    """End a request with this answer. `retry` is in seconds from now.
 
-    It is an HTTPException, since FastAPI turns every other one that a body's reading raises into one of its own.
+    It is an HTTPException, since FastAPI replaces every other exception that is raised while a body is read.
     """
 
     def __init__(self, status: int, message: str, code: str, param: str | None = None, retry: float | None = None):
@@ -40,7 +40,7 @@ class Refused(HTTPException):
 
 
 class Gone(Exception):  # noqa: N818 - what it is
-    """Whoever asked has gone, and nobody reads the answer."""
+    """Signal that the client has disconnected and nobody reads the answer."""
 
 
 def body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def body(status: int, message: str, code: str, param: str | None = None) -> dict
 
 
 def _short(text: str, most: int) -> str:
-    """Half of a character that a request brought is shown as its number."""
+    """Return the text cut to `most` characters; half of a character (a lone surrogate) is shown as its number."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most - 30]} ... {text[-20:]}"
 
@@ -62,12 +62,12 @@ def refusal(status: int, message: str, code: str, param: str | None = None, retr
 
 
 def missing(model: str) -> Refused:
-    """Return the one answer to a name that does not exist and to one that this key may not use."""
+    """Return the one refusal (404) of a name that does not exist and of a name that this key may not use."""
     return Refused(404, f"The model {model!r} does not exist, or this key may not use it.", "model_not_found", "model")
 
 
 def answer(error: BaseException) -> JSONResponse:
-    """Return any failure as an answer; of an unexpected one nothing is said."""
+    """Return the answer to any failure; the answer to an unexpected one shows no detail of it."""
     if isinstance(error, Refused):
         return refusal(error.status_code, error.message, error.code, error.param, error.retry)
     if isinstance(error, Stopped):
@@ -88,7 +88,7 @@ def answer(error: BaseException) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Install handlers that turn every way a route can fail into that form."""
+    """Register handlers that answer every failure of a route in OpenAI's shape."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
         result = answer(error)
@@ -125,16 +125,16 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return all methods of a path; a 405 is raised by one of its routes, which names its own alone."""
+    """Return all methods of a path; the route that raises a 405 names only the methods of that route."""
     routes = (route for route in request.app.state.routes if route.path_regex.fullmatch(request.scope["path"]))
     return sorted({method for route in routes for method in route.methods})
 
 
 def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
-    """Return where the request is wrong, by which of pydantic's rules, and its words; of several that which lies
-    deepest.
+    """Return where the request is wrong, the type of pydantic's error and its message; of several errors, the deepest.
 
-    A text or a list of texts gives an error of each, of which the deepest is that of what was meant.
+    An option that takes a text or a list of texts gives an error for each of the two; the deepest belongs to the one
+    that was meant.
     """
     errors = error.errors()[:FIRST]
     found = [(_place(one["loc"], one["type"], error.body), one["type"], one["msg"]) for one in errors]
@@ -144,7 +144,7 @@ def _deepest(error: RequestValidationError) -> tuple[str | None, str, str]:
 
 
 def _place(loc: Sequence[int | str], kind: str, body: Any) -> list[int | str]:
-    """Return keys and positions within the body, without the names of types that pydantic puts between them."""
+    """Return the keys and positions within the body, without the names of types that pydantic puts between them."""
     if loc[0] != "body":
         return list(loc[1:])
     results: list[int | str] = []

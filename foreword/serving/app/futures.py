@@ -1,4 +1,4 @@
-"""From the engine's futures to the event loop: waiting for them, and giving up on them."""
+"""Wait in the event loop for the engine's futures, and cancel them when nobody waits any more."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 async def outcome(future: Future[T], seconds: float) -> T:
-    """Return the future's result. Where it takes too long, or whoever waits is cancelled, so is the future.
+    """Return the future's result; cancel the future if it takes longer than `seconds` or the waiting task is cancelled.
 
-    Raises: TimeoutError, and whatever the future was given.
+    Raises: TimeoutError, and the exception that the future holds.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -24,9 +24,9 @@ async def outcome(future: Future[T], seconds: float) -> T:
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the work's result; it is cancelled where the client goes first. The body has to be read by then.
+    """Return the work's result; cancel the work if the client disconnects first. The body must have been read by then.
 
-    Raises: Gone, and whatever the work does.
+    Raises: Gone if the client disconnects, and the exceptions of the work.
     """
     doing = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_leaves(receive))

@@ -1,4 +1,4 @@
-"""/health, /ready and /metrics for machines, and the page at / for people."""
+"""Serve /health, /ready and /metrics to machines, and the page at / to people."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 async def health(request: Request) -> Health:
     """Return whether the process is alive: not if its engine has failed, or is held for longer than an answer may take.
 
-    Whoever watches over the process is to start it again then.
+    A supervisor is to restart a process that is not alive.
     """
     server = server_of(request)
     if server.engine.failure is not None:
@@ -48,7 +48,7 @@ async def health(request: Request) -> Health:
     responses={503: {"model": Failure, "description": "It starts or stops, or its engine is held"}},
 )
 async def ready(request: Request) -> Health:
-    """Return whether it takes requests: not while it starts or stops, nor if its engine has failed or makes no
+    """Return whether the server takes requests: not while it starts or stops, nor if its engine has failed or makes no
     progress."""
     server = server_of(request)
     if server.engine.failure is not None:

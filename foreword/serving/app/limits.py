@@ -1,4 +1,5 @@
-"""How much one request, and all of them together, may ask for; and the limits that hold before a route is found."""
+"""Limit what one request and all requests together may ask for, and enforce the limits that hold before a route is
+found."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,13 +18,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Limits:
-    """`text` in characters; `body` and `upload` in bytes; `seconds` for a whole answer, and for a body to arrive.
+    """Hold a server's limits: `text` in characters; `body` and `upload` in bytes; `seconds` for a whole answer, and for
+    a body to arrive.
 
-    `rows` counts the texts and samples of one request, `requests` what is under way at once, `prompts` what is stored.
-    Of `uploads` checked at once each may take a few times `upload` bytes of memory; bodies that arrive or are in use
-    may take `uploads` times `upload`. A connection has `idle` seconds to bring a request; a body that brings fewer than
+    `rows` counts the texts and samples of one request, `requests` those under way at once, `prompts` those stored. Each
+    of the `uploads` checked at once may take a few times `upload` bytes of memory; bodies that arrive or are in use may
+    take `uploads` times `upload`. A connection has `idle` seconds to bring a request; a body that brings fewer than
     `rate` bytes a second for `idle` seconds is given up. The engine is held if it makes no progress for `held` seconds
-    while work waits. `key` are the limits of a key that has none of its own.
+    while work waits. `key` holds the limits of a key for which none are set.
     """
 
     body: int = 2**20
@@ -43,7 +45,8 @@ class Limits:
 
 
 class Places:
-    """What is under way, of each key and in all: bodies that arrive, requests, uploads, and the bytes of bodies."""
+    """Count what is under way, for each key and in all: bodies that arrive, requests, uploads, and the bytes of
+    bodies."""
 
     def __init__(self, limits: Limits):
         self.arriving, self.requests = Shares(limits.requests), Shares(limits.requests)
@@ -55,27 +58,29 @@ class Places:
 
 
 class RequestPlace:
-    """One request's share of them: it takes a request's place when its body is whole, and gives all back at its end."""
+    """Hold one request's share of the `Places`: it takes a request's place once its body is whole, and gives everything
+    back at its end."""
 
     def __init__(self, places: Places, key: str, quota: Quota):
         self.places, self.key, self.quota = places, key, quota
         self.taken: dict[Shares, int] = {}
 
     def arrives(self) -> None:
-        """Begin the body of the request. Raises: Refused."""
+        """Take a place for a body that begins to arrive. Raises: Refused."""
         self._take(self.places.arriving, self.quota.requests, "requests", 1.0)
 
     def grows(self, size: int) -> None:
-        """Count so many bytes of the body. Raises: Refused."""
+        """Count `size` more bytes of the body. Raises: Refused."""
         self._take(self.places.bytes, None, "bytes of bodies", 2.0, size)
 
     def whole(self) -> None:
-        """End the body of the request, if it has one. Raises: Refused."""
+        """Exchange the place of an arriving body for that of a request, once the body is whole or there is none.
+        Raises: Refused."""
         self._give(self.places.arriving)
         self._take(self.places.requests, self.quota.requests, "requests", 1.0)
 
     def uploads(self) -> None:
-        """Begin to check a prompt that was uploaded. Raises: Refused."""
+        """Take a place for a body that is a prompt to be checked. Raises: Refused."""
         self._take(self.places.uploads, self.quota.uploads, "uploads", 2.0)
 
     def leave(self) -> None:
@@ -98,10 +103,10 @@ class RequestPlace:
 
 
 class BodyLimit:
-    """Counts a body as it is read, whether or not its length was told: 413 past its limit, 408 past its time.
+    """Count a body as it is read, with or without a stated length: 413 past its size limit, 408 past its time limit.
 
-    Nothing is read ahead, so that a route which refuses has not taken the body into memory. The time is `seconds` in
-    all, and `idle` seconds in which a body may be behind its least rate: a body that stops is given up after these.
+    Nothing is read ahead, so that a route that refuses has not taken the body into memory. The time limit is `seconds`
+    in all, and `idle` seconds in which a body may be behind its least rate: a body that stops is given up after these.
     """
 
     def __init__(self, app: App, limits: Limits):
@@ -150,7 +155,7 @@ class BodyLimit:
 
 
 def brings_body(scope: Scope) -> bool:
-    """Return whether a body is read before the request is answered."""
+    """Return whether the request has a body, which is read before the request is answered."""
     if scope["method"] not in ("POST", "PUT", "PATCH"):
         return False
     told = dict(scope["headers"])
@@ -158,7 +163,7 @@ def brings_body(scope: Scope) -> bool:
 
 
 class Gate:
-    """Gives each request its place; turns requests away while there are too many, and while the server stops.
+    """Give each request its place; turn requests away while there are too many, and while the server stops.
 
     A key that may do nothing with a route is refused before its body is read.
     """

@@ -1,4 +1,5 @@
-"""One JSON line a request on stderr: who, what, how long; never a text, and never a key."""
+"""Write one JSON line for each request to stderr: the key's id, the route and the seconds; never a text, and never a
+key."""
 
 import json
 import logging
@@ -22,20 +23,21 @@ def to_stderr(line: str) -> None:
 
 
 def event(**told: Any) -> str:
-    """Return a line of the log."""
+    """Return a line of the log as JSON, with the time."""
     return json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **told})
 
 
 @final
 class Events(logging.Handler):
-    """What a library logs, as lines of the same form; without its traceback, which could quote what was asked."""
+    """Write what a library logs as lines of the same form, without its traceback, which could quote a request."""
 
     def emit(self, record: logging.LogRecord) -> None:
         to_stderr(event(level=record.levelname.lower(), message=record.getMessage()))
 
 
 class Log:
-    """Outermost: gives each request an id, answers what nothing else did, and writes its line and its metrics."""
+    """Give each request an id, answer exceptions that no other layer answered, and write its line and its metrics,
+    outside of all other layers."""
 
     def __init__(self, app: App, server: Server, write: Write = to_stderr):
         self.app, self.server, self.write = app, server, write

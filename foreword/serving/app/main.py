@@ -1,4 +1,4 @@
-"""The application: routes, and around them what every request passes."""
+"""Build the application: the routes, and around them the layers that every request passes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ keys asks for one as `Authorization: Bearer KEY`; a name that a key may not use 
 
 
 def make_app(server: Server, write: logs.Write = logs.to_stderr) -> FastAPI:
-    """Yield the server's routes behind its limits. The engine is the caller's to close."""
+    """Return the server's routes behind its limits. The caller closes the engine."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""/v1/models: what may be asked for by name, in OpenAI's form."""
+"""Serve /v1/models: the names that a request may use, in OpenAI's form."""
 
 import calendar
 import time
@@ -20,13 +20,13 @@ Name = Annotated[str, InPath(description=PROMPT, examples=["acme-reviews@2"])]
 
 @router.get("/v1/models")
 async def models(request: Request) -> ModelList:
-    """Return every name that this key may use: prompts, and the model alone."""
+    """List every name that this key may use: prompts, and the model alone."""
     return await to_thread.run_sync(_listed, server_of(request), key_of(request))
 
 
 @router.get("/v1/models/{model:path}")
 async def model(model: Name, request: Request) -> ModelCard:
-    """Return one of them."""
+    """Return one of the names that this key may use."""
     server = server_of(request)
     version = server.version(key_of(request), model)
     if version is None:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: counts, times and sizes; neither names of prompts nor texts."""
+"""Collect Prometheus metrics: counts, times and sizes; neither names of prompts nor texts."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,8 @@ COUNTERS = {
 
 
 class Metrics:
-    """A registry of this server's own. Where it is one replica of several, its name is a label of every sample.
+    """Hold this server's registry of metrics. If the server is one replica of several, its name is a label of every
+    sample.
 
     Each request for the page is answered by one of the replicas, whose counts may not be taken for another's.
     """
@@ -54,7 +55,7 @@ class Metrics:
 
 
 class _Named:
-    """The metrics of a registry, each sample with its replica."""
+    """Collect the metrics of a registry, each sample labelled with its replica."""
 
     def __init__(self, registry: CollectorRegistry, replica: str):
         self.registry, self.replica = registry, replica
@@ -66,7 +67,7 @@ class _Named:
 
 
 class _OfEngine:
-    """What the engine holds, read when the page is."""
+    """Collect the engine's load whenever the page of metrics is read."""
 
     def __init__(self, engine: Works):
         self.engine = engine

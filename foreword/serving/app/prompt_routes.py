@@ -1,4 +1,4 @@
-"""/v1/prompts: what there is, adding, replacing, going back and removing."""
+"""Serve /v1/prompts: list, add, replace, roll back and remove prompts."""
 
 import contextlib
 from typing import Annotated
@@ -55,7 +55,7 @@ async def prompts(
     limit: Annotated[int, Query(ge=1, le=PAGE, description="Names in one page.")] = 100,
     search: Annotated[str, Query(max_length=128, description="Names that contain this.")] = "",
 ) -> PromptList:
-    """Return names that this key may use or change, in order, a page at a time."""
+    """List the names that this key may use or change, in order, a page at a time."""
     return await to_thread.run_sync(_listed, server_of(request), key_of(request), after, limit, search)
 
 
@@ -87,9 +87,9 @@ async def prompt(name: Name, request: Request) -> PromptCard:
 
 @router.put("/v1/prompts/{name}", status_code=201, openapi_extra=ARCHIVE)
 async def add(name: Name, request: Request) -> Added:
-    """Add a prompt, or a new version of one, which is current at once; requests under way keep theirs.
+    """Add a prompt, or a new version of one, which is current at once; requests under way keep their version.
 
-    Whether this key may is told by the name alone, and before the body is read.
+    Whether this key may add it is decided by the name alone, before the body is read.
     """
     server = server_of(request)
     try:
@@ -119,7 +119,7 @@ async def remove(name: Name, request: Request) -> Response:
 
 @router.delete("/v1/prompts/{name}/versions/{number}", status_code=204)
 async def remove_version(name: Name, number: Number, request: Request) -> Response:
-    """Remove one version, which is not the current one and which nothing points to."""
+    """Remove one version that is not the current one and that no alias or share points to."""
     server = await _changed(request, name)
     await to_thread.run_sync(server.store.remove, name, number)
     return Response(status_code=204)
@@ -158,7 +158,7 @@ async def share(name: Name, given: ShareRequest, request: Request) -> Response:
 
 @router.delete("/v1/prompts/{name}/share", status_code=204)
 async def no_share(name: Name, request: Request) -> Response:
-    """Send all of them to the current version."""
+    """Send all requests that name no version to the current version again."""
     server = await _changed(request, name)
     await to_thread.run_sync(server.store.share, name, None)
     return Response(status_code=204)
@@ -187,7 +187,7 @@ def _listed(server: Server, key: Key, after: str, limit: int, search: str) -> Pr
 
 
 def _stored(server: Server, name: str, data: bytes, key: Key) -> Version:
-    """Store a prompt after every check there is. Raises: Refused."""
+    """Check an upload in every way before anything is stored, then store it and return its version. Raises: Refused."""
     try:
         contents, artefact = read_upload(data, limit=server.limits.upload)
         server.engine.check(artefact)
@@ -214,7 +214,7 @@ def _added(request: Request, version: Version) -> Added:
 
 
 def _served(server: Server, name: str, allowed: bool) -> Served:
-    """Return a name that the key may not use is refused before anybody looks whether it is there."""
+    """Return a prompt with its versions; a name that the key may not use is refused before it is looked up."""
     try:
         if allowed:
             return server.store.served(name)
@@ -224,7 +224,8 @@ def _served(server: Server, name: str, allowed: bool) -> Served:
 
 
 async def _changed(request: Request, name: str) -> Server:
-    """Return the server if the key may change a prompt. Raises: Refused, the same for a prompt that is not there."""
+    """Return the server if the prompt exists and this key may change it. Raises: Refused, the same for a prompt that
+    does not exist and one that this key may not change."""
     server = server_of(request)
     with contextlib.suppress(ConfigError):  # another name's damage; who opens or watches is told
         await to_thread.run_sync(server.store.refresh)  # another replica may have added it just now

@@ -1,5 +1,5 @@
-"""What requests may say, and what answers do. Unknown options are refused: one that is ignored would give another
-answer than asked. Options of OpenAI's that are not here may be given as what changes nothing."""
+"""Define what requests and answers may hold. Unknown options are refused: one that is ignored would give another answer
+than asked. Options of OpenAI's that have no effect here may be given with a value that changes nothing."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -35,7 +35,7 @@ def _no_ids(given: Any) -> Any:
 
 
 def _at_most(most: int, what: str) -> BeforeValidator:
-    """Count before anything is read. Raises: ValueError in one sentence."""
+    """Return a validator that counts entries before any is read. Raises: ValueError in one sentence."""
 
     def check(given: Any) -> Any:
         if isinstance(given, (list, dict)) and len(given) > most:
@@ -96,7 +96,8 @@ class StreamOptions(Asking):
 
 
 class Generating(Asking):
-    """What completions and chats share; names and meanings are OpenAI's, `top_k` aside. Null is the default."""
+    """Hold the options that completions and chats share; names and meanings are OpenAI's, `top_k` aside. Null is the
+    default."""
 
     model: Named
     temperature: float | None = Field(1.0, ge=0, le=2, description="0: always the likeliest piece.")
@@ -173,7 +174,7 @@ class ChatRequest(Generating):
 
 
 class ClassifyRequest(Asking):
-    """One or more rows to be labelled: texts, or the fields of each by name."""
+    """Hold one or more rows to be labelled: texts, or the fields of each by name."""
 
     model_config = _like(model="acme-reviews@2", input=["A film to remember.", {"text": "Two hours of my life."}])
 
@@ -207,7 +208,7 @@ class ShareRequest(Asking):
 
 
 class Usage(BaseModel):
-    """Counts of pieces; a text with several samples is counted once."""
+    """Count the pieces of an answer; a text with several samples is counted once."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -401,5 +402,5 @@ BEARER = HTTPBearer(
 
 
 def guarded() -> APIRouter:
-    """Return a router for what needs a key; the check itself is before all routes, in access.py."""
+    """Return a router for routes that need a key; the check itself runs before all routes, in auth.py."""
     return APIRouter(responses=FAILURES, dependencies=[Depends(BEARER)])

@@ -1,4 +1,5 @@
-"""What the routes share: the engine, the prompts, the keys and the limits, and who may use what."""
+"""Hold what the routes share: the engine, the prompts, the keys and the limits; decide which key may use which
+prompt."""
 
 import random
 from dataclasses import dataclass, field
@@ -23,10 +24,10 @@ REMEMBERED = 1000  # sets of patterns
 
 @dataclass(eq=False)
 class Server:
-    """One engine's front. `places` counts what is under way, of each key and in all.
+    """Hold one engine with its prompts, keys and limits. `places` counts what is under way, for each key and in all.
 
-    `draining` turns new ones away. `replica` is told in every answer where it is set. `draws` decides which requests
-    fall in a share.
+    `draining` turns new requests away. `replica` is sent in a header of every answer if it is set. `draws` decides
+    which requests fall in a share.
     """
 
     engine: Works
@@ -47,22 +48,23 @@ class Server:
 
     @property
     def active(self) -> int:
-        """Return how many requests are under way."""
+        """Return the number of requests under way."""
         return self.places.active
 
     def quota(self, key: Key) -> Quota:
-        """Return what a key may have: its own limits, and those of every key. Without keys nobody has any."""
+        """Return the limits of a key: its own, and for the others those of every key. Without keys there are none."""
         return Quota() if key is EVERYONE else key.quota.before(self.limits.key)
 
     def client(self, key: Key) -> Client:
-        """Whom the engine works for."""
+        """Return the client that the engine works for: the key's id, empty without keys, and how many of its rows may
+        wait."""
         return Client("" if key is EVERYONE else key.id, self.quota(key).rows)
 
     def place(self, key: Key) -> RequestPlace:
         return RequestPlace(self.places, self.client(key).id, self.quota(key))
 
     async def admit(self, key: Key, method: str, path: str) -> None:
-        """Check that this key may make the request, whatever its body is. Raises: Refused."""
+        """Check that the key may make this request, whatever its body is. Raises: Refused if it may not."""
         parts = path.split("/")
         if path in INFERENCE and not await to_thread.run_sync(self._may_use_any, key):
             raise Refused(404, "No prompt that this key may use is there.", "model_not_found", "model")
@@ -71,7 +73,8 @@ class Server:
             raise missing(parts[3])
 
     def _may_use_any(self, key: Key) -> bool:
-        """Return whether the key may use the model alone, or any prompt that is there; names are read once a change."""
+        """Return whether the key may use the model alone, or any prompt in the store; names are read once for each
+        change."""
         if key.may_infer(self.engine.model):
             return True
         changes = self.store.changes
@@ -85,10 +88,11 @@ class Server:
         return name is not None
 
     def version(self, key: Key, model: str) -> Version | None:
-        """Return the prompt that a request names; None for the model alone.
+        """Return the version of a prompt that a request names; None for the model alone.
 
-        A name that the key may not use is refused before anybody looks whether it is there. Raises: Refused (404), the
-        same for every reason.
+        A name that the key may not use is refused before it is looked up.
+
+        Raises: Refused (404), the same for every reason.
         """
         try:
             name, _ = (model, None) if model == self.engine.model else parse(model)
@@ -109,12 +113,12 @@ def server_of(request: Request) -> Server:
 
 
 def key_of(request: Request) -> Key:
-    """Return the key of a request."""
+    """Return the key that the request was made with."""
     key = request.scope["key"]
     assert isinstance(key, Key), "routes that are open to all ask for no key"
     return key
 
 
 def told(request: Request) -> dict[str, Any]:
-    """Return what the log is to say of this request besides its route and status; never a text."""
+    """Return what the log is to say of this request besides its route and status, to be added to; never a text."""
     return request.scope["told"]

@@ -1,4 +1,4 @@
-"""Server-sent events to a client that may read slowly, stop reading, or go."""
+"""Send server-sent events to a client that may read slowly, stop reading, or disconnect."""
 
 import asyncio
 import json
@@ -16,13 +16,14 @@ LINGER = 5.0  # seconds beyond the limit, for a last event that says so
 
 
 def data(value: dict[str, Any], event: str | None = None) -> bytes:
-    """Return one event."""
+    """Encode a value as one server-sent event."""
     kind = f"event: {event}\n" if event else ""
     return f"{kind}data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
 
 
 class EventStream(Response):
-    """Sends events as they are made. The maker is closed whatever ends the stream: a reader who goes or stalls too.
+    """Send events as they are made. The generator is closed however the stream ends, also if the reader leaves or
+    stalls.
 
     `ended` is called at the end.
     """

@@ -1,4 +1,4 @@
-"""The texts of one request while they are made, and the answers that tell them, in OpenAI's form."""
+"""Follow the texts of one request while they are made, and write the answers that hold them, in OpenAI's form."""
 
 import asyncio
 import json
@@ -17,9 +17,9 @@ from foreword.serving.protocol import ANYBODY, Client, Delta, Generated, Piece, 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """The rows of one request with what each is sampled by, and how an answer to them is written.
+    """Hold the rows of one request, the samplings of each row, and how the answer is written.
 
-    `echo` has each row's own text where answers begin with it, and is empty where they do not.
+    `echo` has each row's text if answers begin with it, and is empty otherwise.
     """
 
     model: str
@@ -32,9 +32,10 @@ class TextRequest:
 
 
 class TextStreams:
-    """Texts under way: choice `row * n + sample` is sample `sample` of row `row`. Close it when nobody waits any more.
+    """Hold the texts under way: choice `row * n + sample` is sample `sample` of row `row`. Cancel it when nobody waits
+    any more.
 
-    Raises: Busy, and then nothing of it is under way.
+    Raises: Busy, and then none of its texts is under way.
     """
 
     def __init__(self, server: Server, wanted: TextRequest, loop: asyncio.AbstractEventLoop, by: Client = ANYBODY):
@@ -58,19 +59,19 @@ class TextStreams:
                 ticket.result.add_done_callback(self._ended(number, loop))
 
     def cancel(self) -> None:
-        """Cancel the texts that have not ended."""
+        """Cancel the texts that have not ended, which gives their places to others."""
         for ticket in self.tickets:
             ticket.cancel()
 
     @property
     def tokens(self) -> int:
-        """Return pieces read and made, as far as they are known."""
+        """Return the number of pieces read and generated, as far as they are known."""
         return self.usage()["total_tokens"] if self.done else self.new
 
     async def whole(self) -> bytes:
-        """Return the answer as JSON, once all texts have ended; others are served between its texts.
+        """Return the answer as JSON, once all texts have ended; other requests are served between its texts.
 
-        Raises: TimeoutError, and what the engine says is wrong.
+        Raises: TimeoutError, and the errors of the engine.
         """
         found = await asyncio.gather(*(outcome(one.result, self.server.limits.seconds) for one in self.tickets))
         self.done = dict(enumerate(found))
@@ -91,13 +92,13 @@ class TextStreams:
         return f'{head[:-1]}, "choices": [{", ".join(choices)}], "usage": {usage}}}'.encode()
 
     async def first(self) -> tuple[int, Delta]:
-        """Return the first event of a stream: a failure before it still has a status of its own."""
+        """Return the first event of a stream; an error raised before it can still set the status of the answer."""
         found = await self._next()
         self.server.metrics.first.observe(time.perf_counter() - self.began)
         return found
 
     async def events(self, first: tuple[int, Delta]) -> AsyncGenerator[bytes]:
-        """Server-sent events from the first on. A failure is the last one, without [DONE] after it."""
+        """Yield server-sent events from the first on. A failure is the last one, without [DONE] after it."""
         ended = 0
         offsets = [len(self._echo(number)) for number in range(len(self.tickets))]
         try:
@@ -173,14 +174,14 @@ class TextStreams:
         return data({**self._head(chunk=True), "choices": [choice]})
 
     def usage(self) -> dict[str, int]:
-        """Return a text with several samples is counted once."""
+        """Return the counts of tokens in OpenAI's form; the prompt of a text with several samples is counted once."""
         first = [one for number, one in self.done.items() if number % len(self.wanted.samplings) == 0]
         prompt, new = sum(one.prompt_tokens for one in first), sum(len(one.pieces) for one in self.done.values())
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def _put(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], item: Any) -> None:
-    """Put an event into the loop from the engine's thread; a loop that has ended takes none."""
+    """Put an item into the event loop's queue from the engine's thread; drop it if the loop has ended."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(queue.put_nowait, item)
 
